@@ -1,0 +1,347 @@
+"""The model bundle: a folder (or one .zip) of two ONNX graphs, two tables and a JSON record.
+
+``bundle.json`` is decoded into the frozen records below; every other file is named there with
+its size and SHA-256 and is checked before use. Nothing in a bundle is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from scbignn_infer.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT_VERSION = 1
+RECORD = "bundle.json"
+MAX_FILE_BYTES = 1 << 30
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A frozen record of ``bundle.json``; unknown or missing fields are refused."""
+
+
+class Gene(Record):
+    """One gene of the reference, in the model's rank order."""
+
+    symbol: str
+    ensembl_id: str = ""
+
+
+class CellType(Record):
+    """One class of the model; its position is the label code."""
+
+    label: str
+    ontology_id: str = ""
+
+
+class Preprocessing(Record):
+    """How counts become the model's input."""
+
+    normalisation: Literal["log1p"] = "log1p"
+    target_sum: float = 1e4
+    panel_genes: int
+    """How many of the best-ranked present genes enter ``gene_level.onnx``."""
+    min_genes: int = 50
+    """Fewer present genes than this among the net's genes is an error."""
+
+
+class GeneLevel(Record):
+    """The gene-level module."""
+
+    file: str = "gene_level.onnx"
+    form: Literal["program", "full"] = "program"
+    net_genes: int
+    """The first ``net_genes`` of the ranked genes feed the attention network."""
+    embedding_size: int
+    settings: dict[str, float | int | str] = {}
+
+
+class CellLayer(Record):
+    """One step of message passing: a graph file and the value of its ``layer`` input."""
+
+    file: str = "cell_level.onnx"
+    layer: int
+
+
+class CellLevel(Record):
+    """The cell-level module, run layer by layer."""
+
+    form: Literal["gate", "sage"] = "gate"
+    layers: list[CellLayer]
+    settings: dict[str, float | int | str] = {}
+
+
+class Graph(Record):
+    """How the kNN graph of the cells is built."""
+
+    n_neighbors: int = 15
+    metric: Literal["cosine"] = "cosine"
+
+
+class Thresholds(Record):
+    """Below ``confidence`` a cell is called unknown."""
+
+    confidence: float
+
+
+class Dataset(Record):
+    """Where training cells came from."""
+
+    file: str
+    title: str = ""
+    citation: str = ""
+    accession: str = ""
+    licence: str = ""
+    sha256: str = ""
+    n_cells: int
+    role: Literal["reference", "unlabelled"] = "reference"
+
+
+class EMIteration(Record):
+    """One row of the EM history; the scores are macro-F1 on held-out cells."""
+
+    iteration: int
+    gene_level_f1: float
+    cell_level_f1: float
+    kept: bool
+    seconds: float
+
+
+class Training(Record):
+    """What the model was trained on and how well it did on cells it did not see."""
+
+    datasets: list[Dataset]
+    cells_per_type: dict[str, int]
+    merged_labels: dict[str, str] = {}
+    dropped_labels: dict[str, int] = {}
+    n_train: int
+    n_validation: int
+    seed: int
+    settings: dict[str, float | int | str] = {}
+    em_history: list[EMIteration]
+    scores: dict[str, float] = {}
+    scores_per_type: dict[str, float] = {}
+    notes: list[str] = []
+
+
+class FileRecord(Record):
+    """Size and checksum of one file of the bundle."""
+
+    sha256: str
+    size: int
+
+
+class BundleSpec(Record):
+    """The whole of ``bundle.json``."""
+
+    format_version: int
+    name: str
+    version: str
+    species: str
+    tissue: str = ""
+    assays: list[str] = []
+    description: str = ""
+    licence: str = ""
+    genes: list[Gene]
+    cell_types: list[CellType]
+    preprocessing: Preprocessing
+    gene_level: GeneLevel
+    cell_level: CellLevel
+    graph: Graph
+    thresholds: Thresholds
+    temperature: float
+    training: Training
+    interpretation: dict[str, list[str]] = {}
+    files: dict[str, FileRecord]
+    created_with: dict[str, str]
+
+
+class ModelBundle:
+    """A model bundle whose files have been checked against their checksums.
+
+    Use :func:`load_model` to make one.
+
+    Attributes
+    ----------
+    path
+        The folder or .zip it was read from.
+    spec
+        The decoded ``bundle.json``.
+    sha256
+        Checksum of ``bundle.json``; since that file holds the checksums of all others, it
+        identifies the whole bundle.
+    """
+
+    def __init__(self, path: Path, spec: BundleSpec, files: dict[str, bytes], sha256: str) -> None:
+        self.path, self.spec, self.sha256 = path, spec, sha256
+        self._files = files
+
+    def __repr__(self) -> str:
+        return f"ModelBundle({self.spec.name!r}, {len(self.spec.cell_types)} cell types, {self.path})"
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.spec.name
+
+    @cached_property
+    def cell_types(self) -> list[str]:
+        """The labels that the model can give, in the order of its label codes."""
+        return [c.label for c in self.spec.cell_types]
+
+    @cached_property
+    def gene_symbols(self) -> list[str]:
+        """Symbols of the reference genes, in rank order."""
+        return [g.symbol for g in self.spec.genes]
+
+    def read(self, name: str) -> bytes:
+        """Return the checked bytes of one file of the bundle."""
+        return self._files[name]
+
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Tables of ``statistics.npz`` as float64 arrays."""
+        return self._arrays("statistics.npz")
+
+    @cached_property
+    def reference(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Tables of ``reference.npz``: the bank of reference embeddings."""
+        return self._arrays("reference.npz")
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
+        import numpy as np
+
+        with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as npz:
+            return {
+                k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()
+            }
+
+
+REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
+FETCH_AGAIN = "get the bundle again or rebuild it with 'scbignn-infer train'"
+
+
+def read_bundle(path: str | Path) -> ModelBundle:
+    """Read and check a bundle.
+
+    Parameters
+    ----------
+    path
+        A bundle folder, or a .zip of one.
+
+    Returns
+    -------
+    ModelBundle
+        With every file read and its checksum verified.
+
+    Raises
+    ------
+    BundleError
+        The path is no bundle, its format is newer than this package knows, a file is missing,
+        or a checksum differs.
+    """
+    path = Path(path)
+    fetch = _zip_fetcher(path) if path.suffix == ".zip" and path.is_file() else _folder_fetcher(path)
+    raw = fetch(RECORD)
+    spec = _decode(raw, path)
+    files: dict[str, bytes] = {}
+    for name in sorted({*REQUIRED_FILES, *spec.files}):
+        if name not in spec.files:
+            raise BundleError(
+                f"{path}: bundle.json does not list {name}",
+                expected=f"the files {', '.join(REQUIRED_FILES)}",
+                do=FETCH_AGAIN,
+            )
+        data = fetch(name)
+        record = spec.files[name]
+        if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BundleError(
+                f"{path}: {name} was altered or is truncated ({len(data)} bytes)",
+                expected=f"{record.size} bytes with SHA-256 {record.sha256[:12]}...",
+                do=FETCH_AGAIN,
+            )
+        files[name] = data
+    return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+
+
+def _decode(raw: bytes, path: Path) -> BundleSpec:
+    try:
+        version = msgspec.json.decode(raw, type=dict[str, Any])["format_version"]
+    except (msgspec.MsgspecError, KeyError) as error:
+        raise BundleError(
+            f"{path}: {RECORD} is not a bundle record ({error})",
+            expected="JSON with a format_version",
+            do=FETCH_AGAIN,
+        ) from None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: bundle format version {version!r}",
+            expected=f"version {FORMAT_VERSION}",
+            do="upgrade with: pip install -U scbignn-infer",
+        )
+    try:
+        return msgspec.json.decode(raw, type=BundleSpec)
+    except msgspec.MsgspecError as error:
+        raise BundleError(
+            f"{path}: {RECORD} does not hold what its version promises ({error})",
+            expected=f"the fields of format version {FORMAT_VERSION}",
+            do=FETCH_AGAIN,
+        ) from None
+
+
+def _folder_fetcher(path: Path) -> Any:
+    if not (path / RECORD).is_file():
+        raise BundleError(
+            f"no model bundle at {path}",
+            expected=f"a folder or .zip that holds {RECORD}",
+            do="check the path, or list the models with: scbignn-infer models list",
+        )
+
+    def fetch(name: str) -> bytes:
+        if Path(name).name != name:
+            raise BundleError(
+                f"{path}: {RECORD} names the file {name!r}",
+                expected="plain file names inside the bundle",
+                do=FETCH_AGAIN,
+            )
+        file = path / name
+        if not file.is_file():
+            raise BundleError(
+                f"{path}: the file {name} is missing",
+                expected=f"{name} beside {RECORD}",
+                do=FETCH_AGAIN,
+            )
+        return file.read_bytes()
+
+    return fetch
+
+
+def _zip_fetcher(path: Path) -> Any:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise BundleError(
+            f"{path} is not a readable .zip ({error})", expected="a zipped bundle", do=FETCH_AGAIN
+        ) from None
+    members = {Path(i.filename).name: i for i in archive.infolist() if not i.is_dir()}
+
+    def fetch(name: str) -> bytes:
+        info = members.get(name)
+        if info is None or info.file_size > MAX_FILE_BYTES:
+            raise BundleError(
+                f"{path}: the file {name} is missing or larger than {MAX_FILE_BYTES >> 20} MiB",
+                expected=f"{name} inside the .zip",
+                do=FETCH_AGAIN,
+            )
+        return archive.read(info)
+
+    return fetch

@@ -1,0 +1,52 @@
+"""Errors a user can mend: each says what was found, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class ScBiGNNError(Exception):
+    """Root of the package's errors.
+
+    Parameters
+    ----------
+    found
+        What is wrong, as it was met.
+    expected
+        What should have been there.
+    do
+        The next step for the user.
+    """
+
+    def __init__(self, found: str, *, expected: str, do: str) -> None:
+        self.found, self.expected, self.do = found, expected, do
+        super().__init__(f"{found}; expected {expected}; {do}")
+
+
+class InputError(ScBiGNNError):
+    """The query or reference cannot be read or is not what it should be."""
+
+
+class GeneError(InputError):
+    """The genes of the data do not fit the model."""
+
+
+class BundleError(ScBiGNNError):
+    """A model bundle is missing, incomplete, altered or too new."""
+
+
+class OutputError(ScBiGNNError):
+    """The result cannot be written where it was asked for."""
+
+
+class DeviceError(ScBiGNNError):
+    """The asked-for device, provider or installation of onnxruntime is not usable."""
+
+
+class MissingExtraError(ScBiGNNError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, module: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the Python package '{module}', which is not installed",
+            expected=f"the extra '{extra}'",
+            do=f"run: pip install 'scbignn-infer[{extra}]'",
+        )

@@ -1,0 +1,188 @@
+"""From sparse rows of counts to the dense input of the gene level.
+
+What depends only on *which* genes a file has is worked out once per file, from reference
+statistics that the bundle carries (:func:`panel_tables`): a closed-form linear head on the present
+genes and the imputation of absent ones. Nothing is fitted on the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError
+
+Array = np.ndarray[Any, Any]
+TARGET_SUM = 1e4
+
+
+def panel_tables(
+    statistics: Mapping[str, Array], present: Array, *, net_genes: int, panel_genes: int
+) -> tuple[Array, dict[str, Array]]:
+    r"""Make the tables of ``gene_level.onnx`` that depend on which genes a file has.
+
+    The *panel* is the first ``panel_genes`` present genes in rank order; on it
+
+    - the linear head is linear discriminant analysis with the within-class covariance
+      :math:`U U^\top + D` cut to the panel, inverted by the Woodbury identity:
+      :math:`A = (UU^\top + D)^{-1} \mu^\top`,
+      :math:`b_c = -\tfrac12 \mu_c A_c + \tfrac12 \log n_c`;
+    - absent genes of the network are imputed by their expectation under a factor model
+      :math:`F F^\top + E` of the total covariance:
+      :math:`\hat z = z E^{-1} F_S (I + F_S^\top E^{-1} F_S)^{-1} F_{miss}^\top`
+      (the posterior mean of factor analysis; Bishop 2006, eq. 12.42).
+
+    Parameters
+    ----------
+    statistics
+        Tables of ``statistics.npz``, genes in rank order.
+    present
+        (n_reference_genes,) which genes the file has.
+    net_genes, panel_genes
+        Genes of the network, and the most that the panel takes.
+
+    Returns
+    -------
+    panel
+        (k,) positions of the panel's genes among the reference genes.
+    tables
+        Inputs of ``gene_level.onnx`` by name, float32 (positions int64).
+    """
+    ranked = statistics["gene_mean"].shape[0]
+    panel = np.flatnonzero(present[:ranked])[:panel_genes]
+    factors = np.column_stack([statistics["within_factors"], statistics["library_direction"]])[panel]
+    diagonal = statistics["within_residual"][panel] + float(statistics["ridge"])
+    class_mean = statistics["class_mean"][:, panel]
+    weight = _inverse_times(factors, diagonal, class_mean.T)
+    cells = statistics["cells_per_type"].astype(np.float64)
+    bias = -0.5 * np.einsum("ck,kc->c", class_mean, weight) + 0.5 * np.log(cells)
+
+    absent = np.flatnonzero(~present[:net_genes])
+    total = statistics["total_factors"]
+    noise = statistics["total_residual"][panel, None]
+    scaled = total[panel] / noise
+    posterior = np.linalg.inv(np.eye(total.shape[1]) + total[panel].T @ scaled)
+    impute_out = np.zeros((total.shape[1], net_genes))
+    impute_out[:, absent] = total[absent].T
+
+    position = np.zeros(net_genes, np.int64)
+    in_net = np.flatnonzero(panel < net_genes)
+    position[panel[in_net]] = in_net
+    tables = {
+        "gene_mean": statistics["gene_mean"][panel],
+        "gene_scale": statistics["gene_scale"][panel],
+        "linear_weight": weight,
+        "linear_bias": bias,
+        "impute_in": scaled @ posterior,
+        "impute_out": impute_out,
+        "net_present": present[:net_genes],
+    }
+    return panel, {k: np.ascontiguousarray(v, np.float32) for k, v in tables.items()} | {
+        "net_position": position
+    }
+
+
+def _inverse_times(factors: Array, diagonal: Array, right: Array) -> Array:
+    """Return (factors @ factors.T + diag(diagonal))^-1 @ right, by the Woodbury identity."""
+    scaled = factors / diagonal[:, None]
+    inner = np.eye(factors.shape[1]) + factors.T @ scaled
+    solved: Array = right / diagonal[:, None] - scaled @ np.linalg.solve(inner, scaled.T @ right)
+    return solved
+
+
+@dataclass(frozen=True)
+class Densifier:
+    """Turns CSR rows of a file into dense counts of the panel's genes and library totals.
+
+    The total of a cell is the sum over the genes that the file shares with the reference, divided
+    by the share of the reference's counts that fall on them. So a file that lost genes gets the
+    total that it would have had, and genes the reference does not know change nothing. Log-values
+    that were cut to some genes *after* normalisation keep their total of 10,000.
+
+    Attributes
+    ----------
+    panel_column
+        (n_file_genes,) column of the panel for each gene of the file; the panel's size where it
+        is not in the panel.
+    shared
+        (n_file_genes,) 1 where the reference knows the gene, else 0.
+    share
+        Share of the reference's counts that falls on the shared genes.
+    panel_size
+        Number of panel genes.
+    state
+        What the rows hold: ``counts`` (linear), ``log1p`` or ``log1p-cut``.
+    """
+
+    panel_column: Array
+    shared: Array
+    share: float
+    panel_size: int
+    state: str
+
+    @classmethod
+    def make(cls, reference_index: Array, share: Array, panel: Array, state: str) -> Densifier:
+        """Lay out the columns for one file.
+
+        Parameters
+        ----------
+        reference_index
+            (n_file_genes,) position of each gene of the file among the reference genes, or -1.
+        share
+            (n_reference_genes,) share of the reference's counts on each gene.
+        panel
+            (k,) positions of the panel's genes among the reference genes.
+        state
+            ``counts``, ``log1p`` or ``log1p-cut``.
+        """
+        column = np.full(len(share) + 1, len(panel), np.int64)
+        column[panel] = np.arange(len(panel))
+        known = reference_index >= 0
+        return cls(
+            panel_column=column[reference_index],  # -1 takes the last, which is no panel gene
+            shared=known.astype(np.float64),
+            share=max(float(share[np.unique(reference_index[known])].sum()), 1e-6),
+            panel_size=len(panel),
+            state=state,
+        )
+
+    def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array]:
+        """Return counts (n, k) and totals (n, 1) as float32; an empty cell has total 0.
+
+        Raises
+        ------
+        InputError
+            The rows hold NaN, infinite or negative values, or indices beyond their genes.
+        """
+        values = np.asarray(rows.data, np.float32)
+        columns = rows.indices
+        if len(columns) and not 0 <= columns.min() <= columns.max() < len(self.shared):
+            raise InputError(
+                f"the matrix refers to gene {columns.max()} of {len(self.shared)}",
+                expected="column indices within the gene table",
+                do="the file is damaged; write it again from its source",
+            )
+        if len(values) and not (np.isfinite(values).all() and values.min() >= 0):
+            raise InputError(
+                "the matrix holds NaN, infinite or negative values",
+                expected="counts or log1p values, finite and not negative",
+                do="choose another matrix with --matrix, or mend the file",
+            )
+        if self.state != "counts":
+            values = np.expm1(values)
+        n = rows.shape[0]
+        linear = sp.csr_matrix((values, columns, rows.indptr), shape=rows.shape)
+        sums = linear @ self.shared
+        totals = (
+            np.where(sums > 0, TARGET_SUM, 0.0) if self.state == "log1p-cut" else sums / self.share
+        )
+        # toarray adds up repeated columns, so duplicated genes are summed; the last column
+        # gathers what the panel does not hold.
+        panel = sp.csr_matrix(
+            (values, self.panel_column[columns], rows.indptr), shape=(n, self.panel_size + 1)
+        ).toarray()
+        return np.ascontiguousarray(panel[:, :-1]), totals.astype(np.float32)[:, None]

@@ -1,0 +1,139 @@
+"""The kNN graph of the cells; the only importer of pynndescent."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from scbignn_infer.sessions import Runtime, Session
+
+Array = np.ndarray[Any, Any]
+EXACT_MAX_CELLS = 100_000
+"""Up to here exact search is used: it costs no compilation and finds every neighbour."""
+BLOCK_VALUES = 1 << 24
+"""Similarities held at once by exact search (64 MiB of float32)."""
+
+
+def unit_rows(embedding: Array) -> Array:
+    """Return the rows scaled to length 1, as float32; zero rows stay zero."""
+    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return (embedding / np.maximum(norm, 1e-12)).astype(np.float32)
+
+
+class ExactSearch:
+    """Exact cosine search as MatMul and TopK in onnxruntime, on CPU or GPU.
+
+    Parameters
+    ----------
+    runtime
+        Where to run it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._session = Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)
+
+    def search(self, queries: Array, bank: Array, k: int) -> tuple[Array, Array]:
+        """Find the ``k`` bank rows most similar to each query.
+
+        Parameters
+        ----------
+        queries, bank
+            (n, d) and (m, d) rows of length 1.
+        k
+            At most m.
+
+        Returns
+        -------
+        indices, similarity
+            (n, k) int64 and float32, most similar first.
+        """
+        n, m = len(queries), len(bank)
+        block = max(1, min(512, BLOCK_VALUES // m))
+        indices = np.empty((n, k), np.int64)
+        similarity = np.empty((n, k), np.float32)
+        size = np.array([k], np.int64)
+        columns = np.ascontiguousarray(bank.T)
+        for i in range(0, n, block):
+            similarity[i : i + block], indices[i : i + block] = self._session.run(
+                queries=queries[i : i + block], bank=columns, k=size
+            )
+        return indices, similarity
+
+
+def build_graph(
+    embedding: Array,
+    n_neighbors: int,
+    *,
+    runtime: Runtime,
+    seed: int = 0,
+    exact_max_cells: int = EXACT_MAX_CELLS,
+) -> tuple[Array, Array, str]:
+    """Build the cosine kNN graph of the cells.
+
+    Parameters
+    ----------
+    embedding
+        (n_cells, d) cell embedding.
+    n_neighbors
+        Neighbours of a cell, itself not counted; cut to ``n_cells - 1``. A lone cell becomes its
+        own neighbour, so that the graph always has one column.
+    runtime
+        Device and threads.
+    seed
+        Of pynndescent; exact search needs none.
+    exact_max_cells
+        Above it pynndescent searches approximately.
+
+    Returns
+    -------
+    neighbor_indices, neighbor_similarity, builder
+        (n_cells, k) int64; (n_cells, k) float32 cosine similarity, most similar first; and
+        ``exact`` or ``pynndescent``.
+    """
+    unit = unit_rows(embedding)
+    n = len(unit)
+    if n == 1:
+        return np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), "exact"
+    k = min(n_neighbors, n - 1)
+    if n <= exact_max_cells:
+        indices, similarity = ExactSearch(runtime).search(unit, unit, k + 1)
+        builder = "exact"
+    else:
+        indices = _approximate(unit, k + 1, runtime.threads, seed)
+        similarity = _similarity(unit, indices)
+        builder = "pynndescent"
+    return *_without_self(indices, similarity), builder
+
+
+def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
+    from pynndescent import NNDescent
+
+    indices, _ = NNDescent(
+        unit, metric="cosine", n_neighbors=k, random_state=seed, n_jobs=threads
+    ).neighbor_graph
+    if (indices < 0).any():  # pynndescent marks a place it could not fill with -1
+        repair = np.nonzero((indices < 0).any(axis=1))[0]
+        exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)
+        indices[repair] = exact
+    return indices.astype(np.int64)
+
+
+def _similarity(unit: Array, indices: Array) -> Array:
+    """Cosine similarity of each row with its neighbours, in chunks that bound the gather."""
+    similarity = np.empty(indices.shape, np.float32)
+    step = max(1, BLOCK_VALUES // (indices.shape[1] * unit.shape[1]))
+    for i in range(0, len(unit), step):
+        rows = slice(i, i + step)
+        similarity[rows] = np.einsum("nd,nkd->nk", unit[rows], unit[indices[rows]])
+    return similarity
+
+
+def _without_self(indices: Array, similarity: Array) -> tuple[Array, Array]:
+    """Drop the cell itself from each row, or the last column where it is not listed."""
+    n, width = indices.shape
+    own = indices == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True
+    keep = ~own
+    return indices[keep].reshape(n, width - 1), similarity[keep].reshape(n, width - 1)

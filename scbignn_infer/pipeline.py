@@ -1,0 +1,530 @@
+"""The two passes in order: gene level, graph, cell level. No arithmetic of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer import results
+from scbignn_infer.bundle import ModelBundle
+from scbignn_infer.errors import BundleError, InputError
+from scbignn_infer.expression import Densifier, panel_tables
+from scbignn_infer.genes import GeneMatch, match_genes
+from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
+from scbignn_infer.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.readers import AnnDataQuery, MatrixQuery, Query
+from scbignn_infer.registry import list_models, load_model
+from scbignn_infer.results import Annotation
+from scbignn_infer.sessions import Device, Session, choose_runtime, installed_packages
+from scbignn_infer.writers import as_column, existing_slots, refuse_existing, write_adata
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import anndata as ad
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the cells done and all cells."""
+READ_CELLS = 2048
+CELL_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a query is going to be read.
+
+    Attributes
+    ----------
+    matrix
+        The chosen matrix.
+    verdicts
+        What each candidate holds.
+    genes
+        Join of its genes with the model's.
+    """
+
+    matrix: str
+    verdicts: dict[str, Verdict]
+    genes: GeneMatch
+
+
+def judge_matrices(query: Query) -> dict[str, Verdict]:
+    """Return a verdict on each matrix of the query, from rows sampled across all of it."""
+    rows = sample_rows(query.n_cells)
+    return {name: judge(query.rows(name, rows)) for name in query.matrices()}
+
+
+class Annotator:
+    """A model made ready to label cells; reuse it for many queries.
+
+    Parameters
+    ----------
+    bundle
+        The model.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads
+        CPU threads; by default all that the process may use.
+    seed
+        Of the approximate graph search, used above 100,000 cells.
+    batch_cells
+        Cells that go through the gene level at once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbignn_infer import Annotator
+    >>> annotator = Annotator.load("human-pbmc", threads=1)
+    >>> genes = annotator.bundle.gene_symbols[:500]
+    >>> counts = np.random.default_rng(0).poisson(1.0, (3, 500))
+    >>> len(annotator.annotate_matrix(counts, genes))
+    3
+    """
+
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        seed: int = 0,
+        batch_cells: int = 256,
+    ) -> None:
+        self.bundle = bundle
+        self.runtime = choose_runtime(device, threads)
+        self.seed = seed
+        self.batch_cells = batch_cells
+
+    @classmethod
+    def load(cls, model: str | Path | ModelBundle, **settings: Any) -> Annotator:
+        """Load a model by name or path; ``settings`` are those of the class."""
+        return cls(load_model(model), **settings)
+
+    @cached_property
+    def _gene_level(self) -> Session:
+        return Session(self.bundle.read(self.bundle.spec.gene_level.file), self.runtime)
+
+    @cached_property
+    def _cell_level(self) -> dict[str, Session]:
+        files = dict.fromkeys(layer.file for layer in self.bundle.spec.cell_level.layers)
+        return {name: Session(self.bundle.read(name), self.runtime) for name in files}
+
+    @cached_property
+    def _search(self) -> ExactSearch:
+        return ExactSearch(self.runtime)
+
+    def annotate_matrix(
+        self, matrix: Any, gene_names: Sequence[str], *, progress: Progress | None = None
+    ) -> Annotation:
+        """Label the cells of a matrix in memory; needs no file, anndata or pandas.
+
+        Parameters
+        ----------
+        matrix
+            (n_cells, n_genes) counts or log1p(CP10k), scipy.sparse or numpy.
+        gene_names
+            (n_genes,) symbols or Ensembl ids.
+        progress
+            Called as work proceeds.
+
+        Raises
+        ------
+        InputError
+            Shapes do not fit, values cannot be used, or too few genes are the model's.
+        """
+        return self.annotate_query(MatrixQuery(matrix, gene_names), progress=progress)
+
+    def choose(
+        self, query: Query, *, matrix: str | None = None, gene_column: str | None = None
+    ) -> Choice:
+        """Decide which matrix and which gene names to use, without labelling.
+
+        Parameters
+        ----------
+        query
+            The cells.
+        matrix, gene_column
+            The user's choice of either.
+
+        Raises
+        ------
+        InputError
+            No matrix is usable or too few genes are the model's.
+        """
+        if query.n_cells == 0:
+            raise InputError(
+                f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
+            )
+        verdicts = judge_matrices(query)
+        chosen = choose_matrix(verdicts, matrix)
+        spec = self.bundle.spec
+        genes = match_genes(
+            query.gene_columns(chosen),
+            self.bundle.gene_symbols,
+            [g.ensembl_id for g in spec.genes],
+            net_genes=spec.gene_level.net_genes,
+            min_genes=spec.preprocessing.min_genes,
+            column=gene_column,
+        )
+        return Choice(chosen, verdicts, genes)
+
+    def annotate_query(
+        self,
+        query: Query,
+        *,
+        matrix: str | None = None,
+        gene_column: str | None = None,
+        progress: Progress | None = None,
+    ) -> Annotation:
+        """Label the cells of a query.
+
+        Parameters
+        ----------
+        query
+            The cells.
+        matrix
+            ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+        gene_column
+            Column of the gene table with the names; by default the one that matches best.
+        progress
+            Called as work proceeds.
+
+        Returns
+        -------
+        Annotation
+            In the order of the query's cells.
+
+        Raises
+        ------
+        InputError
+            No matrix is usable or too few genes are the model's.
+        """
+        spec, clock = self.bundle.spec, _Clock(query.n_cells, progress)
+        with clock.stage("inspect"):
+            choice = self.choose(query, matrix=matrix, gene_column=gene_column)
+        with clock.stage("gene level") as report:
+            embedding, gene_logits, empty = self._run_gene_level(query, choice, report)
+        kept = np.flatnonzero(~empty)
+        n, n_classes = query.n_cells, len(self.bundle.cell_types)
+        probabilities = np.zeros((n, n_classes), np.float32)
+        agreement, novelty = np.zeros(n, np.float32), np.ones(n, np.float32)
+        builder = "none"
+        if len(kept):
+            z, logits = embedding[kept], gene_logits[kept]
+            with clock.stage("graph"):
+                indices, similarity, builder = build_graph(
+                    z, spec.graph.n_neighbors, runtime=self.runtime, seed=self.seed
+                )
+            with clock.stage("cell level") as report:
+                cell_logits = self._run_cell_level(logits, indices, similarity, report)
+            with clock.stage("scores"):
+                probabilities[kept] = results.calibrate(cell_logits, spec.temperature)
+                agreement[kept] = results.agreement(cell_logits.argmax(1), indices, similarity)
+                novelty[kept] = self.novelty(z, indices)
+        return Annotation(
+            cell_types=self.bundle.cell_types,
+            ontology_ids=[c.ontology_id for c in spec.cell_types],
+            probabilities=probabilities,
+            gene_level_codes=gene_logits.argmax(axis=1),
+            neighbor_agreement=agreement,
+            novelty=novelty,
+            embedding=embedding,
+            empty=empty,
+            confidence_threshold=spec.thresholds.confidence,
+            provenance=self._provenance(query, choice, builder, clock.seconds),
+        )
+
+    def embed(
+        self, query: Query, choice: Choice, rows: Array
+    ) -> tuple[Array, Array]:
+        """Return embedding and gene-level logits of some rows, for a look before the work."""
+        dense = self._densifier(choice)
+        return self._gene_batch(*dense[0](query.rows(choice.matrix, rows)), dense[1])
+
+    def novelty(self, embedding: Array, neighbor_indices: Array | None = None) -> Array:
+        """Distance to the reference bank as a quantile of held-out reference cells.
+
+        Parameters
+        ----------
+        embedding
+            (n, d) cell embedding.
+        neighbor_indices
+            (n, k) graph over which distances are averaged; none to leave them as they are.
+        """
+        reference = self.bundle.reference
+        bank = unit_rows(reference["embedding"])
+        _, nearest = self._search.search(unit_rows(embedding), bank, 1)
+        return results.novelty_quantile(
+            results.smooth(1 - nearest[:, 0], neighbor_indices), reference["novelty_quantiles"]
+        )
+
+    def _densifier(self, choice: Choice) -> tuple[Densifier, dict[str, Array]]:
+        spec, statistics = self.bundle.spec, self.bundle.statistics
+        panel, tables = panel_tables(
+            statistics,
+            choice.genes.present,
+            net_genes=spec.gene_level.net_genes,
+            panel_genes=spec.preprocessing.panel_genes,
+        )
+        state = choice.verdicts[choice.matrix].state
+        index = choice.genes.reference_index
+        return Densifier.make(index, statistics["gene_share"], panel, state), tables
+
+    def _gene_batch(
+        self, counts: Array, totals: Array, tables: dict[str, Array]
+    ) -> tuple[Array, Array]:
+        embedding, logits = self._gene_level.run(
+            counts=counts, totals=np.maximum(totals, 1.0), **tables
+        )
+        return embedding, logits
+
+    def _run_gene_level(
+        self, query: Query, choice: Choice, report: Progress
+    ) -> tuple[Array, Array, Array]:
+        """Pass 1, streamed: embedding (n, d), gene logits (n, c), empty cells (n,)."""
+        spec, n = self.bundle.spec, query.n_cells
+        densify, tables = self._densifier(choice)
+        embedding = np.empty((n, spec.gene_level.embedding_size), np.float32)
+        logits = np.empty((n, len(self.bundle.cell_types)), np.float32)
+        empty = np.empty(n, dtype=bool)
+        start = 0
+        for block in query.blocks(choice.matrix, READ_CELLS):
+            counts, totals = densify(block)
+            for i in range(0, len(counts), self.batch_cells):
+                batch = slice(i, i + self.batch_cells)
+                rows = slice(start + i, start + min(i + self.batch_cells, len(counts)))
+                embedding[rows], logits[rows] = self._gene_batch(
+                    counts[batch], totals[batch], tables
+                )
+            empty[start : start + len(counts)] = totals[:, 0] <= 0
+            start += len(counts)
+            report("gene level", start, n)
+        return embedding, logits, empty
+
+    def _run_cell_level(
+        self, gene_logits: Array, indices: Array, similarity: Array, report: Progress
+    ) -> Array:
+        """Pass 2: one layer after the other, in chunks of cells; returns logits (n, c)."""
+        n, layers = len(gene_logits), self.bundle.spec.cell_level.layers
+        own, state = gene_logits, np.exp(gene_logits)
+        for step, layer in enumerate(layers):
+            session = self._cell_level[layer.file]
+            new, new_state = np.empty_like(own), np.empty_like(state)
+            for i in range(0, n, CELL_CHUNK):
+                rows = slice(i, i + CELL_CHUNK)
+                new[rows], new_state[rows] = session.run(
+                    state=state,
+                    own=own[rows],
+                    gene_logits=gene_logits[rows],
+                    neighbor_indices=indices[rows],
+                    neighbor_similarity=similarity[rows],
+                    layer=np.array(layer.layer, np.int64),
+                )
+                report("cell level", step * n + min(i + CELL_CHUNK, n), len(layers) * n)
+            own, state = new, new_state
+        return own
+
+    def _provenance(
+        self, query: Query, choice: Choice, builder: str, seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        spec, genes = self.bundle.spec, choice.genes
+        verdict = choice.verdicts[choice.matrix]
+        return {
+            "model": {"name": spec.name, "version": spec.version, "sha256": self.bundle.sha256},
+            "matrix": {"name": choice.matrix, "state": verdict.state, "reason": verdict.reason},
+            "genes": {
+                "column": genes.column,
+                "n_shared": genes.n_shared,
+                "coverage": genes.coverage,
+                "n_duplicates": genes.n_duplicates,
+            },
+            "params": {
+                "n_neighbors": spec.graph.n_neighbors,
+                "graph_builder": builder,
+                "confidence_threshold": spec.thresholds.confidence,
+                "temperature": spec.temperature,
+                "seed": self.seed,
+                "threads": self.runtime.threads,
+                "provider": self.runtime.provider,
+            },
+            "versions": {
+                "scbignn_infer": version("scbignn-infer"),
+                "numpy": np.__version__,
+                **installed_packages(),
+            },
+            "seconds": {k: round(v, 4) for k, v in seconds.items()},
+        }
+
+
+class _Clock:
+    """Times the stages and passes progress on."""
+
+    def __init__(self, n_cells: int, progress: Progress | None) -> None:
+        self._n, self._progress = n_cells, progress or (lambda stage, done, total: None)
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        self._progress(name, 0, self._n)
+        start = time.perf_counter()
+        yield self._progress
+        self.seconds[name] = time.perf_counter() - start
+        self._progress(name, self._n, self._n)
+
+
+def annotate(
+    adata: ad.AnnData,
+    model: str | Path | ModelBundle,
+    *,
+    key_added: str = results.DEFAULT_KEY,
+    matrix: str | None = None,
+    gene_column: str | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Label the cells of an AnnData.
+
+    Parameters
+    ----------
+    adata
+        The cells, with counts or log1p(CP10k) in ``X``, ``raw`` or a layer.
+    model
+        Name or path of a model, or a loaded one.
+    key_added
+        Prefix of everything that is written.
+    matrix
+        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+    gene_column
+        Column of ``var`` with the gene names; by default the one that matches best.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads
+        CPU threads; by default all that the process may use.
+    seed
+        Of the approximate graph search.
+    overwrite
+        Replace slots of an earlier run.
+    copy
+        Return an annotated copy and leave ``adata`` alone.
+
+    Returns
+    -------
+    AnnData or None
+        ``None``, or the copy. These slots are written:
+
+        ``obs[f"{key_added}_cell_type"]``
+            Final label, categorical; "unknown" below the threshold.
+        ``obs[f"{key_added}_cell_type_ontology_id"]``
+            Cell Ontology id or empty.
+        ``obs[f"{key_added}_best_cell_type"]``
+            Label without rejection.
+        ``obs[f"{key_added}_confidence"]``
+            Calibrated probability of the best label.
+        ``obs[f"{key_added}_gene_level_cell_type"]``
+            What the gene level alone said.
+        ``obs[f"{key_added}_neighbor_agreement"]``
+            Weighted share of graph neighbours with the same best label.
+        ``obs[f"{key_added}_novelty"]``
+            Distance to the reference as a quantile of held-out reference cells.
+        ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
+            Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
+        ``uns[key_added]``
+            Model, matrix, genes, parameters, versions, and the names of the classes.
+
+    Raises
+    ------
+    InputError, BundleError, OutputError, DeviceError
+        What is wrong with the data, the model, existing slots or the device.
+    """
+    annotator = Annotator.load(model, device=device, threads=threads, seed=seed)
+    slots = {"obs": list(adata.obs), "obsm": list(adata.obsm), "uns": list(adata.uns)}
+    taken = existing_slots(slots, slot_names(key_added))
+    refuse_existing(taken, overwrite=overwrite)
+    annotation = annotator.annotate_query(
+        AnnDataQuery(adata), matrix=matrix, gene_column=gene_column
+    )
+    target = adata.copy() if copy else adata
+    write_adata(target, **slot_values(annotation, key_added), key=key_added)
+    return target if copy else None
+
+
+def slot_names(key: str) -> dict[str, list[str]]:
+    """Name the slots that an annotation takes in an AnnData."""
+    return {
+        "obs": [f"{key}_{name}" for name in results.COLUMNS],
+        "obsm": [f"{key}_probabilities", f"X_{key}"],
+        "uns": [key],
+    }
+
+
+def slot_values(annotation: Annotation, key: str) -> dict[str, Any]:
+    """Return what :func:`~scbignn_infer.writers.write_h5ad` writes for an annotation."""
+    return {
+        "columns": obs_columns(annotation, key),
+        "matrices": annotation.matrices(key),
+        "record": annotation.record(),
+    }
+
+
+def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
+    """Return the columns of ``obs``, strings as categoricals in the model's order."""
+    names = [*annotation.cell_types, results.UNKNOWN]
+    ids = [*dict.fromkeys(annotation.ontology_ids), ""]
+    return {
+        name: as_column(values, ids if name.endswith("ontology_id") else names)
+        for name, values in annotation.columns(key).items()
+    }
+
+
+def choose_model(
+    query: Query, *, device: Device = "auto", threads: int | None = None
+) -> tuple[ModelBundle, dict[str, float]]:
+    """Take the model whose reference the query resembles most, or refuse to guess.
+
+    Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
+    distance to its reference bank.
+
+    Parameters
+    ----------
+    query
+        The cells.
+    device, threads
+        As in :class:`Annotator`.
+
+    Returns
+    -------
+    bundle, novelty
+        The model, and the median novelty of the cells under each model that could read them.
+
+    Raises
+    ------
+    BundleError
+        No model fits clearly.
+    """
+    rows = sample_rows(query.n_cells, 256)
+    bundles = {name: load_model(path) for name, path in list_models().items()}
+    novelty: dict[str, float] = {}
+    reasons: list[str] = []
+    for name, bundle in bundles.items():
+        annotator = Annotator(bundle, device=device, threads=threads)
+        try:
+            choice = annotator.choose(query)
+        except InputError as error:
+            reasons.append(f"{name}: {error.found}")
+            continue
+        embedding, _ = annotator.embed(query, choice, rows)
+        novelty[name] = float(np.median(annotator.novelty(embedding)))
+    ranked = sorted(novelty, key=lambda name: novelty[name])
+    return bundles[ranked[0]], novelty

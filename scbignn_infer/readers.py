@@ -1,0 +1,317 @@
+"""Read queries: files and objects behind one protocol that yields CSR row blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+Array = np.ndarray[Any, Any]
+INDEX = "index"
+"""Name under which the index of the gene table is offered as a gene column."""
+
+
+class Query(Protocol):
+    """Cells to label: one or more matrices over the same cells."""
+
+    name: str
+    n_cells: int
+
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+
+    def matrices(self) -> list[str]:
+        """Name the candidate matrices, in order of preference among equals."""
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the string columns of the matrix's gene table, the index first."""
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+
+
+class MatrixQuery:
+    """A matrix in memory with its gene names.
+
+    Parameters
+    ----------
+    matrix
+        (n_cells, n_genes) sparse or dense.
+    gene_names
+        (n_genes,) names of the columns.
+    """
+
+    def __init__(self, matrix: Any, gene_names: Sequence[str]) -> None:
+        if getattr(matrix, "ndim", 0) != 2:
+            raise InputError(
+                f"a matrix of type {type(matrix).__name__}",
+                expected="a two-dimensional sparse or dense matrix, cells x genes",
+                do="pass a scipy.sparse matrix or a numpy array",
+            )
+        if matrix.shape[1] != len(gene_names):
+            raise InputError(
+                f"{matrix.shape[1]} columns and {len(gene_names)} gene names",
+                expected="one name a column (cells x genes)",
+                do="transpose the matrix or mend the names",
+            )
+        self.name = "matrix"
+        self.n_cells = int(matrix.shape[0])
+        self._matrix = sp.csr_matrix(matrix)
+        self._genes = [str(g) for g in gene_names]
+
+    def cell_names(self) -> list[str]:
+        """Number the cells from 0."""
+        return [str(i) for i in range(self.n_cells)]
+
+    def matrices(self) -> list[str]:
+        """Name the only matrix."""
+        return ["X"]
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the gene names."""
+        return {INDEX: self._genes}
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ``indices``."""
+        return self._matrix[indices]
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        for i in range(0, self.n_cells, size):
+            yield self._matrix[i : i + size]
+
+
+class AnnDataQuery:
+    """An :class:`anndata.AnnData` in memory or backed.
+
+    Parameters
+    ----------
+    adata
+        Candidates are ``X``, ``raw`` and the layers.
+    """
+
+    def __init__(self, adata: ad.AnnData) -> None:
+        self.name = "AnnData"
+        self.n_cells = int(adata.n_obs)
+        self._adata = adata
+
+    def cell_names(self) -> list[str]:
+        """Return ``obs_names``."""
+        return [str(c) for c in self._adata.obs_names]
+
+    def matrices(self) -> list[str]:
+        """Name X, the layers and raw, as far as there are any."""
+        names = ["X"] if self._adata.X is not None else []
+        names += [f"layers/{k}" for k in self._adata.layers]
+        return [*names, "raw"] if self._adata.raw is not None else names
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the index and the string columns of ``var`` (of ``raw.var``)."""
+        raw = self._adata.raw
+        return string_columns(raw.var if matrix == "raw" and raw is not None else self._adata.var)
+
+    def _matrix(self, matrix: str) -> Any:
+        raw = self._adata.raw
+        if matrix == "raw" and raw is not None:
+            return raw.X
+        return self._adata.X if matrix == "X" else self._adata.layers[matrix.removeprefix("layers/")]
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+        return sp.csr_matrix(self._matrix(matrix)[indices])
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        values = self._matrix(matrix)
+        if sp.issparse(values) and values.format == "csc":
+            values = values.tocsr()
+        for i in range(0, self.n_cells, size):
+            yield sp.csr_matrix(values[i : i + size])
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes the reading libraries raise into one InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # h5py and anndata raise OSError, KeyError, RuntimeError and more
+        lines = str(error).splitlines()
+        raise InputError(
+            f"cannot read {path} ({lines[0] if lines else type(error).__name__})",
+            expected="a whole .h5ad file (AnnData in HDF5)",
+            do="check that the file was copied to its end and that anndata.read_h5ad opens it",
+        ) from None
+
+
+class H5adQuery:
+    """An ``.h5ad`` file whose rows are streamed; only cell and gene names are held.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InputError
+        No file, no HDF5, a truncated or damaged file, no cells or no genes.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        if not self.path.is_file():
+            raise InputError(
+                f"no file {path}" if not self.path.is_dir() else f"{path} is a folder",
+                expected="an .h5ad file",
+                do="check the path",
+            )
+        with _one_line(self.path):
+            import h5py
+
+            if not h5py.is_hdf5(self.path):
+                raise InputError(
+                    f"{path} is not an HDF5 file ({self.path.stat().st_size} bytes)",
+                    expected="an .h5ad file",
+                    do="convert it, for instance with anndata.AnnData(...).write_h5ad",
+                )
+            self._file = h5py.File(self.path, "r")
+        self._converted: dict[str, sp.csr_matrix] = {}
+        with _one_line(self.path):
+            self._obs = self._table("obs")
+            self.n_cells = len(self._obs)
+        if self.n_cells == 0:
+            raise InputError(
+                f"{path} holds zero cells", expected="at least one cell", do="check how it was made"
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> H5adQuery:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+        from anndata.io import read_elem
+
+        if name not in self._file:
+            raise InputError(
+                f"{self.path} has no '{name}'", expected="an AnnData file", do="check the file"
+            )
+        table = read_elem(self._file[name])
+        if not isinstance(table, pd.DataFrame):
+            raise InputError(
+                f"'{name}' of {self.path} is no table", expected="a table", do="check the file"
+            )
+        return table
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotations of the cells."""
+        return self._obs
+
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+        return [str(c) for c in self._obs.index]
+
+    def matrices(self) -> list[str]:
+        """Name X, the layers and raw, as far as there are any."""
+        with _one_line(self.path):
+            names = ["X"] if "X" in self._file else []
+            names += [f"layers/{k}" for k in self._file.get("layers", ())]
+            return [*names, "raw"] if "raw/X" in self._file else names
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the index and the string columns of the matrix's gene table."""
+        with _one_line(self.path):
+            table = self._table("raw/var" if matrix == "raw" else "var")
+        if len(table) == 0:
+            raise InputError(
+                f"{self.path} holds zero genes in {matrix}",
+                expected="a matrix of cells x genes",
+                do="check how the file was made",
+            )
+        return string_columns(table)
+
+    def _node(self, matrix: str) -> Any:
+        """Return the matrix as something whose row slices are read from disk."""
+        import h5py
+        from anndata.io import sparse_dataset
+
+        node = self._file["raw/X" if matrix == "raw" else matrix]
+        if isinstance(node, h5py.Dataset):
+            shape, backed = node.shape, node
+        else:
+            backed = sparse_dataset(node)
+            shape = backed.shape
+            if backed.format == "csc":  # rows of CSC are scattered over the whole file
+                if matrix not in self._converted:
+                    self._converted[matrix] = sp.csr_matrix(backed.to_memory())
+                backed = self._converted[matrix]
+        if shape[0] != self.n_cells:
+            raise InputError(
+                f"{matrix} of {self.path} has {shape[0]} rows and obs has {self.n_cells}",
+                expected="one row a cell",
+                do="check how the file was made",
+            )
+        return backed
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+        with _one_line(self.path):
+            return sp.csr_matrix(self._node(matrix)[indices])
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        with _one_line(self.path):
+            node = self._node(matrix)
+        for i in range(0, self.n_cells, size):
+            with _one_line(self.path):
+                block = sp.csr_matrix(node[i : i + size])
+            yield block
+
+
+def string_columns(table: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the index and each column of strings of a gene table."""
+    columns = {INDEX: [str(v) for v in table.index]}
+    for name in table.columns:
+        values = table[name]
+        if values.dtype.kind == "O" or values.dtype.name in ("category", "string", "str"):
+            columns[str(name)] = [str(v) for v in values]
+    return columns
+
+
+def open_query(path: str | Path) -> H5adQuery:
+    """Open a file of cells.
+
+    Parameters
+    ----------
+    path
+        An ``.h5ad`` file.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    """
+    return H5adQuery(path)

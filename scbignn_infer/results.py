@@ -1,0 +1,183 @@
+"""What an annotation is: labels, probabilities, how sure, and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+Array = np.ndarray[Any, Any]
+UNKNOWN = "unknown"
+DEFAULT_KEY = "scbignn"
+COLUMNS = (
+    "cell_type",
+    "cell_type_ontology_id",
+    "best_cell_type",
+    "confidence",
+    "gene_level_cell_type",
+    "neighbor_agreement",
+    "novelty",
+)
+"""Names of the per-cell columns, without their prefix."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Labels of the cells of one query.
+
+    Attributes
+    ----------
+    cell_types
+        The model's labels, in the order of the label codes.
+    ontology_ids
+        Cell Ontology id of each label, or an empty string.
+    probabilities
+        (n_cells, n_classes) float32, calibrated, of the cell level; zero rows for empty cells.
+    gene_level_codes
+        (n_cells,) label codes that the gene level alone would give.
+    neighbor_agreement
+        (n_cells,) weighted share of graph neighbours with the same best label.
+    novelty
+        (n_cells,) distance to the reference bank as a quantile of held-out reference cells.
+    embedding
+        (n_cells, d) float32 cell embedding.
+    empty
+        (n_cells,) cells without a count on any known gene; they are unknown.
+    confidence_threshold
+        Below it a cell is called unknown.
+    provenance
+        Model, matrix, genes, parameters, versions and timings of the run.
+    """
+
+    cell_types: list[str]
+    ontology_ids: list[str]
+    probabilities: Array
+    gene_level_codes: Array
+    neighbor_agreement: Array
+    novelty: Array
+    embedding: Array
+    empty: Array
+    confidence_threshold: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def confidence(self) -> Array:
+        """(n_cells,) calibrated probability of the best label."""
+        best: Array = self.probabilities.max(axis=1)
+        return best
+
+    @property
+    def best_codes(self) -> Array:
+        """(n_cells,) label codes without rejection; -1 for empty cells."""
+        return np.where(self.empty, -1, self.probabilities.argmax(axis=1))
+
+    @property
+    def codes(self) -> Array:
+        """(n_cells,) final label codes; -1 is unknown."""
+        return np.where(self.confidence >= self.confidence_threshold, self.best_codes, -1)
+
+    @property
+    def labels(self) -> Array:
+        """(n_cells,) final labels, ``unknown`` below the threshold."""
+        return self._names(self.codes)
+
+    @property
+    def best_labels(self) -> Array:
+        """(n_cells,) labels without rejection."""
+        return self._names(self.best_codes)
+
+    @property
+    def gene_level_labels(self) -> Array:
+        """(n_cells,) labels of the gene level alone."""
+        return self._names(np.where(self.empty, -1, self.gene_level_codes))
+
+    def _names(self, codes: Array) -> Array:
+        return np.array([*self.cell_types, UNKNOWN], dtype=object)[codes]
+
+    def counts(self) -> dict[str, int]:
+        """Map each final label to its number of cells, most frequent first."""
+        codes, n = np.unique(self.codes, return_counts=True)
+        names = [*self.cell_types, UNKNOWN]
+        return {names[codes[i]]: int(n[i]) for i in np.argsort(-n, kind="stable")}
+
+    def columns(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
+        """Return the per-cell columns as they stand in ``obs``, by name."""
+        ids = np.array([*self.ontology_ids, ""], dtype=object)
+        values = (
+            self.labels,
+            ids[self.codes],
+            self.best_labels,
+            self.confidence.astype(np.float32),
+            self.gene_level_labels,
+            self.neighbor_agreement.astype(np.float32),
+            self.novelty.astype(np.float32),
+        )
+        return {f"{key}_{name}": v for name, v in zip(COLUMNS, values, strict=True)}
+
+    def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
+        """Return the per-cell matrices as they stand in ``obsm``, by name."""
+        return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding}
+
+    def record(self) -> dict[str, Any]:
+        """Return what stands in ``uns``: the provenance and the names of the classes."""
+        return {**self.provenance, "cell_types": self.cell_types}
+
+
+def calibrate(logits: Array, temperature: float) -> Array:
+    """Return softmax(logits / temperature) as float32, rows summing to 1."""
+    return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1), np.float32)
+
+
+def agreement(codes: Array, neighbor_indices: Array, neighbor_similarity: Array) -> Array:
+    """Weighted share of neighbours with the cell's own label.
+
+    Parameters
+    ----------
+    codes
+        (n,) label codes.
+    neighbor_indices, neighbor_similarity
+        (n, k) graph; weights are the similarities, cut at 0.
+
+    Returns
+    -------
+    ndarray
+        (n,) in [0, 1]; NaN for a lone cell.
+    """
+    if len(codes) == 1:
+        return np.full(1, np.nan, np.float32)
+    weight = np.maximum(neighbor_similarity, 1e-6)
+    same = codes[neighbor_indices] == codes[:, None]
+    share: Array = (weight * same).sum(axis=1) / weight.sum(axis=1)
+    return share
+
+
+def novelty_quantile(distance: Array, quantiles: Array) -> Array:
+    """Place distances among those of held-out reference cells.
+
+    Parameters
+    ----------
+    distance
+        (n,) distance to the reference bank.
+    quantiles
+        (q,) ascending distances of held-out cells at evenly spaced quantiles from 0 to 1.
+
+    Returns
+    -------
+    ndarray
+        (n,) in [0, 1].
+    """
+    return np.interp(distance, quantiles, np.linspace(0, 1, len(quantiles)))
+
+
+def smooth(values: Array, neighbor_indices: Array | None) -> Array:
+    """Average each cell's value with those of its graph neighbours; none leaves it as it is."""
+    if neighbor_indices is None:
+        return values
+    own_and_neighbors = values[:, None], values[neighbor_indices]
+    smoothed: Array = np.concatenate(own_and_neighbors, axis=1).mean(axis=1)
+    return smoothed

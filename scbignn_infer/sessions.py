@@ -1,0 +1,194 @@
+"""onnxruntime sessions: devices, threads, options. The only importer of onnxruntime."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+
+from scbignn_infer.errors import DeviceError
+
+Device = str
+"""``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+Array = np.ndarray[Any, Any]
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how sessions run.
+
+    Attributes
+    ----------
+    provider
+        ``cpu`` or ``cuda``.
+    device_id
+        Index of the GPU; 0 on the CPU.
+    threads
+        Threads of one operator on the CPU.
+    """
+
+    provider: Literal["cpu", "cuda"]
+    device_id: int
+    threads: int
+
+
+def available_threads() -> int:
+    """Return the number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_driver_loads() -> bool:
+    """Tell whether an NVIDIA driver with at least one device answers."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+def installed_packages() -> dict[str, str]:
+    """Map each installed onnxruntime distribution to its version."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime, or say how to repair it.
+
+    Raises
+    ------
+    DeviceError
+        It is not installed, or installing two of its packages over each other has emptied it.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DeviceError(
+            f"onnxruntime cannot be imported ({error})",
+            expected="one of onnxruntime-gpu (Linux x86_64, Windows) or onnxruntime",
+            do="run: pip install onnxruntime-gpu",
+        ) from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise DeviceError(
+            "onnxruntime is an empty package",
+            expected="one of onnxruntime and onnxruntime-gpu, never both",
+            do=REPAIR,
+        )
+    return onnxruntime
+
+
+REPAIR = (
+    "run: pip uninstall -y onnxruntime onnxruntime-gpu && "
+    "pip install --no-cache-dir --force-reinstall --no-deps onnxruntime-gpu"
+)
+
+
+def choose_runtime(device: Device = "auto", threads: int | None = None) -> Runtime:
+    """Turn the user's wish into a runtime.
+
+    Parameters
+    ----------
+    device
+        ``auto`` takes a GPU where onnxruntime and the driver have one; ``cuda`` or ``cuda:N``
+        asks for it; ``cpu`` does without.
+    threads
+        CPU threads; by default all that the process may use.
+
+    Raises
+    ------
+    DeviceError
+        An unknown device, or CUDA asked for where this onnxruntime was built without it.
+    """
+    threads = threads or available_threads()
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
+        raise DeviceError(
+            f"device '{device}'", expected="auto, cpu, cuda or cuda:N", do="choose one of these"
+        )
+    if kind == "cpu":
+        return Runtime("cpu", 0, threads)
+    built = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
+    if kind == "cuda" and not built:
+        raise DeviceError(
+            "this onnxruntime was built without CUDA",
+            expected="the package onnxruntime-gpu",
+            do="see: scbignn-infer doctor",
+        )
+    if kind == "cuda" or (built and cuda_driver_loads()):
+        return Runtime("cuda", int(index or 0), threads)
+    return Runtime("cpu", 0, threads)
+
+
+class Session:
+    """An ONNX graph ready to run on named arrays.
+
+    Parameters
+    ----------
+    graph
+        The serialised ONNX model.
+    runtime
+        Where to run it.
+
+    Raises
+    ------
+    DeviceError
+        onnxruntime cannot load the graph, or fell back from CUDA to the CPU.
+    """
+
+    def __init__(self, graph: bytes, runtime: Runtime) -> None:
+        ort = import_onnxruntime()
+        ort.set_default_logger_severity(4)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = runtime.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Threads that spin while they wait starve everything else on a shared machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if runtime.provider == "cuda":
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()  # CUDA and cuDNN as installed by pip
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": runtime.device_id}))
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=providers)
+        except Exception as error:  # onnxruntime raises a dozen classes without a common root
+            raise DeviceError(
+                f"onnxruntime {ort.__version__} cannot load the graph "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+                expected="an ONNX graph of opset 18 or later that it supports",
+                do="upgrade onnxruntime, then see: scbignn-infer doctor",
+            ) from None
+        self.providers: list[str] = self._session.get_providers()
+        if runtime.provider == "cuda" and "CUDAExecutionProvider" not in self.providers:
+            raise DeviceError(
+                f"CUDA was asked for and onnxruntime {ort.__version__} gave {self.providers}",
+                expected="a GPU with its driver, CUDA and cuDNN",
+                do="run: pip install 'scbignn-infer[cuda]', or use --device cpu; "
+                "see: scbignn-infer doctor",
+            )
+        self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def run(self, **arrays: Array) -> tuple[Array, ...]:
+        """Run the graph; inputs by name, outputs in the graph's order."""
+        return tuple(self._session.run(None, arrays))

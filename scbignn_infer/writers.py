@@ -1,0 +1,231 @@
+"""Write results: into a copy of the h5ad, or as a table. Whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.errors import MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+Array = np.ndarray[Any, Any]
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+SUFFIXES = (".h5ad", *TABLE_SUFFIXES)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that takes its place when the block succeeds.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the folder cannot be written, and the like; nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target} ({error.strerror or str(error).splitlines()[0]})",
+            expected="a folder that can be written, with enough free space",
+            do="free space or choose another place with -o; nothing was left behind",
+        ) from None
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        An unknown suffix, a missing folder, or a file that exists and may not be overwritten.
+    """
+    if target.suffix not in SUFFIXES:
+        raise OutputError(
+            f"output '{target.name}'",
+            expected=f"a name that ends in {', '.join(SUFFIXES)}",
+            do="rename the output",
+        )
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"no folder {target.parent}", expected="an existing folder", do="make it first"
+        )
+    if target.exists() and not overwrite:
+        raise OutputError(
+            f"{target} exists", expected="a new file", do="choose another -o or pass --overwrite"
+        )
+    if target.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
+
+
+def existing_slots(slots: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """List the wanted slots that exist already, such as ``obs['scbignn_cell_type']``."""
+    return [f"{s}['{k}']" for s, keys in wanted.items() for k in keys if k in slots.get(s, ())]
+
+
+def refuse_existing(taken: Sequence[str], *, overwrite: bool) -> None:
+    """Raise if slots would be overwritten without leave."""
+    if taken and not overwrite:
+        raise OutputError(
+            f"{', '.join(taken[:3])}{' and more' if len(taken) > 3 else ''} exist already",
+            expected="no slots of an earlier run",
+            do="pass --overwrite (overwrite=True) or another --key-added (key_added=...)",
+        )
+
+
+def check_h5ad_slots(
+    source: Path, wanted: Mapping[str, Sequence[str]], *, overwrite: bool
+) -> None:
+    """Refuse slots that the source file has already, before any work is done."""
+    import h5py
+
+    with h5py.File(source, "r") as file:
+        slots = {s: set(file[s]) if s in file else set() for s in wanted}
+    refuse_existing(existing_slots(slots, wanted), overwrite=overwrite)
+
+
+def as_column(values: Array, categories: Sequence[str]) -> Any:
+    """Return strings as a categorical with unused categories dropped, numbers as they are."""
+    import pandas as pd
+
+    if values.dtype != object:
+        return values
+    present = set(values)
+    return pd.Categorical(values, categories=[c for c in categories if c in present])
+
+
+def write_h5ad(
+    source: Path,
+    target: Path,
+    *,
+    columns: Mapping[str, Any],
+    matrices: Mapping[str, Array],
+    record: Mapping[str, Any],
+    key: str,
+) -> None:
+    """Copy ``source`` and add the slots of an annotation to the copy; X is never rewritten.
+
+    Parameters
+    ----------
+    source, target
+        The query file and the output; they may be the same, which is then replaced as a whole.
+    columns, matrices, record
+        What goes to ``obs``, ``obsm`` and ``uns[key]``.
+    key
+        Key in ``uns``.
+
+    Raises
+    ------
+    OutputError
+        The output cannot be written; nothing is left behind.
+    """
+    import h5py
+    from anndata.io import write_elem
+
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+        with h5py.File(temporary, "r+") as file:
+            obs = file["obs"]
+            if isinstance(obs, h5py.Dataset):
+                raise OutputError(
+                    f"{source} is in the old AnnData format 0.1",
+                    expected="a file of anndata 0.7 or later",
+                    do="open it with anndata.read_h5ad, write it again, or ask for .csv output",
+                )
+            for name, values in columns.items():
+                write_elem(obs, name, values)
+            order = [str(c) for c in obs.attrs.get("column-order", ())]
+            order += [c for c in columns if c not in order]
+            obs.attrs["column-order"] = np.array(order, dtype=object)
+            for group in ("obsm", "uns"):
+                if group not in file:
+                    write_elem(file, group, {})
+            for name, values in matrices.items():
+                write_elem(file["obsm"], name, values)
+            write_elem(file["uns"], key, dict(record))
+
+
+def write_adata(
+    adata: ad.AnnData,
+    *,
+    columns: Mapping[str, Any],
+    matrices: Mapping[str, Array],
+    record: Mapping[str, Any],
+    key: str,
+) -> None:
+    """Add the slots of an annotation to an AnnData in memory."""
+    for name, values in columns.items():
+        adata.obs[name] = values
+    for name, values in matrices.items():
+        adata.obsm[name] = values
+    adata.uns[key] = dict(record)
+
+
+def write_table(
+    target: Path,
+    cell_names: Sequence[str],
+    *,
+    columns: Mapping[str, Any],
+    probabilities: Array,
+    cell_types: Sequence[str],
+) -> None:
+    """Write one row a cell: the columns, then the probability of each type.
+
+    Raises
+    ------
+    OutputError
+        The output cannot be written; nothing is left behind.
+    """
+    table = make_table(cell_names, columns, probabilities, cell_types)
+    with replacing(target) as temporary:
+        if target.suffix == ".parquet":
+            table.to_parquet(temporary)
+        else:
+            table.to_csv(temporary, sep="\t" if target.suffix == ".tsv" else ",")
+
+
+def make_table(
+    cell_names: Sequence[str],
+    columns: Mapping[str, Any],
+    probabilities: Array,
+    cell_types: Sequence[str],
+) -> pd.DataFrame:
+    """Return the table that :func:`write_table` writes."""
+    import pandas as pd
+
+    table = pd.DataFrame(dict(columns), index=pd.Index(cell_names, name="cell"))
+    chances = pd.DataFrame(
+        probabilities, columns=[f"probability_{c}" for c in cell_types], index=table.index
+    )
+    return pd.concat([table, chances], axis=1)
