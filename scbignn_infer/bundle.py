@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,25 +26,25 @@ RECORD = "bundle.json"
 MAX_FILE_BYTES = 1 << 30
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen record of ``bundle.json``; unknown or missing fields are refused."""
 
 
-class Gene(Record):
+class Gene(Record, frozen=True, kw_only=True):
     """One gene of the reference, in the model's rank order."""
 
     symbol: str
     ensembl_id: str = ""
 
 
-class CellType(Record):
+class CellType(Record, frozen=True, kw_only=True):
     """One class of the model; its position is the label code."""
 
     label: str
     ontology_id: str = ""
 
 
-class Preprocessing(Record):
+class Preprocessing(Record, frozen=True, kw_only=True):
     """How counts become the model's input."""
 
     normalisation: Literal["log1p"] = "log1p"
@@ -54,7 +55,7 @@ class Preprocessing(Record):
     """Fewer present genes than this among the net's genes is an error."""
 
 
-class GeneLevel(Record):
+class GeneLevel(Record, frozen=True, kw_only=True):
     """The gene-level module."""
 
     file: str = "gene_level.onnx"
@@ -65,14 +66,14 @@ class GeneLevel(Record):
     settings: dict[str, float | int | str] = {}
 
 
-class CellLayer(Record):
+class CellLayer(Record, frozen=True, kw_only=True):
     """One step of message passing: a graph file and the value of its ``layer`` input."""
 
     file: str = "cell_level.onnx"
     layer: int
 
 
-class CellLevel(Record):
+class CellLevel(Record, frozen=True, kw_only=True):
     """The cell-level module, run layer by layer."""
 
     form: Literal["gate", "sage"] = "gate"
@@ -80,20 +81,20 @@ class CellLevel(Record):
     settings: dict[str, float | int | str] = {}
 
 
-class Graph(Record):
+class Graph(Record, frozen=True, kw_only=True):
     """How the kNN graph of the cells is built."""
 
     n_neighbors: int = 15
     metric: Literal["cosine"] = "cosine"
 
 
-class Thresholds(Record):
+class Thresholds(Record, frozen=True, kw_only=True):
     """Below ``confidence`` a cell is called unknown."""
 
     confidence: float
 
 
-class Dataset(Record):
+class Dataset(Record, frozen=True, kw_only=True):
     """Where training cells came from."""
 
     file: str
@@ -106,7 +107,7 @@ class Dataset(Record):
     role: Literal["reference", "unlabelled"] = "reference"
 
 
-class EMIteration(Record):
+class EMIteration(Record, frozen=True, kw_only=True):
     """One row of the EM history; the scores are macro-F1 on held-out cells."""
 
     iteration: int
@@ -116,7 +117,7 @@ class EMIteration(Record):
     seconds: float
 
 
-class Training(Record):
+class Training(Record, frozen=True, kw_only=True):
     """What the model was trained on and how well it did on cells it did not see."""
 
     datasets: list[Dataset]
@@ -133,14 +134,14 @@ class Training(Record):
     notes: list[str] = []
 
 
-class FileRecord(Record):
+class FileRecord(Record, frozen=True, kw_only=True):
     """Size and checksum of one file of the bundle."""
 
     sha256: str
     size: int
 
 
-class BundleSpec(Record):
+class BundleSpec(Record, frozen=True, kw_only=True):
     """The whole of ``bundle.json``."""
 
     format_version: int
@@ -186,7 +187,8 @@ class ModelBundle:
         self._files = files
 
     def __repr__(self) -> str:
-        return f"ModelBundle({self.spec.name!r}, {len(self.spec.cell_types)} cell types, {self.path})"
+        n = len(self.spec.cell_types)
+        return f"ModelBundle({self.spec.name!r}, {n} cell types, {self.path})"
 
     @property
     def name(self) -> str:
@@ -221,9 +223,7 @@ class ModelBundle:
         import numpy as np
 
         with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as npz:
-            return {
-                k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()
-            }
+            return {k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()}
 
 
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
@@ -250,7 +250,8 @@ def read_bundle(path: str | Path) -> ModelBundle:
         or a checksum differs.
     """
     path = Path(path)
-    fetch = _zip_fetcher(path) if path.suffix == ".zip" and path.is_file() else _folder_fetcher(path)
+    zipped = path.suffix == ".zip" and path.is_file()
+    fetch = _zip_fetcher(path) if zipped else _folder_fetcher(path)
     raw = fetch(RECORD)
     spec = _decode(raw, path)
     files: dict[str, bytes] = {}
@@ -342,6 +343,13 @@ def _zip_fetcher(path: Path) -> Any:
                 expected=f"{name} inside the .zip",
                 do=FETCH_AGAIN,
             )
-        return archive.read(info)
+        try:
+            return archive.read(info)
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
+            raise BundleError(
+                f"{path}: the file {name} cannot be unpacked ({error})",
+                expected="a whole .zip without a password",
+                do=FETCH_AGAIN,
+            ) from None
 
     return fetch

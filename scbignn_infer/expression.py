@@ -54,7 +54,8 @@ def panel_tables(
     """
     ranked = statistics["gene_mean"].shape[0]
     panel = np.flatnonzero(present[:ranked])[:panel_genes]
-    factors = np.column_stack([statistics["within_factors"], statistics["library_direction"]])[panel]
+    factors = np.column_stack([statistics["within_factors"], statistics["library_direction"]])
+    factors = factors[panel]
     diagonal = statistics["within_residual"][panel] + float(statistics["ridge"])
     class_mean = statistics["class_mean"][:, panel]
     weight = _inverse_times(factors, diagonal, class_mean.T)

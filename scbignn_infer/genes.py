@@ -86,7 +86,7 @@ def match_genes(
                 do="choose with --gene-column",
             )
         candidates = {column: candidates[column]}
-    lookups = [{name: i for i, name in enumerate(names) if name} for names in (symbols, ensembl_ids)]
+    lookups = [{g: i for i, g in enumerate(names) if g} for names in (symbols, ensembl_ids)]
     best: GeneMatch | None = None
     for name, values in candidates.items():
         for lookup in lookups:
@@ -99,10 +99,10 @@ def match_genes(
                 best = GeneMatch(name, index, present, coverage, len(hit) - int(present.sum()))
     if best is None or best.present[:net_genes].sum() < min_genes:
         n = 0 if best is None else int(best.present[:net_genes].sum())
-        shown = {k: list(v[:3]) for k, v in candidates.items()}
+        shown = "; ".join(f"{k}: {', '.join(v[:3])}" for k, v in candidates.items())
         raise GeneError(
-            f"the data share {n} of the {net_genes} genes that the model reads (the data have "
-            f"{'; '.join(f'{k}: {', '.join(map(str, v))}' for k, v in shown.items())})",
+            f"the data share {n} of the {net_genes} genes that the model reads "
+            f"(the data have {shown})",
             expected=f"at least {min_genes}, named like {', '.join(symbols[:3])}",
             do="check species and gene names; choose the column with --gene-column",
         )

@@ -76,7 +76,7 @@ def judge(rows: sp.csr_matrix) -> Verdict:
         return Verdict("log1p", f"expm1 sums to {np.median(totals):.0f} in each cell")
     if float(np.median(totals)) <= 1.01e4:
         return Verdict("log1p-cut", f"expm1 sums to {totals.min():.0f}-{totals.max():.0f} a cell")
-    return Verdict("unknown", f"non-integer values up to {high:.3g}, neither linear nor log1p CP10k")
+    return Verdict("unknown", f"fractions up to {high:.3g}, neither linear nor log1p of CP10k")
 
 
 def choose_matrix(verdicts: Mapping[str, Verdict], wanted: str | None = None) -> str:
@@ -96,7 +96,9 @@ def choose_matrix(verdicts: Mapping[str, Verdict], wanted: str | None = None) ->
     """
     if wanted is not None and wanted not in verdicts:
         raise InputError(
-            f"no matrix '{wanted}'", expected=f"one of {', '.join(verdicts)}", do="see: inspect"
+            f"no matrix '{wanted}'",
+            expected=f"one of {', '.join(verdicts)}",
+            do="see: scbignn-infer inspect",
         )
     candidates = {wanted: verdicts[wanted]} if wanted is not None else verdicts
     usable = [name for name, v in candidates.items() if v.usable]

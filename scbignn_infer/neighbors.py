@@ -19,7 +19,7 @@ BLOCK_VALUES = 1 << 24
 def unit_rows(embedding: Array) -> Array:
     """Return the rows scaled to length 1, as float32; zero rows stay zero."""
     norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return (embedding / np.maximum(norm, 1e-12)).astype(np.float32)
+    return np.asarray(embedding / np.maximum(norm, 1e-12), np.float32)
 
 
 class ExactSearch:
@@ -117,7 +117,7 @@ def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
         repair = np.nonzero((indices < 0).any(axis=1))[0]
         exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)
         indices[repair] = exact
-    return indices.astype(np.int64)
+    return np.asarray(indices, np.int64)
 
 
 def _similarity(unit: Array, indices: Array) -> Array:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer import results
+from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.errors import BundleError, InputError
 from scbignn_infer.expression import Densifier, panel_tables
@@ -27,7 +26,7 @@ from scbignn_infer.sessions import Device, Session, choose_runtime, installed_pa
 from scbignn_infer.writers import as_column, existing_slots, refuse_existing, write_adata
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
 
@@ -61,6 +60,25 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
     """Return a verdict on each matrix of the query, from rows sampled across all of it."""
     rows = sample_rows(query.n_cells)
     return {name: judge(query.rows(name, rows)) for name in query.matrices()}
+
+
+def match_model(
+    columns: Mapping[str, Sequence[str]],
+    bundle: ModelBundle,
+    *,
+    column: str | None = None,
+    min_genes: int | None = None,
+) -> GeneMatch:
+    """Join the genes of a file with those of a model; by default it sets how many are enough."""
+    spec = bundle.spec
+    return match_genes(
+        columns,
+        bundle.gene_symbols,
+        [g.ensembl_id for g in spec.genes],
+        net_genes=spec.gene_level.net_genes,
+        min_genes=spec.preprocessing.min_genes if min_genes is None else min_genes,
+        column=column,
+    )
 
 
 class Annotator:
@@ -166,16 +184,8 @@ class Annotator:
             )
         verdicts = judge_matrices(query)
         chosen = choose_matrix(verdicts, matrix)
-        spec = self.bundle.spec
-        genes = match_genes(
-            query.gene_columns(chosen),
-            self.bundle.gene_symbols,
-            [g.ensembl_id for g in spec.genes],
-            net_genes=spec.gene_level.net_genes,
-            min_genes=spec.preprocessing.min_genes,
-            column=gene_column,
-        )
-        return Choice(chosen, verdicts, genes)
+        columns = query.gene_columns(chosen)
+        return Choice(chosen, verdicts, match_model(columns, self.bundle, column=gene_column))
 
     def annotate_query(
         self,
@@ -243,9 +253,7 @@ class Annotator:
             provenance=self._provenance(query, choice, builder, clock.seconds),
         )
 
-    def embed(
-        self, query: Query, choice: Choice, rows: Array
-    ) -> tuple[Array, Array]:
+    def embed(self, query: Query, choice: Choice, rows: Array) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
         dense = self._densifier(choice)
         return self._gene_batch(*dense[0](query.rows(choice.matrix, rows)), dense[1])
@@ -357,7 +365,7 @@ class Annotator:
                 "provider": self.runtime.provider,
             },
             "versions": {
-                "scbignn_infer": version("scbignn-infer"),
+                "scbignn_infer": __version__,
                 "numpy": np.__version__,
                 **installed_packages(),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ class MatrixQuery:
         self._genes = [str(g) for g in gene_names]
 
     def cell_names(self) -> list[str]:
-        """Number the cells from 0."""
+        """Return the numbers of the cells, from 0."""
         return [str(i) for i in range(self.n_cells)]
 
     def matrices(self) -> list[str]:
@@ -124,10 +125,9 @@ class AnnDataQuery:
         return string_columns(raw.var if matrix == "raw" and raw is not None else self._adata.var)
 
     def _matrix(self, matrix: str) -> Any:
-        raw = self._adata.raw
-        if matrix == "raw" and raw is not None:
-            return raw.X
-        return self._adata.X if matrix == "X" else self._adata.layers[matrix.removeprefix("layers/")]
+        if matrix == "raw":
+            return self._adata.raw.X
+        return self._adata.X if matrix == "X" else self._adata.layers[matrix[len("layers/") :]]
 
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""
@@ -136,7 +136,7 @@ class AnnDataQuery:
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
         values = self._matrix(matrix)
-        if sp.issparse(values) and values.format == "csc":
+        if isinstance(values, sp.csc_matrix | sp.csc_array):
             values = values.tocsr()
         for i in range(0, self.n_cells, size):
             yield sp.csr_matrix(values[i : i + size])
@@ -149,7 +149,7 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # h5py and anndata raise OSError, KeyError, RuntimeError and more
+    except Exception as error:  # noqa: BLE001 - h5py and anndata raise a dozen classes
         lines = str(error).splitlines()
         raise InputError(
             f"cannot read {path} ({lines[0] if lines else type(error).__name__})",
@@ -192,9 +192,8 @@ class H5adQuery:
                 )
             self._file = h5py.File(self.path, "r")
         self._converted: dict[str, sp.csr_matrix] = {}
-        with _one_line(self.path):
-            self._obs = self._table("obs")
-            self.n_cells = len(self._obs)
+        self._tables: dict[str, pd.DataFrame] = {}
+        self.n_cells = len(self.obs)
         if self.n_cells == 0:
             raise InputError(
                 f"{path} holds zero cells", expected="at least one cell", do="check how it was made"
@@ -211,14 +210,26 @@ class H5adQuery:
         self.close()
 
     def _table(self, name: str) -> pd.DataFrame:
+        if name not in self._tables:
+            with _one_line(self.path):
+                self._tables[name] = self._read_table(name)
+        return self._tables[name]
+
+    def _read_table(self, name: str) -> pd.DataFrame:
+        import h5py
         import pandas as pd
-        from anndata.io import read_elem
 
         if name not in self._file:
             raise InputError(
                 f"{self.path} has no '{name}'", expected="an AnnData file", do="check the file"
             )
-        table = read_elem(self._file[name])
+        if isinstance(self._file[name], h5py.Dataset):
+            raise InputError(
+                f"{self.path} is in the format of anndata before 0.7",
+                expected="a file of anndata 0.7 or later",
+                do="open it with anndata.read_h5ad and write it again with .write_h5ad",
+            )
+        table = read_element(self._file[name])
         if not isinstance(table, pd.DataFrame):
             raise InputError(
                 f"'{name}' of {self.path} is no table", expected="a table", do="check the file"
@@ -228,11 +239,17 @@ class H5adQuery:
     @property
     def obs(self) -> pd.DataFrame:
         """Annotations of the cells."""
-        return self._obs
+        return self._table("obs")
+
+    def uns(self, key: str) -> Any:
+        """Return ``uns[key]``, or ``None`` where there is none."""
+        with _one_line(self.path):
+            node = self._file.get(f"uns/{key}")
+            return None if node is None else read_element(node)
 
     def cell_names(self) -> list[str]:
         """Return the names of the cells."""
-        return [str(c) for c in self._obs.index]
+        return [str(c) for c in self.obs.index]
 
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
@@ -243,8 +260,7 @@ class H5adQuery:
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of the matrix's gene table."""
-        with _one_line(self.path):
-            table = self._table("raw/var" if matrix == "raw" else "var")
+        table = self._var(matrix)
         if len(table) == 0:
             raise InputError(
                 f"{self.path} holds zero genes in {matrix}",
@@ -252,6 +268,9 @@ class H5adQuery:
                 do="check how the file was made",
             )
         return string_columns(table)
+
+    def _var(self, matrix: str) -> pd.DataFrame:
+        return self._table("raw/var" if matrix == "raw" else "var")
 
     def _node(self, matrix: str) -> Any:
         """Return the matrix as something whose row slices are read from disk."""
@@ -268,10 +287,11 @@ class H5adQuery:
                 if matrix not in self._converted:
                     self._converted[matrix] = sp.csr_matrix(backed.to_memory())
                 backed = self._converted[matrix]
-        if shape[0] != self.n_cells:
+        expected = (self.n_cells, len(self._var(matrix)))
+        if tuple(shape) != expected:
             raise InputError(
-                f"{matrix} of {self.path} has {shape[0]} rows and obs has {self.n_cells}",
-                expected="one row a cell",
+                f"{matrix} of {self.path} has the shape {tuple(map(int, shape))}",
+                expected=f"the shape {expected} of its tables, cells x genes",
                 do="check how the file was made",
             )
         return backed
@@ -289,6 +309,16 @@ class H5adQuery:
             with _one_line(self.path):
                 block = sp.csr_matrix(node[i : i + size])
             yield block
+
+
+def read_element(node: Any) -> Any:
+    """Read one element of an AnnData file, without a word about its age."""
+    import anndata as ad
+    from anndata.io import read_elem
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ad.OldFormatWarning)
+        return read_elem(node)
 
 
 def string_columns(table: pd.DataFrame) -> dict[str, list[str]]:

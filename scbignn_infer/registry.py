@@ -70,7 +70,7 @@ def load_model(model: str | Path | ModelBundle) -> ModelBundle:
     if isinstance(model, ModelBundle):
         return model
     path = Path(model)
-    if path.exists() or len(path.parts) > 1:
+    if len(path.parts) > 1 or (path / RECORD).is_file() or path.suffix == ".zip":
         return read_bundle(path)
     models = list_models()
     if str(model) not in models:

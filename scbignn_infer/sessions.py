@@ -171,7 +171,7 @@ class Session:
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": runtime.device_id}))
         try:
             self._session = ort.InferenceSession(graph, options, providers=providers)
-        except Exception as error:  # onnxruntime raises a dozen classes without a common root
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common root
             raise DeviceError(
                 f"onnxruntime {ort.__version__} cannot load the graph "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__})",

@@ -33,6 +33,7 @@ def replacing(target: Path) -> Iterator[Path]:
         The disk is full, the folder cannot be written, and the like; nothing is left behind.
     """
     temporary: Path | None = None
+    target = target.resolve()  # through a link, so that the link stays one
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         temporary = Path(name)
@@ -40,11 +41,12 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
+        temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+        temporary.replace(target)
+    except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
+        reason = getattr(error, "strerror", None) or (str(error) or repr(error)).splitlines()[0]
         raise OutputError(
-            f"cannot write {target} ({error.strerror or str(error).splitlines()[0]})",
+            f"cannot write {target} ({reason})",
             expected="a folder that can be written, with enough free space",
             do="free space or choose another place with -o; nothing was left behind",
         ) from None
@@ -104,9 +106,7 @@ def refuse_existing(taken: Sequence[str], *, overwrite: bool) -> None:
         )
 
 
-def check_h5ad_slots(
-    source: Path, wanted: Mapping[str, Sequence[str]], *, overwrite: bool
-) -> None:
+def check_h5ad_slots(source: Path, wanted: Mapping[str, Sequence[str]], *, overwrite: bool) -> None:
     """Refuse slots that the source file has already, before any work is done."""
     import h5py
 
@@ -157,12 +157,6 @@ def write_h5ad(
         shutil.copyfile(source, temporary)
         with h5py.File(temporary, "r+") as file:
             obs = file["obs"]
-            if isinstance(obs, h5py.Dataset):
-                raise OutputError(
-                    f"{source} is in the old AnnData format 0.1",
-                    expected="a file of anndata 0.7 or later",
-                    do="open it with anndata.read_h5ad, write it again, or ask for .csv output",
-                )
             for name, values in columns.items():
                 write_elem(obs, name, values)
             order = [str(c) for c in obs.attrs.get("column-order", ())]

@@ -1,0 +1,791 @@
+"""The command line. Heavy modules are imported inside the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer import __version__
+from scbignn_infer.errors import (
+    BundleError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+    ScBiGNNError,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.matrices import Verdict
+    from scbignn_infer.pipeline import Progress
+    from scbignn_infer.readers import H5adQuery
+    from scbignn_infer.results import Annotation
+
+Summary = dict[str, Any]
+WIDTH_OF_PIPES = 160
+TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx")
+
+
+class Failure(click.ClickException):
+    """One line on stderr and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the line."""
+        click.echo(f"error: {self.message}", err=True)
+
+
+class Commands(click.Group):
+    """The one place where errors and signals become a line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        try:
+            return super().invoke(ctx)
+        except ScBiGNNError as error:
+            raise Failure(str(error)) from None
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="scbignn-infer")
+def main() -> None:
+    """Label the cells of single-cell RNA-seq data with a bilevel graph neural network."""
+
+
+FILE = click.Path(path_type=Path)
+model_option = click.option(
+    "-m", "--model", metavar="NAME|PATH", help="Model to use; by default the one that fits best."
+)
+key_option = click.option(
+    "--key-added",
+    default="scbignn",
+    show_default=True,
+    callback=lambda ctx, parameter, value: _plain_key(value),
+    help="Prefix of everything that annotate writes.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
+
+
+def _plain_key(key: str) -> str:
+    if not key or "/" in key:
+        raise click.BadParameter("must not be empty or hold a slash")
+    return key
+
+
+@main.command()
+@click.argument("query", type=FILE)
+@model_option
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+)
+@click.option("--matrix", metavar="X|raw|layers/NAME", help="Matrix to read; by default the best.")
+@click.option("--gene-column", metavar="NAME", help="Column of var with the gene names.")
+@key_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the approximate graph search.",
+)
+@overwrite_option
+@click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option
+def annotate(
+    query: Path,
+    model: str | None,
+    output: Path | None,
+    matrix: str | None,
+    gene_column: str | None,
+    key_added: str,
+    device: str,
+    threads: int | None,
+    seed: int,
+    overwrite: bool,
+    in_place: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Label the cells of a file.
+
+    Writes a copy of QUERY (.h5ad) with the labels, or a table of them.
+    """
+    from time import perf_counter
+
+    from scbignn_infer import pipeline, readers, registry, writers
+
+    start = perf_counter()
+    target = _target(query, output, in_place=in_place)
+    to_h5ad = target.suffix == ".h5ad"
+    with _progress(hidden=quiet or as_json) as progress:
+        with readers.open_query(query) as cells:
+            writers.check_target(target, overwrite=overwrite or in_place)
+            if to_h5ad:
+                slots = pipeline.slot_names(key_added)
+                writers.check_h5ad_slots(query, slots, overwrite=overwrite)
+            novelty: dict[str, float] | None = None
+            if model is not None:
+                bundle = registry.load_model(model)
+            else:
+                bundle, novelty = pipeline.choose_model(cells, device=device, threads=threads)
+            annotator = pipeline.Annotator(bundle, device=device, threads=threads, seed=seed)
+            annotation = annotator.annotate_query(
+                cells, matrix=matrix, gene_column=gene_column, progress=progress
+            )
+            names = cells.cell_names()
+        progress("write", 0, 1)
+        if to_h5ad:
+            values = pipeline.slot_values(annotation, key_added)
+            writers.write_h5ad(query, target, **values, key=key_added)
+        else:
+            writers.write_table(
+                target,
+                names,
+                columns=pipeline.obs_columns(annotation, key_added),
+                probabilities=annotation.probabilities,
+                cell_types=annotation.cell_types,
+            )
+        progress("write", 1, 1)
+    summary = {
+        "input": str(query),
+        "output": str(target),
+        **_summary(annotation, novelty),
+        "seconds": round(perf_counter() - start, 3),
+    }
+    if as_json:
+        _print_json(summary)
+    elif not quiet:
+        _print_summary(summary)
+
+
+def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
+    if output is None:
+        return query if in_place else query.with_name(f"{query.stem}.scbignn.h5ad")
+    same = output.exists() and query.exists() and output.samefile(query)
+    if in_place and not same:
+        raise click.UsageError("--in-place writes into QUERY; leave out --output")
+    if same and not in_place:
+        raise OutputError(
+            f"the output {output} is the input",
+            expected="another file",
+            do="choose another -o, or pass --in-place",
+        )
+    return output
+
+
+@contextmanager
+def _progress(*, hidden: bool) -> Iterator[Progress]:
+    """Show a bar for each stage where stderr is a terminal."""
+    if hidden or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=_console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Summary:
+    from scbignn_infer.genes import LOW_COVERAGE
+    from scbignn_infer.results import UNKNOWN
+
+    provenance, labels = annotation.provenance, annotation.counts()
+    coverage = provenance["genes"]["coverage"]
+    warnings = []
+    if coverage < LOW_COVERAGE:
+        warnings.append(
+            f"the data have only {coverage:.0%} of the genes that the model's network reads; "
+            "labels are less reliable"
+        )
+    return {
+        "cells": len(annotation),
+        "model": provenance["model"],
+        "median_novelty": novelty,
+        "matrix": provenance["matrix"],
+        "genes": provenance["genes"],
+        "params": provenance["params"],
+        "labels": labels,
+        "unknown": labels.get(UNKNOWN, 0),
+        "warnings": warnings,
+    }
+
+
+def _print_summary(summary: Summary) -> None:
+    console = _console(stderr=True)
+    model, matrix, genes, n = (summary[k] for k in ("model", "matrix", "genes", "cells"))
+    chosen = ""
+    if summary["median_novelty"] is not None:
+        novelty = ", ".join(f"{k} {v:.2f}" for k, v in summary["median_novelty"].items())
+        chosen = f", nearest to the cells (median novelty: {novelty})"
+    _print_pairs(
+        console,
+        {
+            "cells": f"{n:,}, of which {summary['unknown']:,} unknown",
+            "model": f"{model['name']} {model['version']}{chosen}",
+            "matrix": f"{matrix['name']}: {matrix['state']} ({matrix['reason']})",
+            "genes": f"{genes['n_shared']:,} shared by '{genes['column']}'; "
+            f"{genes['coverage']:.0%} of those the network reads",
+        },
+    )
+    rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
+    console.print(_table(["label", "cells", "share"], rows))
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    _print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
+
+
+@main.command()
+@click.argument("query", type=FILE)
+@model_option
+@json_option
+def inspect(query: Path, model: str | None, as_json: bool) -> None:
+    """Say what a file holds.
+
+    Judges each matrix of QUERY and how its genes fit each model, before any labelling.
+    """
+    from scbignn_infer import matrices, pipeline, readers, registry
+
+    models = {model: model} if model is not None else registry.list_models()
+    with readers.open_query(query) as cells:
+        verdicts = pipeline.judge_matrices(cells)
+        report: Summary = {
+            "file": str(query),
+            "cells": cells.n_cells,
+            "matrix": None,
+            "problem": "",
+        }
+        try:
+            report["matrix"] = matrices.choose_matrix(verdicts)
+        except InputError as error:
+            report["problem"] = str(error)
+        report["matrices"] = [_matrix_entry(cells, name, v) for name, v in verdicts.items()]
+        report["models"] = [
+            _fit(cells, report["matrix"], name, path, listed=model is None)
+            for name, path in models.items()
+        ]
+    if as_json:
+        _print_json(report)
+    else:
+        _print_inspection(report)
+
+
+def _matrix_entry(cells: H5adQuery, name: str, verdict: Verdict) -> Summary:
+    from scbignn_infer.readers import INDEX
+
+    return {
+        "name": name,
+        "genes": len(cells.gene_columns(name)[INDEX]),
+        "state": verdict.state,
+        "usable": verdict.usable,
+        "reason": verdict.reason,
+    }
+
+
+def _fit(
+    cells: H5adQuery, matrix: str | None, name: str, path: str | Path, *, listed: bool
+) -> Summary:
+    """Say how a file fits a model; a damaged model among those listed hides no other."""
+    from scbignn_infer import genes, pipeline, registry
+
+    entry: Summary = {"name": name, "version": "", "fits": False, "reason": "no usable matrix"}
+    try:
+        bundle = registry.load_model(path)
+    except BundleError as error:
+        if not listed:
+            raise
+        return entry | {"reason": error.found}
+    entry |= {"name": bundle.name, "version": bundle.spec.version}
+    if matrix is None:
+        return entry
+    match = pipeline.match_model(cells.gene_columns(matrix), bundle, min_genes=0)
+    needed, read = bundle.spec.preprocessing.min_genes, bundle.spec.gene_level.net_genes
+    found = int(match.present[:read].sum())
+    low = match.coverage < genes.LOW_COVERAGE
+    reason = "low coverage: labels are less reliable" if low else "enough genes"
+    if found < needed:
+        reason = f"{found} of the {read} genes that the network reads; at least {needed} are needed"
+    return entry | {
+        "fits": found >= needed,
+        "reason": reason,
+        "gene_column": match.column,
+        "shared_genes": match.n_shared,
+        "coverage": match.coverage,
+    }
+
+
+def _print_inspection(report: Summary) -> None:
+    console = _console()
+    chosen = report["matrix"]
+    _print_pairs(console, {"file": report["file"], "cells": f"{report['cells']:,}"})
+    matrices = [
+        ("->" if m["name"] == chosen else "", m["name"], f"{m['genes']:,}", m["state"], m["reason"])
+        for m in report["matrices"]
+    ]
+    console.print(_table(["used", "matrix", "genes", "holds", "because"], matrices))
+    if report["problem"]:
+        console.print(report["problem"], soft_wrap=True)
+    models = [
+        (
+            f"{m['name']} {m['version']}",
+            m.get("gene_column", ""),
+            f"{m['shared_genes']:,}" if "shared_genes" in m else "",
+            f"{m['coverage']:.0%}" if "coverage" in m else "",
+            "yes" if m["fits"] else "no",
+            m["reason"],
+        )
+        for m in report["models"]
+    ]
+    console.print(_table(["model", "gene names", "shared", "coverage", "fits", "because"], models))
+    if not any(m["fits"] for m in report["models"]):
+        console.print("No model fits this file.")
+
+
+@main.group()
+def models() -> None:
+    """List, show or verify models."""
+
+
+@models.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the models."""
+    from scbignn_infer import registry
+
+    entries = [_model_entry(name, path) for name, path in registry.list_models().items()]
+    if as_json:
+        _print_json({"models": entries})
+        return
+    console = _console()
+    if not entries:
+        folders = ", ".join(map(str, registry.model_folders()))
+        console.print(f"No model in {folders}", soft_wrap=True)
+        return
+    titles = ["model", "version", "species", "tissue", "types", "size", "path"]
+    rows = [
+        (
+            e["name"],
+            e["version"] or "damaged",
+            e.get("species", ""),
+            e.get("tissue", ""),
+            str(len(e.get("cell_types", ()))),
+            _megabytes(e.get("size", 0)),
+            e["path"],
+        )
+        for e in entries
+    ]
+    console.print(_table(titles, rows))
+
+
+def _model_entry(name: str, path: Path) -> Summary:
+    """Describe a model, or say what is wrong with it."""
+    from scbignn_infer import registry
+
+    entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
+    try:
+        bundle = registry.load_model(path)
+    except BundleError as error:
+        return entry | {"problem": str(error)}
+    spec = bundle.spec
+    return entry | {
+        "version": spec.version,
+        "species": spec.species,
+        "tissue": spec.tissue,
+        "cell_types": bundle.cell_types,
+        "files": len(spec.files),
+        "size": sum(f.size for f in spec.files.values()),
+        "sha256": bundle.sha256,
+    }
+
+
+@models.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show the card of a model.
+
+    NAME is that of a model, or the path of one.
+    """
+    import msgspec
+
+    from scbignn_infer import registry
+
+    bundle = registry.load_model(name)
+    if as_json:
+        card: Summary = msgspec.to_builtins(bundle.spec)
+        genes = card.pop("genes")
+        _print_json({**card, "n_genes": len(genes), "path": str(bundle.path)})
+    else:
+        _print_card(bundle.spec, bundle.path)
+
+
+def _print_card(spec: BundleSpec, path: Path) -> None:
+    console, training = _console(), spec.training
+    console.print(f"{spec.name} {spec.version}", style="bold")
+    _print_pairs(
+        console,
+        {
+            "": spec.description,
+            "path": str(path),
+            "licence": spec.licence,
+            "species": spec.species,
+            "tissue": spec.tissue,
+            "assays": ", ".join(spec.assays),
+            "genes": f"{len(spec.genes):,}, the network reads {spec.gene_level.net_genes:,}",
+            "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",
+            "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
+            f"(temperature {spec.temperature:.3g})",
+            "cells": f"{training.n_train:,} to train, {training.n_validation:,} to validate, "
+            f"seed {training.seed}",
+        },
+    )
+    types = [
+        (
+            c.label,
+            c.ontology_id,
+            f"{training.cells_per_type.get(c.label, 0):,}",
+            _score(training.scores_per_type.get(c.label)),
+        )
+        for c in spec.cell_types
+    ]
+    console.print(_table(["label", "ontology", "training cells", "score"], types))
+    for set_ in training.datasets:
+        known = (set_.title, set_.citation, set_.accession, set_.licence)
+        details = "; ".join(filter(None, known))
+        line = f"{set_.role} {set_.file} ({set_.n_cells:,} cells): {details}"
+        console.print(line, soft_wrap=True)
+    history = [
+        (
+            str(e.iteration),
+            _score(e.gene_level_f1),
+            _score(e.cell_level_f1),
+            "*" if e.kept else "",
+            f"{e.seconds:.1f}",
+        )
+        for e in training.em_history
+    ]
+    console.print(_table(["EM", "gene level F1", "cell level F1", "kept", "seconds"], history))
+    _print_pairs(console, {name: _score(value) for name, value in training.scores.items()})
+    merged = [f"{old} -> {new}" for old, new in training.merged_labels.items()]
+    dropped = [f"{label} ({n})" for label, n in training.dropped_labels.items()]
+    _print_pairs(console, {"merged": ", ".join(merged), "dropped": ", ".join(dropped)})
+    for note in training.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
+    """Check models against their checksums.
+
+    Reads every file of each NAME, or of all models that can be found.
+    """
+    from scbignn_infer import registry
+
+    found = registry.list_models()
+    if not names and not found:
+        raise BundleError(
+            "no model was found",
+            expected=f"one in {', '.join(map(str, registry.model_folders()))}",
+            do=f"install one, or set {registry.MODEL_PATH_VARIABLE}",
+        )
+    chosen = {name: found.get(name, Path(name)) for name in names} if names else found
+    entries = [_model_entry(name, path) for name, path in chosen.items()]
+    if as_json:
+        _print_json({"models": entries})
+    else:
+        for e in entries:
+            details = e["problem"] or f"{e['files']} files, {_megabytes(e['size'])}"
+            click.echo(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
+    if any(e["problem"] for e in entries):
+        ctx.exit(1)
+
+
+@main.command()
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check the installation.
+
+    Says what is installed, which devices really work, and what to repair.
+    """
+    from dataclasses import asdict
+
+    from scbignn_infer.doctor import examine
+
+    report = examine()
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        console = _console()
+        _print_pairs(console, {k: v or "missing" for k, v in report.versions.items()})
+        training = ", ".join(f"{k} {v or 'missing'}" for k, v in report.training.items())
+        _print_pairs(
+            console,
+            {
+                "training": training,
+                "providers": ", ".join(report.providers_listed),
+                **report.providers,
+                **{f"model {k}": v for k, v in report.models.items()},
+            },
+        )
+        for problem in report.problems:
+            console.print(f"problem: {problem}", soft_wrap=True)
+        if not report.problems:
+            console.print("Nothing to repair.")
+    if report.problems:
+        ctx.exit(1)
+
+
+@main.command()
+@click.argument("labelled", type=FILE)
+@click.option("--truth", required=True, metavar="KEY", help="Column of obs with the true labels.")
+@click.option(
+    "-m", "--model", metavar="NAME|PATH", help="Label the cells with this model first, in memory."
+)
+@key_option
+@click.option("--map", "map_file", type=FILE, help="JSON object that renames true labels.")
+@json_option
+def evaluate(
+    labelled: Path,
+    truth: str,
+    model: str | None,
+    key_added: str,
+    map_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Score labels against the truth.
+
+    Takes the labels that annotate wrote into LABELLED (.h5ad), or those of --model.
+    """
+    from dataclasses import asdict
+
+    from scbignn_infer import evaluation, pipeline, readers, registry, results
+
+    names = _read_map(map_file)
+    with readers.open_query(labelled) as cells:
+        true = _true_labels(cells, truth).map(lambda label: names.get(label, label)).to_numpy()
+        if model is not None:
+            annotation = pipeline.Annotator(registry.load_model(model)).annotate_query(cells)
+            best, final, cell_types = (
+                annotation.best_labels,
+                annotation.labels,
+                annotation.cell_types,
+            )
+        else:
+            best, final, cell_types = _written_labels(cells, key_added)
+    scores = evaluation.score(true, best, final != results.UNKNOWN, cell_types)
+    if as_json:
+        _print_json({"file": str(labelled), **scores.as_dict()})
+        return
+    console = _console()
+    left_out = [f"{label or '(none)'} {n:,}" for label, n in scores.left_out.items()]
+    n_left_out = sum(scores.left_out.values())
+    _print_pairs(
+        console,
+        {
+            "cells scored": f"{scores.n_cells:,}",
+            "left out": f"{n_left_out:,}, unknown to the model: {', '.join(left_out)}"
+            if left_out
+            else "",
+            "accuracy": _score(scores.accuracy),
+            "macro-F1": _score(scores.macro_f1),
+            "called unknown": f"{scores.unknown_share:.1%}",
+            "accuracy of the called": _score(scores.called_accuracy),
+        },
+    )
+    rows = [
+        (label, *(_score(v) for k, v in asdict(c).items() if k != "n"), f"{c.n:,}")
+        for label, c in scores.per_class.items()
+    ]
+    console.print(_table(["type", "precision", "recall", "F1", "cells"], rows))
+    counts = [
+        (f"{i} {label}", *(f"{n:,}" for n in row))
+        for i, (label, row) in enumerate(zip(scores.labels, scores.confusion, strict=True), 1)
+    ]
+    numbers = [str(i) for i in range(1, len(scores.labels) + 1)]
+    console.print(_table(["true type (row), best label (column)", *numbers], counts))
+
+
+def _read_map(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    reason = "not an object of strings"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names, reason = None, str(error)
+    if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+        raise InputError(
+            f"cannot use the map {path} ({reason})",
+            expected='a JSON object such as {"CD14+ Monocyte": "CD14 Mono"}',
+            do="mend the file given to --map",
+        )
+    return names
+
+
+def _true_labels(cells: H5adQuery, key: str) -> pd.Series[str]:
+    """Return a column of obs as strings, missing values as empty ones."""
+    if key not in cells.obs:
+        raise InputError(
+            f"{cells.path} has no obs['{key}']",
+            expected=f"one of {', '.join(map(str, cells.obs)) or 'some columns (there are none)'}",
+            do="choose with --truth",
+        )
+    column = cells.obs[key]
+    return column.astype(object).where(column.notna(), "").astype(str)
+
+
+def _written_labels(cells: H5adQuery, key: str) -> tuple[Any, Any, list[str]]:
+    """Return best labels, final labels and the model's labels that annotate has written."""
+    names, record = (f"{key}_best_cell_type", f"{key}_cell_type"), cells.uns(key)
+    written = isinstance(record, dict) and "cell_types" in record
+    if not written or not all(name in cells.obs for name in names):
+        raise InputError(
+            f"{cells.path} holds no labels of a model under the key '{key}'",
+            expected=f"obs['{names[0]}']",
+            do="run scbignn-infer annotate first, or pass -m MODEL",
+        )
+    best, final = (_true_labels(cells, name).to_numpy() for name in names)
+    return best, final, [str(c) for c in record["cell_types"]]
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=FILE,
+    default=Path(),
+    help="Folder to copy it into; by default this one.",
+)
+@overwrite_option
+def example(folder: Path, overwrite: bool) -> None:
+    """Copy the example data.
+
+    They come with the package: 700 human blood cells.
+    """
+    from importlib.resources import files
+
+    from scbignn_infer import writers
+
+    target = folder / "pbmc700.h5ad"
+    writers.check_target(target, overwrite=overwrite)
+    with writers.replacing(target) as temporary:
+        source = files("scbignn_infer").joinpath("examples", target.name)
+        temporary.write_bytes(source.read_bytes())
+    click.echo(f"wrote {target}; label its cells with:\n\n  scbignn-infer annotate {target}")
+
+
+@main.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def train(ctx: click.Context, arguments: Sequence[str]) -> None:
+    """Train a model.
+
+    Needs the extra 'training'.
+    """
+    from importlib.util import find_spec
+
+    for module in TRAINING_MODULES:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra="training", purpose="training")
+    from scbignn_training.cli import train as command
+
+    code = command.main(
+        args=list(arguments), prog_name="scbignn-infer train", standalone_mode=False
+    )
+    if isinstance(code, int):
+        ctx.exit(code)
+
+
+def _print_json(document: Summary) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is, and wide where it is piped."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=None if terminal else WIDTH_OF_PIPES,
+    )
+
+
+def _print_pairs(console: Console, pairs: Mapping[str, str]) -> None:
+    """Print a line for each pair that has a value."""
+    width = max(map(len, pairs), default=0)
+    for name, value in pairs.items():
+        if value:
+            console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a plain table; columns of numbers stand at the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, title in enumerate(titles):
+        cells = [row[i] for row in rows if row[i]]
+        numbers = all(re.fullmatch(r"[\d,.]+%?", cell) for cell in cells)
+        table.add_column(title, justify="right" if cells and numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What is installed, what really loads, and how to repair it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+
+import numpy as np
+
+from scbignn_infer import __version__
+from scbignn_infer.errors import BundleError, DeviceError
+from scbignn_infer.registry import list_models, load_model, model_folders
+from scbignn_infer.sessions import (
+    PACKAGES,
+    REPAIR,
+    Runtime,
+    Session,
+    cuda_driver_loads,
+    import_onnxruntime,
+    installed_packages,
+)
+
+RUNTIME = ("numpy", "scipy", "anndata", "h5py", "pynndescent")
+TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")
+
+
+@dataclass
+class Report:
+    """The state of an installation.
+
+    Attributes
+    ----------
+    versions
+        Python, this package, its dependencies and each onnxruntime package found.
+    training
+        Version of each package of the extra ``training``, or ``None``.
+    providers_listed
+        Execution providers that onnxruntime was built with.
+    providers
+        What came of loading a graph and running it: ``loads``, or why it does not.
+    models
+        Version of each model found, or what is wrong with it.
+    problems
+        What has to be repaired, each with the way to do it.
+    """
+
+    versions: dict[str, str | None]
+    training: dict[str, str | None]
+    providers_listed: list[str] = field(default_factory=list)
+    providers: dict[str, str] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def examine() -> Report:
+    """Look at the installation, load a graph on each device, and check every model."""
+    packages = installed_packages()
+    report = Report(
+        versions={
+            "python": platform.python_version(),
+            "scbignn-infer": __version__,
+            **{name: _version(name) for name in RUNTIME},
+            **packages,
+        },
+        training={name: _version(name) for name in TRAINING},
+    )
+    for name, found in report.versions.items():
+        if found is None:
+            report.problems.append(f"{name} is not installed; run: pip install {name}")
+    if len(packages) == len(PACKAGES):
+        report.problems.append(f"{' and '.join(PACKAGES)} overwrite each other; {REPAIR}")
+    _examine_providers(report)
+    _examine_models(report)
+    return report
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _examine_providers(report: Report) -> None:
+    try:
+        report.providers_listed = import_onnxruntime().get_available_providers()
+    except DeviceError as error:
+        report.problems.append(str(error))
+        return
+    report.providers["cpu"] = _try(Runtime("cpu", 0, 1), report)
+    if "CUDAExecutionProvider" not in report.providers_listed:
+        report.providers["cuda"] = "not built into this onnxruntime"
+    elif not cuda_driver_loads():
+        report.providers["cuda"] = "no NVIDIA driver with a device"
+    else:
+        report.providers["cuda"] = _try(Runtime("cuda", 0, 1), report)
+
+
+def _try(runtime: Runtime, report: Report) -> str:
+    """Run the package's search graph, which must find each row of an identity itself."""
+    rows = np.eye(3, dtype=np.float32)
+    try:
+        session = Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)
+        _, nearest = session.run(queries=rows, bank=rows, k=np.array([1], np.int64))
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
+        report.problems.append(f"{runtime.provider}: {error}")
+        return f"fails ({error})"
+    if nearest.ravel().tolist() != [0, 1, 2]:
+        report.problems.append(f"{runtime.provider}: a search gave wrong neighbours; {REPAIR}")
+        return "computes wrong results"
+    return "loads"
+
+
+def _examine_models(report: Report) -> None:
+    models = list_models()
+    if not models:
+        folders = ", ".join(map(str, model_folders()))
+        report.problems.append(f"no model in {folders}; run: pip install -U scbignn-infer")
+    for name, path in models.items():
+        try:
+            report.models[name] = load_model(path).spec.version
+        except BundleError as error:
+            report.models[name] = f"fails ({error.found})"
+            report.problems.append(str(error))

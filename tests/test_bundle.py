@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from scbignn_infer.bundle import REQUIRED_FILES, FileRecord, read_bundle
+from scbignn_infer.errors import BundleError
+
+
+def write(folder, record):
+    (folder / "bundle.json").write_text(json.dumps(record))
+
+
+def zipped(folder, path, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"{folder.name}/{file.name}")
+    return path
+
+
+def test_reads_record_and_files(toy):
+    bundle = read_bundle(toy)
+    assert bundle.name == "toy"
+    assert bundle.cell_types == ["B", "T [naive]"]
+    assert bundle.gene_symbols == ["CD3D", "MS4A1", "NKG7"]
+    assert bundle.read("gene_level.onnx") == b"the bytes of gene_level.onnx"
+    assert bundle.sha256 == hashlib.sha256((toy / "bundle.json").read_bytes()).hexdigest()
+    with pytest.raises(AttributeError):
+        bundle.spec.name = "other"
+
+
+def test_a_zip_is_the_same_bundle(toy, tmp_path):
+    folder, archive = read_bundle(toy), read_bundle(zipped(toy, tmp_path / "toy.zip"))
+    assert archive.sha256 == folder.sha256
+    assert all(archive.read(name) == folder.read(name) for name in REQUIRED_FILES)
+
+
+@pytest.mark.parametrize("name", REQUIRED_FILES)
+def test_one_altered_byte_is_refused_by_the_name_of_its_file(toy, name):
+    data = bytearray((toy / name).read_bytes())
+    data[3] ^= 1
+    (toy / name).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name} was altered"):
+        read_bundle(toy)
+
+
+def test_a_truncated_file_is_refused(toy):
+    (toy / "reference.npz").write_bytes(b"the")
+    with pytest.raises(BundleError, match=r"reference\.npz was altered or is truncated \(3 bytes"):
+        read_bundle(toy)
+
+
+def test_a_missing_file_is_refused(toy):
+    (toy / "statistics.npz").unlink()
+    with pytest.raises(BundleError, match=r"statistics\.npz is missing"):
+        read_bundle(toy)
+
+
+def test_a_file_that_the_record_does_not_list_is_refused(toy, record):
+    del record["files"]["cell_level.onnx"]
+    write(toy, record)
+    with pytest.raises(BundleError, match=r"does not list cell_level\.onnx"):
+        read_bundle(toy)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b"])
+def test_a_record_cannot_point_outside_its_folder(toy, record, name):
+    record["files"][name] = {"sha256": "0", "size": 1}
+    write(toy, record)
+    with pytest.raises(BundleError, match="plain file names"):
+        read_bundle(toy)
+
+
+def test_a_newer_format_is_refused_and_says_upgrade(toy, record):
+    write(toy, record | {"format_version": 2, "news": {}})
+    with pytest.raises(BundleError, match=r"format version 2.*upgrade"):
+        read_bundle(toy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', "\x00"])
+def test_a_record_that_is_none_is_refused(toy, text):
+    (toy / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        read_bundle(toy)
+
+
+def test_an_unknown_field_is_refused(toy, record):
+    write(toy, record | {"tempratur": 1.0})
+    with pytest.raises(BundleError, match="tempratur"):
+        read_bundle(toy)
+
+
+def test_a_wrong_type_is_refused(toy, record):
+    write(toy, record | {"temperature": "warm"})
+    with pytest.raises(BundleError, match="temperature"):
+        read_bundle(toy)
+
+
+def test_a_path_without_a_bundle_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="no model bundle at"):
+        read_bundle(tmp_path)
+    with pytest.raises(BundleError, match="no model bundle at"):
+        read_bundle(tmp_path / "absent.zip")
+
+
+def test_a_zip_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "toy.zip"
+    path.write_bytes(b"PK no more")
+    with pytest.raises(BundleError, match=r"not a readable \.zip"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_zip_is_refused(toy, tmp_path, compression):
+    path = zipped(toy, tmp_path / "toy.zip", compression)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("toy/bundle.json")
+    data = bytearray(path.read_bytes())
+    start = info.header_offset + 30 + len(info.filename)
+    data[start + 20 : start + 40] = bytes(20)
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"bundle\.json cannot be unpacked"):
+        read_bundle(path)
+
+
+def test_a_zip_that_lacks_a_file_is_refused(toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "part" / "toy")
+    (tmp_path / "part" / "toy" / "reference.npz").unlink()
+    with pytest.raises(BundleError, match=r"reference\.npz is missing"):
+        read_bundle(zipped(tmp_path / "part" / "toy", tmp_path / "toy.zip"))
+
+
+def test_tables_are_float64_and_never_unpickled(toy, record):
+    def put(**arrays):
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        data = buffer.getvalue()
+        (toy / "reference.npz").write_bytes(data)
+        file = FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        record["files"]["reference.npz"] = {"sha256": file.sha256, "size": file.size}
+        write(toy, record)
+        return read_bundle(toy)
+
+    half, codes = np.array([0.5, 2.0], np.float16), np.array([1, 0], np.int16)
+    tables = put(embedding=half, code=codes).reference
+    assert tables["embedding"].dtype == np.float64
+    assert tables["code"].dtype == np.int16
+    np.testing.assert_array_equal(tables["embedding"], [0.5, 2.0])
+    with pytest.raises(ValueError, match="allow_pickle"):
+        _ = put(embedding=np.array([{}], dtype=object)).reference
+
+
+def test_the_shipped_model_is_whole(pbmc_bundle):
+    spec = pbmc_bundle.spec
+    assert spec.name == "human-pbmc"
+    assert len(set(pbmc_bundle.cell_types)) == len(spec.cell_types) >= 5
+    assert set(spec.training.cells_per_type) == set(pbmc_bundle.cell_types)
+    assert len(set(pbmc_bundle.gene_symbols)) == len(spec.genes) >= spec.gene_level.net_genes
+    assert 0 < spec.thresholds.confidence < 1
+    assert spec.temperature > 0
+    assert pbmc_bundle.statistics["gene_mean"].shape == (len(spec.genes),)
+    assert pbmc_bundle.reference["embedding"].shape[1] == spec.gene_level.embedding_size

@@ -1,0 +1,535 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import anndata as ad
+import click
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from scbignn_infer import Annotator, __version__, pipeline, registry
+from scbignn_infer.cli import TRAINING_MODULES, main
+
+COMMANDS = ("annotate", "doctor", "evaluate", "example", "inspect", "models", "train")
+
+
+def run(*arguments, code=0):
+    """Run a command; it must end with ``code`` and, where it fails, with one line."""
+    done = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert done.exit_code == code, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    if code == 1 and done.stderr:
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+    return done
+
+
+def run_json(*arguments, code=0):
+    return json.loads(run(*arguments, "--json", code=code).stdout)
+
+
+def python(script):
+    """Start Python on a script in which ``main`` is the command line."""
+    script = "from scbignn_infer.cli import main\n" + textwrap.dedent(script)
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture
+def query(example, tmp_path):
+    """Return a copy of the example in a folder of its own."""
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    return shutil.copy(example, folder / "pbmc.h5ad")
+
+
+@pytest.fixture
+def toy_models(toy, monkeypatch):
+    monkeypatch.setenv(registry.MODEL_PATH_VARIABLE, str(toy.parent))
+    return toy
+
+
+# --- help, version, errors -----------------------------------------------------------------------
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    script = """
+        import sys
+        try:
+            main(["--help"])
+        finally:
+            heavy = {"numpy", "scipy", "pandas", "anndata", "h5py", "onnxruntime", "rich", "torch"}
+            print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+    """
+    start = time.perf_counter()
+    process = python(script)
+    out, err = process.communicate()
+    assert err.strip() == "[]"
+    assert "Usage:" in out
+    assert time.perf_counter() - start < 2  # 0.05 s on an idle machine
+
+
+def test_version():
+    assert run("--version").stdout.strip().endswith(__version__)
+
+
+def test_every_command_has_help_without_a_cut():
+    assert tuple(sorted(main.commands)) == COMMANDS
+    text = run("-h").stdout
+    assert "..." not in text.split("Commands:")[1]
+    for name in COMMANDS[:-1]:
+        assert run(name, "--help").stdout == run(name, "-h").stdout
+
+
+def test_errors_of_usage_end_with_2(tmp_path):
+    run("annotate", code=2)
+    run("anotate", code=2)
+    run("annotate", "a.h5ad", "--threads", "0", code=2)
+    run("annotate", "a.h5ad", "--seed", "-1", code=2)
+    run("evaluate", "a.h5ad", code=2)
+
+
+@pytest.mark.parametrize("command", [["annotate"], ["inspect"], ["evaluate", "--truth", "x"]])
+def test_no_file_is_one_line(command, tmp_path):
+    done = run(*command, tmp_path / "absent.h5ad", code=1)
+    assert "no file" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("key", ["", "a/b"])
+def test_a_key_that_h5ad_cannot_hold_is_refused(key):
+    assert "slash" in run("annotate", "a.h5ad", "--key-added", key, code=2).stderr
+
+
+# --- annotate ------------------------------------------------------------------------------------
+
+
+def test_annotate_writes_every_slot_beside_the_input(query, pbmc_bundle):
+    before = query.read_bytes()
+    done = run("annotate", query, "-m", "human-pbmc", "--threads", "2")
+    assert done.stdout == ""
+    assert query.read_bytes() == before
+    result = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
+    for slot, names in pipeline.slot_names("scbignn").items():
+        assert set(names) <= set(getattr(result, slot))
+    labels = result.obs["scbignn_cell_type"]
+    assert labels.isin([*pbmc_bundle.cell_types, "unknown"]).all()
+    assert labels.nunique() >= 4
+    assert result.obsm["scbignn_probabilities"].shape == (700, len(pbmc_bundle.cell_types))
+    assert sorted(p.name for p in query.parent.iterdir()) == ["pbmc.h5ad", "pbmc.scbignn.h5ad"]
+
+    summary = done.stderr
+    assert f"human-pbmc {pbmc_bundle.spec.version}" in summary
+    assert "700" in summary
+    assert "log1p-cut" in summary
+    assert "pbmc.scbignn.h5ad" in summary
+    for label, n in labels.value_counts().items():
+        assert any(
+            {label, str(n)} <= {c.strip() for c in line.split("  ") if c}
+            for line in summary.splitlines()
+        )
+
+
+def test_annotate_json_says_the_same_as_the_file(query):
+    summary = run_json("annotate", query, "-m", "human-pbmc")
+    result = ad.read_h5ad(summary["output"])
+    assert summary["cells"] == 700
+    assert summary["labels"] == result.obs["scbignn_cell_type"].value_counts().to_dict()
+    assert summary["unknown"] == summary["labels"].get("unknown", 0)
+    assert summary["model"] == result.uns["scbignn"]["model"]
+    assert summary["genes"]["coverage"] == pytest.approx(result.uns["scbignn"]["genes"]["coverage"])
+    assert summary["median_novelty"] is None
+    assert summary["seconds"] > 0
+
+
+def test_annotate_gives_what_the_api_gives(query):
+    run("annotate", query, "-m", "human-pbmc", "--threads", "1", "-q")
+    written = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
+    adata = ad.read_h5ad(query)
+    pipeline.annotate(adata, "human-pbmc", threads=1)
+    pd.testing.assert_frame_equal(written.obs, adata.obs)
+    np.testing.assert_array_equal(written.obsm["X_scbignn"], adata.obsm["X_scbignn"])
+
+
+def test_without_a_model_annotate_says_which_was_chosen_and_why(query):
+    done = run("annotate", query)
+    assert "human-pbmc" in done.stderr
+    assert "median novelty" in done.stderr
+    assert "human-pbmc" in run_json("annotate", query, "--overwrite")["median_novelty"]
+
+
+def test_quiet_says_nothing(query):
+    done = run("annotate", query, "-m", "human-pbmc", "--quiet")
+    assert done.output == ""
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_annotate_writes_tables(query, suffix):
+    path = query.with_suffix(suffix)
+    run("annotate", query, "-m", "human-pbmc", "-o", path, "--key-added", "k")
+    if suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, index_col=0, sep="\t" if suffix == ".tsv" else ",")
+    assert len(table) == 700
+    assert {"k_cell_type", "k_confidence", "probability_B"} <= set(table)
+
+
+def test_low_coverage_is_a_warning(query):
+    warnings = run_json("annotate", query, "-m", "human-pbmc")["warnings"]
+    coverage = run_json("inspect", query, "-m", "human-pbmc")["models"][0]["coverage"]
+    assert bool(warnings) == (coverage < 0.4)
+    if warnings:
+        assert f"{coverage:.0%}" in warnings[0]
+
+
+def test_an_existing_output_is_refused_before_any_work(query, monkeypatch):
+    output = query.with_name("out.csv")
+    output.write_text("old")
+    monkeypatch.setattr(Annotator, "annotate_query", None)
+    assert "exists" in run("annotate", query, "-m", "human-pbmc", "-o", output, code=1).stderr
+    assert output.read_text() == "old"
+
+
+def test_an_existing_output_is_replaced_with_leave(query):
+    output = query.with_name("out.csv")
+    output.write_text("old")
+    run("annotate", query, "-m", "human-pbmc", "-o", output, "--overwrite")
+    assert len(pd.read_csv(output)) == 700
+
+
+def test_the_input_is_no_output_unless_in_place(query):
+    before = query.read_bytes()
+    link = query.with_name("link.h5ad")
+    link.symlink_to(query)
+    for output in (query, link):
+        done = run("annotate", query, "-m", "human-pbmc", "-o", output, "--overwrite", code=1)
+        assert "is the input" in done.stderr
+    assert query.read_bytes() == before
+
+
+def test_in_place_refuses_another_output(query):
+    run("annotate", query, "--in-place", "-o", query.with_name("out.h5ad"), code=2)
+
+
+def test_in_place_and_the_slots_of_an_earlier_run(query):
+    run("annotate", query, "-m", "human-pbmc", "--in-place")
+    assert "scbignn" in ad.read_h5ad(query, backed="r").uns
+    done = run("annotate", query, "-m", "human-pbmc", "--in-place", code=1)
+    assert "obs['scbignn_cell_type']" in done.stderr
+    run("annotate", query, "-m", "human-pbmc", "--in-place", "--overwrite")
+    run("annotate", query, "-m", "human-pbmc", "--in-place", "--key-added", "other")
+    assert {"scbignn", "other"} <= set(ad.read_h5ad(query, backed="r").uns)
+    assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-m", "absent"], "no model named 'absent'"),
+        (["-m", "./nowhere/absent"], "no model bundle at"),
+        (["--matrix", "layers/absent"], "no matrix 'layers/absent'"),
+        (["--gene-column", "absent"], "no gene column 'absent'"),
+        (["--device", "tpu"], "device 'tpu'"),
+        (["-o", "out.txt"], "output 'out.txt'"),
+        (["-o", "nowhere/out.csv"], "no folder nowhere"),
+    ],
+)
+def test_wrong_choices_are_one_line(query, options, message):
+    if "-m" not in options:
+        options = ["-m", "human-pbmc", *options]
+    assert message in run("annotate", query, *options, code=1).stderr
+    assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
+def test_no_gene_in_common_is_one_line(h5ad):
+    assert "share 0 of the" in run("annotate", h5ad, "-m", "human-pbmc", code=1).stderr
+
+
+def test_a_tampered_model_is_one_line(query, pbmc_bundle, tmp_path):
+    model = shutil.copytree(pbmc_bundle.path, tmp_path / "tampered")
+    data = bytearray((model / "gene_level.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (model / "gene_level.onnx").write_bytes(data)
+    assert "gene_level.onnx was altered" in run("annotate", query, "-m", model, code=1).stderr
+
+
+# --- interruptions -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_write_leaves_nothing(query, number, code):
+    process = python(
+        f"""
+        import shutil, time
+        def copyfile(source, target):
+            open(target, "w").write("half")
+            print("writing", flush=True)
+            time.sleep(60)
+        shutil.copyfile = copyfile
+        main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
+        """
+    )
+    assert process.stdout.readline() == "writing\n"
+    assert len(list(query.parent.iterdir())) == 2
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("options", [["models", "list"], ["models", "list", "--json"]])
+def test_a_closed_pipe_is_quiet(options):
+    process = python(f"import time; time.sleep(0.2); main({options!r})")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    process.wait(timeout=30)
+
+
+# --- inspect -------------------------------------------------------------------------------------
+
+
+def test_inspect_judges_every_matrix(h5ad, toy_models):
+    report = run_json("inspect", h5ad, "-m", "toy")
+    states = {m["name"]: (m["state"], m["genes"]) for m in report["matrices"]}
+    assert states == {
+        "X": ("counts", 30),
+        "layers/log1p": ("log1p-cut", 30),
+        "raw": ("counts", 40),
+    }
+    assert (report["cells"], report["matrix"], report["problem"]) == (20, "X", "")
+    assert all(m["reason"] for m in report["matrices"])
+
+
+def test_inspect_says_that_no_model_fits_and_ends_well(h5ad, toy_models):
+    (model,) = run_json("inspect", h5ad, "-m", "toy")["models"]
+    assert (model["fits"], model["shared_genes"], model["coverage"]) == (False, 0, 0)
+    assert "at least 2" in model["reason"]
+    assert "No model fits this file." in run("inspect", h5ad, "-m", "toy").stdout
+
+
+def test_inspect_finds_the_column_that_fits(adata, tmp_path, toy_models):
+    adata.var["symbol"] = ["CD3D", "MS4A1"] + [f"x{i}" for i in range(28)]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    (model,) = run_json("inspect", tmp_path / "a.h5ad", "-m", "toy")["models"]
+    assert (model["fits"], model["gene_column"], model["shared_genes"]) == (True, "symbol", 2)
+    assert model["coverage"] == 1
+
+
+def test_inspect_looks_at_every_model_and_a_damaged_one_hides_none(query, toy_models):
+    (toy_models / "reference.npz").write_bytes(b"")
+    models = {m["name"]: m for m in run_json("inspect", query)["models"]}
+    assert {"human-pbmc", "human-pancreas", "toy"} <= set(models)
+    assert "reference.npz was altered" in models["toy"]["reason"]
+    assert models["human-pbmc"]["fits"]
+    assert "human-pbmc" in run("inspect", query).stdout
+
+
+def test_inspect_without_a_usable_matrix_ends_well(adata, tmp_path, toy_models):
+    scaled = ad.AnnData(adata.X.toarray() - 1, var=adata.var)
+    scaled.write_h5ad(tmp_path / "a.h5ad")
+    report = run_json("inspect", tmp_path / "a.h5ad", "-m", "toy")
+    assert report["matrix"] is None
+    assert "X is scaled" in report["problem"]
+    assert report["models"][0]["fits"] is False
+
+
+def test_inspect_of_a_broken_file_or_model_fails(h5ad, tmp_path, toy_models):
+    run("inspect", h5ad, "-m", "absent", code=1)
+    h5ad.write_bytes(h5ad.read_bytes()[:3000])
+    run("inspect", h5ad, code=1)
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+def test_models_list(toy_models):
+    entries = {e["name"]: e for e in run_json("models", "list")["models"]}
+    assert entries["toy"]["path"] == str(toy_models)
+    assert entries["toy"]["cell_types"] == ["B", "T [naive]"]
+    assert entries["toy"]["version"] == "1.2.3"
+    assert {"human-pbmc", "human-pancreas"} <= set(entries)
+    text = run("models", "list").stdout
+    assert all(name in text for name in entries)
+
+
+def test_models_show_is_the_card(toy_models):
+    text = run("models", "show", "toy").stdout
+    for part in ("T [naive]", "CL:0000084", "Toy 2020", "0.900", "validation macro-F1", "0.5"):
+        assert part in text
+    card = run_json("models", "show", "toy")
+    assert card["n_genes"] == 3
+    assert card["training"]["em_history"][0]["kept"] is True
+
+
+def test_models_show_an_unknown_one(toy_models):
+    assert "no model named" in run("models", "show", "absent", code=1).stderr
+
+
+def test_models_verify(toy_models):
+    assert run("models", "verify", "toy").stdout.startswith("ok     toy: 4 files")
+    run("models", "verify")
+    (toy_models / "cell_level.onnx").write_bytes(b"other")
+    done = run("models", "verify", "toy", "human-pbmc", code=1)
+    assert "FAILED toy" in done.stdout
+    assert "ok     human-pbmc" in done.stdout
+    bad, good = run_json("models", "verify", "toy", "human-pbmc", code=1)["models"]
+    assert "cell_level.onnx was altered" in bad["problem"]
+    assert good["problem"] == ""
+
+
+def test_models_verify_without_a_model_fails(monkeypatch):
+    monkeypatch.setattr(registry, "list_models", dict)
+    assert "no model was found" in run("models", "verify", code=1).stderr
+    assert run("models", "list").stdout.startswith("No model in")
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+def test_doctor_reports_and_fails_on_a_problem(monkeypatch):
+    monkeypatch.setattr("scbignn_infer.doctor.cuda_driver_loads", lambda: False)
+    assert run_json("doctor")["problems"] == []
+    assert "Nothing to repair." in run("doctor").stdout
+    both = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
+    monkeypatch.setattr("scbignn_infer.doctor.installed_packages", lambda: both)
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in run("doctor", code=1).stdout
+    assert len(run_json("doctor", code=1)["problems"]) == 1
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(adata, tmp_path):
+    """Return a file as annotate leaves it: truth is B, T, odd or missing, five cells each."""
+    best = np.array(["B", "B", "T", "T"] * 5, dtype=object)
+    final = best.copy()
+    final[:2] = "unknown"
+    adata.obs["scbignn_best_cell_type"] = pd.Categorical(best)
+    adata.obs["scbignn_cell_type"] = pd.Categorical(final)
+    adata.uns["scbignn"] = {"cell_types": ["B", "T", "NK"]}
+    adata.write_h5ad(tmp_path / "labelled.h5ad")
+    return tmp_path / "labelled.h5ad"
+
+
+def test_evaluate_scores_the_cells_that_the_model_knows(labelled):
+    scores = run_json("evaluate", labelled, "--truth", "truth")
+    assert (scores["n_cells"], scores["left_out"]) == (10, {"": 5, "odd": 5})
+    assert scores["accuracy"] == 0.5
+    assert scores["unknown_share"] == pytest.approx(0.2)
+    assert scores["called_accuracy"] == 0.5
+    assert scores["labels"] == ["B", "T"]
+    assert scores["confusion"] == [[5, 0], [5, 0]]
+    text = run("evaluate", labelled, "--truth", "truth").stdout
+    assert "(none) 5" in text
+    assert "odd 5" in text
+    assert "macro-F1" in text
+
+
+def test_evaluate_renames_the_truth(labelled, tmp_path):
+    (tmp_path / "map.json").write_text(json.dumps({"odd": "T"}))
+    scores = run_json("evaluate", labelled, "--truth", "truth", "--map", tmp_path / "map.json")
+    assert (scores["n_cells"], scores["left_out"]) == (15, {"": 5})
+    assert scores["accuracy"] == pytest.approx(10 / 15)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', "\ufeff{", None])
+def test_a_map_that_is_none_is_refused(labelled, tmp_path, text):
+    path = tmp_path / "map.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    done = run("evaluate", labelled, "--truth", "truth", "--map", path, code=1)
+    assert "cannot use the map" in done.stderr
+
+
+def test_evaluate_needs_labels_or_a_model(h5ad, labelled):
+    done = run("evaluate", h5ad, "--truth", "truth", code=1)
+    assert "run scbignn-infer annotate first, or pass -m MODEL" in done.stderr
+    run("evaluate", labelled, "--truth", "truth", "--key-added", "other", code=1)
+
+
+def test_evaluate_without_the_truth_names_the_columns(labelled):
+    assert "truth, n" in run("evaluate", labelled, "--truth", "absent", code=1).stderr
+
+
+def test_evaluate_where_no_label_is_known(labelled):
+    assert "--map" in run("evaluate", labelled, "--truth", "n", code=1).stderr
+
+
+def test_evaluate_labels_in_memory_as_annotate_does(query):
+    run("annotate", query, "-m", "human-pbmc", "-q")
+    annotated = query.with_name("pbmc.scbignn.h5ad")
+    truth = ["--truth", "scbignn_best_cell_type"]
+    written = run_json("evaluate", annotated, *truth)
+    assert written["accuracy"] == 1
+    in_memory = run_json("evaluate", annotated, *truth, "-m", "human-pbmc")
+    assert {**in_memory, "file": ""} == {**written, "file": ""}
+
+
+# --- example and train ---------------------------------------------------------------------------
+
+
+def test_the_example_is_copied_and_the_next_command_works(tmp_path, monkeypatch, example):
+    monkeypatch.chdir(tmp_path)
+    text = run("example").stdout
+    assert (tmp_path / "pbmc700.h5ad").read_bytes() == example.read_bytes()
+    command = text.splitlines()[-1].split()
+    assert command[0] == "scbignn-infer"
+    run(*command[1:])
+    assert (tmp_path / "pbmc700.scbignn.h5ad").exists()
+
+
+def test_the_example_overwrites_only_with_leave(tmp_path):
+    (tmp_path / "pbmc700.h5ad").write_text("mine")
+    assert "exists" in run("example", "-o", tmp_path, code=1).stderr
+    assert (tmp_path / "pbmc700.h5ad").read_text() == "mine"
+    run("example", "-o", tmp_path, "--overwrite")
+    assert (tmp_path / "pbmc700.h5ad").stat().st_size > 10_000
+
+
+def test_the_example_needs_a_folder(tmp_path):
+    assert "no folder" in run("example", "-o", tmp_path / "absent", code=1).stderr
+
+
+@pytest.mark.parametrize("module", TRAINING_MODULES)
+def test_train_without_its_extra_is_one_line(monkeypatch, module):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else True)
+    done = run("train", "--help", code=1)
+    assert f"'{module}'" in done.stderr
+    assert "pip install 'scbignn-infer[training]'" in done.stderr
+
+
+def test_train_hands_its_arguments_on(monkeypatch):
+    import scbignn_training.cli
+
+    @click.command(context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    @click.pass_context
+    def train(ctx, arguments):
+        click.echo(" ".join(arguments))
+        ctx.exit(3 if "--fail" in arguments else 0)
+
+    monkeypatch.setattr(scbignn_training.cli, "train", train)
+    given = ["a.h5ad", "--label-key", "cell type", "-o", "out", "b.h5ad"]
+    assert run("train", *given).stdout == " ".join(given) + "\n"
+    run("train", "--fail", code=3)
+
+
+def test_train_has_its_own_help_and_usage_errors():
+    assert "scbignn-infer train" in run("train", "--help").stdout
+    run("train", "--no-such-option", code=2)

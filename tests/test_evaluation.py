@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.evaluation import score
+
+TYPES = ["B", "CD4 T", "CD8 T", "NK", "never"]
+labels = st.sampled_from(TYPES[:4])
+
+
+def test_scores_by_hand():
+    truth = np.array(["B", "B", "NK", "NK", "CD4 T", "HSPC"], dtype=object)
+    best = np.array(["B", "NK", "NK", "NK", "NK", "B"], dtype=object)
+    called = np.array([True, False, True, True, False, True])
+    scores = score(truth, best, called, TYPES)
+    assert scores.n_cells == 5
+    assert scores.left_out == {"HSPC": 1}
+    assert scores.accuracy == pytest.approx(3 / 5)
+    assert scores.macro_f1 == pytest.approx((2 / 3 + 0 + 2 / 3) / 3)
+    assert scores.unknown_share == pytest.approx(2 / 5)
+    assert scores.called_accuracy == 1
+    assert scores.labels == ["B", "CD4 T", "NK"]
+    np.testing.assert_array_equal(scores.confusion, [[1, 0, 1], [0, 0, 1], [0, 0, 2]])
+    nk = scores.per_class["NK"]
+    assert (nk.precision, nk.recall, nk.n) == (pytest.approx(2 / 4), 1, 2)
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")  # of scikit-learn's confusion_matrix
+@given(st.lists(st.tuples(labels, labels), min_size=1, max_size=60))
+def test_scores_are_those_of_scikit_learn(pairs):
+    truth, best = (np.array(side, dtype=object) for side in zip(*pairs, strict=True))
+    scores = score(truth, best, np.ones(len(truth), bool), TYPES)
+    present = [t for t in TYPES if t in truth]
+    precision, recall, f1, n = metrics.precision_recall_fscore_support(
+        truth, best, labels=present, zero_division=0
+    )
+    assert scores.accuracy == pytest.approx(metrics.accuracy_score(truth, best))
+    assert scores.macro_f1 == pytest.approx(f1.mean())
+    assert list(scores.per_class) == present
+    for i, c in enumerate(scores.per_class.values()):
+        assert (c.precision, c.recall, c.f1) == pytest.approx((precision[i], recall[i], f1[i]))
+        assert c.n == n[i]
+    expected = metrics.confusion_matrix(truth, best, labels=scores.labels)
+    np.testing.assert_array_equal(scores.confusion, expected)
+
+
+def test_a_label_that_is_none_of_the_models_is_wrong_and_shown():
+    truth = np.array(["B", "B"], dtype=object)
+    best = np.array(["B", "unknown"], dtype=object)
+    scores = score(truth, best, np.array([True, False]), TYPES)
+    assert scores.accuracy == 0.5
+    assert scores.labels == ["B", "unknown"]
+    assert list(scores.per_class) == ["B"]
+
+
+def test_types_the_truth_lacks_do_not_enter_the_macro_average():
+    truth = np.array(["B", "B", "B"], dtype=object)
+    best = np.array(["B", "B", "NK"], dtype=object)
+    assert score(truth, best, np.ones(3, bool), TYPES).macro_f1 == pytest.approx(0.8)
+
+
+def test_left_out_labels_come_most_frequent_first():
+    truth = np.array(["B", "x", "", "y", "y"], dtype=object)
+    scores = score(truth, truth, np.ones(5, bool), TYPES)
+    assert list(scores.left_out.items()) == [("y", 2), ("", 1), ("x", 1)]
+    assert scores.n_cells == 1
+
+
+def test_where_all_are_unknown_there_is_no_accuracy_of_the_called():
+    truth = np.array(["B"], dtype=object)
+    scores = score(truth, truth, np.zeros(1, bool), TYPES)
+    assert scores.called_accuracy is None
+    assert scores.unknown_share == 1
+
+
+def test_no_known_label_is_refused():
+    truth = np.array(["b cell", "b cell"], dtype=object)
+    with pytest.raises(InputError, match=r"none of the true labels \(b cell\).*--map"):
+        score(truth, truth, np.ones(2, bool), TYPES)
+    with pytest.raises(InputError, match="no cells"):
+        score(truth[:0], truth[:0], np.ones(0, bool), TYPES)
+
+
+def test_scores_go_through_json():
+    truth = np.array(["B", "NK"], dtype=object)
+    document = json.loads(json.dumps(score(truth, truth, np.ones(2, bool), TYPES).as_dict()))
+    assert document["confusion"] == [[1, 0], [0, 1]]
+    assert document["per_class"]["B"] == {"precision": 1, "recall": 1, "f1": 1, "n": 1}

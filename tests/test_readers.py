@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.readers import AnnDataQuery, MatrixQuery, open_query, string_columns
+
+
+def all_rows(query, matrix="X", size=7):
+    return sp.vstack(list(query.blocks(matrix, size))).toarray()
+
+
+@pytest.fixture
+def damaged(h5ad):
+    """Return the file, open for writing, to be damaged by the test."""
+    with h5py.File(h5ad, "r+") as file:
+        yield file
+
+
+# --- whole files ---------------------------------------------------------------------------------
+
+
+def test_names_matrices_and_genes_of_a_file(h5ad, adata):
+    with open_query(h5ad) as query:
+        assert query.n_cells == 20
+        assert query.cell_names() == list(adata.obs_names)
+        assert query.matrices() == ["X", "layers/log1p", "raw"]
+        assert query.gene_columns("X") == {
+            "index": list(adata.var_names),
+            "ensembl": list(adata.var["ensembl"]),
+        }
+        assert len(query.gene_columns("raw")["index"]) == 40
+
+
+@pytest.mark.parametrize("matrix", ["X", "layers/log1p", "raw"])
+def test_blocks_and_rows_are_those_of_the_matrix(h5ad, adata, matrix):
+    expected = {"X": adata.X, "layers/log1p": adata.layers["log1p"], "raw": adata.raw.X}[matrix]
+    with open_query(h5ad) as query:
+        np.testing.assert_array_equal(all_rows(query, matrix), expected.toarray())
+        picked = query.rows(matrix, np.array([1, 4, 19]))
+        np.testing.assert_array_equal(picked.toarray(), expected.toarray()[[1, 4, 19]])
+
+
+@pytest.mark.parametrize("size", [1, 6, 20, 1000])
+def test_the_size_of_a_block_changes_nothing(h5ad, adata, size):
+    with open_query(h5ad) as query:
+        assert {block.shape[0] for block in query.blocks("X", size)} <= {size, 20 % size, 20}
+        np.testing.assert_array_equal(all_rows(query, size=size), adata.X.toarray())
+
+
+@pytest.mark.parametrize(
+    "form", [sp.csr_matrix, sp.csc_matrix, sp.csr_array, lambda x: x.toarray()]
+)
+def test_csr_csc_and_dense_agree(adata, tmp_path, form):
+    values = adata.X.toarray()
+    del adata.raw
+    adata.X = form(adata.X)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    rows = np.array([0, 3, 11])
+    with open_query(tmp_path / "a.h5ad") as query:
+        np.testing.assert_array_equal(all_rows(query), values)
+        np.testing.assert_array_equal(query.rows("X", rows).toarray(), values[rows])
+    memory = AnnDataQuery(adata)
+    np.testing.assert_array_equal(all_rows(memory), values)
+    np.testing.assert_array_equal(memory.rows("X", rows).toarray(), values[rows])
+
+
+def test_a_file_without_x_offers_its_layers(adata, tmp_path):
+    del adata.raw
+    adata.X = None
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with open_query(tmp_path / "a.h5ad") as query:
+        assert query.matrices() == ["layers/log1p"]
+    assert AnnDataQuery(adata).matrices() == ["layers/log1p"]
+
+
+def test_an_object_offers_what_its_file_offers(adata, h5ad):
+    memory = AnnDataQuery(adata)
+    with open_query(h5ad) as query:
+        assert memory.matrices() == query.matrices()
+        assert memory.cell_names() == query.cell_names()
+        for matrix in query.matrices():
+            assert memory.gene_columns(matrix) == query.gene_columns(matrix)
+            np.testing.assert_array_equal(all_rows(memory, matrix), all_rows(query, matrix))
+
+
+def test_elements_without_encoding_are_read_without_a_warning(damaged, h5ad, adata):
+    for node in (damaged["obs/n"], damaged["var/ensembl"], damaged["obs/_index"]):
+        node.attrs.clear()
+    damaged.close()
+    with open_query(h5ad) as query:
+        assert query.cell_names() == list(adata.obs_names)
+        assert query.gene_columns("X")["ensembl"] == list(adata.var["ensembl"])
+
+
+def test_uns_is_read_by_key(adata, tmp_path):
+    adata.uns["scbignn"] = {"cell_types": ["B", "T"]}
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with open_query(tmp_path / "a.h5ad") as query:
+        assert list(query.uns("scbignn")["cell_types"]) == ["B", "T"]
+        assert query.uns("other") is None
+
+
+def test_real_file_is_streamed_whole(real_data):
+    with open_query(real_data("pbmc3k_seurat.h5ad")) as query:
+        assert query.matrices() == ["X"]
+        shapes = [block.shape for block in query.blocks("X", 1000)]
+    assert shapes == [(1000, 13714), (1000, 13714), (638, 13714)]
+
+
+# --- bad files -----------------------------------------------------------------------------------
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match="no file"):
+        open_query(tmp_path / "absent.h5ad")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        open_query(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"cell,CD3D\na,1\n", b"PK\x03\x04" + bytes(100)])
+def test_a_file_that_is_not_hdf5(tmp_path, content):
+    path = tmp_path / "a.h5ad"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"is not an HDF5 file \\({len(content)} bytes"):
+        open_query(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file(h5ad, share):
+    data = h5ad.read_bytes()
+    h5ad.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError) as caught, open_query(h5ad) as query:
+        list(query.blocks("X", 5))
+    assert str(h5ad) in caught.value.found
+    assert "\n" not in str(caught.value)
+
+
+def test_hdf5_that_is_no_anndata(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["matrix"] = np.ones(3)
+    with pytest.raises(InputError, match="has no 'obs'"):
+        open_query(path)
+
+
+def test_the_format_before_0_7(damaged, h5ad):
+    del damaged["obs"]
+    damaged["obs"] = np.zeros(20, dtype=[("index", "S5"), ("n", "i4")])
+    damaged.close()
+    with pytest.raises(InputError, match=r"anndata before 0\.7.*write_h5ad"):
+        open_query(h5ad)
+
+
+def test_zero_cells(adata, tmp_path):
+    adata[:0].copy().write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(InputError, match="holds zero cells"):
+        open_query(tmp_path / "a.h5ad")
+
+
+def test_zero_genes(adata, tmp_path):
+    del adata.raw
+    adata[:, :0].copy().write_h5ad(tmp_path / "a.h5ad")
+    with open_query(tmp_path / "a.h5ad") as query, pytest.raises(InputError, match="zero genes"):
+        query.gene_columns("X")
+
+
+def test_a_matrix_with_fewer_rows_than_cells(damaged, h5ad):
+    damaged["X"].attrs["shape"] = (19, 30)
+    damaged.close()
+    with (
+        open_query(h5ad) as query,
+        pytest.raises(InputError, match=r"shape \(19, 30\).*\(20, 30\)"),
+    ):
+        query.rows("X", np.arange(3))
+
+
+def test_a_matrix_with_more_genes_than_names(damaged, h5ad):
+    damaged["X"].attrs["shape"] = (20, 31)
+    damaged.close()
+    with open_query(h5ad) as query, pytest.raises(InputError, match=r"shape \(20, 31\)"):
+        next(query.blocks("X", 3))
+
+
+def test_a_sparse_matrix_without_its_values(damaged, h5ad):
+    del damaged["X/data"]
+    damaged.close()
+    with open_query(h5ad) as query, pytest.raises(InputError, match="cannot read"):
+        next(query.blocks("X", 3))
+
+
+def test_obs_that_is_no_table(damaged, h5ad):
+    damaged["obs"].attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    damaged.close()
+    with pytest.raises(InputError, match=r"'obs' of .* is no table"):
+        open_query(h5ad)
+
+
+# --- in memory -----------------------------------------------------------------------------------
+
+
+def test_a_matrix_needs_one_name_a_column():
+    with pytest.raises(InputError, match="3 columns and 2 gene names"):
+        MatrixQuery(np.ones((2, 3)), ["a", "b"])
+
+
+@pytest.mark.parametrize("bad", [np.ones(3), "text", None])
+def test_a_matrix_has_two_dimensions(bad):
+    with pytest.raises(InputError, match="two-dimensional"):
+        MatrixQuery(bad, ["a"])
+
+
+def test_matrices_in_memory_agree(adata):
+    genes = list(adata.var_names)
+    dense = adata.X.toarray()
+    for matrix in (adata.X, dense, sp.csc_matrix(dense), sp.coo_matrix(dense)):
+        query = MatrixQuery(matrix, genes)
+        assert query.gene_columns("X") == {"index": genes}
+        np.testing.assert_array_equal(all_rows(query), dense)
+
+
+def test_string_columns_leave_out_numbers():
+    table = pd.DataFrame(
+        {
+            "object": ["a", "b"],
+            "category": pd.Categorical(["c", "d"]),
+            "string": pd.array(["e", "f"], dtype="string"),
+            "number": [1.0, 2.0],
+            "flag": [True, False],
+        },
+        index=["g", "h"],
+    )
+    assert string_columns(table) == {
+        "index": ["g", "h"],
+        "object": ["a", "b"],
+        "category": ["c", "d"],
+        "string": ["e", "f"],
+    }

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+import scbignn_infer
+from scbignn_infer import registry
+from scbignn_infer.errors import BundleError
+
+
+@pytest.fixture
+def models(toy, monkeypatch):
+    """Return the folder of the toy, as the first that is searched."""
+    monkeypatch.setenv(registry.MODEL_PATH_VARIABLE, str(toy.parent))
+    return toy.parent
+
+
+def test_models_of_the_variable_are_found(models, toy):
+    assert registry.list_models()["toy"] == toy
+    assert registry.load_model("toy").path == toy
+
+
+def test_models_are_listed_by_name(models):
+    assert list(registry.list_models()) == sorted(registry.list_models())
+
+
+def test_a_zip_is_found_by_its_stem(models, toy):
+    shutil.make_archive(str(models / "packed"), "zip", toy)
+    assert registry.load_model("packed").spec.name == "toy"
+
+
+def test_the_first_folder_wins(models, toy, record, tmp_path, monkeypatch):
+    other = tmp_path / "other" / "toy"
+    shutil.copytree(toy, other)
+    (other / "bundle.json").write_text(json.dumps(record | {"version": "9"}))
+    monkeypatch.setenv(
+        registry.MODEL_PATH_VARIABLE, os.pathsep.join(map(str, (other.parent, models)))
+    )
+    assert registry.load_model("toy").spec.version == "9"
+
+
+def test_a_folder_that_is_not_there_is_passed_over(monkeypatch, tmp_path):
+    monkeypatch.setenv(registry.MODEL_PATH_VARIABLE, str(tmp_path / "absent"))
+    assert "absent" not in registry.list_models()
+
+
+def test_an_unknown_name_lists_the_known_ones(models):
+    with pytest.raises(BundleError, match=r"no model named 'tyo'.*toy"):
+        registry.load_model("tyo")
+
+
+def test_a_path_is_loaded_whatever_its_name(toy):
+    assert registry.load_model(toy).name == "toy"
+    assert registry.load_model(str(toy)).name == "toy"
+
+
+def test_a_wrong_path_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="no model bundle at"):
+        registry.load_model(tmp_path / "absent")
+
+
+def test_a_bundle_in_the_current_folder_needs_no_slash(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    assert registry.load_model("toy").name == "toy"
+    monkeypatch.chdir(toy)
+    assert registry.load_model(".").name == "toy"
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_model(models, tmp_path, monkeypatch):
+    (tmp_path / "work" / "toy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    assert registry.load_model("toy").path == models / "toy"
+
+
+def test_a_loaded_bundle_is_returned_as_it_is(toy):
+    bundle = scbignn_infer.load_model(toy)
+    assert scbignn_infer.load_model(bundle) is bundle
+
+
+def test_the_shipped_models_are_found():
+    assert {"human-pbmc", "human-pancreas"} <= set(scbignn_infer.list_models())

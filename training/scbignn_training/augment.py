@@ -1,0 +1,113 @@
+"""What training cells go through so that a new study looks familiar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scbignn_training.settings import Settings
+
+Array = np.ndarray[Any, Any]
+
+
+def augment_batch(
+    x: Tensor, targets: Tensor, settings: Settings, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Corrupt a batch of expression and mix its cells pairwise.
+
+    Half of the batches lose one random set of genes; genes drop out cell by cell; each gene gets a
+    factor shared by the batch and each cell a scale; then mixup (Zhang et al. 2018).
+
+    Parameters
+    ----------
+    x, targets
+        (b, g) expression and (b, c) target distributions.
+    settings
+        Strengths.
+    generator
+        Source of the batch-wide choices.
+    """
+    b, g = x.shape
+    if generator.random() < settings.lost_panel_chance:
+        x = x * (torch.rand(g) > settings.lost_panel_share * generator.random())
+    x = x * (torch.rand_like(x) > settings.gene_dropout)
+    x = x * (1 + settings.cell_scale_noise * torch.randn(b, 1)).clamp(min=0)
+    x = x * (settings.gene_factor_noise * torch.randn(1, g)).exp()
+    other, share = torch.randperm(b), float(generator.beta(settings.mixup, settings.mixup))
+    mixed = share * x + (1 - share) * x[other]
+    return mixed, share * targets + (1 - share) * targets[other]
+
+
+def thin(counts: Array, totals: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Thin whole counts (n, g) binomially to 15-50 % a cell, as by shallower sequencing."""
+    rate = generator.uniform(0.15, 0.5, len(counts))
+    thinned = generator.binomial(np.round(counts).astype(np.int64), rate[:, None])
+    return thinned.astype(np.float32), (totals * rate).astype(np.float32)
+
+
+def draw_panel(variability: Array, generator: np.random.Generator) -> Array:
+    """Choose 6-60 % of the ranked genes, more or less by variability.
+
+    Half of the panels also miss the best-ranked 0-8 %.
+
+    Parameters
+    ----------
+    variability
+        (m,) standardised log dispersion of the ranked genes.
+    generator
+        Source of chance.
+
+    Returns
+    -------
+    ndarray
+        (m,) bool.
+    """
+    m = len(variability)
+    taste = variability * generator.uniform(-0.3, 1.5) + generator.standard_normal(m)
+    size = int(m * generator.uniform(0.06, 0.6))
+    present = np.zeros(m, dtype=bool)
+    present[np.argsort(-taste, kind="stable")[:size]] = True
+    if generator.random() < 0.5:
+        present[: int(m * generator.uniform(0, 0.08))] = False
+    return present
+
+
+def distort_genes(
+    counts: Array, totals: Array, sd: float, generator: np.random.Generator
+) -> Array:
+    """Multiply each gene's log1p(CP10k) by a factor exp(sd N), as another protocol would."""
+    scale = np.maximum(totals, 1.0)[:, None] / 1e4
+    factor = np.exp(sd * generator.standard_normal(counts.shape[1]))
+    distorted: Array = np.expm1(np.log1p(counts / scale) * factor) * scale
+    return distorted.astype(np.float32)
+
+
+def views(
+    counts: Array, totals: Array, variability: Array, generator: np.random.Generator
+) -> list[tuple[Array, Array, Array]]:
+    """Return held-out cells as other studies might show them: clean, thinned, cut and distorted.
+
+    Parameters
+    ----------
+    counts, totals
+        (n, m) counts of the ranked genes and (n,) totals.
+    variability
+        (m,) standardised log dispersion.
+    generator
+        Source of chance.
+
+    Returns
+    -------
+    list of tuple
+        Counts, totals and (m,) present genes of each view.
+    """
+    everything = np.ones(counts.shape[1], dtype=bool)
+    panel = draw_panel(variability, generator)
+    return [
+        (counts, totals, everything),
+        (*thin(counts, totals, generator), everything),
+        (distort_genes(counts, totals, 0.4, generator) * panel, totals, panel),
+    ]

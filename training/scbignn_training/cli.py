@@ -1,0 +1,108 @@
+"""The ``train`` command."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from scbignn_infer.bundle import EMIteration
+from scbignn_infer.errors import InputError
+from scbignn_training.recipe import Recipe, Source, read_recipe
+from scbignn_training.settings import Settings
+
+
+@click.command()
+@click.argument("references", nargs=-1, metavar="[REFERENCE.h5ad]...")
+@click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML recipe instead of options.")
+@click.option("--label-key", metavar="KEY", help="Column of obs with the cell types.")
+@click.option("--name", help="Name of the model.")
+@click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
+@click.option("--unlabelled", multiple=True, metavar="FILE", help="Unlabelled cells for EM.")
+@click.option("--species", default="human", show_default=True)
+@click.option("--tissue", default="")
+@click.option("--min-cells", default=10, show_default=True, help="Leave out smaller types.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all].")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def train(
+    references: tuple[str, ...],
+    recipe_file: str | None,
+    label_key: str | None,
+    name: str | None,
+    output: Path,
+    unlabelled: tuple[str, ...],
+    species: str,
+    tissue: str,
+    min_cells: int,
+    seed: int,
+    threads: int | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Train a model on labelled cells and write its bundle.
+
+    Several references are joined on the genes that all of them have.
+    """
+    if recipe_file is not None:
+        if references or label_key or name or unlabelled:
+            raise click.UsageError("--recipe names references, labels and name itself")
+        recipe = read_recipe(recipe_file)
+    elif not references or not label_key or not name:
+        raise click.UsageError("give references, --label-key and --name, or a --recipe")
+    else:
+        recipe = Recipe(
+            name=name,
+            species=species,
+            tissue=tissue,
+            label_key=label_key,
+            min_cells=min_cells,
+            reference=[Source(file=f) for f in references],
+            unlabelled=[Source(file=f) for f in unlabelled],
+            settings=Settings(seed=seed),
+        )
+    run(recipe, output, threads=threads, overwrite=overwrite, quiet=quiet)
+
+
+def run(
+    recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, quiet: bool
+) -> Path:
+    """Train a recipe, print its EM table and write the bundle."""
+    import torch
+
+    from scbignn_training.pack import check_free, write_bundle
+    from scbignn_training.train import Log
+    from scbignn_training.train import train as fit
+
+    if not recipe.name or Path(recipe.name).name != recipe.name:
+        raise InputError(
+            f"the name '{recipe.name}'", expected="a plain name", do="choose another --name"
+        )
+    check_free(output / recipe.name, overwrite=overwrite)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    start = time.perf_counter()
+
+    def stage(line: str) -> None:
+        if not quiet:
+            click.echo(f"[{time.perf_counter() - start:6.1f} s] {line}", err=True)
+
+    def iteration(row: EMIteration) -> None:
+        if not quiet:
+            if row.iteration == 0:
+                click.echo("iteration  gene level  with cell level  seconds", err=True)
+            click.echo(
+                f"{row.iteration:9d}  {row.gene_level_f1:10.4f}  {row.cell_level_f1:15.4f}  "
+                f"{row.seconds:7.1f}",
+                err=True,
+            )
+
+    model = fit(recipe, Log(stage, iteration))
+    stage("exporting, and comparing onnxruntime with torch")
+    path = write_bundle(model, recipe, output, overwrite=overwrite)
+    size = sum(f.stat().st_size for f in path.iterdir()) / 1e6
+    stage(f"wrote {path} ({size:.1f} MB): " + msgspec.json.encode(model.scores).decode())
+    return path

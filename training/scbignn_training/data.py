@@ -1,0 +1,265 @@
+"""Labelled references and unlabelled cells, joined on their genes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.matrices import choose_matrix, judge, sample_rows
+from scbignn_infer.readers import INDEX, H5adQuery, open_query
+
+Array = np.ndarray[Any, Any]
+READ_CELLS = 4096
+MIN_JOINED_GENES = 500
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of one file, as read.
+
+    Attributes
+    ----------
+    path
+        The file.
+    counts
+        (n, g) counts (or relative abundances), CSR float32.
+    symbols
+        (g,) unique gene symbols; columns of one symbol are summed.
+    ensembl_ids
+        (g,) ids or empty strings.
+    labels
+        (n,) labels as published; empty for unlabelled cells.
+    """
+
+    path: Path
+    counts: sp.csr_matrix
+    symbols: list[str]
+    ensembl_ids: list[str]
+    labels: Array
+
+
+@dataclass(frozen=True)
+class Reference:
+    """All labelled cells over the genes that every file has.
+
+    Attributes
+    ----------
+    counts
+        (n, g) CSR float32.
+    symbols, ensembl_ids
+        Of the g joined genes.
+    codes
+        (n,) int64 label codes into ``cell_types``.
+    cell_types
+        Sorted labels.
+    batches
+        (n,) position of the file that a cell is from.
+    merged, dropped
+        Labels that were renamed, and labels left out with their number of cells.
+    """
+
+    counts: sp.csr_matrix
+    symbols: list[str]
+    ensembl_ids: list[str]
+    codes: Array
+    cell_types: list[str]
+    batches: Array
+    merged: dict[str, str]
+    dropped: dict[str, int]
+
+    @property
+    def totals(self) -> Array:
+        """(n,) counts of each cell over the joined genes."""
+        return np.asarray(self.counts.sum(axis=1), np.float32).ravel()
+
+    @property
+    def gene_share(self) -> Array:
+        """(g,) share of all counts that falls on each gene."""
+        total = np.asarray(self.counts.sum(axis=0), np.float64).ravel()
+        share: Array = total / total.sum()
+        return share
+
+
+def read_cells(
+    path: str | Path,
+    *,
+    label_key: str | None = None,
+    exclude: Mapping[str, Sequence[str]] | None = None,
+) -> Cells:
+    """Read all cells of a file with the runtime's reader and its verdict on the matrices.
+
+    Parameters
+    ----------
+    path
+        An h5ad file.
+    label_key
+        Column of ``obs`` with the labels; none for unlabelled cells.
+    exclude
+        Patterns by column of ``obs``; cells that match one are left out.
+
+    Raises
+    ------
+    InputError
+        No such column, or no matrix that holds counts or log1p values of a whole library.
+    """
+    with open_query(path) as query:
+        keep = np.ones(query.n_cells, dtype=bool)
+        for column, patterns in (exclude or {}).items():
+            values = _column(query, column)
+            keep &= np.array([not any(fnmatch(v, p) for p in patterns) for v in values])
+        labels = _column(query, label_key) if label_key else np.full(query.n_cells, "", object)
+        rows = sample_rows(query.n_cells)
+        verdicts = {name: judge(query.rows(name, rows)) for name in query.matrices()}
+        matrix = choose_matrix(verdicts)
+        if verdicts[matrix].state == "log1p-cut":
+            raise InputError(
+                f"{path}: {matrix} holds log-values of only some genes",
+                expected="counts, or log1p values of all genes, to train on",
+                do="train on a file with the raw counts",
+            )
+        counts = sp.csr_matrix(sp.vstack(list(query.blocks(matrix, READ_CELLS))), dtype=np.float32)
+        if verdicts[matrix].state == "log1p":
+            counts.data = np.expm1(counts.data)
+        columns = query.gene_columns(matrix)
+    names = np.array(columns[INDEX])
+    symbols, first, inverse = np.unique(names, return_index=True, return_inverse=True)
+    if len(symbols) < len(names):
+        gather = sp.csr_matrix((np.ones(len(names), np.float32), (np.arange(len(names)), inverse)))
+        counts = sp.csr_matrix(counts @ gather)
+    else:
+        counts = sp.csr_matrix(counts[:, first])
+    ids = np.array(columns.get("gene_ids", [""] * len(names)))[first]
+    return Cells(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
+
+
+def _column(query: H5adQuery, name: str) -> Array:
+    if name not in query.obs:
+        raise InputError(
+            f"{query.path} has no obs column '{name}'",
+            expected=f"one of {', '.join(map(str, query.obs.columns[:20]))}",
+            do="choose with --label-key (or in the recipe)",
+        )
+    return query.obs[name].astype(str).to_numpy(dtype=object)
+
+
+def join(
+    files: Sequence[Cells],
+    *,
+    merge: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+    min_cells: int = 10,
+) -> Reference:
+    """Join labelled files on the genes that all of them have.
+
+    Parameters
+    ----------
+    files
+        Labelled cells.
+    merge
+        New name of labels that are merged into another.
+    drop
+        Labels whose cells are left out.
+    min_cells
+        Types with fewer cells after merging are left out.
+
+    Raises
+    ------
+    InputError
+        Fewer than 500 genes in common, or fewer than two types left.
+    """
+    merge = dict(merge or {})
+    common = set(files[0].symbols).intersection(*(f.symbols for f in files[1:]))
+    symbols = [s for s in files[0].symbols if s in common]
+    if len(symbols) < MIN_JOINED_GENES:
+        raise InputError(
+            f"the {len(files)} reference files have {len(symbols)} genes in common",
+            expected=f"at least {MIN_JOINED_GENES}",
+            do="leave out the file with few genes, or name genes alike in all files",
+        )
+    columns = [{s: i for i, s in enumerate(f.symbols)} for f in files]
+    counts = sp.csr_matrix(
+        sp.vstack(
+            [f.counts[:, [c[s] for s in symbols]] for f, c in zip(files, columns, strict=True)]
+        )
+    )
+    ids = [files[0].ensembl_ids[columns[0][s]] for s in symbols]
+    published = np.concatenate([f.labels for f in files])
+    labels = np.array([merge.get(x, x) for x in published], dtype=object)
+    batches = np.repeat(np.arange(len(files)), [f.counts.shape[0] for f in files])
+    names, n = np.unique(labels.astype(str), return_counts=True)
+    dropped = {
+        str(t): int(m) for t, m in zip(names, n, strict=True) if m < min_cells or str(t) in drop
+    }
+    keep = np.array([x not in dropped for x in labels])
+    cell_types = [str(t) for t in names if str(t) not in dropped]
+    if len(cell_types) < 2:
+        raise InputError(
+            f"{len(cell_types)} cell types with at least {min_cells} cells",
+            expected="two or more",
+            do="give more cells, or lower --min-cells",
+        )
+    code = {t: i for i, t in enumerate(cell_types)}
+    codes = np.array([code[x] for x in labels[keep]], np.int64)
+    used = {old: new for old, new in merge.items() if old in set(published)}
+    return Reference(
+        counts[keep], symbols, ids, codes, cell_types, batches[keep], used, dropped
+    )
+
+
+def log_expression(counts: Array, totals: Array) -> Array:
+    """Return log1p(1e4 * counts / totals) as float32; (n, g) and (n,)."""
+    scaled = counts * (1e4 / np.maximum(totals, 1.0))[:, None]
+    return np.log1p(scaled, dtype=np.float32)
+
+
+def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int) -> Array:
+    r"""Rank genes by how well they tell some type from the rest.
+
+    Each type ranks the genes by a Welch-like score
+    :math:`(m_c - m) / \sqrt{v_c / n_c + v / n + 10^{-3}}` of log1p(CP10k) expression; a gene's
+    rank is its best over the types.
+
+    Parameters
+    ----------
+    counts, totals, codes
+        (n, g) counts, (n,) totals and (n,) label codes.
+    n_genes
+        How many to return.
+
+    Returns
+    -------
+    ndarray
+        (n_genes,) columns, best first.
+    """
+    x = sp.csr_matrix(sp.diags_array(1e4 / np.maximum(totals, 1.0)) @ counts, dtype=np.float64)
+    x.data = np.log1p(x.data)
+    squared = x.multiply(x).tocsr()
+    n = x.shape[0]
+    members = sp.csr_matrix((np.ones(n), (codes, np.arange(n))))
+    size = np.asarray(members.sum(axis=1)).ravel()[:, None]
+    mean_c = (members @ x).toarray() / size
+    var_c = (members @ squared).toarray() / size - mean_c**2
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    var = np.asarray(squared.mean(axis=0)).ravel() - mean**2
+    score = (mean_c - mean) / np.sqrt(var_c / size + var / n + 1e-3)
+    rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")
+    best: Array = np.argsort(rank.min(axis=0), kind="stable")[:n_genes]
+    return best
+
+
+def split(codes: Array, share: float, seed: int) -> tuple[Array, Array]:
+    """Split cells by type into training and validation rows; types of under 5 cells all train."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        n = round(share * len(rows)) if len(rows) >= 5 else 0
+        held[rng.permutation(rows)[:n]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -1,0 +1,194 @@
+"""Export both levels to ONNX and prove that onnxruntime agrees with torch."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from scbignn_infer.errors import BundleError
+from scbignn_infer.sessions import Session, choose_runtime
+from scbignn_training.cell_level import CellGraph, CellLevel, CellStep
+from scbignn_training.gene_level import TABLES, GeneLevel, Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Array = np.ndarray[Any, Any]
+OPSET = 18
+TOLERANCE = 1e-4
+STEP_INPUTS = (
+    "state",
+    "own",
+    "gene_logits",
+    "neighbor_indices",
+    "neighbor_similarity",
+    "layer",
+)
+
+
+def export_gene_level(level: GeneLevel, panel: Panel) -> bytes:
+    """Return ``gene_level.onnx``; any number of cells and of panel genes goes in."""
+    k = len(panel.genes)
+    cells, genes = torch.export.Dim("cells", min=1), torch.export.Dim("panel_genes", min=2)
+    by_gene = {"gene_mean", "gene_scale", "linear_weight", "impute_in"}
+    tables = tuple({0: genes} if t in by_gene else {} for t in TABLES)
+    shapes = ({0: cells, 1: genes}, {0: cells}, tables)
+    example = (torch.ones(3, k), torch.full((3, 1), 1e3), *panel.tables)
+    names = ["counts", "totals", *TABLES]
+    return _export(level, example, names, ["cell_embedding", "gene_logits"], shapes)
+
+
+def export_cell_level(level: CellLevel, n_classes: int) -> bytes:
+    """Return ``cell_level.onnx``: one layer for a chunk of cells."""
+    n, b, k = (torch.export.Dim(name, min=1) for name in ("all_cells", "cells", "neighbors"))
+    shapes = ({0: n}, {0: b}, {0: b}, {0: b, 1: k}, {0: b, 1: k}, {})
+    example = (
+        torch.full((7, n_classes), 1 / n_classes),
+        torch.zeros(5, n_classes),
+        torch.zeros(5, n_classes),
+        torch.zeros(5, 4, dtype=torch.int64),
+        torch.ones(5, 4),
+        torch.tensor(0),
+    )
+    outputs = ["cell_logits", "new_state"]
+    return _export(CellStep(level).eval(), example, list(STEP_INPUTS), outputs, shapes)
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    shapes: tuple[Any, ...],
+) -> bytes:
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model_proto
+    onnx.checker.check_model(model, full_check=True)
+    for node in model.graph.node:  # names of source files are no business of the bundle
+        del node.metadata_props[:]
+        node.doc_string = ""
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress lines and its warnings about its own internals."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+    logger.setLevel(level)
+
+
+def export_knn() -> bytes:
+    """Return ``knn.onnx``: similarities of queries with a bank (d, m), and the k largest."""
+    f32, i64 = TensorProto.FLOAT, TensorProto.INT64
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["queries", "bank"], ["products"]),
+            helper.make_node("TopK", ["products", "k"], ["similarity", "indices"], axis=1),
+        ],
+        "knn",
+        [
+            helper.make_tensor_value_info("queries", f32, ["n", "d"]),
+            helper.make_tensor_value_info("bank", f32, ["d", "m"]),
+            helper.make_tensor_value_info("k", i64, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("similarity", f32, ["n", "neighbors"]),
+            helper.make_tensor_value_info("indices", i64, ["n", "neighbors"]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def check_parity(
+    gene_onnx: bytes, cell_onnx: bytes, panel: Panel, cell: CellLevel, graph: CellGraph, *data: Array
+) -> dict[str, float]:
+    """Compare onnxruntime with torch on real cells, at sizes 1, 2, 17 and all.
+
+    Parameters
+    ----------
+    gene_onnx, cell_onnx
+        The exported graphs.
+    panel, cell
+        The torch modules.
+    graph
+        Of the cells.
+    data
+        Their counts (n, ranked genes) and totals (n,).
+
+    Returns
+    -------
+    dict of str to float
+        Largest absolute difference of the embedding and of both levels' logits.
+
+    Raises
+    ------
+    BundleError
+        One exceeds 1e-4, or a label differs.
+    """
+    runtime = choose_runtime("cpu", torch.get_num_threads())
+    gene_session, cell_session = Session(gene_onnx, runtime), Session(cell_onnx, runtime)
+    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    worst = {"cell_embedding": 0.0, "gene_logits": 0.0, "cell_logits": 0.0}
+    agree = True
+    with torch.no_grad():
+        expected = panel.run(*data)
+        expected_cells = cell(graph.gene_logits, graph)
+    counts, totals = panel.inputs(*data)
+    for size in sorted({1, 2, 17, len(counts)} & set(range(1, len(counts) + 1))):
+        rows = slice(0, size)
+        found = gene_session.run(counts=counts[rows].numpy(), totals=totals[rows].numpy(), **tables)
+        own, state = graph.gene_logits.numpy(), graph.gene_logits.exp().numpy()
+        for layer in range(len(cell.layers)):
+            everyone = slice(0, size if layer == len(cell.layers) - 1 else len(own))
+            own, state = cell_session.run(
+                state=state,
+                own=own[everyone],
+                gene_logits=graph.gene_logits.numpy()[everyone],
+                neighbor_indices=graph.neighbor_indices.numpy()[everyone],
+                neighbor_similarity=graph.neighbor_similarity.numpy()[everyone],
+                layer=np.array(layer),
+            )
+        for name, got, want in zip(
+            worst, (*found, own), (*expected, expected_cells), strict=True
+        ):
+            want = want[rows].numpy()
+            worst[name] = max(worst[name], float(np.abs(got - want).max()))
+            if name != "cell_embedding":
+                agree &= bool((got.argmax(1) == want.argmax(1)).all())
+    if max(worst.values()) > TOLERANCE or not agree:
+        raise BundleError(
+            f"onnxruntime and torch differ after export ({worst}, labels agree: {agree})",
+            expected=f"differences up to {TOLERANCE} and the same labels",
+            do="report this with the versions of torch and onnxruntime",
+        )
+    return worst

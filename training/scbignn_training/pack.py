@@ -1,0 +1,235 @@
+"""Write a model as a bundle: exported, compared, checksummed, then moved into place whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from scbignn_infer import bundle as b
+from scbignn_infer.errors import OutputError
+from scbignn_training.card import model_card
+from scbignn_training.em import Cells, run_gene_level
+from scbignn_training.export import check_parity, export_cell_level, export_gene_level
+from scbignn_training.gene_level import Panel
+from scbignn_training.recipe import Recipe, Source
+from scbignn_training.train import Model
+
+Array = np.ndarray[Any, Any]
+PARITY_CELLS = 500
+HALF = (
+    "gene_mean",
+    "gene_scale",
+    "class_mean",
+    "within_factors",
+    "within_residual",
+    "library_direction",
+    "total_factors",
+    "total_residual",
+)
+
+
+def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool = False) -> Path:
+    """Export a model and write its bundle.
+
+    Parameters
+    ----------
+    model, recipe
+        What was trained, and from what.
+    folder
+        Where the bundle's folder, named like the model, is put.
+    overwrite
+        Replace a bundle of that name.
+
+    Returns
+    -------
+    Path
+        The bundle.
+
+    Raises
+    ------
+    OutputError
+        The bundle exists, or the folder cannot be written.
+    BundleError
+        onnxruntime does not agree with torch.
+    """
+    target = folder / recipe.name
+    check_free(target, overwrite=overwrite)
+    files = _files(model, recipe)
+    spec = _spec(model, recipe, files)
+    files[b.RECORD] = msgspec.json.format(msgspec.json.encode(spec), indent=1)
+    files["README.md"] = model_card(spec).encode()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{recipe.name}."))
+        try:
+            for name, data in files.items():
+                (staging / name).write_bytes(data)
+            b.read_bundle(staging)
+            staging.chmod(0o755)
+            _swap(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {target} ({error.strerror})",
+            expected="a folder that can be written, with enough free space",
+            do="choose another with -o; nothing was left behind",
+        ) from None
+    return target
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise if a bundle is there already and may not be replaced."""
+    if target.exists() and not overwrite:
+        raise OutputError(
+            f"{target} exists", expected="a new bundle", do="choose another --name or --overwrite"
+        )
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Move a whole folder into place; an older one is put aside first and then removed."""
+    if not target.exists():
+        os.replace(staging, target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    os.replace(target, aside / target.name)
+    try:
+        os.replace(staging, target)
+    except OSError:
+        os.replace(aside / target.name, target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
+    """Return the bundle's binary files, parity checked."""
+    settings, pair = recipe.settings, model.pair
+    m = len(pair.gene.statistics["gene_mean"])
+    rows = model.validation if len(model.validation) else model.train
+    rows = rows[:PARITY_CELLS]
+    counts = model.reference.counts[rows, :m].toarray()
+    totals = model.reference.totals[rows]
+    cells = Cells(counts, totals, np.ones(m, dtype=bool), model.reference.codes[rows])
+    panel = Panel(pair.gene, cells.present, settings.panel_genes)
+    graph = run_gene_level(pair.gene, cells, settings)
+    gene = export_gene_level(pair.gene, panel)
+    cell = export_cell_level(pair.cell, len(model.reference.cell_types))
+    check_parity(gene, cell, panel, pair.cell, graph, counts, totals)
+    tables: dict[str, Array] = {k: pair.gene.statistics[k].astype(np.float16) for k in HALF}
+    tables |= {
+        "ridge": np.array(settings.ridge),
+        "cells_per_type": pair.gene.statistics["cells_per_type"].astype(np.int64),
+        "gene_share": model.reference.gene_share.astype(np.float32),
+    }
+    bank = {
+        "embedding": model.bank.astype(np.float16),
+        "codes": model.bank_codes.astype(np.int32),
+        "novelty_quantiles": model.novelty_quantiles,
+    }
+    return {
+        "gene_level.onnx": gene,
+        "cell_level.onnx": cell,
+        "statistics.npz": _npz(tables),
+        "reference.npz": _npz(bank),
+    }
+
+
+def _npz(arrays: dict[str, Array]) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec:
+    reference, settings = model.reference, recipe.settings
+    net = model.pair.gene.net
+    per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
+    batches = np.bincount(reference.batches, minlength=len(recipe.reference))
+    datasets = [_dataset(s, int(n), "reference") for s, n in zip(recipe.reference, batches, strict=True)]
+    datasets += [
+        _dataset(s, n, "unlabelled")
+        for s, n in zip(recipe.unlabelled, model.n_unlabelled, strict=True)
+    ]
+    return b.BundleSpec(
+        format_version=b.FORMAT_VERSION,
+        name=recipe.name,
+        version=recipe.version,
+        species=recipe.species,
+        tissue=recipe.tissue,
+        assays=recipe.assays,
+        description=recipe.description,
+        licence=recipe.licence,
+        genes=[
+            b.Gene(symbol=s, ensembl_id=e)
+            for s, e in zip(reference.symbols, reference.ensembl_ids, strict=True)
+        ],
+        cell_types=[
+            b.CellType(label=t, ontology_id=recipe.ontology.get(t, ""))
+            for t in reference.cell_types
+        ],
+        preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
+        gene_level=b.GeneLevel(
+            net_genes=net.score.shape[0],
+            embedding_size=settings.embedding_size,
+            settings={
+                "blend_linear": model.pair.gene.blend[0],
+                "blend_logistic": model.pair.gene.blend[1],
+                "temperature": round(model.pair.gene.temperature, 4),
+            },
+        ),
+        cell_level=b.CellLevel(
+            layers=[b.CellLayer(layer=i) for i in range(settings.cell_layers)],
+            settings={"share": settings.cell_share, "shield_cells": settings.shield_cells},
+        ),
+        graph=b.Graph(n_neighbors=settings.n_neighbors),
+        thresholds=b.Thresholds(confidence=round(model.threshold, 4)),
+        temperature=round(model.temperature, 4),
+        training=b.Training(
+            datasets=datasets,
+            cells_per_type={
+                t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)
+            },
+            merged_labels=reference.merged,
+            dropped_labels=reference.dropped,
+            n_train=len(model.train),
+            n_validation=len(model.validation),
+            seed=settings.seed,
+            settings=settings.as_record(),
+            em_history=model.history,
+            scores=model.scores,
+            scores_per_type=model.scores_per_type,
+        ),
+        files={
+            name: b.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+            for name, data in files.items()
+        },
+        created_with={
+            "python": platform.python_version(),
+            **{p: version(p) for p in ("scbignn-infer", "torch", "torch-geometric", "onnx", "numpy")},
+        },
+    )
+
+
+def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:
+    return b.Dataset(
+        file=Path(source.file).name,
+        title=source.title,
+        citation=source.citation,
+        accession=source.accession,
+        licence=source.licence,
+        sha256=source.sha256,
+        n_cells=n_cells,
+        role=role,
+    )

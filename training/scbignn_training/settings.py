@@ -1,0 +1,92 @@
+"""Every hyper-parameter, in one frozen record; the defaults are those of the shipped models."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Hyper-parameters of both levels and of EM; docs/method.md gives the reasons."""
+
+    seed: int = 0
+    validation_share: float = 0.1
+    """Share of each type that is held out to keep the best pair and to calibrate."""
+
+    net_genes: int = 1000
+    """Best-ranked genes that feed the attention network."""
+    ranked_genes: int = 8000
+    """Best-ranked genes that the reference statistics cover."""
+    panel_genes: int = 1500
+    """Best-ranked present genes that enter the linear head and the imputation."""
+
+    n_programs: int = 8
+    program_size: int = 8
+    embedding_size: int = 64
+    n_heads: int = 4
+    dropout: float = 0.2
+
+    gene_epochs: int = 15
+    gene_learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    batch_cells: int = 256
+    label_smoothing: float = 0.05
+    class_weight_power: float = 0.5
+    """Class weights are n_c to minus this power."""
+    gene_dropout: float = 0.3
+    lost_panel_chance: float = 0.5
+    """Chance that a whole batch loses the same random genes."""
+    lost_panel_share: float = 0.7
+    """The largest share of genes lost so."""
+    cell_scale_noise: float = 0.1
+    gene_factor_noise: float = 0.2
+    mixup: float = 0.4
+    """Beta(a, a) of mixing cells pairwise."""
+
+    factors: int = 64
+    """Rank of both covariance models."""
+    ridge: float = 0.3
+    """Added to the residual variance of the linear head."""
+    library_direction: float = 0.5
+    """Length of the library-size direction in the within-class covariance."""
+    logistic_c: float = 0.01
+    """Inverse regularisation of the logistic head."""
+    blends: tuple[tuple[float, float], ...] = (
+        (0.2, 0.0),
+        (0.2, 0.5),
+        (0.4, 0.0),
+        (0.4, 0.5),
+        (0.2, 1.0),
+        (0.4, 1.0),
+    )
+    """Weights of the linear and the logistic head beside the network; chosen out of fold."""
+
+    folds: int = 3
+    n_neighbors: int = 15
+    cell_layers: int = 2
+    cell_hidden: int = 16
+    cell_epochs: int = 10
+    cell_learning_rate: float = 1e-2
+    class_noise: float = 1.0
+    cell_noise: float = 2.0
+    """Largest standard deviations of the noise on the logits that the cell level learns from."""
+    shield_cells: int = 100
+    """Types with fewer reference cells are proportionally shielded from their neighbours."""
+    cell_share: float = 0.5
+    """Share of the cell level in the final log-probabilities; the rest is the gene level's."""
+
+    em_iterations: int = 2
+    em_epochs: int = 6
+    em_learning_rate: float = 1.5e-3
+    pseudo_weight_gene: float = 0.5
+    """alpha: weight of the cell level's pseudo-labels in the E-step."""
+    pseudo_weight_cell: float = 0.1
+    """beta: weight of the gene level's pseudo-labels in the M-step."""
+    pseudo_temperature: float = 0.5
+    """Pseudo-labels are softmax(log p / temperature)."""
+    pseudo_confidence: float = 0.8
+    """Pseudo-labelled cells above it join the re-estimated statistics."""
+
+    def as_record(self) -> dict[str, float | int | str]:
+        """Return the settings as flat JSON values."""
+        values = msgspec.to_builtins(self)
+        return {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}
