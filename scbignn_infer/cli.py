@@ -56,6 +56,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ScBiGNNError as error:
             raise Failure(str(error)) from None
+        except MemoryError:
+            raise Failure(
+                "the memory ran out; expected enough for the cells' embeddings and graph; "
+                "close other programs or annotate one sample at a time"
+            ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
@@ -148,7 +153,13 @@ def annotate(
             if model is not None:
                 bundle = registry.load_model(model)
             else:
-                bundle, novelty = pipeline.choose_model(cells, device=device, threads=threads)
+                bundle, novelty = pipeline.choose_model(
+                    cells,
+                    matrix=matrix,
+                    gene_column=gene_column,
+                    device=device,
+                    threads=threads,
+                )
             annotator = pipeline.Annotator(bundle, device=device, threads=threads, seed=seed)
             annotation = annotator.annotate_query(
                 cells, matrix=matrix, gene_column=gene_column, progress=progress
@@ -221,7 +232,10 @@ def _progress(*, hidden: bool) -> Iterator[Progress]:
 
 
 def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Summary:
+    from statistics import median
+
     from scbignn_infer.genes import LOW_COVERAGE
+    from scbignn_infer.pipeline import MAX_NOVELTY
     from scbignn_infer.results import UNKNOWN
 
     provenance, labels = annotation.provenance, annotation.counts()
@@ -231,6 +245,11 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         warnings.append(
             f"the data have only {coverage:.0%} of the genes that the model's network reads; "
             "labels are less reliable"
+        )
+    if median(annotation.novelty.tolist()) > MAX_NOVELTY:
+        warnings.append(
+            f"most cells are unlike any that {provenance['model']['name']} was trained on "
+            f"(median novelty above {MAX_NOVELTY}); is it the right model?"
         )
     return {
         "cells": len(annotation),

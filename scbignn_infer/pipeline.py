@@ -14,7 +14,7 @@ import numpy as np
 
 from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
-from scbignn_infer.errors import BundleError, InputError
+from scbignn_infer.errors import BundleError, GeneError, InputError
 from scbignn_infer.expression import Densifier, panel_tables
 from scbignn_infer.genes import GeneMatch, match_genes
 from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
@@ -35,6 +35,11 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
 READ_CELLS = 2048
 CELL_CHUNK = 4096
+CHOICE_CELLS = 256
+MAX_NOVELTY = 0.99
+MIN_NOVELTY_GAP = 0.02
+"""Without a wish of the user, a model must place the typical cell within its reference's range,
+and closer than the next model does."""
 
 
 @dataclass(frozen=True)
@@ -497,7 +502,12 @@ def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
 
 
 def choose_model(
-    query: Query, *, device: Device = "auto", threads: int | None = None
+    query: Query,
+    *,
+    matrix: str | None = None,
+    gene_column: str | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
 ) -> tuple[ModelBundle, dict[str, float]]:
     """Take the model whose reference the query resembles most, or refuse to guess.
 
@@ -508,6 +518,8 @@ def choose_model(
     ----------
     query
         The cells.
+    matrix, gene_column
+        As in :meth:`Annotator.choose`.
     device, threads
         As in :class:`Annotator`.
 
@@ -519,20 +531,27 @@ def choose_model(
     Raises
     ------
     BundleError
-        No model fits clearly.
+        No model is found, none resembles the query, or two do equally well.
     """
-    rows = sample_rows(query.n_cells, 256)
+    rows = sample_rows(query.n_cells, CHOICE_CELLS)
     bundles = {name: load_model(path) for name, path in list_models().items()}
     novelty: dict[str, float] = {}
-    reasons: list[str] = []
     for name, bundle in bundles.items():
         annotator = Annotator(bundle, device=device, threads=threads)
         try:
-            choice = annotator.choose(query)
-        except InputError as error:
-            reasons.append(f"{name}: {error.found}")
-            continue
+            choice = annotator.choose(query, matrix=matrix, gene_column=gene_column)
+        except GeneError:
+            continue  # a model for other genes, perhaps another species
         embedding, _ = annotator.embed(query, choice, rows)
         novelty[name] = float(np.median(annotator.novelty(embedding)))
     ranked = sorted(novelty, key=lambda name: novelty[name])
-    return bundles[ranked[0]], novelty
+    alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
+    close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
+    if len(close) != 1:
+        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
+        raise BundleError(
+            f"no model is clearly meant for {query.name} (median novelty of its cells: {shown})",
+            expected=f"one model below {MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
+            do="choose a model with -m; see: scbignn-infer models list",
+        )
+    return bundles[close[0]], novelty

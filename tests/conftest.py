@@ -130,7 +130,7 @@ def adata() -> ad.AnnData:
             index=[f"cell{i}" for i in range(20)],
         ),
         var=pd.DataFrame(
-            {"ensembl": [f"ENSG{i}" for i in range(40)], "n": np.arange(40)},
+            {"ensembl": [f"acc{i}" for i in range(40)], "n": np.arange(40)},
             index=[f"GENE{i}" for i in range(40)],
         ),
     )

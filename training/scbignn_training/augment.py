@@ -75,9 +75,7 @@ def draw_panel(variability: Array, generator: np.random.Generator) -> Array:
     return present
 
 
-def distort_genes(
-    counts: Array, totals: Array, sd: float, generator: np.random.Generator
-) -> Array:
+def distort_genes(counts: Array, totals: Array, sd: float, generator: np.random.Generator) -> Array:
     """Multiply each gene's log1p(CP10k) by a factor exp(sd N), as another protocol would."""
     scale = np.maximum(totals, 1.0)[:, None] / 1e4
     factor = np.exp(sd * generator.standard_normal(counts.shape[1]))

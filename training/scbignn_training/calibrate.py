@@ -31,7 +31,8 @@ def fit_temperature(logits: Array, codes: Array) -> float:
 def fit_threshold(probabilities: Array, codes: Array) -> float:
     """Return the confidence that 98 % of rightly labelled held-out cells exceed, at most 0.5."""
     confidence, best = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    return float(min(0.5, np.quantile(confidence[best == codes], 0.02)))
+    right = confidence[best == codes]
+    return float(min(0.5, np.quantile(right, 0.02))) if len(right) else 0.5
 
 
 def distance_quantiles(distance: Array) -> Array:

@@ -20,7 +20,7 @@ def model_card(spec: BundleSpec) -> str:
         "## What it can say",
         "",
         *_table(
-            ("cell type", "Cell Ontology", "training cells", "F1, held out"),
+            ("cell type", "Cell Ontology", "training cells", "F1, validation"),
             (
                 (
                     c.label,
@@ -50,7 +50,7 @@ def model_card(spec: BundleSpec) -> str:
         "",
         "## EM",
         "",
-        "Macro-F1 on held-out cells, mean over a clean, a thinned and a gene-poor view:",
+        "Macro-F1 on validation cells, mean over a clean, a thinned and a gene-poor view:",
         "",
         *_table(
             ("iteration", "gene level", "with cell level", "kept"),
@@ -60,11 +60,12 @@ def model_card(spec: BundleSpec) -> str:
             ),
         ),
         "",
-        "## Held-out cells of the same studies",
+        "## Validation cells, as they are",
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
         "",
-        "They are held-out cells of the training studies: expect less on other studies.",
+        "These cells are of the training studies, and temperature and threshold were fitted on "
+        "them: expect less on other studies.",
         "",
         *(f"- {note}" for note in training.notes),
     ]
@@ -85,11 +86,12 @@ def _facts(spec: BundleSpec) -> list[str]:
 def _labels(spec: BundleSpec) -> list[str]:
     lines = [f"- merged: {old} into {new}" for old, new in spec.training.merged_labels.items()]
     lines += [
-        f"- left out: {label} ({n} cells)" for label, n in spec.training.dropped_labels.items()
+        f"- left out: {label or 'no label'} ({n} cells)"
+        for label, n in spec.training.dropped_labels.items()
     ]
     return [*lines, ""] if lines else []
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list[str]:
-    body = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    body = ["| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in rows]
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]

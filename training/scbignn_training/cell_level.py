@@ -74,7 +74,7 @@ def make_graph(
     return CellGraph(embedding, gene_logits, *graph, targets)
 
 
-class GateLayer(MessagePassing):
+class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
     r"""One step: :math:`\log p_i \leftarrow norm[(1 - g_i) \log p_i + g_i \log q_i]`.
 
     :math:`q_i = \sum_j a_{ij} p_j` with
@@ -92,11 +92,10 @@ class GateLayer(MessagePassing):
         super().__init__(aggr="sum")
         self.sharpness = nn.Parameter(torch.tensor(2.0))  # tau
         self.affinity = nn.Parameter(torch.tensor(1.0))  # kappa
-        self.gate = nn.Sequential(
-            nn.Linear(GATE_FEATURES, hidden), nn.GELU(), nn.Linear(hidden, 1)
-        )
-        nn.init.zeros_(self.gate[2].weight)
-        nn.init.constant_(self.gate[2].bias, -2.0)
+        self.gate_in = nn.Linear(GATE_FEATURES, hidden)
+        self.gate_out = nn.Linear(hidden, 1)
+        nn.init.zeros_(self.gate_out.weight)
+        nn.init.constant_(self.gate_out.bias, -2.0)
 
     def forward(self, log_p: Tensor, shield: Tensor, edge_index: Tensor, s: Tensor) -> Tensor:
         """Return new log-probabilities (n, c).
@@ -112,15 +111,17 @@ class GateLayer(MessagePassing):
         n, p = len(log_p), log_p.exp()
 
         def reduce(values: Tensor, how: str) -> Tensor:
-            return scatter(values, target, dim=0, dim_size=n, reduce=how)
+            reduced: Tensor = scatter(values, target, dim=0, dim_size=n, reduce=how)
+            return reduced
 
         agree = (p[target] * p[source]).sum(1)
         score = self.sharpness.exp() * (s - reduce(s, "max")[target]) + self.affinity * agree
         q = self.propagate(edge_index, p=p, weight=softmax(score, target, num_nodes=n))
         deviation = (agree - reduce(agree, "mean")[target]) ** 2
-        spread = (reduce(deviation, "sum") / (reduce(torch.ones_like(s), "sum") - 1).clamp(min=1))
+        spread = reduce(deviation, "sum") / (reduce(torch.ones_like(s), "sum") - 1).clamp(min=1)
         features = gate_features(log_p, q, reduce(s, "mean"), reduce(s, "min"), spread)
-        return mix(log_p, q, torch.sigmoid(self.gate(features)) * shield)
+        gate = torch.sigmoid(self.gate_out(nn.functional.gelu(self.gate_in(features))))
+        return mix(log_p, q, gate * shield)
 
     def message(self, p_j: Tensor, weight: Tensor) -> Tensor:
         """Weight the neighbour's probabilities."""
@@ -190,16 +191,18 @@ class CellStep(nn.Module):
         The trained cell level, whose layers are stacked here and chosen by an input.
     """
 
+    shield: Tensor
+
     def __init__(self, level: CellLevel) -> None:
         super().__init__()
-        layers = list(level.layers)
+        layers = [layer for layer in level.layers if isinstance(layer, GateLayer)]
         stacked = {
             "sharpness": torch.stack([a.sharpness.exp() for a in layers]),
             "affinity": torch.stack([a.affinity for a in layers]),
-            "weight_in": torch.stack([a.gate[0].weight.T for a in layers]),
-            "bias_in": torch.stack([a.gate[0].bias for a in layers]),
-            "weight_out": torch.stack([a.gate[2].weight.T for a in layers]),
-            "bias_out": torch.stack([a.gate[2].bias for a in layers]),
+            "weight_in": torch.stack([a.gate_in.weight.T for a in layers]),
+            "bias_in": torch.stack([a.gate_in.bias for a in layers]),
+            "weight_out": torch.stack([a.gate_out.weight.T for a in layers]),
+            "bias_out": torch.stack([a.gate_out.bias for a in layers]),
             "share": torch.tensor([1.0] * (len(layers) - 1) + [level.share]),
             "shield": level.shield,
         }

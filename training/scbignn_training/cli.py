@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from scbignn_infer.bundle import EMIteration
 from scbignn_infer.errors import InputError
+from scbignn_infer.sessions import available_threads
 from scbignn_training.recipe import Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
 
+RECIPE_PARAMETERS = (
+    "references",
+    "label_key",
+    "name",
+    "unlabelled",
+    "species",
+    "tissue",
+    "min_cells",
+    "seed",
+)
 
-@click.command()
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("references", nargs=-1, metavar="[REFERENCE.h5ad]...")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML recipe instead of options.")
 @click.option("--label-key", metavar="KEY", help="Column of obs with the cell types.")
@@ -24,8 +36,14 @@ from scbignn_training.settings import Settings
 @click.option("--unlabelled", multiple=True, metavar="FILE", help="Unlabelled cells for EM.")
 @click.option("--species", default="human", show_default=True)
 @click.option("--tissue", default="")
-@click.option("--min-cells", default=10, show_default=True, help="Leave out smaller types.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--min-cells",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Leave out smaller types.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all].")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -49,8 +67,10 @@ def train(
     Several references are joined on the genes that all of them have.
     """
     if recipe_file is not None:
-        if references or label_key or name or unlabelled:
-            raise click.UsageError("--recipe names references, labels and name itself")
+        source = click.get_current_context().get_parameter_source
+        given = [p for p in RECIPE_PARAMETERS if source(p) is ParameterSource.COMMANDLINE]
+        if given:
+            raise click.UsageError(f"--recipe says itself what is given here: {', '.join(given)}")
         recipe = read_recipe(recipe_file)
     elif not references or not label_key or not name:
         raise click.UsageError("give references, --label-key and --name, or a --recipe")
@@ -68,9 +88,7 @@ def train(
     run(recipe, output, threads=threads, overwrite=overwrite, quiet=quiet)
 
 
-def run(
-    recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, quiet: bool
-) -> Path:
+def run(recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, quiet: bool) -> Path:
     """Train a recipe, print its EM table and write the bundle."""
     import torch
 
@@ -78,12 +96,11 @@ def run(
     from scbignn_training.train import Log
     from scbignn_training.train import train as fit
 
-    if not recipe.name or Path(recipe.name).name != recipe.name:
-        raise InputError(
-            f"the name '{recipe.name}'", expected="a plain name", do="choose another --name"
-        )
-    check_free(output / recipe.name, overwrite=overwrite)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    name = recipe.name
+    if not name or Path(name).name != name or name.startswith("."):
+        raise InputError(f"the name '{name}'", expected="a plain name", do="choose another --name")
+    check_free(output / name, overwrite=overwrite)
+    torch.set_num_threads(threads or available_threads())
     start = time.perf_counter()
 
     def stage(line: str) -> None:

@@ -35,7 +35,7 @@ class Cells:
     ensembl_ids
         (g,) ids or empty strings.
     labels
-        (n,) labels as published; empty for unlabelled cells.
+        (n,) labels as published; empty strings for unlabelled cells.
     """
 
     path: Path
@@ -146,7 +146,8 @@ def _column(query: H5adQuery, name: str) -> Array:
             expected=f"one of {', '.join(map(str, query.obs.columns[:20]))}",
             do="choose with --label-key (or in the recipe)",
         )
-    return query.obs[name].astype(str).to_numpy(dtype=object)
+    values = query.obs[name]
+    return values.astype(str).where(values.notna(), "").to_numpy(dtype=object)
 
 
 def join(
@@ -161,7 +162,7 @@ def join(
     Parameters
     ----------
     files
-        Labelled cells.
+        Labelled cells; those without a label are left out.
     merge
         New name of labels that are merged into another.
     drop
@@ -195,7 +196,9 @@ def join(
     batches = np.repeat(np.arange(len(files)), [f.counts.shape[0] for f in files])
     names, n = np.unique(labels.astype(str), return_counts=True)
     dropped = {
-        str(t): int(m) for t, m in zip(names, n, strict=True) if m < min_cells or str(t) in drop
+        str(t): int(m)
+        for t, m in zip(names, n, strict=True)
+        if m < min_cells or str(t) in ("", *drop)
     }
     keep = np.array([x not in dropped for x in labels])
     cell_types = [str(t) for t in names if str(t) not in dropped]
@@ -208,9 +211,7 @@ def join(
     code = {t: i for i, t in enumerate(cell_types)}
     codes = np.array([code[x] for x in labels[keep]], np.int64)
     used = {old: new for old, new in merge.items() if old in set(published)}
-    return Reference(
-        counts[keep], symbols, ids, codes, cell_types, batches[keep], used, dropped
-    )
+    return Reference(counts[keep], symbols, ids, codes, cell_types, batches[keep], used, dropped)
 
 
 def log_expression(counts: Array, totals: Array) -> Array:

@@ -27,7 +27,7 @@ from scbignn_training.cell_level import (
 )
 from scbignn_training.data import log_expression
 from scbignn_training.evaluate import macro_f1
-from scbignn_training.gene_level import GeneLevel, Panel, fit_network
+from scbignn_training.gene_level import GeneLevel, Panel, ProgramAttention, fit_network
 from scbignn_training.objective import pseudo_labels
 from scbignn_training.settings import Settings
 
@@ -95,14 +95,10 @@ def fit_cells(
 
 
 @torch.no_grad()
-def e_step(pair: Pair, labelled: Cells, unlabelled: Cells, settings: Settings, seed: int) -> Any:
-    """Train the network on from the pair's, with the teacher's pseudo-labels.
-
-    Returns
-    -------
-    ProgramAttention
-        The new network.
-    """
+def e_step(
+    pair: Pair, labelled: Cells, unlabelled: Cells, settings: Settings, seed: int
+) -> ProgramAttention:
+    """Train the network on from the pair's, with the teacher's pseudo-labels."""
     net = pair.gene.net
     graph = run_gene_level(pair.gene, unlabelled, settings)
     soft = pseudo_labels(pair.teacher(graph.gene_logits, graph), settings.pseudo_temperature)
@@ -162,7 +158,7 @@ def m_step(
 
 @torch.no_grad()
 def validate(pair: Pair, held_out: list[Cells], settings: Settings) -> tuple[float, float]:
-    """Return macro-F1 of the gene level alone and of the pair, mean over views of held-out cells."""
+    """Return macro-F1 of the gene level and of the pair, mean over views of held-out cells."""
     scores = []
     for cells in held_out:
         graph = run_gene_level(pair.gene, cells, settings)

@@ -50,7 +50,7 @@ def export_gene_level(level: GeneLevel, panel: Panel) -> bytes:
 def export_cell_level(level: CellLevel, n_classes: int) -> bytes:
     """Return ``cell_level.onnx``: one layer for a chunk of cells."""
     n, b, k = (torch.export.Dim(name, min=1) for name in ("all_cells", "cells", "neighbors"))
-    shapes = ({0: n}, {0: b}, {0: b}, {0: b, 1: k}, {0: b, 1: k}, {})
+    shapes: tuple[dict[int, Any], ...] = ({0: n}, {0: b}, {0: b}, {0: b, 1: k}, {0: b, 1: k}, {})
     example = (
         torch.full((7, n_classes), 1 / n_classes),
         torch.zeros(5, n_classes),
@@ -100,8 +100,10 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def export_knn() -> bytes:
@@ -130,7 +132,13 @@ def export_knn() -> bytes:
 
 
 def check_parity(
-    gene_onnx: bytes, cell_onnx: bytes, panel: Panel, cell: CellLevel, graph: CellGraph, *data: Array
+    gene_onnx: bytes,
+    cell_onnx: bytes,
+    panel: Panel,
+    cell: CellLevel,
+    graph: CellGraph,
+    counts: Array,
+    totals: Array,
 ) -> dict[str, float]:
     """Compare onnxruntime with torch on real cells, at sizes 1, 2, 17 and all.
 
@@ -142,7 +150,7 @@ def check_parity(
         The torch modules.
     graph
         Of the cells.
-    data
+    counts, totals
         Their counts (n, ranked genes) and totals (n,).
 
     Returns
@@ -161,12 +169,13 @@ def check_parity(
     worst = {"cell_embedding": 0.0, "gene_logits": 0.0, "cell_logits": 0.0}
     agree = True
     with torch.no_grad():
-        expected = panel.run(*data)
+        expected = panel.run(counts, totals)
         expected_cells = cell(graph.gene_logits, graph)
-    counts, totals = panel.inputs(*data)
+    inputs = panel.inputs(counts, totals)
     for size in sorted({1, 2, 17, len(counts)} & set(range(1, len(counts) + 1))):
         rows = slice(0, size)
-        found = gene_session.run(counts=counts[rows].numpy(), totals=totals[rows].numpy(), **tables)
+        chosen, total = (a[rows].numpy() for a in inputs)
+        found = gene_session.run(counts=chosen, totals=total, **tables)
         own, state = graph.gene_logits.numpy(), graph.gene_logits.exp().numpy()
         for layer in range(len(cell.layers)):
             everyone = slice(0, size if layer == len(cell.layers) - 1 else len(own))
@@ -178,9 +187,7 @@ def check_parity(
                 neighbor_similarity=graph.neighbor_similarity.numpy()[everyone],
                 layer=np.array(layer),
             )
-        for name, got, want in zip(
-            worst, (*found, own), (*expected, expected_cells), strict=True
-        ):
+        for name, got, want in zip(worst, (*found, own), (*expected, expected_cells), strict=True):
             want = want[rows].numpy()
             worst[name] = max(worst[name], float(np.abs(got - want).max()))
             if name != "cell_embedding":

@@ -115,6 +115,13 @@ class GeneLevel(nn.Module):
         Divides the blended logits.
     """
 
+    first: Tensor
+    second: Tensor
+    net_mean: Tensor
+    net_scale: Tensor
+    logistic_weight: Tensor
+    logistic_bias: Tensor
+
     def __init__(
         self,
         net: ProgramAttention,
@@ -256,10 +263,10 @@ def fit_network(
         net.load_state_dict(start.state_dict())
         epochs, rate = settings.em_epochs, settings.em_learning_rate
     n, size = len(codes), settings.batch_cells
-    steps = -(-n // size)
+    steps = max(epochs * -(-n // size) + 1, 6)  # with 5, OneCycleLR's warm-up is of no length
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=epochs * steps + 1, pct_start=0.2
+        optimizer, rate, total_steps=steps, pct_start=0.2
     )
     weights = class_weights(codes, n_classes, settings.class_weight_power)
     net.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
 import shutil
@@ -88,24 +89,29 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
 
 
 def check_free(target: Path, *, overwrite: bool) -> None:
-    """Raise if a bundle is there already and may not be replaced."""
+    """Raise if a bundle is there and may not be replaced, or its folder cannot be written."""
     if target.exists() and not overwrite:
         raise OutputError(
             f"{target} exists", expected="a new bundle", do="choose another --name or --overwrite"
+        )
+    folder = next(p for p in target.parents if p.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(
+            f"cannot write into {folder}", expected="a writable folder", do="choose another with -o"
         )
 
 
 def _swap(staging: Path, target: Path) -> None:
     """Move a whole folder into place; an older one is put aside first and then removed."""
     if not target.exists():
-        os.replace(staging, target)
+        staging.replace(target)
         return
     aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-    os.replace(target, aside / target.name)
+    target.replace(aside / target.name)
     try:
-        os.replace(staging, target)
+        staging.replace(target)
     except OSError:
-        os.replace(aside / target.name, target)
+        (aside / target.name).replace(target)
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -131,7 +137,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
         "cells_per_type": pair.gene.statistics["cells_per_type"].astype(np.int64),
         "gene_share": model.reference.gene_share.astype(np.float32),
     }
-    bank = {
+    bank: dict[str, Array] = {
         "embedding": model.bank.astype(np.float16),
         "codes": model.bank_codes.astype(np.int32),
         "novelty_quantiles": model.novelty_quantiles,
@@ -145,10 +151,8 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
 
 
 def _npz(arrays: dict[str, Array]) -> bytes:
-    import io
-
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
@@ -157,7 +161,9 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     net = model.pair.gene.net
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     batches = np.bincount(reference.batches, minlength=len(recipe.reference))
-    datasets = [_dataset(s, int(n), "reference") for s, n in zip(recipe.reference, batches, strict=True)]
+    datasets = [
+        _dataset(s, int(n), "reference") for s, n in zip(recipe.reference, batches, strict=True)
+    ]
     datasets += [
         _dataset(s, n, "unlabelled")
         for s, n in zip(recipe.unlabelled, model.n_unlabelled, strict=True)
@@ -198,9 +204,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         temperature=round(model.temperature, 4),
         training=b.Training(
             datasets=datasets,
-            cells_per_type={
-                t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)
-            },
+            cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},
             merged_labels=reference.merged,
             dropped_labels=reference.dropped,
             n_train=len(model.train),
@@ -217,7 +221,10 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         },
         created_with={
             "python": platform.python_version(),
-            **{p: version(p) for p in ("scbignn-infer", "torch", "torch-geometric", "onnx", "numpy")},
+            **{
+                p: version(p)
+                for p in ("scbignn-infer", "torch", "torch-geometric", "onnx", "numpy")
+            },
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -68,7 +69,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     assays: list[str] = []
     licence: str = ""
     label_key: str
-    min_cells: int = 10
+    min_cells: Annotated[int, msgspec.Meta(ge=2)] = 10
     """Types with fewer cells after merging are left out."""
     reference: list[Source]
     unlabelled: list[Source] = []
@@ -89,7 +90,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     try:
         return msgspec.toml.decode(Path(path).read_bytes(), type=Recipe)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise InputError(
             f"cannot read the recipe {path} ({error})",
             expected="a TOML file like those in training/recipes",

@@ -86,6 +86,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pseudo_confidence: float = 0.8
     """Pseudo-labelled cells above it join the re-estimated statistics."""
 
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.net_genes > min(self.panel_genes, self.ranked_genes):
+            raise ValueError("net_genes must not exceed panel_genes or ranked_genes")
+        if self.embedding_size % self.n_heads:
+            raise ValueError("embedding_size must be a multiple of n_heads")
+        if self.folds < 2 or not 0 < self.validation_share < 1:
+            raise ValueError("folds must be 2 or more and validation_share between 0 and 1")
+
     def as_record(self) -> dict[str, float | int | str]:
         """Return the settings as flat JSON values."""
         values = msgspec.to_builtins(self)

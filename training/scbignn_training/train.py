@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from scbignn_infer.bundle import EMIteration
+from scbignn_infer.errors import InputError
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import match_genes
 from scbignn_infer.results import smooth
@@ -17,6 +18,7 @@ from scbignn_training import statistics
 from scbignn_training.augment import views
 from scbignn_training.calibrate import distance_quantiles, fit_temperature, fit_threshold
 from scbignn_training.cell_level import CellGraph, make_graph
+from scbignn_training.data import Cells as FileCells
 from scbignn_training.data import (
     Reference,
     join,
@@ -25,7 +27,6 @@ from scbignn_training.data import (
     read_cells,
     split,
 )
-from scbignn_training.data import Cells as FileCells
 from scbignn_training.em import Cells, Pair, fit_cells, one_hot, run_em, run_gene_level
 from scbignn_training.evaluate import f1_per_type, macro_f1
 from scbignn_training.gene_level import GeneLevel, Panel, fit_network
@@ -138,15 +139,28 @@ def fit(
         All hyper-parameters.
     log
         Receives progress.
+
+    Raises
+    ------
+    InputError
+        Too few cells, or none with counts, or too few genes in common.
     """
     log = log or Log()
     n_classes = len(reference.cell_types)
     train_rows, validation_rows = split(reference.codes, settings.validation_share, settings.seed)
+    if len(validation_rows) == 0:
+        raise InputError(
+            f"{len(reference.codes)} cells of {n_classes} types are too few to hold any out",
+            expected="a type with at least 10 cells",
+            do="give more cells, or raise validation_share in a recipe",
+        )
     reference = _in_rank_order(reference, train_rows, settings)
     m = min(settings.ranked_genes, len(reference.symbols))
     everything = np.ones(m, dtype=bool)
     counts, totals = reference.counts[:, :m].toarray(), reference.totals
-    labelled = Cells(counts[train_rows], totals[train_rows], everything, reference.codes[train_rows])
+    labelled = Cells(
+        counts[train_rows], totals[train_rows], everything, reference.codes[train_rows]
+    )
     x = log_expression(labelled.counts, labelled.totals)
     variability = _variability(x)
     generator = np.random.default_rng(settings.seed)
@@ -171,12 +185,17 @@ def fit(
         else "no unlabelled cells: EM ends after its first M-step"
     )
     start = Pair(gene, cell, teacher)
-    pair, history = run_em(
-        start, graphs, labelled, unlabelled, held_out, settings, log.iteration
-    )
+    pair, history = run_em(start, graphs, labelled, unlabelled, held_out, settings, log.iteration)
     log.stage("calibrating on held-out cells")
     return _calibrated(
-        pair, reference, train_rows, validation_rows, labelled, held_out, history, settings,
+        pair,
+        reference,
+        train_rows,
+        validation_rows,
+        labelled,
+        held_out,
+        history,
+        settings,
         [f.counts.shape[0] for f in foreign],
     )
 
@@ -264,9 +283,7 @@ def blend_folds(
 def _in_rank_order(reference: Reference, rows: Array, settings: Settings) -> Reference:
     """Put the ranked genes first; the others follow, for the totals."""
     n = min(settings.ranked_genes, len(reference.symbols))
-    ranked = rank_genes(
-        reference.counts[rows], reference.totals[rows], reference.codes[rows], n
-    )
+    ranked = rank_genes(reference.counts[rows], reference.totals[rows], reference.codes[rows], n)
     order = np.concatenate([ranked, np.setdiff1d(np.arange(len(reference.symbols)), ranked)])
     return replace(
         reference,
@@ -311,6 +328,12 @@ def _unlabelled(
     counts = np.concatenate([c for c, _ in parts]) * present
     totals = np.concatenate([t for _, t in parts])[:, 0]
     seen = totals > 0
+    if not seen.any():
+        raise InputError(
+            "no unlabelled cell has a count on a gene of the reference",
+            expected="at least one",
+            do="give other --unlabelled files, or exclude fewer of their cells",
+        )
     return Cells(counts[seen], totals[seen], present, np.empty(0, np.int64))
 
 
@@ -351,8 +374,8 @@ def _calibrated(
         bank_codes=labelled.codes[rows],
         novelty_quantiles=distance_quantiles(distance),
         scores={
-            "held_out_accuracy": round(float((best == codes).mean()), 4),
-            "held_out_macro_f1": round(macro_f1(codes, best), 4),
+            "validation_accuracy": round(float((best == codes).mean()), 4),
+            "validation_macro_f1": round(macro_f1(codes, best), 4),
         },
         scores_per_type=f1_per_type(codes, best, reference.cell_types),
         n_unlabelled=n_unlabelled,
@@ -369,5 +392,3 @@ def _bank_rows(codes: Array, seed: int) -> Array:
         of_type = order[codes[order] == code]
         place[of_type] = np.arange(len(of_type))
     return np.sort(np.argsort(place, kind="stable")[:BANK_CELLS])
-
-

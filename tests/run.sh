@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Set up an environment in .venv and run all checks: linters, types, tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python3 -m venv .venv
+.venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[training]' --group dev
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/python -m pytest "$@"

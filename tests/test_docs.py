@@ -1,0 +1,62 @@
+"""The docs name every command, option and public name, and CI runs the README's test command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import scbignn_infer
+from scbignn_infer.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def section(name: str) -> str:
+    (found,) = [part for part in COMMANDS.split("\n## ") if f"`{name}" in part.splitlines()[0]]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(main)), ids=lambda v: str(v))
+def test_commands_and_options_are_documented(name: str, command: click.Command) -> None:
+    if name == "train":
+        cli = pytest.importorskip("scbignn_training.cli", exc_type=ImportError)
+        command = cli.train
+    text = section(name)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and "--help" not in parameter.opts:
+            for option in parameter.opts:
+                assert re.search(rf"{re.escape(option)}\b", text), f"{name} {option}"
+
+
+def test_public_names_are_documented() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert [n for n in scbignn_infer.__all__ if n not in text] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+            assert target.startswith("http") or (file.parent / target).exists(), (file, target)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"## Test it\n\n```bash\n(.+?)\n```", readme, flags=re.DOTALL)
+    assert block in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_change_is_listed() -> None:
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

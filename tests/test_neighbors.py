@@ -1,0 +1,113 @@
+"""The kNN graph, against scikit-learn's brute force."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from scbignn_infer import neighbors
+from scbignn_infer.neighbors import build_graph
+from scbignn_infer.sessions import Runtime
+
+CPU = Runtime("cpu", 0, 1)
+
+
+def points(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(10, 16))
+    return (centres[rng.integers(0, 10, n)] + 0.4 * rng.normal(size=(n, 16))).astype(np.float32)
+
+
+def oracle(z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    distance, index = NearestNeighbors(n_neighbors=k + 1, metric="cosine").fit(z).kneighbors(z)
+    return index[:, 1:], 1 - distance[:, 1:]
+
+
+@pytest.mark.parametrize("block_values", [1 << 24, 700])
+def test_exact_search_finds_the_true_neighbours(
+    monkeypatch: pytest.MonkeyPatch, block_values: int
+) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK_VALUES", block_values)
+    z = points(300)
+    indices, similarity, builder = build_graph(z, 15, runtime=CPU)
+    expected, expected_similarity = oracle(z, 15)
+    assert builder == "exact"
+    assert indices.dtype == np.int64
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_allclose(similarity, expected_similarity, atol=1e-5)
+
+
+def test_a_cell_is_never_its_own_neighbour_even_among_copies() -> None:
+    z = np.repeat(points(4), 40, axis=0)
+    indices, similarity, _ = build_graph(z, 5, runtime=CPU)
+    assert not (indices == np.arange(len(z))[:, None]).any()
+    np.testing.assert_allclose(similarity, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 16])
+def test_few_cells_cut_the_number_of_neighbours(n: int) -> None:
+    indices, similarity, _ = build_graph(points(n), 15, runtime=CPU)
+    assert indices.shape == similarity.shape == (n, max(1, min(15, n - 1)))
+    assert indices.min() >= 0
+    assert indices.max() < n
+
+
+def test_scale_of_the_embedding_changes_nothing() -> None:
+    z = points(100)
+    a, s, _ = build_graph(z, 7, runtime=CPU)
+    scale = np.random.default_rng(1).uniform(0.1, 10, (100, 1)).astype(np.float32)
+    b, t, _ = build_graph(z * scale, 7, runtime=CPU)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_allclose(s, t, atol=1e-5)
+
+
+def test_zero_embedding_makes_a_finite_graph() -> None:
+    z = points(20)
+    z[3] = 0
+    _, similarity, _ = build_graph(z, 5, runtime=CPU)
+    assert np.isfinite(similarity).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # numba and pynndescent warn of their own matters
+def test_pynndescent_above_the_crossover_recalls_and_repeats() -> None:
+    z = points(1500)
+    graphs = [build_graph(z, 15, runtime=CPU, seed=3, exact_max_cells=1000) for _ in range(2)]
+    (indices, similarity, builder), (again, _, _) = graphs
+    expected, _ = oracle(z, 15)
+    recall = np.mean([len(set(a) & set(b)) / 15 for a, b in zip(indices, expected, strict=True)])
+    assert builder == "pynndescent"
+    assert recall > 0.95
+    assert not (indices == np.arange(len(z))[:, None]).any()
+    np.testing.assert_array_equal(indices, again)
+    unit = neighbors.unit_rows(z)
+    np.testing.assert_allclose(similarity, np.einsum("nd,nkd->nk", unit, unit[indices]), atol=1e-5)
+
+
+def test_unfilled_places_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unfilled:
+        def __init__(self, data: np.ndarray, **settings: object) -> None:
+            index, _ = oracle(data, 5)
+            self.neighbor_graph = np.column_stack([np.arange(len(data)), index]), None
+            self.neighbor_graph[0][7, 3:] = -1
+
+    import pynndescent
+
+    monkeypatch.setattr(pynndescent, "NNDescent", Unfilled)
+    z = points(200)
+    indices, _, _ = build_graph(z, 5, runtime=CPU, exact_max_cells=10)
+    np.testing.assert_array_equal(indices[7], oracle(z, 5)[0][7])
+
+
+def test_exact_search_imports_no_numba() -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from scbignn_infer.neighbors import build_graph\n"
+        "from scbignn_infer.sessions import Runtime\n"
+        "build_graph(np.eye(30, dtype='f4'), 5, runtime=Runtime('cpu', 0, 1))\n"
+        "assert not {'numba', 'pynndescent', 'sklearn', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

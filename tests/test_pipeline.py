@@ -1,0 +1,254 @@
+"""The passes in order, the AnnData entry point, and the choice of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import scbignn_infer
+from scbignn_infer.bundle import ModelBundle
+from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
+from scbignn_infer.pipeline import Annotator, choose_model
+from scbignn_infer.readers import AnnDataQuery, open_query
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def annotator(pbmc_bundle: ModelBundle) -> Annotator:
+    return Annotator(pbmc_bundle, device="cpu", threads=1)
+
+
+@pytest.fixture
+def blood(example: Path) -> ad.AnnData:
+    return ad.read_h5ad(example)
+
+
+def test_every_promised_slot_is_written(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
+    before = blood.copy()
+    assert scbignn_infer.annotate(blood, pbmc_bundle, device="cpu") is None
+    cell_types, n = pbmc_bundle.cell_types, blood.n_obs
+    labels = blood.obs["scbignn_cell_type"]
+    assert labels.dtype == "category"
+    assert set(labels) <= {*cell_types, "unknown"}
+    assert set(blood.obs["scbignn_best_cell_type"]) <= set(cell_types)
+    assert set(blood.obs["scbignn_gene_level_cell_type"]) <= set(cell_types)
+    ids = {c.label: c.ontology_id for c in pbmc_bundle.spec.cell_types} | {"unknown": ""}
+    assert blood.obs["scbignn_cell_type_ontology_id"].tolist() == [ids[x] for x in labels]
+    for name in ("confidence", "neighbor_agreement", "novelty"):
+        values = blood.obs[f"scbignn_{name}"]
+        assert values.between(0, 1).all(), name
+    probabilities = blood.obsm["scbignn_probabilities"]
+    assert probabilities.shape == (n, len(cell_types))
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.max(axis=1), blood.obs["scbignn_confidence"])
+    best = np.array(cell_types)[probabilities.argmax(axis=1)]
+    assert best.tolist() == blood.obs["scbignn_best_cell_type"].tolist()
+    assert blood.obsm["X_scbignn"].shape == (n, pbmc_bundle.spec.gene_level.embedding_size)
+    record = blood.uns["scbignn"]
+    assert record["cell_types"] == cell_types
+    assert record["model"] == {"name": "human-pbmc", "version": "1", "sha256": pbmc_bundle.sha256}
+    assert {"matrix", "genes", "params", "versions"} <= set(record)
+    assert (blood.X != before.X).nnz == 0
+    assert list(blood.obs.columns[:1]) == ["bulk_labels"]
+
+
+def test_unknown_is_exactly_below_the_threshold(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData
+) -> None:
+    scbignn_infer.annotate(blood, pbmc_bundle, device="cpu")
+    low = blood.obs["scbignn_confidence"] < pbmc_bundle.spec.thresholds.confidence
+    assert 0 < low.sum() < 100
+    assert (blood.obs["scbignn_cell_type"] == "unknown").tolist() == low.tolist()
+
+
+def test_annotated_adata_survives_a_file(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData, tmp_path: Path
+) -> None:
+    scbignn_infer.annotate(blood, pbmc_bundle, device="cpu", key_added="mine")
+    blood.write_h5ad(tmp_path / "a.h5ad")
+    back = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert back.obs["mine_cell_type"].tolist() == blood.obs["mine_cell_type"].tolist()
+    assert back.uns["mine"]["model"]["name"] == "human-pbmc"
+
+
+def test_copy_leaves_the_original_alone(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
+    copy = scbignn_infer.annotate(blood, pbmc_bundle, device="cpu", copy=True)
+    assert copy is not None
+    assert "scbignn_cell_type" in copy.obs
+    assert list(blood.obs) == ["bulk_labels"]
+    assert "scbignn" not in blood.uns
+    assert not list(blood.obsm)
+
+
+def test_slots_are_not_overwritten_without_leave(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData
+) -> None:
+    blood.obs["scbignn_novelty"] = 7.0
+    with pytest.raises(OutputError, match=r"obs\['scbignn_novelty'\] exist already"):
+        scbignn_infer.annotate(blood, pbmc_bundle, device="cpu")
+    assert (blood.obs["scbignn_novelty"] == 7).all()
+    scbignn_infer.annotate(blood, pbmc_bundle, device="cpu", overwrite=True)
+    assert blood.obs["scbignn_novelty"].max() <= 1
+
+
+def test_file_and_object_give_the_same(annotator: Annotator, example: Path) -> None:
+    with open_query(example) as query:
+        a = annotator.annotate_query(query)
+    b = annotator.annotate_query(AnnDataQuery(ad.read_h5ad(example)))
+    np.testing.assert_array_equal(a.probabilities, b.probabilities)
+
+
+def test_backed_adata_works(annotator: Annotator, example: Path) -> None:
+    backed = ad.read_h5ad(example, backed="r")
+    found = annotator.annotate_query(AnnDataQuery(backed))
+    backed.file.close()
+    with open_query(example) as query:
+        np.testing.assert_array_equal(found.labels, annotator.annotate_query(query).labels)
+
+
+def test_scaled_x_is_passed_over_for_raw(annotator: Annotator, blood: ad.AnnData) -> None:
+    plain = annotator.annotate_query(AnnDataQuery(blood))
+    scaled = blood.copy()
+    scaled.raw = blood
+    x = blood.X.toarray()
+    scaled.X = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
+    query = AnnDataQuery(scaled)
+    choice = annotator.choose(query)
+    assert choice.matrix == "raw"
+    assert choice.verdicts["X"].state == "scaled"
+    np.testing.assert_array_equal(annotator.annotate_query(query).labels, plain.labels)
+    with pytest.raises(InputError, match="X is scaled"):
+        annotator.annotate_query(query, matrix="X")
+
+
+def test_ensembl_column_is_found(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
+    blood.var["feature_name"] = blood.var_names.to_numpy()
+    blood.var_names = [f"feature{i}" for i in range(blood.n_vars)]
+    choice = Annotator(pbmc_bundle, device="cpu").choose(AnnDataQuery(blood))
+    assert choice.genes.column == "feature_name"
+    assert choice.genes.n_shared > 700
+
+
+def test_foreign_genes_name_both_sides(annotator: Annotator) -> None:
+    with pytest.raises(GeneError) as caught:
+        annotator.annotate_matrix(np.ones((2, 3)), ["alpha", "beta", "gamma"])
+    first = annotator.bundle.gene_symbols[0]
+    assert "alpha" in str(caught.value)
+    assert first in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "names", "message"),
+    [
+        (np.ones((0, 2)), ["A", "B"], "zero cells"),
+        (np.ones((2, 0)), [], "no usable matrix"),
+        (np.ones((2, 3)), ["A"], "3 columns and 1 gene names"),
+        (np.ones(3), ["A"], "two-dimensional"),
+        (np.zeros((4, 2)), ["A", "B"], "all zero"),
+        (np.array([[1, np.nan]]), ["A", "B"], "NaN or infinite"),
+    ],
+)
+def test_bad_matrices_are_one_line(
+    annotator: Annotator, matrix: np.ndarray, names: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        annotator.annotate_matrix(matrix, names)
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_is_told_in_order(annotator: Annotator, example: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    with open_query(example) as query:
+        annotator.annotate_query(query, progress=lambda *a: told.append(a))
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["inspect", "gene level", "graph", "cell level", "scores"]
+    for stage in stages:
+        done = [d / total for s, d, total in told if s == stage]
+        assert done[0] == 0
+        assert done[-1] == 1
+        assert all(0 <= d <= 1 for d in done)
+
+
+def test_annotator_is_reusable(annotator: Annotator, example: Path) -> None:
+    with open_query(example) as query:
+        a, b = annotator.annotate_query(query), annotator.annotate_query(query)
+    np.testing.assert_array_equal(a.probabilities, b.probabilities)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("scbignn_infer/examples/pbmc700.h5ad", "human-pbmc"),
+        ("tests/data/pancreas400.h5ad", "human-pancreas"),
+    ],
+)
+def test_the_fitting_model_is_chosen(name: str, model: str) -> None:
+    with open_query(REPOSITORY / name) as query:
+        bundle, novelty = choose_model(query, device="cpu")
+    assert bundle.name == model
+    assert min(novelty, key=lambda n: novelty[n]) == model
+
+
+def test_no_model_is_chosen_for_strange_cells(pbmc_bundle: ModelBundle) -> None:
+    counts = np.random.default_rng(0).poisson(0.5, (50, 2000))
+    adata = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)))
+    adata.var_names = pbmc_bundle.gene_symbols[:2000]
+    with pytest.raises(BundleError, match="no model is clearly meant for AnnData"):
+        choose_model(AnnDataQuery(adata), device="cpu")
+
+
+def test_two_alike_models_are_not_chosen_between(
+    monkeypatch: pytest.MonkeyPatch, example: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "twin").symlink_to(REPOSITORY / "exported_models" / "human-pbmc")
+    monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(tmp_path))
+    with open_query(example) as query, pytest.raises(BundleError, match="twin"):
+        choose_model(query, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("pbmc_zheng_facs.h5ad", "human-pbmc"),
+        ("pbmc_10studies_UNLABELLED_3000.h5ad", "human-pbmc"),
+        ("pancreas_segerstolpe_neuca_2000g.h5ad", "human-pancreas"),
+        ("pancreas_baron_neuca_2000g.h5ad", "human-pancreas"),
+        ("cellbench_sc_mixology.h5ad", None),
+        ("mouse_pancreas_baron_mouse1.h5ad", None),
+        ("mouse_lung_zilionis_800.h5ad", None),
+        ("scdcc_human_kidney_2000g.h5ad", None),
+    ],
+)
+def test_choice_on_studies_that_no_model_saw(
+    real_data: Callable[[str], Path], name: str, model: str | None
+) -> None:
+    with open_query(real_data(name)) as query:
+        if model is None:
+            with pytest.raises(BundleError, match="choose a model with -m"):
+                choose_model(query, device="cpu")
+        else:
+            assert choose_model(query, device="cpu")[0].name == model
+
+
+@pytest.mark.parametrize(
+    ("query", "model", "least"),
+    [
+        ("pbmc_zheng_facs.h5ad", "human-pbmc", 0.83),
+        ("pancreas_segerstolpe_neuca_2000g.h5ad", "human-pancreas", 0.93),
+    ],
+)
+def test_accuracy_on_unseen_studies_does_not_fall(
+    real_data: Callable[[str], Path], query: str, model: str, least: float
+) -> None:
+    with open_query(real_data(query)) as cells:
+        annotator = Annotator.load(REPOSITORY / "exported_models" / model, device="cpu")
+        truth = cells.obs["cell_type_common"].astype(str).to_numpy()
+        found = annotator.annotate_query(cells)
+    known = np.isin(truth, annotator.bundle.cell_types)
+    assert (found.best_labels == truth)[known].mean() > least

@@ -1,0 +1,138 @@
+"""Devices and providers, with fakes where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scbignn_infer import sessions
+from scbignn_infer.errors import DeviceError
+from scbignn_infer.sessions import Runtime, Session, choose_runtime
+
+CPU = Runtime("cpu", 0, 1)
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return files("scbignn_infer").joinpath("knn.onnx").read_bytes()
+
+
+class FakeOrt(types.ModuleType):
+    """An onnxruntime that lists and gives the providers it is told to."""
+
+    def __init__(self, listed: list[str], given: list[str]) -> None:
+        super().__init__("onnxruntime")
+        self.__version__ = "9.9"
+        self.asked: list[Any] = []
+        self.options: Any = None
+        self.preloaded = False
+        fake = self
+
+        class SessionOptions:
+            def __init__(self) -> None:
+                self.entries: dict[str, str] = {}
+
+            def add_session_config_entry(self, key: str, value: str) -> None:
+                self.entries[key] = value
+
+        class InferenceSession:
+            def __init__(self, graph: bytes, options: Any, providers: list[Any]) -> None:
+                fake.asked, fake.options = providers, options
+
+            def get_providers(self) -> list[str]:
+                return given
+
+            def get_inputs(self) -> list[Any]:
+                return []
+
+            get_outputs = get_inputs
+
+        self.SessionOptions, self.InferenceSession = SessionOptions, InferenceSession
+        self.get_available_providers = lambda: listed
+        self.set_default_logger_severity = lambda level: None
+
+    def preload_dlls(self) -> None:
+        self.preloaded = True
+
+
+CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, listed: list[str], given: list[str]) -> FakeOrt:
+    module = FakeOrt(listed, given)
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    return module
+
+
+def test_auto_takes_a_gpu_only_where_the_driver_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, CUDA, CUDA)
+    monkeypatch.setattr(sessions, "cuda_driver_loads", lambda: False)
+    assert choose_runtime("auto", 1).provider == "cpu"
+    monkeypatch.setattr(sessions, "cuda_driver_loads", lambda: True)
+    assert choose_runtime("auto", 1).provider == "cuda"
+
+
+def test_cuda_index_reaches_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = fake(monkeypatch, CUDA, CUDA)
+    Session(b"", choose_runtime("cuda:2", 3))
+    assert ort.asked == [("CUDAExecutionProvider", {"device_id": 2}), "CPUExecutionProvider"]
+    assert ort.preloaded
+    assert ort.options.intra_op_num_threads == 3
+    assert ort.options.entries["session.intra_op.allow_spinning"] == "0"
+
+
+def test_silent_fall_back_from_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, CUDA, ["CPUExecutionProvider"])
+    with pytest.raises(DeviceError, match=r"CUDA was asked for and onnxruntime 9\.9 gave"):
+        Session(b"", choose_runtime("cuda"))
+
+
+def test_cuda_without_cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, ["CPUExecutionProvider"], [])
+    with pytest.raises(DeviceError, match="built without CUDA"):
+        choose_runtime("cuda")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "auto:0", ""])
+def test_unknown_devices_are_refused(device: str) -> None:
+    with pytest.raises(DeviceError, match="auto, cpu, cuda or cuda:N"):
+        choose_runtime(device)
+
+
+def test_threads_default_to_what_the_process_may_use() -> None:
+    expected = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert choose_runtime("cpu").threads == expected
+    assert choose_runtime("cpu", 5).threads == 5
+
+
+def test_emptied_onnxruntime_names_the_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(DeviceError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        sessions.import_onnxruntime()
+
+
+def test_missing_onnxruntime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DeviceError, match="pip install onnxruntime-gpu"):
+        sessions.import_onnxruntime()
+
+
+def test_broken_graph_is_one_line() -> None:
+    with pytest.raises(DeviceError) as caught:
+        Session(b"no graph", CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_run_takes_inputs_by_name(graph: bytes) -> None:
+    session = Session(graph, CPU)
+    assert session.inputs == ["queries", "bank", "k"]
+    eye = np.eye(4, dtype=np.float32)
+    values, indices = session.run(bank=eye, k=np.array([1]), queries=eye[::-1].copy())
+    np.testing.assert_array_equal(indices[:, 0], [3, 2, 1, 0])
+    np.testing.assert_array_equal(values, np.ones((4, 1)))

@@ -1,0 +1,159 @@
+"""Imports point one way, the runtime stays light, and signatures keep the house's manners."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import scbignn_infer
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"
+LAYERS = (
+    {"errors"},
+    {"bundle", "registry", "sessions"},
+    {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
+    {"pipeline", "doctor"},
+    {"cli"},
+)
+WITHIN_A_LAYER = {("registry", "bundle")}
+"""The one import inside a layer: finding a bundle ends in reading it."""
+ONLY_IMPORTER = {"onnxruntime": "sessions", "pynndescent": "neighbors"}
+HEAVY = {"torch", "torch_geometric", "sklearn", "scanpy", "onnx", "onnxscript", "numba"}
+
+
+def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Yield the dotted names that a file imports, type-checking blocks aside."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_modules(file: Path) -> set[str]:
+    """Return the runtime modules that a file imports."""
+    parts = [name.split(".") for name in imports(file)]
+    stems = {f.stem for f in RUNTIME.glob("*.py")}
+    return {p[1] for p in parts if p[0] == "scbignn_infer" and len(p) > 1 and p[1] in stems}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {f.stem for f in RUNTIME.glob("*.py")} - {"__init__"} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("file", sorted(RUNTIME.glob("*.py")), ids=lambda f: f.stem)
+def test_imports_point_down(file: Path) -> None:
+    if file.stem == "__init__":
+        assert own_modules_at_import(file) == set()
+        return
+    height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    wrong = {
+        other
+        for other in own_modules(file)
+        if height[other] >= height[file.stem] and (file.stem, other) not in WITHIN_A_LAYER
+    }
+    assert not wrong, f"{file.stem} imports {wrong}, which are no lower than itself"
+
+
+def own_modules_at_import(file: Path) -> set[str]:
+    """Return the runtime modules that importing the file loads."""
+    names = imports(file, top_level_only=True)
+    return {n.split(".")[1] for n in names if n.startswith("scbignn_infer.")}
+
+
+@pytest.mark.parametrize("file", sorted(RUNTIME.glob("*.py")), ids=lambda f: f.stem)
+def test_runtime_imports_nothing_heavy(file: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(file)}
+    assert not tops & HEAVY
+    for module, importer in ONLY_IMPORTER.items():
+        assert module not in tops or file.stem == importer
+    assert "scbignn_training" not in tops or file.stem == "cli"
+
+
+def test_training_imports_of_the_runtime_are_no_cli() -> None:
+    for file in TRAINING.glob("*.py"):
+        assert not own_modules(file) & {"cli", "doctor", "pipeline"}, file.stem
+
+
+def test_training_modules_import_no_circle() -> None:
+    graph = {
+        f.stem: {
+            name.split(".")[1]
+            for name in imports(f)
+            if name.startswith("scbignn_training.") and name.count(".") == 1
+        }
+        for f in TRAINING.glob("*.py")
+    }
+    while graph:
+        leaves = {name for name, needs in graph.items() if not needs & set(graph)}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in leaves}
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter holds after running ``code``."""
+    program = f"import sys\n{code}\nprint(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    return set(done.stdout.decode().split())
+
+
+def test_importing_the_package_loads_nothing_but_itself() -> None:
+    loaded = loaded_after("import scbignn_infer")
+    assert not loaded & {*HEAVY, "numpy", "scipy", "anndata", "onnxruntime", "click", "rich"}
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "from scbignn_infer.cli import main\n"
+        "import io, contextlib\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main(['--help'], standalone_mode=False)"
+    )
+    assert not loaded_after(code) & {*HEAVY, "numpy", "scipy", "anndata", "onnxruntime"}
+
+
+def test_matrices_need_neither_anndata_nor_pandas() -> None:
+    code = (
+        "import numpy as np\n"
+        "from scbignn_infer import Annotator\n"
+        "a = Annotator.load('human-pbmc', device='cpu', threads=1)\n"
+        "genes = a.bundle.gene_symbols[:300]\n"
+        "a.annotate_matrix(np.random.default_rng(0).poisson(1, (20, 300)), genes)"
+    )
+    assert not loaded_after(code) & {*HEAVY, "anndata", "pandas", "h5py", "pynndescent"}
+
+
+def test_public_functions_take_few_positional_arguments() -> None:
+    for name in scbignn_infer.__all__:
+        value = getattr(scbignn_infer, name)
+        if not inspect.isfunction(value):
+            continue
+        parameters = inspect.signature(value).parameters.values()
+        positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert len(positional) <= 3, name
+        assert value.__doc__
+        assert "Parameters" in value.__doc__ or not parameters, name
+
+
+def test_public_names_are_there_and_no_others() -> None:
+    assert set(scbignn_infer.__all__) <= set(dir(scbignn_infer))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        scbignn_infer.nothing  # noqa: B018

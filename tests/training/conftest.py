@@ -1,0 +1,155 @@
+"""What the tests of the training half share: a small real reference and models trained on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from scbignn_training.em import Cells
+    from scbignn_training.recipe import Recipe
+    from scbignn_training.settings import Settings
+    from scbignn_training.train import Model
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript")
+ABSENT = [name for name in MODULES if find_spec(name) is None]
+
+
+class Untested(pytest.Module):
+    """A test file that cannot run: skipped, or failed where everything has to run."""
+
+    def collect(self):
+        reason = f"the extra 'training' is not installed ({', '.join(ABSENT)} missing)"
+        if os.environ.get("SCBIGNN_REQUIRE_DATA") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> object:
+    """Take the place of this folder's files where PyTorch is not installed."""
+    return Untested.from_parent(parent, path=module_path) if ABSENT else None
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, so that sums come out alike each time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pancreas() -> Path:
+    """Return 417 human islet cells x 4,000 genes: counts and ``obs["cell_type"]``."""
+    return REPOSITORY / "tests" / "data" / "pancreas400.h5ad"
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    """Return settings that train in seconds."""
+    from scbignn_training.settings import Settings
+
+    return Settings(
+        gene_epochs=2,
+        em_epochs=1,
+        folds=2,
+        cell_epochs=2,
+        net_genes=200,
+        ranked_genes=600,
+        panel_genes=300,
+        factors=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def parts(pancreas: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return three files of disjoint cells: ``labelled`` (3 of 5), ``unlabelled``, ``query``.
+
+    The unlabelled file lacks every seventh gene, has one that nobody knows and no labels.
+    """
+    adata = ad.read_h5ad(pancreas)
+    place = adata.obs.groupby("cell_type", observed=True).cumcount().to_numpy() % 5
+    folder = tmp_path_factory.mktemp("parts")
+    unlabelled = adata[place == 3, np.arange(adata.n_vars) % 7 > 0].copy()
+    unlabelled.var_names = ["NOBODYS", *unlabelled.var_names[1:]]
+    del unlabelled.obs["cell_type"]
+    cells = {
+        "labelled": adata[place < 3].copy(),
+        "unlabelled": unlabelled[:, ::-1].copy(),
+        "query": adata[place == 4].copy(),
+    }
+    for name, part in cells.items():
+        part.write_h5ad(folder / f"{name}.h5ad")
+    return {name: folder / f"{name}.h5ad" for name in cells}
+
+
+@pytest.fixture(scope="session")
+def recipe(parts: dict[str, Path], settings: Settings) -> Recipe:
+    """Return the recipe of a model of 11 types with EM on unlabelled cells."""
+    from scbignn_training.recipe import Recipe, Source
+
+    return Recipe(
+        name="tiny",
+        description="Islet cells.",
+        tissue="pancreas",
+        label_key="cell_type",
+        min_cells=8,
+        reference=[Source(file=str(parts["labelled"]), citation="Baron et al. 2016")],
+        unlabelled=[Source(file=str(parts["unlabelled"]))],
+        ontology={"alpha": "CL:0000171"},
+        settings=settings,
+    )
+
+
+@pytest.fixture(scope="session")
+def model(recipe: Recipe) -> Model:
+    """Return a model trained by the recipe; read it only."""
+    import torch
+    from scbignn_training.train import train
+
+    torch.set_num_threads(1)
+    return train(recipe)
+
+
+@pytest.fixture(scope="session")
+def gold(model: Model) -> Cells:
+    """Return the model's training cells over its ranked genes."""
+    return _cells(model, model.train)
+
+
+@pytest.fixture(scope="session")
+def held_out(model: Model) -> Cells:
+    """Return the model's validation cells over its ranked genes."""
+    return _cells(model, model.validation)
+
+
+def _cells(model: Model, rows: np.ndarray) -> Cells:
+    from scbignn_training.em import Cells
+
+    m = len(model.pair.gene.statistics["gene_mean"])
+    reference = model.reference
+    return Cells(
+        reference.counts[rows, :m].toarray(),
+        reference.totals[rows],
+        np.ones(m, dtype=bool),
+        reference.codes[rows],
+    )
+
+
+@pytest.fixture(scope="session")
+def bundle(model: Model, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the model's bundle; read it only."""
+    from scbignn_training.pack import write_bundle
+
+    return write_bundle(model, recipe, tmp_path_factory.mktemp("models"))
