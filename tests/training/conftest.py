@@ -38,7 +38,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return Untested.from_parent(parent, path=module_path) if ABSENT else None
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Compute on one thread, so that sums come out alike each time."""
     import torch
@@ -116,6 +116,7 @@ def recipe(parts: dict[str, Path], settings: Settings) -> Recipe:
 def model(recipe: Recipe) -> Model:
     """Return a model trained by the recipe; read it only."""
     import torch
+
     from scbignn_training.train import train
 
     torch.set_num_threads(1)

@@ -1,0 +1,241 @@
+"""Accuracy on studies that a model never saw, with ablations and baselines.
+
+Run: ``python benchmarks/accuracy.py pairs|folds|panels|em --seeds 0,1,2 --out FILE.json`` (needs the
+extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task with one
+seed. ``--set NAME=VALUE`` changes a setting of the models.
+
+Nothing is chosen on a query: blend, temperature and EM iteration come from the reference alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import scipy.sparse as sp
+import tasks
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from scbignn_infer.expression import Densifier
+from scbignn_infer.genes import match_genes
+from scbignn_training.cell_level import make_graph
+from scbignn_training.data import Cells, join, rank_genes, read_cells
+from scbignn_training.gene_level import Panel
+from scbignn_training.settings import Settings
+from scbignn_training.train import Model, fit
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+
+
+def score(truth: Array, predicted: Array) -> dict[str, float]:
+    """Return accuracy and macro-F1 over the types of the truth."""
+    truth, predicted = truth.astype(str), predicted.astype(str)
+    f1 = f1_score(
+        truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
+    )
+    return {"accuracy": round(accuracy_score(truth, predicted), 5), "macro_f1": round(f1, 5)}
+
+
+@torch.no_grad()
+def variants(model: Model, query: Cells, settings: Settings) -> dict[str, Array]:
+    """Return the labels of each part of a model and of the whole."""
+    reference, pair = model.reference, model.pair
+    m = len(pair.gene.statistics["gene_mean"])
+    match = match_genes(
+        {"symbol": query.symbols},
+        reference.symbols,
+        [],
+        net_genes=min(settings.net_genes, m),
+        min_genes=1,
+    )
+    densify = Densifier.make(match.reference_index, reference.gene_share, np.arange(m), "counts")
+    counts, totals = densify(query.counts)
+    panel = Panel(pair.gene, match.present, settings.panel_genes)
+    z, *parts = panel.run(counts, totals[:, 0], "parts")
+    net, linear, logistic = parts
+    logits = panel.run(counts, totals[:, 0])[1]
+    graph = make_graph(z, logits, torch.zeros_like(logits), settings)
+    own = logits
+    shield = (own.exp() @ pair.cell.shield)[:, None]
+    for layer in pair.cell.layers:
+        own = layer(own, shield, graph.edge_index, graph.neighbor_similarity.reshape(-1))
+    found = {
+        "scBiGNN": pair.cell(logits, graph),
+        "gene level": logits,
+        "network alone": net,
+        "linear head alone": linear,
+        "logistic head alone": logistic,
+        "network + linear": net + 0.2 * linear,
+        "network + logistic": net + 0.5 * logistic,
+        "linear + logistic": 0.2 * linear + 0.5 * logistic,
+        "cell level, share 1": own,
+        "teacher": pair.teacher(logits, graph),
+    }
+    names = np.array(reference.cell_types)
+    return {name: names[values.argmax(1).numpy()] for name, values in found.items()}
+
+
+def ours(task: tasks.Task, seed: int, settings: Settings, foreign: list[Cells]) -> Model:
+    """Train on the reference of a task."""
+    settings = msgspec.structs.replace(settings, seed=seed)
+    reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
+    return fit(reference, foreign, settings)
+
+
+def log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Scale each cell to 10,000 and take log1p."""
+    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
+    return sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts).log1p()
+
+
+def baselines(task: tasks.Task, query: Cells, methods: dict[str, Any]) -> dict[str, Array]:
+    """Fit scikit-learn classifiers on the 1,000 best genes that the query has too."""
+    column = {s: i for i, s in enumerate(query.symbols)}
+    shared = [i for i, s in enumerate(task.reference.symbols) if s in column]
+    known = task.reference.counts[:, shared]
+    types, codes = np.unique(task.reference.labels.astype(str), return_inverse=True)
+    totals = np.asarray(known.sum(axis=1)).ravel()
+    ranked = rank_genes(known, totals, codes, 1000)
+    order = [column[task.reference.symbols[shared[i]]] for i in ranked]
+    x = log1p_cp10k(known)[:, ranked].toarray()
+    unseen = log1p_cp10k(query.counts)[:, order].toarray()
+    found = {}
+    for name, classifier in methods.items():
+        model = make_pipeline(StandardScaler(), classifier).fit(x, types[codes])
+        found[name] = model.predict(unseen)
+    return found
+
+
+SIMPLE = {
+    "logistic regression, C = 1": LogisticRegression(C=1.0, max_iter=500),
+    "logistic regression, C = 0.01": LogisticRegression(C=0.01, max_iter=500),
+    "linear SVC": LinearSVC(C=0.01, max_iter=5000),
+    "kNN": KNeighborsClassifier(15, metric="cosine"),
+}
+
+
+def run(
+    todo: list[tasks.Task],
+    seeds: list[int],
+    settings: Settings,
+    foreign: list[Cells],
+    add: Callable[[Row], None],
+    *,
+    cuts: bool = False,
+    simple: bool = True,
+) -> None:
+    """Score every method on every task."""
+    for task in todo:
+        queries: Iterator[tuple[str, Cells]] = iter([("all", task.query)])
+        if cuts:
+            queries = tasks.panels(task)
+        views = list(queries)
+        truth = task.query.labels
+        for seed in seeds:
+            start = time.perf_counter()
+            model = ours(task, seed, settings, foreign)
+            seconds = round(time.perf_counter() - start, 1)
+            for view, query in views:
+                for method, labels in variants(model, query, settings).items():
+                    add(
+                        {
+                            "task": task.name,
+                            "view": view,
+                            "method": method,
+                            "seed": seed,
+                            **score(truth, labels),
+                            "seconds": seconds,
+                            "blend": list(model.pair.gene.blend),
+                            "em": [h.iteration for h in model.history if h.kept],
+                        }
+                    )
+        for view, query in views if simple else []:
+            methods = {k: v for k, v in SIMPLE.items() if not cuts or k.endswith("0.01")}
+            for method, labels in baselines(task, query, methods).items():
+                add(
+                    {
+                        "task": task.name,
+                        "view": view,
+                        "method": method,
+                        "seed": 0,
+                        **score(truth, labels),
+                    }
+                )
+
+
+def summarise(rows: list[Row]) -> str:
+    """Return a table: mean over tasks of each method, and its spread over seeds."""
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        mine = [r for r in rows if r["method"] == method]
+        seeds = sorted({r["seed"] for r in mine})
+        by_seed = [
+            np.mean([[r["accuracy"], r["macro_f1"]] for r in mine if r["seed"] == s], axis=0)
+            for s in seeds
+        ]
+        accuracy, f1 = np.mean(by_seed, axis=0)
+        lines.append(
+            f"{method:32s} accuracy {accuracy:.4f}  macro-F1 {f1:.4f} "
+            f"+- {np.std([b[1] for b in by_seed]):.4f}  ({len(seeds)} seeds)"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run one suite and write its rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("suite", choices=["pairs", "folds", "panels", "em", "pbmc"])
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--no-simple", action="store_true", help="leave out scikit-learn")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    changed = dict(item.split("=", 1) for item in arguments.set)
+    settings = msgspec.convert(
+        {k: json.loads(v) for k, v in changed.items()}, type=Settings, strict=False
+    )
+    if arguments.suite == "folds":
+        todo = [tasks.fold(*f) for f in tasks.FOLDS]
+    else:
+        chosen = tasks.PBMC_PAIRS if arguments.suite in ("em", "pbmc") else tasks.PAIRS
+        todo = [tasks.pair(*p) for p in chosen]
+    foreign = []
+    if arguments.suite == "em":
+        source = tasks.UNLABELLED
+        foreign = [read_cells(source.locate(), exclude=source.exclude)]
+    rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        arguments.out.write_text(json.dumps(rows, indent=0))
+
+    seeds = [int(s) for s in arguments.seeds.split(",")]
+    run(
+        todo,
+        seeds,
+        settings,
+        foreign,
+        add,
+        cuts=arguments.suite == "panels",
+        simple=not arguments.no_simple,
+    )
+    print(summarise(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+
+from scbignn_infer.results import novelty_quantile
+from scbignn_training.calibrate import distance_quantiles, fit_temperature, fit_threshold
+
+
+@pytest.fixture
+def calibrated():
+    """Return logits (20000, 5) whose softmax is the truth, and labels drawn from it."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((20_000, 5))
+    drawn = softmax(logits, axis=1).cumsum(axis=1) > rng.random((20_000, 1))
+    return logits, drawn.argmax(axis=1)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_a_known_temperature_is_found(calibrated, temperature):
+    logits, codes = calibrated
+    found = fit_temperature((temperature * logits).astype(np.float32), codes)
+    assert found == pytest.approx(temperature, rel=0.04)
+
+
+def test_no_other_temperature_has_a_smaller_loss(calibrated):
+    logits, codes = calibrated[0][:300], calibrated[1][:300]
+
+    def loss(temperature):
+        return -log_softmax(logits / temperature, axis=1)[np.arange(300), codes].mean()
+
+    found = fit_temperature(logits, codes)
+    assert loss(found) <= min(loss(t) for t in np.geomspace(0.1, 10, 400)) + 1e-6
+
+
+@pytest.mark.parametrize(("codes", "end"), [([0] * 50, 0.1), ([1] * 50, 10.0)])
+def test_the_temperature_stays_in_its_range(codes, end):
+    """Logits that are never or always wrong would ask for 0 or infinity."""
+    logits = np.tile([3.0, 0.0], (50, 1))
+    assert fit_temperature(logits, np.array(codes)) == pytest.approx(end, rel=1e-3)
+
+
+def test_two_of_a_hundred_right_cells_fall_below_the_threshold():
+    confidence = np.linspace(0.3, 1.0, 1000)
+    probabilities = np.column_stack([confidence, np.zeros((1000, 5))])
+    codes = np.zeros(1000, int)
+    threshold = fit_threshold(probabilities, codes)
+    assert 0.3 < threshold < 0.5
+    assert (confidence < threshold).sum() == 20
+    wrong = np.concatenate([codes, np.ones(1000, int)])  # wrongly labelled cells have no say
+    assert fit_threshold(np.tile(probabilities, (2, 1)), wrong) == threshold
+
+
+def test_the_threshold_is_at_most_one_half():
+    assert fit_threshold(np.tile([0.9, 0.1], (30, 1)), np.zeros(30, int)) == 0.5
+    assert fit_threshold(np.tile([0.9, 0.1], (30, 1)), np.ones(30, int)) == 0.5  # none is right
+
+
+def test_distances_are_placed_among_their_quantiles():
+    distance = np.random.default_rng(0).gamma(2.0, 0.1, 5000)
+    quantiles = distance_quantiles(distance)
+    assert quantiles.shape == (201,)
+    assert quantiles.dtype == np.float32
+    assert (np.diff(quantiles) >= 0).all()
+    placed = novelty_quantile(distance, quantiles)
+    exact = distance.argsort().argsort() / 4999
+    np.testing.assert_allclose(placed, exact, atol=0.005)

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import math
+
+import msgspec
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from scbignn_training.cell_level import (
+    CellGraph,
+    CellLevel,
+    CellStep,
+    GateLayer,
+    fit_cell_level,
+    make_graph,
+    noised,
+    shield_of,
+)
+from scbignn_training.settings import Settings
+
+SETTINGS = Settings(cell_epochs=30)
+N_TYPES = 4
+
+
+def random_graph(n, k, *, seed=0, hub=False):
+    """Return a graph of ``n`` cells with random neighbours, most similar first."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(n, generator=generator) for _ in range(n)])
+    own = order == torch.arange(n)[:, None]
+    indices = order[:, :1] if n == 1 else order[~own].reshape(n, n - 1)[:, :k].contiguous()
+    if hub:  # one cell is everybody's neighbour
+        indices[~(indices == 0).any(1) & (torch.arange(n) > 0), k // 2] = 0
+    similarity = torch.rand(n, k, generator=generator) * 2 - 1
+    similarity = similarity.sort(dim=1, descending=True).values
+    logits = torch.randn(n, N_TYPES, generator=generator).mul(2).log_softmax(1)
+    targets = torch.eye(N_TYPES)[torch.randint(0, N_TYPES, (n,), generator=generator)]
+    return CellGraph(torch.rand(n, 8, generator=generator), logits, indices, similarity, targets)
+
+
+def random_level(share=0.5, shield=(1.0, 0.6, 0.2, 1.0), seed=1):
+    """Return a cell level with random weights and open gates."""
+    torch.manual_seed(seed)
+    level = CellLevel(torch.tensor(shield), SETTINGS, share=share)
+    with torch.no_grad():
+        for parameter in level.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+        for layer in level.layers:
+            layer.gate_out.bias += 2.0
+    return level.eval().requires_grad_(False)
+
+
+def by_steps(level, graph, chunk=1000):
+    """Run the exported form layer by layer, in chunks of cells."""
+    step = CellStep(level).eval()
+    own, state = graph.gene_logits, graph.gene_logits.exp()
+    for layer in range(len(level.layers)):
+        parts = [
+            step(
+                state,
+                own[i : i + chunk],
+                graph.gene_logits[i : i + chunk],
+                graph.neighbor_indices[i : i + chunk],
+                graph.neighbor_similarity[i : i + chunk],
+                torch.tensor(layer),
+            )
+            for i in range(0, len(own), chunk)
+        ]
+        own, state = (torch.cat(part) for part in zip(*parts, strict=True))
+    return own
+
+
+GRAPHS = {
+    "random": random_graph(40, 6),
+    "hub": random_graph(40, 5, hub=True),
+    "one neighbour": random_graph(12, 1),
+    "two cells": random_graph(2, 1),
+    "lone cell": random_graph(1, 1),  # which is its own neighbour
+}
+assert sum(0 in row for row in GRAPHS["hub"].neighbor_indices.tolist()) == 39
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("chunk", [7, 1000])
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_the_exported_form_is_the_graph_network(graph, chunk, share):
+    level = random_level(share)
+    expected = level(graph.gene_logits, graph)
+    torch.testing.assert_close(by_steps(level, graph, chunk), expected, atol=1e-5, rtol=1e-5)
+    assert len(graph.gene_logits) == 1 or float((expected - graph.gene_logits).abs().max()) > 0.05
+
+
+def naive_layer(layer, log_p, shield, graph):
+    """Walk over the cells of a directed graph and the neighbours of each."""
+    p = np.exp(log_p)
+    new = {}
+    for cell in graph.nodes:
+        edges = list(graph.in_edges(cell, data="similarity"))
+        s = np.array([similarity for _, _, similarity in edges])
+        agree = np.array([p[cell] @ p[near] for near, _, _ in edges])
+        score = math.exp(layer.sharpness.item()) * (s - s.max()) + layer.affinity.item() * agree
+        attention = np.exp(score) / np.exp(score).sum()
+        q = sum(a * p[near] for a, (near, _, _) in zip(attention, edges, strict=True))
+        logs = np.log(q + 1e-4)
+        features = [
+            -sum(x * math.log(x) for x in p[cell]),
+            -sum((x + 1e-4) * math.log(x + 1e-4) for x in q),
+            max(p[cell]),
+            max(q),
+            p[cell] @ q,
+            s.mean(),
+            s.min(),
+            agree.std(ddof=1) if len(agree) > 1 else 0.0,
+        ]
+        w1, b1, w2, b2 = (
+            a.numpy().astype(float)
+            for a in (*layer.gate_in.parameters(), *layer.gate_out.parameters())
+        )
+        hidden = w1 @ features + b1
+        hidden = np.array([h * 0.5 * (1 + math.erf(h / math.sqrt(2))) for h in hidden])
+        gate = shield[cell] / (1 + math.exp(-(w2 @ hidden + b2)[0]))
+        mixed = (1 - gate) * log_p[cell] + gate * logs
+        new[cell] = mixed - math.log(sum(math.exp(x) for x in mixed))
+    return np.array([new[cell] for cell in range(len(p))])
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_a_layer_is_a_walk_over_neighbours(graph):
+    walk = nx.DiGraph()
+    walk.add_nodes_from(range(len(graph.gene_logits)))
+    for cell, (near, similarity) in enumerate(
+        zip(graph.neighbor_indices.tolist(), graph.neighbor_similarity.tolist(), strict=True)
+    ):
+        for j, s in zip(near, similarity, strict=True):
+            walk.add_edge(j, cell, similarity=s)
+    assert walk.number_of_edges() == graph.neighbor_indices.numel()
+    layer = random_level().layers[0]
+    shield = torch.linspace(0.3, 1, len(graph.gene_logits))[:, None]
+    similarity = graph.neighbor_similarity.reshape(-1)
+    found = layer(graph.gene_logits, shield, graph.edge_index, similarity).numpy()
+    expected = naive_layer(
+        layer, graph.gene_logits.double().numpy(), shield.numpy().ravel().astype(float), walk
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_degrees_may_differ():
+    """The graph network needs no fixed number of neighbours."""
+    walk = nx.gnp_random_graph(25, 0.15, seed=3, directed=True)
+    walk.add_edges_from((0, i) for i in range(1, 25))
+    walk.add_edge(1, 0)
+    edges = [(a, b, 0.9 - 0.01 * ((7 * a + b) % 50)) for a, b in walk.edges]
+    walk.add_weighted_edges_from(edges, weight="similarity")
+    layer = random_level().layers[1]
+    log_p = random_graph(25, 2).gene_logits
+    edge_index = torch.tensor([[a, b] for a, b, _ in edges]).T
+    similarity = torch.tensor([s for _, _, s in edges])
+    found = layer(log_p, torch.ones(25, 1), edge_index, similarity).numpy()
+    expected = naive_layer(layer, log_p.double().numpy(), np.ones(25), walk)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_renaming_the_types_renames_the_answer():
+    graph, level = random_graph(40, 6), random_level()
+    order = torch.tensor([2, 0, 3, 1])
+    renamed = random_level()
+    renamed.shield = level.shield[order]
+    found = renamed(graph.gene_logits[:, order], graph)
+    torch.testing.assert_close(found, level(graph.gene_logits, graph)[:, order])
+
+
+def test_reordering_the_cells_reorders_the_answer():
+    graph, level = random_graph(40, 6, hub=True), random_level()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(4))
+    place = order.argsort()  # where each cell went
+    moved = CellGraph(
+        graph.embedding[order],
+        graph.gene_logits[order],
+        place[graph.neighbor_indices[order]],
+        graph.neighbor_similarity[order],
+        graph.targets[order],
+    )
+    found = level(moved.gene_logits, moved)
+    expected = level(graph.gene_logits, graph)[order]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_shielded_types_keep_their_log_probabilities():
+    graph, level = random_graph(40, 6), random_level(share=1.0, shield=(0.0,) * N_TYPES)
+    torch.testing.assert_close(level(graph.gene_logits, graph), graph.gene_logits)
+
+
+def test_a_shield_guards_cells_that_are_likely_of_its_type():
+    graph, level = random_graph(60, 6), random_level(share=1.0, shield=(0.0, 1.0, 1.0, 1.0))
+    guarded = graph.gene_logits[:, 0] > -0.1
+    moved = (level(graph.gene_logits, graph) - graph.gene_logits).abs().amax(1)
+    assert 0 < int(guarded.sum()) < 60
+    assert float(moved[guarded].mean()) < 0.2 * float(moved[~guarded].mean())
+
+
+def test_the_share_mixes_both_levels():
+    graph = random_graph(40, 6)
+    none, half, whole = (random_level(s)(graph.gene_logits, graph) for s in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(none, graph.gene_logits)
+    torch.testing.assert_close(half, ((graph.gene_logits + whole) / 2).log_softmax(1))
+
+
+@torch.no_grad()
+def test_new_gates_are_almost_shut():
+    layer = GateLayer(16)
+    graph = random_graph(20, 4)
+    edges = graph.edge_index, graph.neighbor_similarity.reshape(-1)
+    moved = layer(graph.gene_logits, torch.ones(20, 1), *edges) - graph.gene_logits
+    assert 0 < float(moved.abs().mean()) < 0.5
+    assert torch.sigmoid(layer.gate_out.bias).item() == pytest.approx(0.119, abs=1e-3)
+
+
+def test_edges_run_from_neighbour_to_cell():
+    graph = random_graph(9, 3)
+    expected = [(int(graph.neighbor_indices[i, j]), i) for i in range(9) for j in range(3)]
+    assert list(zip(*graph.edge_index.tolist(), strict=True)) == expected
+
+
+def test_graphs_are_cosine_nearest_neighbours():
+    torch.manual_seed(0)
+    embedding = torch.randn(90, 10)
+    logits = torch.randn(90, N_TYPES).log_softmax(1)
+    graph = make_graph(embedding, logits, torch.eye(N_TYPES)[[0] * 90], SETTINGS)
+    oracle = NearestNeighbors(n_neighbors=16, metric="cosine").fit(embedding)
+    distance, indices = oracle.kneighbors()
+    np.testing.assert_array_equal(graph.neighbor_indices, indices[:, :15])
+    np.testing.assert_allclose(graph.neighbor_similarity, 1 - distance[:, :15], atol=1e-5)
+
+    rows = torch.arange(0, 90, 2)
+    part = graph.subset(rows, SETTINGS)
+    again = NearestNeighbors(n_neighbors=15, metric="cosine").fit(embedding[rows])
+    np.testing.assert_array_equal(part.neighbor_indices, again.kneighbors()[1])
+    assert torch.equal(part.gene_logits, logits[rows])
+    assert torch.equal(part.targets, graph.targets[rows])
+
+
+def test_the_shield_grows_with_the_cells_of_a_type():
+    shield = shield_of(np.array([0, 25, 100, 5000]), Settings(shield_cells=100))
+    assert shield.tolist() == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_noise_is_by_class_and_by_cell():
+    graph = random_graph(200, 3)
+    quiet = msgspec.structs.replace(SETTINGS, class_noise=0.0, cell_noise=0.0)
+    torch.testing.assert_close(noised(graph, quiet), graph.gene_logits)
+    torch.manual_seed(0)
+    by_class = msgspec.structs.replace(SETTINGS, cell_noise=0.0)
+    ratio = noised(graph, by_class) - graph.gene_logits
+    contrast = ratio - ratio[:, :1]  # what normalising shifts is the same for all types
+    torch.testing.assert_close(contrast, contrast[:1].expand(200, -1), atol=1e-4, rtol=1e-4)
+    loud = noised(graph, SETTINGS)
+    torch.testing.assert_close(loud.exp().sum(1), torch.ones(200))
+    assert float((loud - graph.gene_logits).std()) > 0.05
+
+
+def clusters(seed, n=120, confidence=1.2):
+    """Return a graph of well-separated types of which the gene level knows little."""
+    torch.manual_seed(seed)
+    codes = torch.arange(n) % N_TYPES
+    targets = torch.eye(N_TYPES)[codes]
+    embedding = torch.randn(N_TYPES, 10)[codes] + 0.2 * torch.randn(n, 10)
+    logits = (confidence * targets + 1.2 * torch.randn(n, N_TYPES)).log_softmax(1)
+    return make_graph(embedding, logits, targets, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """Return a cell level trained on two graphs."""
+    return fit_cell_level([clusters(0), clusters(1)], torch.ones(N_TYPES), SETTINGS, share=0.5)
+
+
+@torch.no_grad()
+def test_training_learns_to_trust_good_neighbours(taught):
+    assert not taught.training
+    assert taught.share == 0.5
+    graph = clusters(7)
+    codes = graph.targets.argmax(1)
+    before = (graph.gene_logits.argmax(1) == codes).float().mean()
+    after = (taught(graph.gene_logits, graph).argmax(1) == codes).float().mean()
+    assert float(before) < 0.7
+    assert float(after) > float(before) + 0.15
+
+
+def test_a_seed_fixes_the_gates(taught):
+    graphs = [clusters(0), clusters(1)]
+    again = fit_cell_level(graphs, torch.ones(N_TYPES), SETTINGS, share=0.5)
+    other = fit_cell_level(
+        graphs, torch.ones(N_TYPES), msgspec.structs.replace(SETTINGS, seed=1), share=0.5
+    )
+    pairs = zip(taught.parameters(), again.parameters(), other.parameters(), strict=True)
+    for one, same, different in pairs:
+        assert torch.equal(one, same)
+        assert not torch.equal(one, different)
+
+
+@torch.no_grad()
+def test_pseudo_labels_have_their_say(taught):
+    """An M-step on unlabelled cells whose neighbours are no guide makes the gates careful."""
+    misleading = random_graph(120, 15, seed=9)
+    settings = msgspec.structs.replace(SETTINGS, pseudo_weight_cell=0.9)
+    with torch.enable_grad():
+        careful = fit_cell_level(
+            [clusters(0), clusters(1)],
+            torch.ones(N_TYPES),
+            settings,
+            share=0.5,
+            unlabelled=CellGraph(
+                misleading.embedding,
+                misleading.gene_logits,
+                misleading.neighbor_indices,
+                misleading.neighbor_similarity,
+                misleading.gene_logits.exp(),
+            ),
+        )
+    moved = [
+        float((level(misleading.gene_logits, misleading) - misleading.gene_logits).abs().mean())
+        for level in (taught, careful)
+    ]
+    assert moved[1] < 0.8 * moved[0]

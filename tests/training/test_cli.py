@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import scbignn_infer
+import scbignn_training.pack
+import scbignn_training.train
+from scbignn_infer.cli import main
+
+
+def run(*arguments, code=0):
+    """Run ``train``; it must end with ``code`` and, where it fails, with one line."""
+    done = CliRunner().invoke(main, ["train", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    if code == 1:
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+    return done
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fail if anything is read or trained."""
+
+    def fail(*arguments):
+        pytest.fail("there must be no work")
+
+    monkeypatch.setattr(scbignn_training.train, "train", fail)
+
+
+@pytest.fixture
+def recipe_file(recipe, tmp_path):
+    path = tmp_path / "tiny.toml"
+    strengths = recipe.settings.as_record()
+    del strengths["blends"]
+    lines = [
+        f"name = '{recipe.name}'",
+        f"label_key = '{recipe.label_key}'",
+        f"min_cells = {recipe.min_cells}",
+        f"reference = [{{ file = '{recipe.reference[0].file}' }}]",
+        f"unlabelled = [{{ file = '{recipe.unlabelled[0].file}' }}]",
+        "[settings]",
+        *(f"{name} = {value}" for name, value in strengths.items()),
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def given(parts):
+    """Return options that name everything."""
+    return parts["labelled"], "--label-key", "cell_type", "--name", "mine"
+
+
+def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
+    torch.set_num_threads(2)
+    done = run("--recipe", recipe_file, "-o", tmp_path / "out", "--threads", 1)
+    assert torch.get_num_threads() == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    head = lines.index("iteration  gene level  with cell level  seconds")
+    table = lines[head + 1 : head + 4]
+    assert [int(line.split()[0]) for line in table] == [0, 1, 2]
+    assert {len(line) for line in [lines[head], *table]} == {len(lines[head])}
+    found = scbignn_infer.load_model(tmp_path / "out" / "tiny")
+    history = found.spec.training.em_history
+    for line, row in zip(table, history, strict=True):
+        scores = [float(v) for v in line.split()[1:3]]
+        assert scores == pytest.approx([row.gene_level_f1, row.cell_level_f1], abs=5e-5)
+    stages = [line for line in lines if line.startswith("[")]
+    assert all(re.match(r"\[ *\d+\.\d s\] \S", line) for line in stages)
+    assert "reading" in stages[0]
+    assert "validation_macro_f1" in stages[-1]
+    # It is the model that the same recipe made before.
+    assert found.read("statistics.npz") == (bundle / "statistics.npz").read_bytes()
+
+
+class TestOptions:
+    @pytest.fixture
+    def made(self, monkeypatch, tmp_path, model):
+        """Catch the recipe that the options make, without its work."""
+        recipes = []
+
+        def train(recipe, log):
+            recipes.append(recipe)
+            log.stage("working")
+            for row in model.history:
+                log.iteration(row)
+            return model
+
+        def write(model, recipe, folder, *, overwrite):
+            path = folder / recipe.name
+            path.mkdir(parents=True)
+            return path
+
+        monkeypatch.setattr(scbignn_training.train, "train", train)
+        monkeypatch.setattr(scbignn_training.pack, "write_bundle", write)
+        monkeypatch.chdir(tmp_path)
+        return recipes
+
+    def test_options_make_a_recipe(self, given, made, parts):
+        run(
+            *given,
+            parts["query"],
+            *("--unlabelled", parts["unlabelled"], "--species", "mouse"),
+            *("--tissue", "lung", "--min-cells", 5, "--seed", 3, "--threads", 1),
+        )
+        (recipe,) = made
+        assert (recipe.name, recipe.label_key, recipe.species) == ("mine", "cell_type", "mouse")
+        assert [s.file for s in recipe.reference] == [str(parts["labelled"]), str(parts["query"])]
+        assert [s.file for s in recipe.unlabelled] == [str(parts["unlabelled"])]
+        assert (recipe.tissue, recipe.min_cells, recipe.settings.seed) == ("lung", 5, 3)
+
+    @pytest.mark.usefixtures("made")
+    def test_quiet_prints_nothing(self, given):
+        assert run(*given, "--quiet", "--threads", 1).output == ""
+
+    @pytest.mark.usefixtures("made")
+    def test_not_quiet_prints_to_stderr_alone(self, given):
+        done = run(*given, "--threads", 1)
+        assert done.stdout == ""
+        assert "working" in done.stderr
+
+
+@pytest.mark.usefixtures("no_work")
+class TestBadInput:
+    @pytest.mark.parametrize("missing", [0, 1, 3])
+    def test_an_option_is_missing(self, given, missing):
+        width = 1 if missing == 0 else 2
+        arguments = [*given[:missing], *given[missing + width :]]
+        assert "Usage:" in run(*arguments, code=2).stderr
+
+    @pytest.mark.parametrize(
+        "extra",
+        [
+            ("--label-key", "x"),
+            ("--name", "x"),
+            ("--unlabelled", "x.h5ad"),
+            ("--seed", "0"),
+            ("--min-cells", "10"),
+            ("--species", "mouse"),
+            ("--tissue", "lung"),
+            ("cells.h5ad",),
+        ],
+    )
+    def test_a_recipe_says_itself_what_options_say(self, recipe_file, extra):
+        name = extra[0].removeprefix("--").replace("-", "_").replace("cells.h5ad", "references")
+        assert name in run("--recipe", recipe_file, *extra, code=2).stderr
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            ("--threads", 0),
+            ("--min-cells", 1),
+            ("--seed", -1),
+            ("--seed", "one"),
+            ("--no-such-option",),
+        ],
+    )
+    def test_wrong_values(self, given, wrong):
+        assert wrong[0] in run(*given, *wrong, code=2).stderr
+
+    @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/abs", "a/"])
+    def test_a_name_is_no_path(self, parts, name, tmp_path):
+        done = run(
+            *(parts["labelled"], "--label-key", "cell_type", "--name", name),
+            *("-o", tmp_path / "out", "--overwrite"),
+            code=1,
+        )
+        assert f"'{name}'" in done.stderr
+        assert "--name" in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_the_output_exists(self, given, tmp_path):
+        (tmp_path / "mine").mkdir()
+        done = run(*given, "-o", tmp_path, code=1)
+        assert f"{tmp_path / 'mine'} exists" in done.stderr
+        assert "--overwrite" in done.stderr
+
+    def test_the_output_folder_is_a_file(self, given, tmp_path):
+        (tmp_path / "out").write_text("")
+        assert "cannot write" in run(*given, "-o", tmp_path / "out", code=1).stderr
+
+    def test_no_recipe(self, tmp_path):
+        assert "none.toml" in run("--recipe", tmp_path / "none.toml", code=1).stderr
+
+
+class TestBadReferences:
+    """What is found out once the files are read; stages have been told by then."""
+
+    @staticmethod
+    def last_line(*arguments):
+        done = CliRunner().invoke(main, ["train", *map(str, arguments), "--quiet"])
+        assert done.exit_code == 1
+        assert isinstance(done.exception, SystemExit)
+        (line,) = done.stderr.splitlines()
+        return line
+
+    def test_no_file(self, tmp_path):
+        line = self.last_line(tmp_path / "no.h5ad", "--label-key", "t", "--name", "x")
+        assert "no file" in line
+
+    def test_no_label_column(self, parts):
+        line = self.last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
+        assert "no obs column 'celltype'" in line
+        assert "--label-key" in line
+
+    def test_no_h5ad(self, recipe_file):
+        line = self.last_line(recipe_file, "--label-key", "t", "--name", "x")
+        assert "not an HDF5 file" in line
+
+    def test_too_few_cells_of_each_type(self, given):
+        assert "--min-cells" in self.last_line(*given, "--min-cells", 1000)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag):
+    done = run(flag)
+    assert done.stdout.startswith("Usage: scbignn-infer train")
+    assert "--unlabelled" in done.stdout

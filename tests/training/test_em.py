@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scbignn_training import em, statistics
+from scbignn_training.data import log_expression
+from scbignn_training.em import Cells, Pair, e_step, m_step, run_em, run_gene_level, validate
+from scbignn_training.evaluate import macro_f1
+from scbignn_training.gene_level import GeneLevel, Panel
+from scbignn_training.objective import pseudo_labels
+from scbignn_training.train import blend_folds, cross_fit
+
+
+class Teacher(nn.Module):
+    """A teacher that calls every cell by one type."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.code = code
+
+    def forward(self, gene_logits, graph):
+        return (8.0 * torch.eye(gene_logits.shape[1])[[self.code] * len(gene_logits)]).log_softmax(
+            1
+        )
+
+
+@pytest.fixture(scope="module")
+def pair(model):
+    return model.pair
+
+
+@pytest.fixture(scope="module")
+def n_types(model):
+    return len(model.reference.cell_types)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(held_out):
+    """Return cells without labels that lack every third gene."""
+    present = np.arange(held_out.counts.shape[1]) % 3 > 0
+    return Cells(held_out.counts * present, held_out.totals, present, np.empty(0, np.int64))
+
+
+@pytest.fixture(scope="module")
+def graphs(gold, n_types, settings):
+    """Return out-of-fold graphs of the training cells."""
+    folds = cross_fit(gold, n_types, np.zeros(gold.counts.shape[1]), settings)
+    return blend_folds(folds, settings)[2]
+
+
+@pytest.fixture(scope="module")
+def long(settings):
+    """Return settings whose E-step moves the network."""
+    return msgspec.structs.replace(settings, em_epochs=15, em_learning_rate=3e-3)
+
+
+@torch.no_grad()
+def cross_entropy(net, pair, cells, soft, settings):
+    """Return the network's loss on pseudo-labels."""
+    panel = Panel(pair.gene, cells.present, settings.panel_genes)
+    x = panel.run(cells.counts, cells.totals, "impute")[1]
+    return -float((soft * net(x)[1].log_softmax(1)).sum(1).mean())
+
+
+def test_graphs_carry_gold_or_no_labels(pair, held_out, unlabelled, settings):
+    graph = run_gene_level(pair.gene, held_out, settings)
+    assert graph.targets.argmax(1).tolist() == held_out.codes.tolist()
+    assert graph.targets.sum(1).tolist() == [1.0] * len(held_out.codes)
+    assert not run_gene_level(pair.gene, unlabelled, settings).targets.any()
+    assert graph.neighbor_indices.shape == (len(held_out.codes), 15)
+
+
+class TestEStep:
+    def test_the_network_moves_towards_its_teacher(self, pair, gold, unlabelled, long):
+        graph = run_gene_level(pair.gene, unlabelled, long)
+        with torch.no_grad():
+            log_p = pair.teacher(graph.gene_logits, graph)
+        soft = pseudo_labels(log_p, long.pseudo_temperature)
+        before = cross_entropy(pair.gene.net, pair, unlabelled, soft, long)
+        net = e_step(pair, gold, unlabelled, long, seed=0)
+        assert cross_entropy(net, pair, unlabelled, soft, long) < 0.9 * before
+
+    def test_the_weight_decides_between_gold_labels_and_a_wrong_teacher(
+        self, pair, gold, unlabelled, long, n_types
+    ):
+        """The teacher sees nothing but endothelial cells."""
+        wrong = Pair(pair.gene, pair.cell, Teacher(6))
+        soft = torch.eye(n_types)[[6] * len(unlabelled.counts)]
+        gold_targets = em.one_hot(gold.codes, n_types)
+        losses = []
+        for weight in (0.1, 0.5, 0.9):
+            settings = msgspec.structs.replace(long, pseudo_weight_gene=weight)
+            net = e_step(wrong, gold, unlabelled, settings, seed=0)
+            losses.append(
+                [
+                    cross_entropy(net, pair, gold, gold_targets, settings),
+                    cross_entropy(net, pair, unlabelled, soft, settings),
+                ]
+            )
+        on_gold, on_pseudo = np.array(losses).T
+        assert (np.diff(on_gold) > 0).all()
+        assert (np.diff(on_pseudo) < 0).all()
+
+    def test_without_weight_the_teacher_is_not_heard(self, pair, gold, unlabelled, settings):
+        deaf = msgspec.structs.replace(settings, pseudo_weight_gene=0.0)
+        nets = [
+            e_step(Pair(pair.gene, pair.cell, Teacher(c)), gold, unlabelled, deaf, seed=0)
+            for c in (0, 1)
+        ]
+        for one, other in zip(*(net.parameters() for net in nets), strict=True):
+            assert torch.equal(one, other)
+
+    def test_the_old_network_stays_as_it_was(self, pair, gold, unlabelled, settings):
+        before = {k: v.clone() for k, v in pair.gene.net.state_dict().items()}
+        net = e_step(pair, gold, unlabelled, settings, seed=0)
+        assert net is not pair.gene.net
+        for name, value in pair.gene.net.state_dict().items():
+            assert torch.equal(value, before[name])
+
+
+class TestMStep:
+    def test_gold_labels_stay_gold(self, pair, gold, graphs, unlabelled, settings):
+        before = [g.targets.clone() for g in graphs]
+        new = m_step(pair.gene, graphs, gold, unlabelled, settings)
+        for graph, targets in zip(graphs, before, strict=True):
+            assert torch.equal(graph.targets, targets)
+        assert new.gene.net is pair.gene.net
+        assert new.cell.share == settings.cell_share
+        assert new.teacher.share == 1.0
+        assert new.teacher.shield.tolist() == [1.0] * len(new.teacher.shield)
+        assert new.cell.shield.min() < 0.5  # types of a few cells are shielded in the output
+
+    def test_without_confidence_statistics_are_those_of_gold_cells(
+        self, pair, gold, graphs, unlabelled, settings, n_types
+    ):
+        doubtful = msgspec.structs.replace(settings, pseudo_confidence=1.1)
+        found = m_step(pair.gene, graphs, gold, unlabelled, doubtful).gene.statistics
+        x = log_expression(gold.counts, gold.totals)
+        expected = statistics.estimate(x, gold.codes, n_types, settings)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+    def test_confident_cells_join_and_their_absent_genes_take_the_mean(
+        self, pair, gold, graphs, unlabelled, settings
+    ):
+        sure = msgspec.structs.replace(settings, pseudo_confidence=0.0)
+        found = m_step(pair.gene, graphs, gold, unlabelled, sure).gene.statistics
+        n_gold, n_all = len(gold.codes), len(gold.codes) + len(unlabelled.counts)
+        assert found["cells_per_type"].sum() == n_all
+        assert (found["cells_per_type"] >= np.bincount(gold.codes)).all()
+        seen, there = log_expression(gold.counts, gold.totals), unlabelled.present
+        new = log_expression(unlabelled.counts, unlabelled.totals)
+        mean = (seen.sum(axis=0) + new.sum(axis=0)) / n_all
+        np.testing.assert_allclose(found["gene_mean"][there], mean[there], rtol=1e-3, atol=1e-4)
+        kept = pair.gene.statistics["gene_mean"]
+        filled = (seen.sum(axis=0) + len(new) * kept) / n_all
+        assert n_gold < n_all
+        np.testing.assert_allclose(found["gene_mean"][~there], filled[~there], rtol=2e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_scores_are_means_over_the_views(pair, held_out, unlabelled, settings):
+    cut = Cells(unlabelled.counts, unlabelled.totals, unlabelled.present, held_out.codes)
+    expected = []
+    for cells in (held_out, cut):
+        panel = Panel(pair.gene, cells.present, settings.panel_genes)
+        gene = panel.run(cells.counts, cells.totals)[1]
+        graph = run_gene_level(pair.gene, cells, settings)
+        cell = pair.cell(gene, graph)
+        expected.append([macro_f1(cells.codes, a.argmax(1).numpy()) for a in (gene, cell)])
+    found = validate(pair, [held_out, cut], settings)
+    assert found == pytest.approx(tuple(np.mean(expected, axis=0)))
+
+
+class TestRunEM:
+    @pytest.fixture
+    def scripted(self, monkeypatch, pair):
+        """Return a function that runs EM with given scores; its pairs are told apart by number."""
+
+        def run(scores, unlabelled, settings):
+            levels = [
+                GeneLevel(
+                    pair.gene.net,
+                    pair.gene.statistics,
+                    (pair.gene.logistic_weight.numpy(), pair.gene.logistic_bias.numpy()),
+                    (float(i), 0.0),
+                )
+                for i in range(len(scores))
+            ]
+            pairs = [Pair(level, pair.cell, pair.teacher) for level in levels]
+            monkeypatch.setattr(em, "e_step", lambda before, *rest: before.gene.net)
+            monkeypatch.setattr(em, "m_step", lambda gene, *rest: pairs[round(gene.blend[0]) + 1])
+            monkeypatch.setattr(
+                em, "validate", lambda p, *rest: (0.1, scores[round(p.gene.blend[0])])
+            )
+            rows = []
+            kept, history = run_em(pairs[0], [], None, unlabelled, [], settings, rows.append)
+            assert [r.iteration for r in rows] == list(range(len(history)))
+            return round(kept.gene.blend[0]), history
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("scores", "best"),
+        [
+            ([0.5, 0.9, 0.7], 1),
+            ([0.9, 0.5, 0.7], 0),
+            ([0.5, 0.7, 0.9], 2),
+            ([0.7, 0.7, 0.7], 0),  # of equals the first
+            ([0.0, 0.0, 0.0], 0),
+        ],
+    )
+    def test_the_best_pair_is_kept(self, scripted, unlabelled, settings, scores, best):
+        kept, history = scripted(scores, unlabelled, settings)
+        assert kept == best
+        assert [h.cell_level_f1 for h in history] == scores
+        assert [h.kept for h in history] == [i == best for i in range(3)]
+
+    def test_without_unlabelled_cells_there_is_no_iteration(self, scripted, settings):
+        kept, history = scripted([0.5, 0.9, 0.9], None, settings)
+        assert kept == 0
+        assert [(h.iteration, h.kept) for h in history] == [(0, True)]
+
+    def test_real_iterations_keep_levels_that_were_scored_together(
+        self, pair, gold, graphs, unlabelled, held_out, settings
+    ):
+        kept, history = run_em(
+            pair, graphs, gold, unlabelled, [held_out], settings, lambda row: None
+        )
+        assert len(history) == settings.em_iterations + 1
+        assert [h.kept for h in history].count(True) == 1
+        best = max(history, key=lambda h: h.cell_level_f1)
+        assert best.kept
+        assert validate(kept, [held_out], settings) == (best.gene_level_f1, best.cell_level_f1)
+
+
+def test_the_history_of_a_model_has_one_kept_row(model):
+    assert [h.iteration for h in model.history] == [0, 1, 2]
+    (kept,) = [h for h in model.history if h.kept]
+    assert kept.cell_level_f1 == max(h.cell_level_f1 for h in model.history)

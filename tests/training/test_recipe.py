@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+import scbignn_infer
+from scbignn_infer.errors import InputError
+from scbignn_training.recipe import Source, read_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPES = sorted((REPOSITORY / "training" / "recipes").glob("*.toml"))
+MINIMAL = """
+name = "mine"
+label_key = "cell_type"
+[[reference]]
+file = "cells.h5ad"
+"""
+
+
+def one_line(error, *parts):
+    """Check that an error is one line that says what is meant."""
+    message = str(error.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+class TestShippedRecipes:
+    def test_they_name_their_inputs_well_enough_to_find_them(self, path):
+        recipe = read_recipe(path)
+        assert recipe.name == path.stem
+        assert recipe.description
+        assert recipe.licence
+        for source in (*recipe.reference, *recipe.unlabelled):
+            assert re.fullmatch("[0-9a-f]{64}", source.sha256)
+            assert source.title
+            assert source.citation
+            assert source.accession
+        assert all(re.fullmatch(r"CL:\d{7}", i) for i in recipe.ontology.values())
+
+    def test_the_shipped_model_was_made_from_them(self, path):
+        recipe = read_recipe(path)
+        spec = scbignn_infer.load_model(REPOSITORY / "exported_models" / path.stem).spec
+        assert [(d.file, d.sha256) for d in spec.training.datasets] == [
+            (s.file, s.sha256) for s in (*recipe.reference, *recipe.unlabelled)
+        ]
+        assert {c.label: c.ontology_id for c in spec.cell_types} == recipe.ontology
+        assert spec.training.settings == recipe.settings.as_record()
+
+    def test_the_first_line_is_the_command_that_makes_it(self, path):
+        first = path.read_text().splitlines()[0]
+        assert first.startswith(f"# scbignn-infer train --recipe training/recipes/{path.name} ")
+
+
+def test_there_are_recipes():
+    assert {p.stem for p in RECIPES} == {
+        p.name for p in (REPOSITORY / "exported_models").iterdir() if p.is_dir()
+    }
+
+
+def test_a_minimal_recipe_takes_the_defaults(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL + "[settings]\nseed = 4\n")
+    recipe = read_recipe(path)
+    assert recipe.min_cells == 10
+    assert recipe.settings.seed == 4
+    assert recipe.settings.folds == 3
+    assert recipe.reference == [Source(file="cells.h5ad")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("label_kye = 'x'\n" + MINIMAL, "label_kye"),
+        (MINIMAL + "sha265 = 'x'\n", "sha265"),
+        (MINIMAL + "[settings]\nepochs = 4\n", "epochs"),
+        (MINIMAL + "[settings]\nseed = 'four'\n", "seed"),
+        (MINIMAL + "[settings]\nnet_genes = 9000\n", "net_genes must not exceed"),
+        ("min_cells = 1\n" + MINIMAL, "min_cells"),
+        ("name = 'mine'\n", "label_key"),
+        ("name = \n", "mine.toml"),
+        ("\n".join(MINIMAL.splitlines()[:3]), "reference"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(tmp_path, text, says):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        read_recipe(path)
+    one_line(error, "cannot read the recipe", str(path), says)
+
+
+def test_no_recipe_is_one_line(tmp_path, pancreas):
+    with pytest.raises(InputError) as error:
+        read_recipe(tmp_path / "none.toml")
+    one_line(error, "none.toml")
+    with pytest.raises(InputError) as error:
+        read_recipe(pancreas)  # an .h5ad in the place of the recipe
+    one_line(error, "cannot read the recipe")
+
+
+class TestFindingFiles:
+    @pytest.fixture
+    def cells(self, tmp_path, monkeypatch):
+        """Return a file of the data folder, seen from a working folder without it."""
+        data, work = tmp_path / "data", tmp_path / "work"
+        data.mkdir()
+        work.mkdir()
+        (data / "cells.h5ad").write_bytes(b"of the data folder")
+        monkeypatch.setenv("SCBIGNN_DATA", str(data))
+        monkeypatch.chdir(work)
+        return data / "cells.h5ad"
+
+    def test_in_the_data_folder(self, cells):
+        assert Source(file="cells.h5ad").locate() == cells
+
+    def test_in_the_working_folder_first(self, cells):
+        Path("cells.h5ad").write_bytes(b"of the working folder")
+        assert Source(file="cells.h5ad").locate().resolve() != cells
+
+    def test_by_absolute_path(self, cells, monkeypatch):
+        monkeypatch.setenv("SCBIGNN_DATA", "/nowhere")
+        assert Source(file=str(cells)).locate() == cells
+
+    def test_with_the_right_checksum(self, cells):
+        right = hashlib.sha256(b"of the data folder").hexdigest()
+        assert Source(file="cells.h5ad", sha256=right).locate() == cells
+
+    def test_a_wrong_checksum_is_one_line(self, cells):
+        with pytest.raises(InputError) as error:
+            Source(file="cells.h5ad", sha256="0" * 64).locate()
+        found = hashlib.sha256(b"of the data folder").hexdigest()
+        one_line(error, str(cells), found[:12], "000000000000", "same version")
+
+    @pytest.mark.usefixtures("cells")
+    def test_a_missing_file_is_one_line_that_says_where_it_is_from(self):
+        source = Source(file="gone.h5ad", accession="GSE84133", citation="Baron et al. 2016")
+        with pytest.raises(InputError) as error:
+            source.locate()
+        one_line(error, "no file gone.h5ad", "SCBIGNN_DATA", "GSE84133", "Baron et al. 2016")

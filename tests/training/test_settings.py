@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scbignn_training.settings import Settings
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"net_genes": 2000},  # more than the panel
+        {"net_genes": 1500, "ranked_genes": 1000},
+        {"embedding_size": 30},
+        {"folds": 1},
+        {"validation_share": 0.0},
+        {"validation_share": 1.0},
+    ],
+)
+def test_contradictions_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(TypeError, match="epochs"):
+        Settings(epochs=3)
+
+
+def test_the_record_is_flat_json_with_every_setting():
+    settings = Settings(seed=7, blends=((0.1, 0.2),))
+    record = json.loads(json.dumps(settings.as_record()))
+    assert set(record) == set(Settings.__struct_fields__)
+    assert record["seed"] == 7
+    assert record["gene_learning_rate"] == 3e-3
+    assert "0.1" in record["blends"]
+    assert all(isinstance(v, int | float | str) for v in record.values())
