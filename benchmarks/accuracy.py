@@ -1,8 +1,8 @@
 """Accuracy on studies that a model never saw, with ablations and baselines.
 
-Run: ``python benchmarks/accuracy.py pairs|folds|panels|em --seeds 0,1,2 --out FILE.json`` (needs the
-extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task with one
-seed. ``--set NAME=VALUE`` changes a setting of the models.
+Run: ``python benchmarks/accuracy.py pairs|folds|panels|em --seeds 0,1,2 --out FILE.json`` (needs
+the extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task
+with one seed. ``--set NAME=VALUE`` changes a setting of the models.
 
 Nothing is chosen on a query: blend, temperature and EM iteration come from the reference alone.
 """
@@ -19,7 +19,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import scipy.sparse as sp
-import tasks
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -28,6 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+import tasks
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import match_genes
 from scbignn_training.cell_level import make_graph
@@ -43,9 +43,7 @@ Row = dict[str, Any]
 def score(truth: Array, predicted: Array) -> dict[str, float]:
     """Return accuracy and macro-F1 over the types of the truth."""
     truth, predicted = truth.astype(str), predicted.astype(str)
-    f1 = f1_score(
-        truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
-    )
+    f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
     return {"accuracy": round(accuracy_score(truth, predicted), 5), "macro_f1": round(f1, 5)}
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-from scbignn_training.data import join, rank_genes, read_cells
-from scbignn_training.recipe import Source, read_recipe
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.pipeline import make_pipeline
@@ -21,6 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
+from scbignn_training.data import join, rank_genes, read_cells
+from scbignn_training.recipe import Source, read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 QUERY = Source(file="pbmc_zheng_facs.h5ad")

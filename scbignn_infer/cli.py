@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Summary = dict[str, Any]
 WIDTH_OF_PIPES = 160
-TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx")
+TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript")
 
 
 class Failure(click.ClickException):

@@ -23,6 +23,14 @@ def run(*arguments, code=0):
     return done
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """Set the threads back that the command has taken."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def no_work(monkeypatch):
     """Fail if anything is read or trained."""

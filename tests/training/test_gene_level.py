@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import msgspec
 import numpy as np
 import pytest
@@ -84,11 +86,16 @@ def naive_network(net, x):
     return z, net.out(z) + x @ net.wide / 4
 
 
+@pytest.mark.parametrize("normed", [True, False])
 @torch.no_grad()
-def test_the_closed_form_is_attention_between_the_expressed_genes(level, cells):
+def test_the_closed_form_is_attention_between_the_expressed_genes(level, cells, normed):
+    """With and without the norms of the gathered values, which take their scale away."""
+    net = copy.deepcopy(level.net)
+    if not normed:
+        net.value_norm, net.attention_norm = nn.Identity(), nn.Identity()
     x = torch.from_numpy(log_expression(cells[0][:9, :30], cells[1][:9]))
     assert bool((x == 0).any(1).all())  # every cell has genes it does not express
-    for found, expected in zip(level.net(x), naive_network(level.net, x), strict=True):
+    for found, expected in zip(net(x), naive_network(net, x), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -96,8 +103,7 @@ def test_the_closed_form_is_attention_between_the_expressed_genes(level, cells):
 def test_scores_are_cut(level, cells):
     """A gene of score 60 weighs no more than one of score 6."""
     x = torch.from_numpy(log_expression(cells[0][:5, :30], cells[1][:5]))
-    net = ProgramAttention(30, N_TYPES, SETTINGS).eval()
-    net.load_state_dict(level.net.state_dict())
+    net = copy.deepcopy(level.net)
     net.score[0], net.score[1] = 60.0, -60.0
     torch.testing.assert_close(net(x)[0], naive_network(net, x)[0], atol=1e-4, rtol=1e-4)
 
