@@ -272,7 +272,8 @@ def test_a_tampered_model_is_one_line(query, pbmc_bundle, tmp_path):
 def test_an_interrupted_write_leaves_nothing(query, number, code):
     process = python(
         f"""
-        import shutil, time
+        import shutil, signal, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         def copyfile(source, target):
             open(target, "w").write("half")
             print("writing", flush=True)
