@@ -31,7 +31,7 @@ import tasks
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import match_genes
 from scbignn_training.cell_level import make_graph
-from scbignn_training.data import Cells, join, rank_genes, read_cells
+from scbignn_training.data import Study, join, rank_genes, read_study
 from scbignn_training.gene_level import Panel
 from scbignn_training.settings import Settings
 from scbignn_training.train import Model, fit
@@ -48,7 +48,7 @@ def score(truth: Array, predicted: Array) -> dict[str, float]:
 
 
 @torch.no_grad()
-def variants(model: Model, query: Cells, settings: Settings) -> dict[str, Array]:
+def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]:
     """Return the labels of each part of a model and of the whole."""
     reference, pair = model.reference, model.pair
     m = len(pair.gene.statistics["gene_mean"])
@@ -86,7 +86,7 @@ def variants(model: Model, query: Cells, settings: Settings) -> dict[str, Array]
     return {name: names[values.argmax(1).numpy()] for name, values in found.items()}
 
 
-def ours(task: tasks.Task, seed: int, settings: Settings, foreign: list[Cells]) -> Model:
+def ours(task: tasks.Task, seed: int, settings: Settings, foreign: list[Study]) -> Model:
     """Train on the reference of a task."""
     settings = msgspec.structs.replace(settings, seed=seed)
     reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
@@ -99,7 +99,7 @@ def log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts).log1p()
 
 
-def baselines(task: tasks.Task, query: Cells, methods: dict[str, Any]) -> dict[str, Array]:
+def baselines(task: tasks.Task, query: Study, methods: dict[str, Any]) -> dict[str, Array]:
     """Fit scikit-learn classifiers on the 1,000 best genes that the query has too."""
     column = {s: i for i, s in enumerate(query.symbols)}
     shared = [i for i, s in enumerate(task.reference.symbols) if s in column]
@@ -129,7 +129,7 @@ def run(
     todo: list[tasks.Task],
     seeds: list[int],
     settings: Settings,
-    foreign: list[Cells],
+    foreign: list[Study],
     add: Callable[[Row], None],
     *,
     cuts: bool = False,
@@ -137,7 +137,7 @@ def run(
 ) -> None:
     """Score every method on every task."""
     for task in todo:
-        queries: Iterator[tuple[str, Cells]] = iter([("all", task.query)])
+        queries: Iterator[tuple[str, Study]] = iter([("all", task.query)])
         if cuts:
             queries = tasks.panels(task)
         views = list(queries)
@@ -215,7 +215,7 @@ def main() -> None:
     foreign = []
     if arguments.suite == "em":
         source = tasks.UNLABELLED
-        foreign = [read_cells(source.locate(), exclude=source.exclude)]
+        foreign = [read_study(source.locate(), exclude=source.exclude)]
     rows: list[Row] = []
 
     def add(row: Row) -> None:

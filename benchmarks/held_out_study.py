@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
-from scbignn_training.data import join, rank_genes, read_cells
+from scbignn_training.data import join, rank_genes, read_study
 from scbignn_training.recipe import Source, read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,9 +36,9 @@ def log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
 def main() -> None:
     """Print a JSON object with the scores of each model."""
     recipe = read_recipe(ROOT / "training" / "recipes" / "human-pbmc.toml")
-    files = [read_cells(s.locate(), label_key=recipe.label_key) for s in recipe.reference]
+    files = [read_study(s.locate(), label_key=recipe.label_key) for s in recipe.reference]
     reference = join(files, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
-    query = read_cells(QUERY.locate(), label_key=LABELS)
+    query = read_study(QUERY.locate(), label_key=LABELS)
     scored = np.isin(query.labels.astype(str), reference.cell_types)
     truth = query.labels[scored].astype(str)
 

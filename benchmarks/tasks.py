@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
-from scbignn_training.data import Cells, read_cells
+from scbignn_training.data import Study, read_study
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]
@@ -55,22 +55,22 @@ class Task:
     """
 
     name: str
-    reference: Cells
-    query: Cells
+    reference: Study
+    query: Study
 
 
 @cache
-def study(name: str, label_key: str) -> Cells:
+def study(name: str, label_key: str) -> Study:
     """Read one study."""
-    return read_cells(Source(file=FILES[name]).locate(), label_key=label_key)
+    return read_study(Source(file=FILES[name]).locate(), label_key=label_key)
 
 
-def rows(cells: Cells, keep: Array) -> Cells:
+def rows(cells: Study, keep: Array) -> Study:
     """Return some of the cells."""
     return replace(cells, counts=cells.counts[keep], labels=cells.labels[keep])
 
 
-def make(name: str, reference: Cells, query: Cells) -> Task:
+def make(name: str, reference: Study, query: Study) -> Task:
     """Drop types with under three reference cells, and query cells of unknown types."""
     types, n = np.unique(reference.labels.astype(str), return_counts=True)
     known = types[n >= MIN_REFERENCE_CELLS]
@@ -93,7 +93,7 @@ def fold(name: str, number: int) -> Task:
     return make(f"{name} #{number}", rows(cells, inside), rows(cells, outside))
 
 
-def panels(task: Task) -> Iterator[tuple[str, Cells]]:
+def panels(task: Task) -> Iterator[tuple[str, Study]]:
     """Yield the query cut to 2,000, 1,000 and 500 genes.
 
     Genes are taken by their variance in the query, after the 0, 5, 20 or 50 genes that tell each

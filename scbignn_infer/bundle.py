@@ -124,8 +124,9 @@ class Training(Record, frozen=True, kw_only=True):
     cells_per_type: dict[str, int]
     merged_labels: dict[str, str] = {}
     dropped_labels: dict[str, int] = {}
-    n_train: int
-    n_validation: int
+    n_cells: int
+    validation: str
+    """What was held out for the scores of ``em_history``."""
     seed: int
     settings: dict[str, float | int | str] = {}
     em_history: list[EMIteration]

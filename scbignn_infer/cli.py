@@ -488,8 +488,7 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",
             "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
             f"(temperature {spec.temperature:.3g})",
-            "cells": f"{training.n_train:,} to train, {training.n_validation:,} to validate, "
-            f"seed {training.seed}",
+            "cells": f"{training.n_cells:,}, seed {training.seed}",
         },
     )
     types = [

@@ -329,6 +329,7 @@ class Annotator:
         """Pass 2: one layer after the other, in chunks of cells; returns logits (n, c)."""
         n, layers = len(gene_logits), self.bundle.spec.cell_level.layers
         own, state = gene_logits, np.exp(gene_logits)
+        reach = similarity.min(axis=1)
         for step, layer in enumerate(layers):
             session = self._cell_level[layer.file]
             new, new_state = np.empty_like(own), np.empty_like(state)
@@ -336,6 +337,7 @@ class Annotator:
                 rows = slice(i, i + CELL_CHUNK)
                 new[rows], new_state[rows] = session.run(
                     state=state,
+                    reach=reach,
                     own=own[rows],
                     gene_logits=gene_logits[rows],
                     neighbor_indices=indices[rows],

@@ -81,15 +81,15 @@ def record() -> dict[str, Any]:
         training=records.Training(
             datasets=[records.Dataset(file="toy.h5ad", citation="Toy 2020", n_cells=30)],
             cells_per_type={"B": 10, "T [naive]": 20},
-            n_train=24,
-            n_validation=6,
+            n_cells=30,
+            validation="one of 3 folds of the cells",
             seed=0,
             em_history=[
                 records.EMIteration(
                     iteration=0, gene_level_f1=0.8, cell_level_f1=0.9, kept=True, seconds=1.5
                 )
             ],
-            scores={"validation macro-F1": 0.9},
+            scores={"out of fold macro-F1": 0.9},
         ),
         files={
             name: records.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

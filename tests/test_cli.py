@@ -370,7 +370,7 @@ def test_models_list(toy_models):
 
 def test_models_show_is_the_card(toy_models):
     text = run("models", "show", "toy").stdout
-    for part in ("T [naive]", "CL:0000084", "Toy 2020", "0.900", "validation macro-F1", "0.5"):
+    for part in ("T [naive]", "CL:0000084", "Toy 2020", "0.900", "out of fold macro-F1", "0.5"):
         assert part in text
     card = run_json("models", "show", "toy")
     assert card["n_genes"] == 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from scbignn_training.em import Cells
+    from scbignn_training.data import Cells, Reference, Study
     from scbignn_training.recipe import Recipe
     from scbignn_training.settings import Settings
     from scbignn_training.train import Model
@@ -124,28 +124,39 @@ def model(recipe: Recipe) -> Model:
 
 
 @pytest.fixture(scope="session")
-def gold(model: Model) -> Cells:
-    """Return the model's training cells over its ranked genes."""
-    return _cells(model, model.train)
+def reference(parts: dict[str, Path]) -> Reference:
+    """Return the labelled cells of the recipe as they are joined; read it only."""
+    from scbignn_training.data import join, read_study
+
+    return join([read_study(parts["labelled"], label_key="cell_type")], min_cells=8)
 
 
 @pytest.fixture(scope="session")
-def held_out(model: Model) -> Cells:
-    """Return the model's validation cells over its ranked genes."""
-    return _cells(model, model.validation)
+def foreign(parts: dict[str, Path]) -> Study:
+    """Return the unlabelled cells of the recipe as they are read; read it only."""
+    from scbignn_training.data import read_study
+
+    return read_study(parts["unlabelled"])
 
 
-def _cells(model: Model, rows: np.ndarray) -> Cells:
-    from scbignn_training.em import Cells
+@pytest.fixture(scope="session")
+def gold(model: Model) -> Cells:
+    """Return the model's training cells over its ranked genes."""
+    return model.reference.cells(600)
 
-    m = len(model.pair.gene.statistics["gene_mean"])
-    reference = model.reference
-    return Cells(
-        reference.counts[rows, :m].toarray(),
-        reference.totals[rows],
-        np.ones(m, dtype=bool),
-        reference.codes[rows],
-    )
+
+@pytest.fixture(scope="session")
+def held_out(model: Model, parts: dict[str, Path]) -> Cells:
+    """Return cells that the model has never seen, over its ranked genes."""
+    from scbignn_training.data import Cells, read_study
+
+    study = read_study(parts["query"], label_key="cell_type")
+    known = np.isin(study.labels.astype(str), model.reference.cell_types)
+    column = {s: i for i, s in enumerate(study.symbols)}
+    counts = study.counts[known][:, [column[s] for s in model.reference.symbols]]
+    totals = np.asarray(counts.sum(axis=1), np.float32).ravel()
+    codes = np.searchsorted(model.reference.cell_types, study.labels[known].astype(str))
+    return Cells(counts[:, :600].toarray(), totals, np.ones(600, dtype=bool), codes)
 
 
 @pytest.fixture(scope="session")

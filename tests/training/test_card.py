@@ -32,10 +32,11 @@ def test_every_type_has_a_row_with_its_cells(spec):
     assert scored["beta"] == str(spec.training.scores_per_type["beta"])
 
 
-def test_a_type_too_small_to_hold_out_says_so(spec):
+def test_a_type_without_a_score_has_a_dash(spec):
     training = msgspec.structs.replace(spec.training, scores_per_type={})
-    card = model_card(msgspec.structs.replace(spec, training=training))
-    assert card.count("too few to hold out") == len(spec.cell_types)
+    types = tables(model_card(msgspec.structs.replace(spec, training=training)))[0]
+    assert [row[3].strip() for row in types[2:]] == ["-"] * len(spec.cell_types)
+    assert "-" not in [row[3].strip() for row in tables(model_card(spec))[0][2:]]
 
 
 def test_the_kept_iteration_is_starred(spec):
@@ -48,7 +49,8 @@ def test_the_data_and_the_numbers_of_cells_are_named(spec):
     (data,) = [t for t in tables(card) if t[0][0].strip() == "file"]
     assert [row[0].strip() for row in data[2:]] == ["labelled.h5ad", "unlabelled.h5ad"]
     assert "Baron et al. 2016" in card
-    assert f"{spec.training.n_train} cells trained" in card
+    assert f"{spec.training.n_cells} cells; seed {spec.training.seed}" in card
+    assert f"held-out cells ({spec.training.validation})" in card
     assert f"the {len(spec.genes)} that every reference has" in card
     for value in spec.training.scores.values():
         assert str(value) in card

@@ -10,6 +10,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from scbignn_training.cell_level import (
+    FLOOR,
+    RECIPROCITY,
     CellGraph,
     CellLevel,
     CellStep,
@@ -60,6 +62,7 @@ def by_steps(level, graph, chunk=1000):
         parts = [
             step(
                 state,
+                graph.reach,
                 own[i : i + chunk],
                 graph.gene_logits[i : i + chunk],
                 graph.neighbor_indices[i : i + chunk],
@@ -95,12 +98,17 @@ def test_the_exported_form_is_the_graph_network(graph, chunk, share):
 def naive_layer(layer, log_p, shield, graph):
     """Walk over the cells of a directed graph and the neighbours of each."""
     p = np.exp(log_p)
+    reach = {
+        cell: min(s for _, _, s in graph.in_edges(cell, data="similarity")) for cell in graph.nodes
+    }
     new = {}
     for cell in graph.nodes:
         edges = list(graph.in_edges(cell, data="similarity"))
         s = np.array([similarity for _, _, similarity in edges])
         agree = np.array([p[cell] @ p[near] for near, _, _ in edges])
         score = math.exp(layer.sharpness.item()) * (s - s.max()) + layer.affinity.item() * agree
+        lost = np.array([min(0.0, similarity - reach[near]) for near, _, similarity in edges])
+        score = score + math.exp(layer.reciprocity.item()) * lost
         attention = np.exp(score) / np.exp(score).sum()
         q = sum(a * p[near] for a, (near, _, _) in zip(attention, edges, strict=True))
         logs = np.log(q + 1e-4)
@@ -160,6 +168,112 @@ def test_degrees_may_differ():
     found = layer(log_p, torch.ones(25, 1), edge_index, similarity).numpy()
     expected = naive_layer(layer, log_p.double().numpy(), np.ones(25), walk)
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def attention(layer, graph):
+    """Return the (n, n) weights of the neighbours of each cell.
+
+    With a gate that is wide open and a type for each cell the answer is the attention itself.
+    """
+    n = len(graph.neighbor_indices)
+    log_p = (torch.eye(n) + 1e-9).log().log_softmax(1)
+    with torch.no_grad():
+        layer.gate_out.bias.fill_(60.0)
+        layer.gate_out.weight.zero_()
+        edges = graph.edge_index, graph.neighbor_similarity.reshape(-1)
+        mixed = layer(log_p, torch.ones(n, 1), *edges).exp()
+    return mixed * (1 + n * FLOOR) - FLOOR
+
+
+def test_a_neighbour_that_does_not_return_it_loses_its_weight():
+    """Cell 0 is on the list of cell 1, whose similarity is far below its own reach."""
+    indices = torch.tensor([[2, 3], [4, 0], [0, 3], [0, 2], [1, 0]])
+    similarity = torch.tensor([[0.95, 0.9], [0.7, 0.69], [0.95, 0.9], [0.9, 0.9], [0.7, 0.6]])
+    empty = torch.zeros(5, N_TYPES)
+    graph = CellGraph(torch.zeros(5, 8), empty, indices, similarity, empty)
+    torch.testing.assert_close(graph.reach, torch.tensor([0.9, 0.69, 0.9, 0.9, 0.6]))
+    new, old = GateLayer(16), GateLayer(16)
+    with torch.no_grad():
+        old.reciprocity.fill_(-30.0)  # exp(-30): the term is off
+    found, before = attention(new, graph), attention(old, graph)
+    torch.testing.assert_close(found.sum(1), torch.ones(5), atol=1e-4, rtol=0)
+    assert before[1, 0] > 0.45  # by similarity alone the hub counts as much as a friend
+    assert before[4, 0] > 0.3
+    assert found[1, 0] < 1e-4
+    assert found[4, 0] < 1e-4
+    torch.testing.assert_close(found[1, 4], torch.tensor(1.0), atol=1e-3, rtol=0)
+    for cell in (0, 2, 3):  # neighbours of each other weigh what they weighed
+        torch.testing.assert_close(found[cell], before[cell], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01, 0.02, 0.1])
+def test_the_loss_grows_with_the_distance_to_the_reach(gap):
+    """A weight falls by exp(e^rho gap) against that of a neighbour that does return it."""
+    indices = torch.tensor([[1, 2], [0, 2], [3, 1], [2, 1]])
+    near = torch.tensor([0.8, 0.8 - gap])
+    similarity = torch.stack([torch.tensor([0.8, 0.8]), near, near, near])
+    similarity[2:] = torch.tensor([0.95, 0.8 + gap])
+    empty = torch.zeros(4, N_TYPES)
+    graph = CellGraph(torch.zeros(4, 8), empty, indices, similarity, empty)
+    weights = attention(GateLayer(16), graph)[0]
+    expected = torch.sigmoid(torch.tensor(-math.exp(RECIPROCITY) * gap))
+    torch.testing.assert_close(weights[2], expected, atol=1e-4, rtol=1e-3)
+
+
+def beside_a_large_population(n_rare=6, n_large=200, seed=0):
+    """Return a graph of a dense population and of a few loose cells beside it, as neighbours.
+
+    The gene level calls the few by a small margin.
+    """
+    torch.manual_seed(seed)
+    codes = torch.cat([torch.zeros(n_large), torch.ones(n_rare)]).long()
+    centre = torch.zeros(2, 10)
+    centre[0, 0] = 1.0
+    centre[1, :2] = torch.tensor([0.8, 0.6])
+    spread = torch.tensor([0.05, 0.1])
+    embedding = centre[codes] + spread[codes][:, None] * torch.randn(len(codes), 10)
+    p = torch.tensor([[0.98, 0.02], [0.4, 0.6]])[codes]
+    return make_graph(embedding, p.log(), torch.eye(2)[codes], SETTINGS), codes
+
+
+@pytest.mark.parametrize("seed", range(5))
+@torch.no_grad()
+def test_a_few_cells_beside_a_large_population_keep_their_label(seed):
+    graph, codes = beside_a_large_population(seed=seed)
+    rare = codes == 1
+    of_the_few = rare[graph.neighbor_indices].sum(1)
+    friends = rare & (of_the_few > 0)
+    assert int(friends.sum()) >= 5
+    assert int(of_the_few[rare].max()) < 8  # most of their neighbours are of the large
+    assert not of_the_few[~rare].any()  # and none of those returns it
+    levels = []
+    for rho in (RECIPROCITY, -30.0):
+        level = CellLevel(torch.ones(2), SETTINGS, share=1.0).eval()
+        for layer in level.layers:
+            layer.reciprocity.fill_(rho)
+            layer.gate_out.bias.fill_(3.0)
+        levels.append(level)
+    new, old = (level(graph.gene_logits, graph).argmax(1) for level in levels)
+    assert (new[friends] == 1).all()
+    assert not new[~rare].any()
+    assert not old.any()  # without the term they are outvoted
+    torch.testing.assert_close(
+        by_steps(levels[0], graph), levels[0](graph.gene_logits, graph), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_the_exported_form_heeds_the_reach_of_cells_outside_the_chunk():
+    torch.manual_seed(0)
+    graph, level = random_graph(40, 6), random_level(share=1.0)
+    step = CellStep(level).eval()
+    first = [a[:5] for a in (graph.gene_logits, graph.gene_logits)]
+    lists = graph.neighbor_indices[:5], graph.neighbor_similarity[:5]
+    layer, state = torch.tensor(0), graph.gene_logits.exp()
+    near, _ = step(state, graph.reach, *first, *lists, layer)
+    reach = graph.reach.clone()
+    reach[5:] = torch.linspace(-1, 1, 35)[torch.randperm(35)]
+    far, _ = step(state, reach, *first, *lists, layer)
+    assert float((near - far).abs().max()) > 0.01
 
 
 def test_renaming_the_types_renames_the_answer():

@@ -83,7 +83,7 @@ def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
     stages = [line for line in lines if line.startswith("[")]
     assert all(re.match(r"\[ *\d+\.\d s\] \S", line) for line in stages)
     assert "reading" in stages[0]
-    assert "validation_macro_f1" in stages[-1]
+    assert "out_of_fold_macro_f1" in stages[-1]
     # It is the model that the same recipe made before.
     assert found.read("statistics.npz") == (bundle / "statistics.npz").read_bytes()
 

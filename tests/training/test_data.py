@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import GeneError, InputError
 from scbignn_training.data import (
-    Cells,
+    Study,
     join,
     log_expression,
     rank_genes,
-    read_cells,
-    split,
+    read_study,
+    unlabelled_cells,
 )
 
 
@@ -34,7 +34,7 @@ def write(path, counts, genes, obs=None, **columns):
 
 
 def cells(counts, symbols, labels, ids=None):
-    return Cells(
+    return Study(
         Path("cells.h5ad"),
         sp.csr_matrix(counts, dtype=np.float32),
         list(symbols),
@@ -54,7 +54,7 @@ GENES = [f"G{i:03}" for i in range(600)]
 class TestReading:
     def test_a_real_file_is_read_whole(self, pancreas):
         adata = ad.read_h5ad(pancreas)
-        found = read_cells(pancreas, label_key="cell_type")
+        found = read_study(pancreas, label_key="cell_type")
         assert sorted(found.symbols) == sorted(adata.var_names)
         expected = adata[:, found.symbols].X
         assert (found.counts != expected).nnz == 0
@@ -67,7 +67,7 @@ class TestReading:
             ["B", "A", "B", "C"],
             gene_ids=["id0", "id1", "id2", "id3"],
         )
-        found = read_cells(path)
+        found = read_study(path)
         assert found.symbols == ["A", "B", "C"]
         np.testing.assert_array_equal(found.counts.toarray(), [[2, 4, 0], [5, 7, 1]])
         assert found.ensembl_ids == ["id1", "id0", "id3"]
@@ -76,25 +76,25 @@ class TestReading:
     def test_log_values_are_turned_back(self, tmp_path, counts):
         share = counts / counts.sum(axis=1, keepdims=True)
         path = write(tmp_path / "log.h5ad", np.log1p(1e4 * share), GENES)
-        np.testing.assert_allclose(read_cells(path).counts.toarray(), 1e4 * share, rtol=1e-4)
+        np.testing.assert_allclose(read_study(path).counts.toarray(), 1e4 * share, rtol=1e-4)
 
     def test_a_cut_of_log_values_is_refused(self, tmp_path, counts):
         share = counts / counts.sum(axis=1, keepdims=True)
         path = write(tmp_path / "cut.h5ad", np.log1p(1e4 * share)[:, :200], GENES[:200])
         with pytest.raises(InputError, match="only some genes") as caught:
-            read_cells(path)
+            read_study(path)
         assert "\n" not in str(caught.value)
 
     def test_a_missing_label_column_is_one_line(self, pancreas):
         with pytest.raises(InputError, match="no obs column 'celltype'") as caught:
-            read_cells(pancreas, label_key="celltype")
+            read_study(pancreas, label_key="celltype")
         assert "cell_type" in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_cells_are_excluded_by_pattern(self, tmp_path, counts):
         batch = ["GSE1_a", "GSE1_b", "GSE2"] * 10
         path = write(tmp_path / "b.h5ad", counts, GENES, obs={"batch": batch, "t": GENES[:30]})
-        found = read_cells(path, label_key="t", exclude={"batch": ["GSE1*", "nothing"]})
+        found = read_study(path, label_key="t", exclude={"batch": ["GSE1*", "nothing"]})
         np.testing.assert_array_equal(found.counts.toarray(), counts[2::3])
         assert found.labels.tolist() == GENES[2:30:3]
 
@@ -102,7 +102,7 @@ class TestReading:
     def test_cells_without_a_label_have_an_empty_one(self, tmp_path, counts, categorical):
         labels = pd.Series(["a", None, "b"] * 10, index=[f"c{i}" for i in range(30)])
         obs = {"t": labels.astype("category") if categorical else labels}
-        found = read_cells(write(tmp_path / "n.h5ad", counts, GENES, obs=obs), label_key="t")
+        found = read_study(write(tmp_path / "n.h5ad", counts, GENES, obs=obs), label_key="t")
         assert found.labels.tolist() == ["a", "", "b"] * 10
 
 
@@ -150,6 +150,18 @@ class TestJoining:
             join([first, second])
         assert "\n" not in str(caught.value)
 
+    def test_a_type_named_unknown_is_one_line(self, counts):
+        """It is what the runtime calls cells below the threshold."""
+        labels = ["a"] * 12 + ["unknown"] * 12 + ["b"] * 6
+        study = cells(counts, GENES, labels)
+        with pytest.raises(InputError, match="a cell type named 'unknown'") as caught:
+            join([study], min_cells=4)
+        assert "\n" not in str(caught.value)
+        assert join([study], min_cells=4, drop=["unknown"]).cell_types == ["a", "b"]
+        assert join([study], min_cells=4, merge={"unknown": "b"}).cell_types == ["a", "b"]
+        rare = cells(counts, GENES, ["a"] * 14 + ["unknown"] * 2 + ["b"] * 14)
+        assert join([rare], min_cells=4).cell_types == ["a", "b"]
+
     def test_totals_and_gene_shares_are_over_the_joined_genes(self, counts):
         found = join([cells(counts, GENES, ["a"] * 15 + ["b"] * 15)])
         np.testing.assert_allclose(found.totals, counts.sum(axis=1))
@@ -190,21 +202,123 @@ def test_genes_are_ranked_by_their_best_type():
 
 
 def test_markers_of_real_cells_rank_first(pancreas):
-    reference = join([read_cells(pancreas, label_key="cell_type")])
+    reference = join([read_study(pancreas, label_key="cell_type")])
     best = rank_genes(reference.counts, reference.totals, reference.codes, 60)
     assert {"INS", "GCG", "SST", "PPY"} <= {reference.symbols[i] for i in best}
 
 
-class TestSplit:
-    CODES = np.repeat([0, 1, 2, 3], [100, 37, 5, 4])
+class TestParts:
+    """Cells and genes of a reference, chosen and reordered."""
 
-    @pytest.mark.parametrize("share", [0.1, 0.3])
-    def test_each_type_gives_its_share(self, share):
-        train, held = split(self.CODES, share, 0)
-        assert sorted([*train, *held]) == list(range(146))
-        expected = {0: round(share * 100), 1: round(share * 37), 2: round(share * 5)}
-        assert Counter(self.CODES[held].tolist()) == Counter(expected)  # none of a type of four
+    LABELS = ("a", "b", "b", "c", "d", "d")
 
-    def test_a_seed_fixes_it(self):
-        np.testing.assert_array_equal(split(self.CODES, 0.2, 3)[1], split(self.CODES, 0.2, 3)[1])
-        assert split(self.CODES, 0.2, 3)[1].tolist() != split(self.CODES, 0.2, 4)[1].tolist()
+    @pytest.fixture
+    def reference(self, counts):
+        first, second = (
+            cells(part, GENES, list(self.LABELS) * 2, ids=[f"id{i}" for i in range(600)])
+            for part in (counts[:12], counts[12:24])
+        )
+        return join([first, second], min_cells=2)
+
+    def test_a_subset_recodes_its_types(self, reference, counts):
+        rows = np.array([21, 1, 3, 2, 4, 10, 0, 9])  # c b c b d d a c: one a only
+        part = reference.subset(rows)
+        assert part.cell_types == ["b", "c", "d"]
+        kept = rows[rows != 0]
+        np.testing.assert_array_equal(part.counts.toarray(), counts[kept])
+        assert [part.cell_types[c] for c in part.codes] == [self.LABELS[i % 6] for i in kept]
+        assert part.batches.tolist() == (kept >= 12).astype(int).tolist()
+        assert (part.symbols, part.ensembl_ids) == (reference.symbols, reference.ensembl_ids)
+        np.testing.assert_array_equal(part.totals, counts[kept].sum(axis=1))
+        assert reference.cell_types == ["a", "b", "c", "d"]  # the whole stays as it was
+
+    def test_a_subset_of_everything_is_the_same(self, reference):
+        part = reference.subset(np.arange(24))
+        assert part.cell_types == reference.cell_types
+        assert part.codes.tolist() == reference.codes.tolist()
+        assert (part.counts != reference.counts).nnz == 0
+
+    def test_the_best_ranked_genes_come_first_and_take_their_counts_along(self, reference):
+        best = rank_genes(reference.counts, reference.totals, reference.codes, 50)
+        ordered = reference.in_rank_order(50)
+        assert ordered.symbols[:50] == [reference.symbols[i] for i in best]
+        assert sorted(ordered.symbols) == sorted(reference.symbols)
+        place = [reference.symbols.index(s) for s in ordered.symbols]
+        assert (ordered.counts != reference.counts[:, place]).nnz == 0
+        assert ordered.ensembl_ids == [f"id{i}" for i in place]
+        few = ordered.cells(50)
+        np.testing.assert_array_equal(few.counts, ordered.counts[:, :50].toarray())
+        np.testing.assert_array_equal(few.totals, reference.totals)  # of all genes
+        assert few.present.all()
+        np.testing.assert_array_equal(few.expression, log_expression(few.counts, few.totals))
+
+
+class TestUnlabelled:
+    """Unlabelled files are brought to the ranked genes as the runtime would do it."""
+
+    M = 600
+
+    def bring(self, reference, files, settings):
+        return unlabelled_cells(reference, files, self.M, settings.net_genes)
+
+    @staticmethod
+    def file(reference, columns, seed=0, extra=0):
+        """Return a file of some genes of the reference, shuffled, and of ``extra`` others."""
+        rng = np.random.default_rng(seed)
+        counts = rng.poisson(1.0, (20, len(columns) + extra)).astype(np.float32)
+        names = [reference.symbols[i] for i in columns] + [f"OTHER{i}" for i in range(extra)]
+        order = rng.permutation(len(names))
+        return Study(
+            Path("other.h5ad"),
+            sp.csr_matrix(counts[:, order]),
+            [names[i] for i in order],
+            [""] * len(names),
+            np.full(20, "", object),
+        ), counts
+
+    def test_none_given(self, model, settings):
+        assert self.bring(model.reference, [], settings) is None
+
+    def test_absent_genes_are_masked_and_totals_scaled(self, model, settings):
+        reference = model.reference
+        columns = np.flatnonzero(np.arange(len(reference.symbols)) % 3 > 0)
+        file, counts = self.file(reference, columns, extra=50)
+        found = self.bring(reference, [file], settings)
+        expected = np.zeros((20, len(reference.symbols)), np.float32)
+        expected[:, columns] = counts[:, : len(columns)]
+        np.testing.assert_array_equal(found.counts, expected[:, : self.M])
+        np.testing.assert_array_equal(found.present, np.arange(self.M) % 3 > 0)
+        share = reference.gene_share[columns].sum()
+        np.testing.assert_allclose(found.totals, expected.sum(axis=1) / share, rtol=1e-5)
+        assert len(found.codes) == 0
+
+    def test_of_two_files_only_their_common_genes_are_present(self, model, settings):
+        reference = model.reference
+        every = np.arange(len(reference.symbols))
+        one, _ = self.file(reference, every[every % 3 > 0], seed=1)
+        two, _ = self.file(reference, every[every % 5 > 0], seed=2)
+        found = self.bring(reference, [one, two], settings)
+        present = (every % 3 > 0) & (every % 5 > 0)
+        np.testing.assert_array_equal(found.present, present[: self.M])
+        assert not found.counts[:, ~found.present].any()
+        assert len(found.counts) == 40
+
+    def test_empty_cells_are_left_out(self, model, settings):
+        file, _ = self.file(model.reference, np.arange(4000))
+        counts = file.counts.toarray()
+        counts[[3, 7]] = 0
+        found = self.bring(model.reference, [replace(file, counts=sp.csr_matrix(counts))], settings)
+        assert len(found.counts) == 18
+        assert found.totals.min() > 0
+
+    def test_no_cell_with_counts_is_one_line(self, model, settings):
+        file, _ = self.file(model.reference, np.arange(4000))
+        with pytest.raises(InputError, match="no unlabelled cell") as caught:
+            self.bring(model.reference, [replace(file, counts=sp.csr_matrix((20, 4000)))], settings)
+        assert "\n" not in str(caught.value)
+
+    def test_foreign_genes_are_one_line(self, model, settings):
+        file, _ = self.file(model.reference, [], extra=700)
+        with pytest.raises(GeneError) as caught:
+            self.bring(model.reference, [file], settings)
+        assert "\n" not in str(caught.value)

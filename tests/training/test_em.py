@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from scbignn_training import em, statistics
-from scbignn_training.data import log_expression
-from scbignn_training.em import Cells, Pair, e_step, m_step, run_em, run_gene_level, validate
+from scbignn_training.cell_level import one_hot
+from scbignn_training.crossfit import cross_fit, settle
+from scbignn_training.data import Cells, log_expression
+from scbignn_training.em import Pair, e_step, iterate, m_step, run_gene_level, validate
 from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import GeneLevel, Panel
 from scbignn_training.objective import pseudo_labels
-from scbignn_training.train import blend_folds, cross_fit
 
 
 class Teacher(nn.Module):
@@ -49,7 +50,7 @@ def unlabelled(held_out):
 def graphs(gold, n_types, settings):
     """Return out-of-fold graphs of the training cells."""
     folds = cross_fit(gold, n_types, np.zeros(gold.counts.shape[1]), settings)
-    return blend_folds(folds, settings)[2]
+    return settle(folds, settings).graphs
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ class TestEStep:
         """The teacher sees nothing but endothelial cells."""
         wrong = Pair(pair.gene, pair.cell, Teacher(6))
         soft = torch.eye(n_types)[[6] * len(unlabelled.counts)]
-        gold_targets = em.one_hot(gold.codes, n_types)
+        gold_targets = one_hot(gold.codes, n_types)
         losses = []
         for weight in (0.1, 0.5, 0.9):
             settings = msgspec.structs.replace(long, pseudo_weight_gene=weight)
@@ -176,69 +177,69 @@ def test_scores_are_means_over_the_views(pair, held_out, unlabelled, settings):
     assert found == pytest.approx(tuple(np.mean(expected, axis=0)))
 
 
-class TestRunEM:
+class TestIterations:
     @pytest.fixture
     def scripted(self, monkeypatch, pair):
-        """Return a function that runs EM with given scores; its pairs are told apart by number."""
+        """Script both steps: the pair of iteration i is told by its blend, and notes are taken."""
+        notes = []
 
-        def run(scores, unlabelled, settings):
-            levels = [
-                GeneLevel(
-                    pair.gene.net,
-                    pair.gene.statistics,
-                    (pair.gene.logistic_weight.numpy(), pair.gene.logistic_bias.numpy()),
-                    (float(i), 0.0),
-                )
-                for i in range(len(scores))
-            ]
-            pairs = [Pair(level, pair.cell, pair.teacher) for level in levels]
-            monkeypatch.setattr(em, "e_step", lambda before, *rest: before.gene.net)
-            monkeypatch.setattr(em, "m_step", lambda gene, *rest: pairs[round(gene.blend[0]) + 1])
-            monkeypatch.setattr(
-                em, "validate", lambda p, *rest: (0.1, scores[round(p.gene.blend[0])])
-            )
-            rows = []
-            kept, history = run_em(pairs[0], [], None, unlabelled, [], settings, rows.append)
-            assert [r.iteration for r in rows] == list(range(len(history)))
-            return round(kept.gene.blend[0]), history
+        def e_step(before, labelled, unlabelled, settings, seed):
+            notes.append(("E", before, seed))
+            return before.gene.net
 
-        return run
+        def m_step(gene, graphs, labelled, unlabelled, settings):
+            notes.append(("M", gene, graphs))
+            number = gene.blend[0] + 1
+            level = GeneLevel(gene.net, gene.statistics, gene.logistic, (number, 0.0))
+            return Pair(level, pair.cell, pair.teacher)
 
-    @pytest.mark.parametrize(
-        ("scores", "best"),
-        [
-            ([0.5, 0.9, 0.7], 1),
-            ([0.9, 0.5, 0.7], 0),
-            ([0.5, 0.7, 0.9], 2),
-            ([0.7, 0.7, 0.7], 0),  # of equals the first
-            ([0.0, 0.0, 0.0], 0),
-        ],
-    )
-    def test_the_best_pair_is_kept(self, scripted, unlabelled, settings, scores, best):
-        kept, history = scripted(scores, unlabelled, settings)
-        assert kept == best
-        assert [h.cell_level_f1 for h in history] == scores
-        assert [h.kept for h in history] == [i == best for i in range(3)]
+        monkeypatch.setattr(em, "e_step", e_step)
+        monkeypatch.setattr(em, "m_step", m_step)
+        level = GeneLevel(pair.gene.net, pair.gene.statistics, pair.gene.logistic, (0.0, 0.0))
+        return Pair(level, pair.cell, pair.teacher), notes
+
+    @pytest.mark.parametrize("n", [0, 1, 3])
+    def test_each_step_goes_on_from_the_pair_before(self, scripted, unlabelled, settings, n):
+        start, notes = scripted
+        pairs = list(iterate(start, ["graph"], None, unlabelled, settings, n))
+        assert pairs[0] is start
+        assert [p.gene.blend[0] for p in pairs] == list(range(n + 1))
+        assert [kind for kind, *_ in notes] == ["E", "M"] * n
+        assert [before for kind, before, _ in notes if kind == "E"] == pairs[:-1]
+        assert [gene.blend[0] for kind, gene, _ in notes if kind == "M"] == list(range(n))
+        assert all(graphs == ["graph"] for kind, _, graphs in notes if kind == "M")
+        seeds = [seed for kind, _, seed in notes if kind == "E"]
+        assert len(set(seeds)) == n  # chance is new in each iteration
+
+    def test_a_pair_is_made_when_it_is_asked_for(self, scripted, unlabelled, settings):
+        start, notes = scripted
+        pairs = iterate(start, [], None, unlabelled, settings, 5)
+        assert next(pairs) is start
+        assert notes == []
+        next(pairs)
+        assert len(notes) == 2
 
     def test_without_unlabelled_cells_there_is_no_iteration(self, scripted, settings):
-        kept, history = scripted([0.5, 0.9, 0.9], None, settings)
-        assert kept == 0
-        assert [(h.iteration, h.kept) for h in history] == [(0, True)]
+        start, notes = scripted
+        assert list(iterate(start, [], None, None, settings, 3)) == [start]
+        assert notes == []
 
-    def test_real_iterations_keep_levels_that_were_scored_together(
-        self, pair, gold, graphs, unlabelled, held_out, settings
+    def test_real_iterations_are_the_two_steps_in_turn(
+        self, pair, gold, graphs, unlabelled, settings
     ):
-        kept, history = run_em(
-            pair, graphs, gold, unlabelled, [held_out], settings, lambda row: None
-        )
-        assert len(history) == settings.em_iterations + 1
-        assert [h.kept for h in history].count(True) == 1
-        best = max(history, key=lambda h: h.cell_level_f1)
-        assert best.kept
-        assert validate(kept, [held_out], settings) == (best.gene_level_f1, best.cell_level_f1)
-
-
-def test_the_history_of_a_model_has_one_kept_row(model):
-    assert [h.iteration for h in model.history] == [0, 1, 2]
-    (kept,) = [h for h in model.history if h.kept]
-    assert kept.cell_level_f1 == max(h.cell_level_f1 for h in model.history)
+        first, second = iterate(pair, graphs, gold, unlabelled, settings, 1)
+        assert first is pair
+        net = e_step(pair, gold, unlabelled, settings, settings.seed + 8)
+        old = pair.gene
+        gene = GeneLevel(net, old.statistics, old.logistic, old.blend, old.temperature).eval()
+        expected = m_step(gene, graphs, gold, unlabelled, settings)
+        for found, wanted in (
+            (second.gene, expected.gene),
+            (second.cell, expected.cell),
+            (second.teacher, expected.teacher),
+        ):
+            for name, weight in wanted.state_dict().items():
+                assert torch.equal(found.state_dict()[name], weight), name
+        assert (second.gene.blend, second.gene.temperature) == (old.blend, old.temperature)
+        weights = zip(second.gene.net.parameters(), old.net.parameters(), strict=True)
+        assert all(not torch.equal(a, b) for a, b in weights)

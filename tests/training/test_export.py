@@ -15,7 +15,8 @@ from scbignn_infer.neighbors import unit_rows
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training import export
 from scbignn_training.cell_level import CellLevel
-from scbignn_training.em import Cells, run_gene_level
+from scbignn_training.data import Cells
+from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_knn
 from scbignn_training.gene_level import TABLES, Panel
 
@@ -85,6 +86,7 @@ def test_the_cell_level_agrees_with_torch(graphs, model, settings, gold, size, n
         parts = [
             session.run(
                 state=state,
+                reach=graph.reach.numpy(),
                 own=own[i : i + 100],
                 gene_logits=gene_logits[i : i + 100],
                 neighbor_indices=indices[i : i + 100].numpy(),

@@ -213,7 +213,7 @@ def test_batches_change_nothing(level, cells):
 
 def test_a_type_absent_from_a_fold_never_wins(model, gold, settings):
     """Neither head may name a type of which it has seen no cell."""
-    from scbignn_training.train import fit_gene_level
+    from scbignn_training.gene_level import fit_gene_level
 
     rows = gold.codes != 2
     n_types = len(model.reference.cell_types)

@@ -16,7 +16,8 @@ import scbignn_infer
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.pipeline import Annotator
 from scbignn_training import pack
-from scbignn_training.em import Cells, run_gene_level
+from scbignn_training.data import Cells
+from scbignn_training.em import run_gene_level
 from scbignn_training.pack import check_free, write_bundle
 from scbignn_training.train import train
 
@@ -64,7 +65,9 @@ class TestTheBundle:
         assert reference.n_cells == len(model.reference.codes)
         assert (unlabelled.role, unlabelled.n_cells) == ("unlabelled", model.n_unlabelled[0])
         assert sum(spec.training.cells_per_type.values()) == reference.n_cells
-        assert spec.training.n_train + spec.training.n_validation == reference.n_cells
+        assert spec.training.n_cells == reference.n_cells
+        assert spec.training.validation == "one of 2 folds of the cells"
+        assert spec.training.scores == model.scores
         assert spec.training.em_history == model.history
         assert spec.training.settings == recipe.settings.as_record()
         assert {c.label: c.ontology_id for c in spec.cell_types}["alpha"] == "CL:0000171"
@@ -73,6 +76,7 @@ class TestTheBundle:
         assert spec.preprocessing.panel_genes == 300
         assert len(spec.cell_level.layers) == 2
         assert spec.created_with["torch"] == torch.__version__
+        assert spec.created_with["threads"] == "1"  # sums depend on it
         assert (bundle / "README.md").read_text().startswith("# tiny 1\n")
 
     def test_the_tables_are_those_that_torch_computed_with(self, bundle, model):
@@ -283,8 +287,10 @@ def test_a_failed_parity_check_writes_nothing(model, recipe, tmp_path, monkeypat
     assert everything(tmp_path) == []
 
 
-def test_parity_is_checked_on_validation_cells(model, recipe, monkeypatch):
+@pytest.mark.parametrize("limit", [40, 500])
+def test_parity_is_checked_on_cells_of_the_reference(model, recipe, monkeypatch, limit):
     seen = []
+    monkeypatch.setattr(pack, "PARITY_CELLS", limit)
     monkeypatch.setattr(pack, "export_gene_level", lambda level, panel: b"gene")
     monkeypatch.setattr(pack, "export_cell_level", lambda level, n: b"cell")
     monkeypatch.setattr(pack, "check_parity", lambda *arguments: seen.append(arguments))
@@ -293,9 +299,12 @@ def test_parity_is_checked_on_validation_cells(model, recipe, monkeypatch):
     assert (gene, cell) == (files["gene_level.onnx"], files["cell_level.onnx"])
     assert level is model.pair.cell
     assert panel.level is model.pair.gene
-    rows = model.validation
-    np.testing.assert_array_equal(counts, model.reference.counts[rows, :600].toarray())
+    every = model.reference.counts[:, :600].toarray()
+    row_of = {cell.tobytes(): i for i, cell in enumerate(every)}
+    rows = [row_of[cell.tobytes()] for cell in counts]
+    assert len(set(rows)) == len(rows) == min(limit, len(every))
     np.testing.assert_array_equal(totals, model.reference.totals[rows])
+    assert len(set(model.reference.codes[rows])) > 5  # a mix of types, not the first cells
     assert len(graph.gene_logits) == len(rows)
 
 

@@ -14,8 +14,6 @@ from scbignn_training.settings import Settings
         {"net_genes": 1500, "ranked_genes": 1000},
         {"embedding_size": 30},
         {"folds": 1},
-        {"validation_share": 0.0},
-        {"validation_share": 1.0},
     ],
 )
 def test_contradictions_are_refused(wrong):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -9,55 +8,87 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.errors import GeneError, InputError
+from scbignn_infer.errors import InputError
+from scbignn_infer.results import calibrate
+from scbignn_training import em, selection
 from scbignn_training import train as module
-from scbignn_training.data import Cells as FileCells
-from scbignn_training.data import join, log_expression, rank_genes, read_cells, split
-from scbignn_training.evaluate import macro_f1
+from scbignn_training.calibrate import fit_temperature, fit_threshold
+from scbignn_training.crossfit import cross_fit
+from scbignn_training.data import rank_genes, read_study
+from scbignn_training.evaluate import f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel
-from scbignn_training.settings import Settings
-from scbignn_training.train import (
-    FoldView,
-    Log,
-    blend_folds,
-    cross_fit,
-    fit,
-    train,
-)
+from scbignn_training.train import Log, fit, fit_start, train
 
 
 @pytest.fixture(scope="module")
-def reference(parts):
-    return join([read_cells(parts["labelled"], label_key="cell_type")], min_cells=8)
+def start(reference, foreign, settings):
+    """Return both levels before EM, trained anew on the data of the model."""
+    return fit_start(reference, [foreign], settings)
+
+
+def same_weights(one, other):
+    """Fail unless all weights and tables of two pairs are equal."""
+    for level in ("gene", "cell", "teacher"):
+        a, b = getattr(one, level).state_dict(), getattr(other, level).state_dict()
+        assert set(a) == set(b)
+        for name, weight in a.items():
+            assert torch.equal(b[name], weight), (level, name)
+    for name, value in one.gene.statistics.items():
+        np.testing.assert_array_equal(other.gene.statistics[name], value, err_msg=name)
+    assert (one.gene.blend, one.gene.temperature) == (other.gene.blend, other.gene.temperature)
 
 
 class TestTheModel:
-    def test_genes_are_in_the_rank_order_of_the_training_cells(self, model, reference, settings):
-        rows, _ = split(reference.codes, settings.validation_share, settings.seed)
-        ranked = rank_genes(
-            reference.counts[rows], reference.totals[rows], reference.codes[rows], 600
-        )
+    def test_genes_are_in_the_rank_order_of_all_labelled_cells(self, model, reference):
+        ranked = rank_genes(reference.counts, reference.totals, reference.codes, 600)
         assert model.reference.symbols[:600] == [reference.symbols[i] for i in ranked]
         assert sorted(model.reference.symbols) == sorted(reference.symbols)
         place = [reference.symbols.index(s) for s in model.reference.symbols]
         assert (model.reference.counts != reference.counts[:, place]).nnz == 0
         np.testing.assert_allclose(model.reference.totals, reference.totals)
 
-    def test_cells_are_held_out_of_each_type(self, model, reference):
-        assert sorted([*model.train, *model.validation]) == list(range(len(reference.codes)))
-        held = np.bincount(reference.codes[model.validation])
-        np.testing.assert_allclose(held, np.bincount(reference.codes) * 0.1, atol=0.5)
+    def test_it_is_the_pair_of_the_kept_iteration_on_all_cells(self, model, start, settings):
+        (kept,) = [h.iteration for h in model.history if h.kept]
+        assert kept > 0
+        assert len(start.labelled.codes) == len(model.reference.codes)
+        *_, pair = start.iterate(settings, kept)
+        same_weights(model.pair, pair)
 
-    @torch.no_grad()
-    def test_scores_are_those_of_the_held_out_cells(self, model, held_out, settings):
-        graph = module.run_gene_level(model.pair.gene, held_out, settings)
-        best = model.pair.cell(graph.gene_logits, graph).argmax(1).numpy()
+    def test_the_latest_iteration_within_the_tolerance_is_kept(self, model, settings):
+        assert [h.iteration for h in model.history] == [0, 1, 2]
+        (kept,) = [h for h in model.history if h.kept]
+        least = max(h.cell_level_f1 for h in model.history) - settings.em_tolerance
+        assert kept.cell_level_f1 >= least
+        assert all(h.cell_level_f1 < least for h in model.history[kept.iteration + 1 :])
+        assert model.validation == "one of 2 folds of the cells"
+
+    def test_scores_and_trust_are_those_of_cells_out_of_fold(self, model, start, settings):
+        """Gene levels of the folds label each cell once as it is; all views give the scale."""
+        labelled, types = start.labelled, model.reference.cell_types
+        folds = cross_fit(labelled, len(types), start.variability, settings)
+        a, b = model.pair.gene.blend
+        logits = []
+        for view, graph in zip(folds, start.crossfit.graphs, strict=True):
+            net, linear, logistic = view.parts
+            gene = ((net + a * linear + b * logistic) / model.pair.gene.temperature).log_softmax(1)
+            torch.testing.assert_close(gene, graph.gene_logits, atol=1e-5, rtol=1e-5)
+            logits.append(start.pair.cell(gene, graph).detach().numpy())
+        every = np.concatenate([v.codes for v in folds])
+        temperature = fit_temperature(np.concatenate(logits), every)
+        assert model.temperature == pytest.approx(temperature, rel=1e-3)
+        clean = np.concatenate([x for x, v in zip(logits, folds, strict=True) if v.clean])
+        truth = np.concatenate([v.codes for v in folds if v.clean])
+        assert np.bincount(truth).tolist() == np.bincount(labelled.codes).tolist()
+        best = clean.argmax(axis=1)
         assert model.scores == {
-            "validation_accuracy": pytest.approx((best == held_out.codes).mean(), abs=1e-4),
-            "validation_macro_f1": pytest.approx(macro_f1(held_out.codes, best), abs=1e-4),
+            "out_of_fold_accuracy": pytest.approx((best == truth).mean(), abs=1e-4),
+            "out_of_fold_macro_f1": pytest.approx(macro_f1(truth, best), abs=1e-4),
         }
-        assert model.scores["validation_accuracy"] > 0.85
-        assert set(model.scores_per_type) == set(model.reference.cell_types)
+        assert model.scores_per_type == f1_per_type(truth, best, types)
+        assert set(model.scores_per_type) == set(types)
+        threshold = fit_threshold(calibrate(clean, temperature), truth)
+        assert model.threshold == pytest.approx(threshold, abs=1e-3)
+        assert model.scores["out_of_fold_accuracy"] > 0.85
 
     def test_the_bank_holds_the_training_cells(self, model, gold, settings):
         panel = Panel(model.pair.gene, gold.present, settings.panel_genes)
@@ -72,154 +103,156 @@ class TestTheModel:
         assert 0.1 <= model.temperature <= 10
         assert 0 < model.threshold <= 0.5
 
-
-def test_validation_cells_teach_nothing(reference, settings, model):
-    """Other counts in the held-out cells must leave every weight as it is."""
-    rng = np.random.default_rng(0)
-    counts = reference.counts.tolil()
-    for row in model.validation:
-        counts[row] = rng.poisson(2.0, counts.shape[1])
-    shuffled = replace(reference, counts=counts.tocsr())
-    first, second = (fit(r, [], settings).pair for r in (reference, shuffled))
-    for name, value in first.gene.statistics.items():
-        np.testing.assert_array_equal(second.gene.statistics[name], value, err_msg=name)
-    for one, other in ((first.gene, second.gene), (first.cell, second.cell)):
-        for name, weight in one.state_dict().items():
-            assert torch.equal(other.state_dict()[name], weight), name
-    assert first.gene.blend == second.gene.blend
-    assert first.gene.temperature == second.gene.temperature
+    def test_it_labels_cells_that_it_has_never_seen(self, model, held_out, settings):
+        gene, cell = em.validate(model.pair, [held_out], settings)
+        assert min(gene, cell) > 0.8
 
 
-class TestUnlabelled:
-    """Unlabelled files are brought to the ranked genes as the runtime would do it."""
+class TestHeldOutCells:
+    """What decides on the iteration has taught nothing that it is scored by."""
 
-    M = 600
+    @pytest.fixture
+    def scored(self, monkeypatch):
+        """Return what was scored: a pair and views of held-out cells each."""
+        calls = []
 
-    def bring(self, reference, files, settings):
-        return module._unlabelled(reference, files, self.M, settings)
+        def validate(pair, held_out, settings):
+            calls.append((pair, held_out))
+            return 0.5, 0.5
 
-    @staticmethod
-    def file(reference, columns, seed=0, extra=0):
-        """Return a file of some genes of the reference, shuffled, and of ``extra`` others."""
-        rng = np.random.default_rng(seed)
-        counts = rng.poisson(1.0, (20, len(columns) + extra)).astype(np.float32)
-        names = [reference.symbols[i] for i in columns] + [f"OTHER{i}" for i in range(extra)]
-        order = rng.permutation(len(names))
-        return FileCells(
-            Path("other.h5ad"),
-            sp.csr_matrix(counts[:, order]),
-            [names[i] for i in order],
-            [""] * len(names),
-            np.full(20, "", object),
-        ), counts
+        monkeypatch.setattr(em, "validate", validate)
+        return calls
 
-    def test_none_given(self, model, settings):
-        assert self.bring(model.reference, [], settings) is None
+    def test_other_counts_in_them_leave_every_weight_as_it_is(
+        self, reference, foreign, settings, scored
+    ):
+        _, ((inside, outside),) = selection.splits(reference, settings.folds, settings.seed)
+        counts = reference.counts.tolil()
+        rng = np.random.default_rng(0)
+        for row in outside:
+            counts[row] = rng.poisson(2.0, counts.shape[1])
+        shuffled = replace(reference, counts=counts.tocsr())
+        for cells in (reference, shuffled):
+            list(module._split_scores(cells, [foreign], inside, outside, settings))
+        n = settings.em_iterations + 1
+        assert len(scored) == 2 * n
+        for (one, _), (other, _) in zip(scored[:n], scored[n:], strict=True):
+            same_weights(one, other)
+        assert (scored[0][1][0].counts != scored[n][1][0].counts).any()
 
-    def test_absent_genes_are_masked_and_totals_scaled(self, model, settings):
-        reference = model.reference
-        columns = np.flatnonzero(np.arange(len(reference.symbols)) % 3 > 0)
-        file, counts = self.file(reference, columns, extra=50)
-        found = self.bring(reference, [file], settings)
-        expected = np.zeros((20, len(reference.symbols)), np.float32)
-        expected[:, columns] = counts[:, : len(columns)]
-        np.testing.assert_array_equal(found.counts, expected[:, : self.M])
-        np.testing.assert_array_equal(found.present, np.arange(self.M) % 3 > 0)
-        share = reference.gene_share[columns].sum()
-        np.testing.assert_allclose(found.totals, expected.sum(axis=1) / share, rtol=1e-5)
-        assert len(found.codes) == 0
+    def test_cells_of_the_same_study_are_shown_in_three_views(
+        self, reference, foreign, settings, scored
+    ):
+        none = msgspec.structs.replace(settings, em_iterations=0)
+        _, ((inside, outside),) = selection.splits(reference, none.folds, none.seed)
+        assert list(module._split_scores(reference, [foreign], inside, outside, none)) == [
+            (0.5, 0.5)
+        ]
+        ((_, views),) = scored
+        clean, _, cut = views
+        assert len(views) == 3
+        assert clean.present.all()
+        assert not cut.present.all()
+        np.testing.assert_array_equal(clean.totals, reference.totals[outside])
 
-    def test_of_two_files_only_their_common_genes_are_present(self, model, settings):
-        reference = model.reference
-        every = np.arange(len(reference.symbols))
-        one, _ = self.file(reference, every[every % 3 > 0], seed=1)
-        two, _ = self.file(reference, every[every % 5 > 0], seed=2)
-        found = self.bring(reference, [one, two], settings)
-        present = (every % 3 > 0) & (every % 5 > 0)
-        np.testing.assert_array_equal(found.present, present[: self.M])
-        assert not found.counts[:, ~found.present].any()
-        assert len(found.counts) == 40
+    def test_a_study_is_shown_as_it_is_by_the_codes_and_genes_of_the_rest(
+        self, reference, foreign, settings, scored
+    ):
+        """The second study has a type of its own, and the rest one that it lacks."""
+        second = np.arange(len(reference.codes)) % 3 == 0
+        keep = ~((reference.codes == 1) & ~second) & ~((reference.codes == 3) & second)
+        both = replace(reference, batches=second.astype(int)).subset(np.flatnonzero(keep))
+        assert both.cell_types == reference.cell_types
+        none = msgspec.structs.replace(settings, em_iterations=0)
+        name, found = selection.splits(both, none.folds, none.seed)
+        assert name == "each study left out in turn"
+        inside, outside = found[1]
+        list(module._split_scores(both, [foreign], inside, outside, none))
+        ((pair, views),) = scored
+        (cells,) = views
+        part = both.subset(inside)
+        assert both.cell_types[1] not in part.cell_types
+        assert len(pair.cell.shield) == len(part.cell_types)
+        labels = np.array([both.cell_types[c] for c in both.codes[outside]])
+        scored_rows = outside[[np.count_nonzero(labels == t) > 1 for t in labels]]
+        names = [both.cell_types[c] for c in both.codes[scored_rows]]
+        assert len(names) > 0.9 * len(outside)
+        assert [part.cell_types[c] for c in cells.codes] == names
+        ranked = rank_genes(part.counts, part.totals, part.codes, 600)
+        np.testing.assert_array_equal(cells.counts, both.counts[scored_rows][:, ranked].toarray())
+        np.testing.assert_array_equal(cells.totals, both.totals[scored_rows])
 
-    def test_empty_cells_are_left_out(self, model, settings):
-        file, _ = self.file(model.reference, np.arange(4000))
-        counts = file.counts.toarray()
-        counts[[3, 7]] = 0
-        found = self.bring(model.reference, [replace(file, counts=sp.csr_matrix(counts))], settings)
-        assert len(found.counts) == 18
-        assert found.totals.min() > 0
+    def test_the_history_is_the_mean_over_the_studies(
+        self, reference, foreign, settings, monkeypatch
+    ):
+        studies = np.arange(len(reference.codes)) % 2
+        script = {}
 
-    def test_no_cell_with_counts_is_one_line(self, model, settings):
-        file, _ = self.file(model.reference, np.arange(4000))
-        with pytest.raises(InputError, match="no unlabelled cell") as caught:
-            self.bring(model.reference, [replace(file, counts=sp.csr_matrix((20, 4000)))], settings)
-        assert "\n" not in str(caught.value)
+        def scores(reference, foreign, inside, outside, settings):
+            (study,) = set(reference.batches[outside])
+            script[study] = set(reference.batches[inside])
+            return iter([(0.1, 0.9), (0.2, 0.7), (0.3, 0.2)] if study else [(0.5, 0.6)] * 3)
 
-    def test_foreign_genes_are_one_line(self, model, settings):
-        file, _ = self.file(model.reference, [], extra=700)
-        with pytest.raises(GeneError) as caught:
-            self.bring(model.reference, [file], settings)
-        assert "\n" not in str(caught.value)
+        monkeypatch.setattr(module, "_split_scores", scores)
+        model = fit(replace(reference, batches=studies), [foreign], settings)
+        assert script == {0: {1}, 1: {0}}
+        assert model.validation == "each study left out in turn"
+        found = [(h.gene_level_f1, h.cell_level_f1) for h in model.history]
+        np.testing.assert_allclose(found, [(0.3, 0.75), (0.35, 0.65), (0.4, 0.4)])
+        assert [h.kept for h in model.history] == [True, False, False]
 
 
-class TestCrossFitting:
-    def test_no_level_sees_the_cells_that_it_labels(self, gold, settings, monkeypatch, model):
-        """Each cell is labelled in three views, by the level of its fold."""
-        n_types = len(model.reference.cell_types)
-        x = log_expression(gold.counts, gold.totals)
-        inside, outside = [], []
-        fit_gene_level, views = module.fit_gene_level, module.views
+class TestForeignCells:
+    """Cells of no type of the reference among the unlabelled do not spoil the kept pair."""
 
-        def spy_fit(x, *rest):
-            inside.append({row.tobytes() for row in x})
-            return fit_gene_level(x, *rest)
+    BOUND = 0.03
 
-        def spy_views(counts, totals, *rest):
-            outside.append({row.tobytes() for row in log_expression(counts, totals)})
-            return views(counts, totals, *rest)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def junk(cls, foreign):
+        """Return the unlabelled study, and as many cells whose genes are shuffled."""
+        rng = np.random.default_rng(0)
+        counts = foreign.counts.toarray()
+        shuffled = rng.permuted(counts, axis=1)
+        other = counts[:, rng.permutation(counts.shape[1])]  # one tissue of wrong genes
+        empty = np.full(2 * len(counts), "", object)
+        return replace(
+            foreign, counts=sp.csr_matrix(np.concatenate([shuffled, other])), labels=empty
+        )
 
-        monkeypatch.setattr(module, "fit_gene_level", spy_fit)
-        monkeypatch.setattr(module, "views", spy_views)
-        found = cross_fit(gold, n_types, np.zeros(600), settings)
-        assert len(found) == 3 * settings.folds
-        for seen, unseen in zip(inside, outside, strict=True):
-            assert not seen & unseen
-        assert set.union(*outside) == {row.tobytes() for row in x}
-        for view in found:
-            assert len(view.codes) == len(view.embedding)
-            for part in view.parts:
-                assert part.shape == (len(view.codes), n_types)
-                torch.testing.assert_close(part.exp().sum(1), torch.ones(len(part)))
+    @pytest.fixture(scope="class")
+    @classmethod
+    def long(cls, settings):
+        """Return settings whose E-step moves the network."""
+        return msgspec.structs.replace(settings, em_epochs=15, em_learning_rate=3e-3)
 
-    @staticmethod
-    def view(codes, *confidence, n_types=3):
-        """Return a view in which each head calls the right type by ``confidence`` nats."""
-        torch.manual_seed(0)
-        truth = torch.eye(n_types)[codes]
-        noise = torch.randn(len(codes), n_types)
-        parts = [(c * truth + noise).log_softmax(1) for c in confidence]
-        return FoldView(torch.randn(len(codes), 8), tuple(parts), np.array(codes))
+    def test_the_kept_pair_labels_cells_of_the_reference_as_well_as_without(
+        self, reference, foreign, junk, long, held_out, model
+    ):
+        spoilt = fit(reference, [foreign, junk], long)
+        assert spoilt.n_unlabelled == [foreign.counts.shape[0], junk.counts.shape[0]]
+        (kept,) = [h for h in spoilt.history if h.kept]
+        assert kept.iteration > 0
+        assert kept.cell_level_f1 >= model.history[0].cell_level_f1 - self.BOUND
+        for name, score in model.scores.items():
+            assert spoilt.scores[name] >= score - self.BOUND
+        before = em.validate(model.pair, [held_out], long)
+        after = em.validate(spoilt.pair, [held_out], long)
+        assert after[0] >= before[0] - self.BOUND
+        assert after[1] >= before[1] - self.BOUND
 
-    def test_the_better_head_gets_its_weight(self):
-        settings = Settings(blends=((0.0, 0.0), (0.0, 2.0), (2.0, 0.0)))
-        codes = np.arange(300) % 3
-        for confidence, best in (((0, 0, 9), (0.0, 2.0)), ((0, 9, 0), (2.0, 0.0))):
-            assert blend_folds([self.view(codes, *confidence)], settings)[0] == best
-
-    def test_of_equal_blends_the_first_is_taken(self):
-        codes = np.arange(300) % 3
-        blend, _, _ = blend_folds([self.view(codes, 9, 9, 9)], Settings())
-        assert blend == Settings().blends[0]
-
-    def test_graphs_hold_calibrated_blends(self):
-        settings = Settings(blends=((0.3, 0.6),))
-        view = self.view(np.arange(90) % 3, 1.0, 2.0, 1.5)
-        blend, temperature, (graph,) = blend_folds([view], settings)
-        net, linear, logistic = view.parts
-        expected = ((net + 0.3 * linear + 0.6 * logistic) / temperature).log_softmax(1)
-        assert blend == (0.3, 0.6)
-        torch.testing.assert_close(graph.gene_logits, expected)
-        assert graph.targets.argmax(1).tolist() == view.codes.tolist()
-        assert graph.neighbor_indices.shape == (90, 15)
+    def test_where_they_do_harm_the_pair_before_is_kept(
+        self, reference, junk, long, held_out, model
+    ):
+        """A teacher of nothing but foreign cells, with almost all of the weight."""
+        settings = msgspec.structs.replace(long, pseudo_weight_gene=0.95)
+        spoilt = fit(reference, [junk], settings)
+        first, *later = spoilt.history
+        assert all(h.cell_level_f1 < first.cell_level_f1 - settings.em_tolerance for h in later)
+        assert first.kept
+        before = em.validate(model.pair, [held_out], settings)
+        after = em.validate(spoilt.pair, [held_out], settings)
+        assert after[1] >= before[1] - self.BOUND
 
 
 class TestTheBank:
@@ -235,12 +268,14 @@ class TestTheBank:
         assert module._bank_rows(codes, 1).tolist() != rows.tolist()
 
 
-def test_stages_are_told_in_order(recipe, monkeypatch):
-    """Reading, cross-fitting, training, EM, calibrating; and each EM iteration."""
+def test_stages_are_told_in_order(recipe, model):
+    """Reading, choosing the iteration, training, EM, calibrating; and each EM iteration."""
     lines, rows = [], []
     train(recipe, Log(lines.append, rows.append))
-    starts = ["reading", "cross-fitting 2", "training", "EM on", "calibrating"]
+    starts = ["reading", "choosing the EM iteration", "training both levels", "EM, ", "calibrating"]
     assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 5
+    assert model.validation in lines[1]
+    assert f"on {len(model.reference.codes)} cells" in lines[2]
     assert [r.iteration for r in rows] == [0, 1, 2]
 
 
@@ -248,36 +283,46 @@ def test_two_references_are_one(parts, recipe):
     """The same cells in two files: both are read, and the batches say which is which."""
     source = recipe.reference[0]
     twice = msgspec.structs.replace(recipe, reference=[source, source], unlabelled=[])
-    model = train(twice)
-    n = len(read_cells(parts["labelled"]).labels)
+    rows = []
+    model = train(twice, Log(iteration=rows.append))
+    n = len(read_study(parts["labelled"]).labels)
     assert np.bincount(model.reference.batches).tolist() == [n, n]
-    assert [h.iteration for h in model.history] == [0]
+    assert model.history == rows
+    assert [(h.iteration, h.kept) for h in model.history] == [(0, True)]
+    assert model.validation == "out of fold"
     assert model.n_unlabelled == []
 
 
-def test_too_few_cells_to_hold_any_out_is_one_line(reference, settings):
-    rows = np.flatnonzero(np.isin(reference.codes, [0, 1]))
-    keep = np.concatenate([rows[reference.codes[rows] == c][:4] for c in (0, 1)])
-    few = replace(
+def first_cells(reference, **n_cells):
+    """Return the first cells of some types."""
+    code = {t: reference.cell_types.index(t) for t in n_cells}
+    rows = [np.flatnonzero(reference.codes == code[t])[:n] for t, n in n_cells.items()]
+    return replace(
         reference,
-        counts=reference.counts[keep],
-        codes=reference.codes[keep],
-        cell_types=reference.cell_types[:2],
+        counts=reference.counts[np.concatenate(rows)],
+        codes=np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
+        cell_types=list(n_cells),
+        batches=np.zeros(sum(len(r) for r in rows), int),
     )
-    with pytest.raises(InputError, match="too few to hold any out") as caught:
-        fit(few, [], settings)
+
+
+def test_fewer_cells_of_a_type_than_folds_is_one_line(reference, settings):
+    few = first_cells(reference, alpha=10, beta=4)
+    five = msgspec.structs.replace(settings, folds=5)
+    with pytest.raises(InputError, match="a type with 4 cells") as caught:
+        fit(few, [], five)
+    assert "5 folds" in str(caught.value)
+    assert "--min-cells" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert fit(few, [], msgspec.structs.replace(settings, folds=4)).validation == "out of fold"
 
 
-def test_two_types_and_few_cells_can_be_trained(reference, settings):
+@pytest.mark.parametrize("em_iterations", [0, 2])
+def test_two_types_and_few_cells_can_be_trained(reference, foreign, settings, em_iterations):
     """The smallest reference that makes sense: two types of ten cells."""
-    keep = np.concatenate([np.flatnonzero(reference.codes == c)[:10] for c in (2, 3)])
-    few = replace(
-        reference,
-        counts=reference.counts[keep],
-        codes=np.repeat([0, 1], 10),
-        cell_types=["alpha", "beta"],
-    )
-    model = fit(few, [], settings)
-    assert len(model.validation) == 2
-    assert model.scores["validation_accuracy"] == 1.0
+    few = first_cells(reference, alpha=10, beta=10)
+    settings = msgspec.structs.replace(settings, em_iterations=em_iterations)
+    model = fit(few, [foreign], settings)
+    assert [h.iteration for h in model.history] == list(range(em_iterations + 1))
+    assert [h.kept for h in model.history].count(True) == 1
+    assert model.scores["out_of_fold_accuracy"] == 1.0

@@ -20,13 +20,13 @@ def model_card(spec: BundleSpec) -> str:
         "## What it can say",
         "",
         *_table(
-            ("cell type", "Cell Ontology", "training cells", "F1, validation"),
+            ("cell type", "Cell Ontology", "training cells", "F1, out of fold"),
             (
                 (
                     c.label,
                     c.ontology_id or "-",
                     training.cells_per_type[c.label],
-                    training.scores_per_type.get(c.label, "too few to hold out"),
+                    training.scores_per_type.get(c.label, "-"),
                 )
                 for c in spec.cell_types
             ),
@@ -45,12 +45,12 @@ def model_card(spec: BundleSpec) -> str:
             ),
         ),
         "",
-        f"{training.n_train} cells trained and {training.n_validation} were held out, by type; "
-        f"seed {training.seed}. Genes: the {len(spec.genes)} that every reference has.",
+        f"{training.n_cells} cells; seed {training.seed}. Genes: the {len(spec.genes)} that every "
+        "reference has.",
         "",
         "## EM",
         "",
-        "Macro-F1 on validation cells, mean over a clean, a thinned and a gene-poor view:",
+        f"Macro-F1 on held-out cells ({training.validation}):",
         "",
         *_table(
             ("iteration", "gene level", "with cell level", "kept"),
@@ -60,12 +60,12 @@ def model_card(spec: BundleSpec) -> str:
             ),
         ),
         "",
-        "## Validation cells, as they are",
+        "## Out of fold",
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
         "",
-        "These cells are of the training studies, and temperature and threshold were fitted on "
-        "them: expect less on other studies.",
+        "These cells are of the training studies, and blend, temperature and threshold were "
+        "fitted on them: expect less on other studies.",
         "",
         *(f"- {note}" for note in training.notes),
     ]

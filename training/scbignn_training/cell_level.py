@@ -25,6 +25,8 @@ from scbignn_training.settings import Settings
 Array = np.ndarray[Any, Any]
 FLOOR = 1e-4
 GATE_FEATURES = 8
+RECIPROCITY = 4.0
+"""Where rho starts; it hardly moves in training."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,20 @@ class CellGraph:
         target = torch.arange(n).repeat_interleave(k)
         return torch.stack([self.neighbor_indices.reshape(-1), target])
 
+    @property
+    def reach(self) -> Tensor:
+        """(n,) similarity of each cell's farthest neighbour."""
+        return self.neighbor_similarity.amin(1)
+
     def subset(self, rows: Tensor, settings: Settings) -> CellGraph:
         """Return the graph built anew over some of the cells."""
         parts = self.embedding[rows], self.gene_logits[rows], self.targets[rows]
         return make_graph(*parts, settings)
+
+
+def one_hot(codes: Array, n_classes: int) -> Tensor:
+    """Return (n, c) float targets."""
+    return nn.functional.one_hot(torch.from_numpy(codes), n_classes).float()
 
 
 def make_graph(
@@ -77,10 +89,14 @@ def make_graph(
 class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
     r"""One step: :math:`\log p_i \leftarrow norm[(1 - g_i) \log p_i + g_i \log q_i]`.
 
-    :math:`q_i = \sum_j a_{ij} p_j` with
-    :math:`a_{ij} = softmax_j(e^\tau (s_{ij} - \max_j s_{ij}) + \kappa \langle p_i, p_j \rangle)`,
-    and the gate :math:`g_i` is a small MLP of eight scalars that do not depend on the order of
-    the classes, times the shield of the cell's likely types.
+    :math:`q_i = \sum_j a_{ij} p_j` with attention
+    :math:`a_{ij} = softmax_j(e^\tau (s_{ij} - \max_j s_{ij}) + \kappa \langle p_i, p_j \rangle
+    + e^\rho \min(0, s_{ij} - r_j))`, where the reach :math:`r_j` is the similarity of cell j's
+    own farthest neighbour: a cell that is no neighbour of its neighbour hardly counts there. So
+    a few cells beside a large population are not outvoted by it, whatever their density (compare
+    the local scaling of Zelnik-Manor and Perona 2004). The gate :math:`g_i` is a small MLP of
+    eight scalars that do not depend on the order of the classes, times the shield of the cell's
+    likely types.
 
     Parameters
     ----------
@@ -92,6 +108,7 @@ class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
         super().__init__(aggr="sum")
         self.sharpness = nn.Parameter(torch.tensor(2.0))  # tau
         self.affinity = nn.Parameter(torch.tensor(1.0))  # kappa
+        self.reciprocity = nn.Parameter(torch.tensor(RECIPROCITY))  # rho
         self.gate_in = nn.Linear(GATE_FEATURES, hidden)
         self.gate_out = nn.Linear(hidden, 1)
         nn.init.zeros_(self.gate_out.weight)
@@ -115,11 +132,13 @@ class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
             return reduced
 
         agree = (p[target] * p[source]).sum(1)
-        score = self.sharpness.exp() * (s - reduce(s, "max")[target]) + self.affinity * agree
+        nearest, reach = reduce(s, "max"), reduce(s, "min")
+        score = self.sharpness.exp() * (s - nearest[target]) + self.affinity * agree
+        score = score + self.reciprocity.exp() * (s - reach[source]).clamp(max=0)
         q = self.propagate(edge_index, p=p, weight=softmax(score, target, num_nodes=n))
         deviation = (agree - reduce(agree, "mean")[target]) ** 2
         spread = reduce(deviation, "sum") / (reduce(torch.ones_like(s), "sum") - 1).clamp(min=1)
-        features = gate_features(log_p, q, reduce(s, "mean"), reduce(s, "min"), spread)
+        features = gate_features(log_p, q, reduce(s, "mean"), reach, spread)
         gate = torch.sigmoid(self.gate_out(nn.functional.gelu(self.gate_in(features))))
         return mix(log_p, q, gate * shield)
 
@@ -199,6 +218,7 @@ class CellStep(nn.Module):
         stacked = {
             "sharpness": torch.stack([a.sharpness.exp() for a in layers]),
             "affinity": torch.stack([a.affinity for a in layers]),
+            "reciprocity": torch.stack([a.reciprocity.exp() for a in layers]),
             "weight_in": torch.stack([a.gate_in.weight.T for a in layers]),
             "bias_in": torch.stack([a.gate_in.bias for a in layers]),
             "weight_out": torch.stack([a.gate_out.weight.T for a in layers]),
@@ -212,6 +232,7 @@ class CellStep(nn.Module):
     def forward(
         self,
         state: Tensor,
+        reach: Tensor,
         own: Tensor,
         gene_logits: Tensor,
         neighbor_indices: Tensor,
@@ -224,6 +245,8 @@ class CellStep(nn.Module):
         ----------
         state
             (n, c) probabilities of all cells.
+        reach
+            (n,) least similarity in each cell's list of neighbours.
         own, gene_logits
             (b, c) current and gene-level log-probabilities of the chunk.
         neighbor_indices, neighbor_similarity
@@ -240,6 +263,7 @@ class CellStep(nn.Module):
         near = state[neighbor_indices]  # (b, k, c)
         agree = (p[:, None] * near).sum(2)
         score = pick("sharpness") * (s - s[:, :1]) + pick("affinity") * agree
+        score = score + pick("reciprocity") * (s - reach[neighbor_indices]).clamp(max=0)
         q = (score.softmax(1)[:, :, None] * near).sum(1)
         deviation = (agree - agree.mean(1, keepdim=True)) ** 2
         degrees = (torch.ones_like(s[:1]).sum() - 1).clamp(min=1)
@@ -265,10 +289,9 @@ def fit_cell_level(
     share: float,
     unlabelled: CellGraph | None = None,
 ) -> CellLevel:
-    """Train the gates on graphs of held-out cells, with noised gene-level logits.
+    """Train the layers on graphs of held-out cells.
 
-    Without the noise the gates stay shut: even out-of-fold graphs of one study are too easy. The
-    pseudo-labels of unlabelled cells are targets whose inputs are noised, so that copying the
+    The pseudo-labels of unlabelled cells are targets whose inputs are noised, so that copying the
     input does not satisfy them.
 
     Parameters
@@ -303,7 +326,7 @@ def fit_cell_level(
     for _ in range(settings.cell_epochs):
         for i in torch.randperm(len(graphs)).tolist():
             graph, extra = graphs[i], None
-            gold = (level(noised(graph, settings), graph), soft_targets(graph.targets, 0.02))
+            gold = (level(graph.gene_logits, graph), soft_targets(graph.targets, 0.02))
             if unlabelled is not None:
                 extra = (level(noised(unlabelled, settings), unlabelled), unlabelled.targets)
             loss = bilevel_loss(gold, extra, settings.pseudo_weight_cell, weights)

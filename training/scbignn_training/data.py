@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,20 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.expression import Densifier
+from scbignn_infer.genes import match_genes
 from scbignn_infer.matrices import choose_matrix, judge, sample_rows
 from scbignn_infer.readers import INDEX, H5adQuery, open_query
+from scbignn_infer.results import UNKNOWN
 
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
+MIN_UNLABELLED_GENES = 50
 
 
 @dataclass(frozen=True)
-class Cells:
+class Study:
     """Cells of one file, as read.
 
     Attributes
@@ -43,6 +47,31 @@ class Cells:
     symbols: list[str]
     ensembl_ids: list[str]
     labels: Array
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells over the ranked genes of a reference.
+
+    Attributes
+    ----------
+    counts, totals
+        (n, m) and (n,) float32; absent genes count 0.
+    present
+        (m,) which ranked genes these cells have.
+    codes
+        (n,) label codes; empty for unlabelled cells.
+    """
+
+    counts: Array
+    totals: Array
+    present: Array
+    codes: Array
+
+    @property
+    def expression(self) -> Array:
+        """(n, m) log1p(CP10k), float32."""
+        return log_expression(self.counts, self.totals)
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,37 @@ class Reference:
         """(n,) counts of each cell over the joined genes."""
         return np.asarray(self.counts.sum(axis=1), np.float32).ravel()
 
+    def subset(self, rows: Array) -> Reference:
+        """Return some of the cells, with the types that have at least two of them."""
+        n = np.bincount(self.codes[rows], minlength=len(self.cell_types))
+        kept = np.flatnonzero(n >= 2)
+        rows = rows[np.isin(self.codes[rows], kept)]
+        return replace(
+            self,
+            counts=self.counts[rows],
+            codes=np.searchsorted(kept, self.codes[rows]),
+            cell_types=[self.cell_types[c] for c in kept],
+            batches=self.batches[rows],
+        )
+
+    def in_rank_order(self, n_genes: int) -> Reference:
+        """Put the best-ranked genes first; the others follow, for the totals."""
+        n_genes = min(n_genes, len(self.symbols))
+        ranked = rank_genes(self.counts, self.totals, self.codes, n_genes)
+        order = np.concatenate([ranked, np.setdiff1d(np.arange(len(self.symbols)), ranked)])
+        return replace(
+            self,
+            counts=self.counts[:, order].tocsr(),
+            symbols=[self.symbols[i] for i in order],
+            ensembl_ids=[self.ensembl_ids[i] for i in order],
+        )
+
+    def cells(self, n_genes: int) -> Cells:
+        """Return the cells over the first genes."""
+        counts = self.counts[:, :n_genes].toarray()
+        everything = np.ones(counts.shape[1], dtype=bool)
+        return Cells(counts, self.totals, everything, self.codes)
+
     @property
     def gene_share(self) -> Array:
         """(g,) share of all counts that falls on each gene."""
@@ -87,12 +147,12 @@ class Reference:
         return share
 
 
-def read_cells(
+def read_study(
     path: str | Path,
     *,
     label_key: str | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
-) -> Cells:
+) -> Study:
     """Read all cells of a file with the runtime's reader and its verdict on the matrices.
 
     Parameters
@@ -136,7 +196,7 @@ def read_cells(
     else:
         counts = sp.csr_matrix(counts[:, first])
     ids = np.array(columns.get("gene_ids", [""] * len(names)))[first]
-    return Cells(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
+    return Study(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
 
 
 def _column(query: H5adQuery, name: str) -> Array:
@@ -151,7 +211,7 @@ def _column(query: H5adQuery, name: str) -> Array:
 
 
 def join(
-    files: Sequence[Cells],
+    files: Sequence[Study],
     *,
     merge: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
@@ -208,6 +268,12 @@ def join(
             expected="two or more",
             do="give more cells, or lower --min-cells",
         )
+    if UNKNOWN in cell_types:
+        raise InputError(
+            f"a cell type named '{UNKNOWN}'",
+            expected="names of types; the runtime calls cells so that it cannot tell",
+            do="merge it into another label or drop it, in a recipe",
+        )
     code = {t: i for i, t in enumerate(cell_types)}
     codes = np.array([code[x] for x in labels[keep]], np.int64)
     used = {old: new for old, new in merge.items() if old in set(published)}
@@ -255,12 +321,42 @@ def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int)
     return best
 
 
-def split(codes: Array, share: float, seed: int) -> tuple[Array, Array]:
-    """Split cells by type into training and validation rows; types of under 5 cells all train."""
-    rng = np.random.default_rng(seed)
-    held = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        n = round(share * len(rows)) if len(rows) >= 5 else 0
-        held[rng.permutation(rows)[:n]] = True
-    return np.flatnonzero(~held), np.flatnonzero(held)
+def unlabelled_cells(
+    reference: Reference, studies: Sequence[Study], n_genes: int, net_genes: int
+) -> Cells | None:
+    """Bring unlabelled studies to the first genes of a reference, as the runtime would.
+
+    A gene counts as present where all of the studies have it. Cells without counts are left out.
+
+    Raises
+    ------
+    InputError
+        A study shares too few genes with the reference, or no cell has counts.
+    """
+    if not studies:
+        return None
+    parts = []
+    present = np.ones(n_genes, dtype=bool)
+    for study in studies:
+        match = match_genes(
+            {"symbol": study.symbols, "ensembl_id": study.ensembl_ids},
+            reference.symbols,
+            reference.ensembl_ids,
+            net_genes=net_genes,
+            min_genes=MIN_UNLABELLED_GENES,
+        )
+        densify = Densifier.make(
+            match.reference_index, reference.gene_share, np.arange(n_genes), "counts"
+        )
+        parts.append(densify(study.counts))
+        present &= match.present[:n_genes]
+    counts = np.concatenate([c for c, _ in parts]) * present
+    totals = np.concatenate([t for _, t in parts])[:, 0]
+    seen = totals > 0
+    if not seen.any():
+        raise InputError(
+            "no unlabelled cell has a count on a gene of the reference",
+            expected="cells of the same species and tissue",
+            do="check the files given as --unlabelled",
+        )
+    return Cells(counts[seen], totals[seen], present, np.empty(0, np.int64))

@@ -7,51 +7,29 @@ estimated once more with the confidently pseudo-labelled cells.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 
-from scbignn_infer.bundle import EMIteration
 from scbignn_training import statistics
 from scbignn_training.cell_level import (
     CellGraph,
     CellLevel,
     fit_cell_level,
     make_graph,
+    one_hot,
     shield_of,
 )
-from scbignn_training.data import log_expression
+from scbignn_training.data import Cells, log_expression
 from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import GeneLevel, Panel, ProgramAttention, fit_network
 from scbignn_training.objective import pseudo_labels
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells over the ranked genes.
-
-    Attributes
-    ----------
-    counts, totals
-        (n, m) and (n,) float32; absent genes count 0.
-    present
-        (m,) which ranked genes these cells have.
-    codes
-        (n,) label codes; empty for unlabelled cells.
-    """
-
-    counts: Array
-    totals: Array
-    present: Array
-    codes: Array
 
 
 @dataclass(frozen=True)
@@ -70,11 +48,6 @@ def run_gene_level(level: GeneLevel, cells: Cells, settings: Settings) -> CellGr
     gold = len(cells.codes) == len(logits)
     targets = one_hot(cells.codes, logits.shape[1]) if gold else torch.zeros_like(logits)
     return make_graph(embedding, logits, targets, settings)
-
-
-def one_hot(codes: Array, n_classes: int) -> torch.Tensor:
-    """Return (n, c) float targets."""
-    return F.one_hot(torch.from_numpy(codes), n_classes).float()
 
 
 def fit_cells(
@@ -107,7 +80,7 @@ def e_step(
     x = log_expression(labelled.counts[:, : net.score.shape[0]], labelled.totals)
     with torch.enable_grad():
         return fit_network(
-            torch.from_numpy(x),
+            torch.tensor(x),
             torch.from_numpy(labelled.codes),
             graph.gene_logits.shape[1],
             settings,
@@ -148,7 +121,7 @@ def m_step(
     sure = probabilities.max(axis=1) > settings.pseudo_confidence
     joined = log_expression(unlabelled.counts[sure], unlabelled.totals[sure])
     joined[:, ~unlabelled.present] = gene.statistics["gene_mean"][~unlabelled.present]
-    x = np.concatenate([log_expression(labelled.counts, labelled.totals), joined])
+    x = np.concatenate([labelled.expression, joined])
     codes = np.concatenate([labelled.codes, probabilities[sure].argmax(axis=1)])
     tables = statistics.estimate(x, codes, n_classes, settings)
     logistic = statistics.fit_logistic(x, codes, n_classes, tables, settings)
@@ -173,68 +146,35 @@ def validate(pair: Pair, held_out: list[Cells], settings: Settings) -> tuple[flo
     return float(gene), float(cell)
 
 
-def run_em(
+def iterate(
     pair: Pair,
     graphs: list[CellGraph],
     labelled: Cells,
     unlabelled: Cells | None,
-    held_out: list[Cells],
     settings: Settings,
-    report: Callable[[EMIteration], None],
-) -> tuple[Pair, list[EMIteration]]:
-    """Alternate E- and M-steps and keep the pair that labels held-out cells best.
+    iterations: int,
+) -> Iterator[Pair]:
+    """Yield the pair of iteration 0, as given, then of each further one.
 
     Parameters
     ----------
     pair
-        Both levels trained on gold labels: iteration 0.
+        Both levels trained on gold labels.
     graphs
         Out-of-fold graphs for the cell level.
     labelled, unlabelled
-        Training cells; without unlabelled ones there is nothing to teach and iteration 0 stays.
-    held_out
-        Views of the validation cells.
+        Training cells; without unlabelled ones iteration 0 is the only one.
     settings
-        Iterations, weights and temperature.
-    report
-        Called after each iteration.
-
-    Returns
-    -------
-    pair, history
-        The two levels of one iteration, never of two; and all iterations with their scores.
+        Weights and temperature.
+    iterations
+        How many to add to iteration 0.
     """
-    kept, best, history = pair, -1.0, list[EMIteration]()
-    iterations = settings.em_iterations if unlabelled is not None else 0
-    for i in range(iterations + 1):
-        start = time.perf_counter()
-        if i > 0 and unlabelled is not None:
-            net = e_step(pair, labelled, unlabelled, settings, settings.seed + 7 + i)
-            old = pair.gene
-            logistic = (old.logistic_weight.numpy(), old.logistic_bias.numpy())
-            gene = GeneLevel(net, old.statistics, logistic, old.blend, old.temperature).eval()
-            pair = m_step(gene, graphs, labelled, unlabelled, settings)
-        gene_f1, cell_f1 = validate(pair, held_out, settings)
-        better = cell_f1 > best
-        if better:
-            kept, best = pair, cell_f1
-        row = EMIteration(
-            iteration=i,
-            gene_level_f1=gene_f1,
-            cell_level_f1=cell_f1,
-            kept=better,
-            seconds=round(time.perf_counter() - start, 2),
-        )
-        history = [_not_kept(h) if better else h for h in history] + [row]
-        report(row)
-    return kept, history
-
-
-def _not_kept(row: EMIteration) -> EMIteration:
-    return EMIteration(
-        iteration=row.iteration,
-        gene_level_f1=row.gene_level_f1,
-        cell_level_f1=row.cell_level_f1,
-        kept=False,
-        seconds=row.seconds,
-    )
+    yield pair
+    if unlabelled is None:
+        return
+    for i in range(iterations):
+        net = e_step(pair, labelled, unlabelled, settings, settings.seed + 8 + i)
+        old = pair.gene
+        gene = GeneLevel(net, old.statistics, old.logistic, old.blend, old.temperature).eval()
+        pair = m_step(gene, graphs, labelled, unlabelled, settings)
+        yield pair

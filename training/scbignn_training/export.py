@@ -27,6 +27,7 @@ OPSET = 18
 TOLERANCE = 1e-4
 STEP_INPUTS = (
     "state",
+    "reach",
     "own",
     "gene_logits",
     "neighbor_indices",
@@ -50,9 +51,18 @@ def export_gene_level(level: GeneLevel, panel: Panel) -> bytes:
 def export_cell_level(level: CellLevel, n_classes: int) -> bytes:
     """Return ``cell_level.onnx``: one layer for a chunk of cells."""
     n, b, k = (torch.export.Dim(name, min=1) for name in ("all_cells", "cells", "neighbors"))
-    shapes: tuple[dict[int, Any], ...] = ({0: n}, {0: b}, {0: b}, {0: b, 1: k}, {0: b, 1: k}, {})
+    shapes: tuple[dict[int, Any], ...] = (
+        {0: n},
+        {0: n},
+        {0: b},
+        {0: b},
+        {0: b, 1: k},
+        {0: b, 1: k},
+        {},
+    )
     example = (
         torch.full((7, n_classes), 1 / n_classes),
+        torch.zeros(7),
         torch.zeros(5, n_classes),
         torch.zeros(5, n_classes),
         torch.zeros(5, 4, dtype=torch.int64),
@@ -181,6 +191,7 @@ def check_parity(
             everyone = slice(0, size if layer == len(cell.layers) - 1 else len(own))
             own, state = cell_session.run(
                 state=state,
+                reach=graph.reach.numpy(),
                 own=own[everyone],
                 gene_logits=graph.gene_logits.numpy()[everyone],
                 neighbor_indices=graph.neighbor_indices.numpy()[everyone],

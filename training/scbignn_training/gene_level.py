@@ -14,7 +14,7 @@ from scbignn_infer.expression import TARGET_SUM, panel_tables
 from scbignn_training.augment import augment_batch
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.settings import Settings
-from scbignn_training.statistics import LIMIT
+from scbignn_training.statistics import LIMIT, estimate, fit_logistic
 
 Array = np.ndarray[Any, Any]
 TABLES = (
@@ -145,7 +145,12 @@ class GeneLevel(nn.Module):
             "logistic_bias": logistic[1],
         }
         for name, value in buffers.items():
-            self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
+
+    @property
+    def logistic(self) -> tuple[Array, Array]:
+        """Weight (g, c) and bias (c,) of the logistic head."""
+        return self.logistic_weight.numpy(), self.logistic_bias.numpy()
 
     def impute(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor]:
         """Return scaled panel expression (b, k) and imputed expression of the net's genes (b, g).
@@ -203,12 +208,12 @@ class Panel:
             net_genes=level.net.score.shape[0],
             panel_genes=panel_genes,
         )
-        self.tables = [torch.from_numpy(tables[name]) for name in TABLES]
+        self.tables = [torch.tensor(tables[name]) for name in TABLES]
 
     def inputs(self, counts: Array, totals: Array) -> tuple[Tensor, Tensor]:
         """Return the tensors for counts (n, ranked genes) and totals (n,)."""
         chosen = np.ascontiguousarray(counts[:, self.genes], np.float32)
-        return torch.from_numpy(chosen), torch.from_numpy(np.maximum(totals, 1.0))[:, None]
+        return torch.tensor(chosen), torch.from_numpy(np.maximum(totals, 1.0))[:, None]
 
     @torch.no_grad()
     def run(self, counts: Array, totals: Array, what: str = "forward") -> tuple[Tensor, ...]:
@@ -290,3 +295,15 @@ def fit_network(
             optimizer.step()
             schedule.step()
     return net.eval()
+
+
+def fit_gene_level(
+    x: Array, codes: Array, n_classes: int, settings: Settings, seed: int
+) -> GeneLevel:
+    """Fit network, statistics and logistic head on labelled expression (n, ranked genes)."""
+    net_genes = min(settings.net_genes, x.shape[1])
+    tables = estimate(x, codes, n_classes, settings)
+    logistic = fit_logistic(x, codes, n_classes, tables, settings)
+    inputs = torch.tensor(x[:, :net_genes])  # torch aligns its own memory, so sums repeat
+    net = fit_network(inputs, torch.from_numpy(codes), n_classes, settings, seed=seed)
+    return GeneLevel(net, tables, logistic).eval()

@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from scbignn_infer import bundle as b
 from scbignn_infer.errors import OutputError
 from scbignn_training.card import model_card
-from scbignn_training.em import Cells, run_gene_level
+from scbignn_training.data import Cells
+from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level
 from scbignn_training.gene_level import Panel
 from scbignn_training.recipe import Recipe, Source
@@ -121,8 +123,8 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
     """Return the bundle's binary files, parity checked."""
     settings, pair = recipe.settings, model.pair
     m = len(pair.gene.statistics["gene_mean"])
-    rows = model.validation if len(model.validation) else model.train
-    rows = rows[:PARITY_CELLS]
+    rows = np.random.default_rng(settings.seed).permutation(len(model.reference.codes))
+    rows = np.sort(rows[:PARITY_CELLS])
     counts = model.reference.counts[rows, :m].toarray()
     totals = model.reference.totals[rows]
     cells = Cells(counts, totals, np.ones(m, dtype=bool), model.reference.codes[rows])
@@ -207,8 +209,8 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},
             merged_labels=reference.merged,
             dropped_labels=reference.dropped,
-            n_train=len(model.train),
-            n_validation=len(model.validation),
+            n_cells=len(reference.codes),
+            validation=model.validation,
             seed=settings.seed,
             settings=settings.as_record(),
             em_history=model.history,
@@ -221,6 +223,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         },
         created_with={
             "python": platform.python_version(),
+            "threads": str(torch.get_num_threads()),
             **{
                 p: version(p)
                 for p in ("scbignn-infer", "torch", "torch-geometric", "onnx", "numpy")

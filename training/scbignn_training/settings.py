@@ -9,8 +9,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Hyper-parameters of both levels and of EM; docs/method.md gives the reasons."""
 
     seed: int = 0
-    validation_share: float = 0.1
-    """Share of each type that is held out to keep the best pair and to calibrate."""
 
     net_genes: int = 1000
     """Best-ranked genes that feed the attention network."""
@@ -66,9 +64,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cell_hidden: int = 16
     cell_epochs: int = 10
     cell_learning_rate: float = 1e-2
-    class_noise: float = 1.0
-    cell_noise: float = 2.0
-    """Largest standard deviations of the noise on the logits that the cell level learns from."""
     shield_cells: int = 100
     """Types with fewer reference cells are proportionally shielded from their neighbours."""
     cell_share: float = 0.5
@@ -77,10 +72,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     em_iterations: int = 2
     em_epochs: int = 6
     em_learning_rate: float = 1.5e-3
+    em_tolerance: float = 0.01
+    """Iterations whose validation macro-F1 is this close to the best are as good as it."""
     pseudo_weight_gene: float = 0.5
     """alpha: weight of the cell level's pseudo-labels in the E-step."""
     pseudo_weight_cell: float = 0.1
     """beta: weight of the gene level's pseudo-labels in the M-step."""
+    class_noise: float = 1.0
+    cell_noise: float = 2.0
+    """Largest standard deviations of the noise on unlabelled cells' logits in the M-step."""
     pseudo_temperature: float = 0.5
     """Pseudo-labels are softmax(log p / temperature)."""
     pseudo_confidence: float = 0.8
@@ -92,8 +92,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("net_genes must not exceed panel_genes or ranked_genes")
         if self.embedding_size % self.n_heads:
             raise ValueError("embedding_size must be a multiple of n_heads")
-        if self.folds < 2 or not 0 < self.validation_share < 1:
-            raise ValueError("folds must be 2 or more and validation_share between 0 and 1")
+        if self.folds < 2:
+            raise ValueError("folds must be 2 or more")
 
     def as_record(self) -> dict[str, float | int | str]:
         """Return the settings as flat JSON values."""

@@ -77,7 +77,7 @@ def _factor_model(z: Array, settings: Settings, *, floor: float) -> tuple[Array,
     """Return factors (m, r) and residual variances (m,) of z'z / n, by randomised SVD."""
     rank = min(settings.factors, *z.shape)
     torch.manual_seed(settings.seed)
-    tensor = torch.from_numpy(z)
+    tensor = torch.tensor(z)
     _, value, right = torch.svd_lowrank(tensor, q=min(rank + 10, *z.shape), niter=3)
     factors = (right[:, :rank] * value[:rank] / len(z) ** 0.5).numpy()
     residual = (z**2).mean(axis=0) - (factors**2).sum(axis=1)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from scbignn_training import crossfit
+from scbignn_training.calibrate import fit_temperature
+from scbignn_training.crossfit import FoldView, cross_fit, settle
+from scbignn_training.data import Cells, log_expression
+from scbignn_training.settings import Settings
+
+
+class TestCrossFitting:
+    def test_no_level_sees_the_cells_that_it_labels(self, gold, settings, monkeypatch, model):
+        """Each cell is labelled in three views, by the level of its fold."""
+        n_types = len(model.reference.cell_types)
+        x = log_expression(gold.counts, gold.totals)
+        inside, outside = [], []
+        fit_gene_level, views = crossfit.fit_gene_level, crossfit.views
+
+        def spy_fit(x, *rest):
+            inside.append({row.tobytes() for row in x})
+            return fit_gene_level(x, *rest)
+
+        def spy_views(counts, totals, *rest):
+            outside.append({row.tobytes() for row in log_expression(counts, totals)})
+            return views(counts, totals, *rest)
+
+        monkeypatch.setattr(crossfit, "fit_gene_level", spy_fit)
+        monkeypatch.setattr(crossfit, "views", spy_views)
+        found = cross_fit(gold, n_types, np.zeros(600), settings)
+        assert len(found) == 3 * settings.folds
+        for seen, unseen in zip(inside, outside, strict=True):
+            assert not seen & unseen
+        assert set.union(*outside) == {row.tobytes() for row in x}
+        assert [view.clean for view in found] == [True, False, False] * settings.folds
+        for view in found:
+            assert len(view.distance) == len(view.codes)
+            assert len(view.codes) == len(view.embedding)
+            for part in view.parts:
+                assert part.shape == (len(view.codes), n_types)
+                torch.testing.assert_close(part.exp().sum(1), torch.ones(len(part)))
+
+    @staticmethod
+    def view(codes, *confidence, n_types=3, clean=True):
+        """Return a view in which each head calls the right type by ``confidence`` nats."""
+        torch.manual_seed(0)
+        truth = torch.eye(n_types)[codes]
+        noise = torch.randn(len(codes), n_types)
+        parts = [(c * truth + noise).log_softmax(1) for c in confidence]
+        distance = np.linspace(0, 1, len(codes))
+        return FoldView(
+            torch.randn(len(codes), 8), tuple(parts), np.array(codes), distance, clean=clean
+        )
+
+    def test_the_better_head_gets_its_weight(self):
+        settings = Settings(blends=((0.0, 0.0), (0.0, 2.0), (2.0, 0.0)))
+        codes = np.arange(300) % 3
+        for confidence, best in (((0, 0, 9), (0.0, 2.0)), ((0, 9, 0), (2.0, 0.0))):
+            assert settle([self.view(codes, *confidence)], settings).blend == best
+
+    def test_of_equal_blends_the_first_is_taken(self):
+        codes = np.arange(300) % 3
+        assert settle([self.view(codes, 9, 9, 9)], Settings()).blend == Settings().blends[0]
+
+    def test_graphs_hold_calibrated_blends(self):
+        settings = Settings(blends=((0.3, 0.6),))
+        view = self.view(np.arange(90) % 3, 1.0, 2.0, 1.5)
+        found = settle([view], settings)
+        (graph,) = found.graphs
+        net, linear, logistic = view.parts
+        mixed = net + 0.3 * linear + 0.6 * logistic
+        assert found.blend == (0.3, 0.6)
+        assert found.temperature == pytest.approx(fit_temperature(mixed.numpy(), view.codes))
+        expected = (mixed / found.temperature).log_softmax(1)
+        torch.testing.assert_close(graph.gene_logits, expected)
+        assert graph.targets.argmax(1).tolist() == view.codes.tolist()
+        assert graph.neighbor_indices.shape == (90, 15)
+
+    def test_only_clean_cells_have_a_say_in_the_distances(self):
+        """Each is averaged over the neighbours in its graph."""
+        codes = np.arange(60) % 3
+        folds = [self.view(codes, 1, 1, 1, clean=shown) for shown in (True, False, True)]
+        found = settle(folds, Settings())
+        assert found.clean == [True, False, True]
+        assert len(found.graphs) == 3
+        near = found.graphs[0].neighbor_indices.numpy()
+        own = folds[0].distance
+        expected = [np.mean([own[i], *own[near[i]]]) for i in range(60)]
+        np.testing.assert_allclose(found.distance, [*expected, *expected], rtol=1e-6)
+
+    def test_distances_are_to_cells_that_the_level_was_trained_on(self, gold, settings, model):
+        """A copy of a training cell is at no distance of it; its own fold sees no copy."""
+        counts, totals, codes = (
+            np.concatenate([a, a]) for a in (gold.counts, gold.totals, gold.codes)
+        )
+        twice = Cells(counts, totals, gold.present, codes)
+        found = cross_fit(twice, len(model.reference.cell_types), np.zeros(600), settings)
+        distance = np.concatenate([v.distance for v in found if v.clean])
+        n = len(gold.codes)
+        assert len(distance) == 2 * n
+        # About half of the cells have their copy in the other fold.
+        assert 0.3 < (distance < 1e-5).mean() < 0.7
+
+    def test_a_type_of_fewer_cells_than_folds_is_no_warning(self, gold, settings):
+        few = np.concatenate(
+            [np.flatnonzero(gold.codes == c)[: 1 if c == 2 else 12] for c in (1, 2, 3)]
+        )
+        codes = np.searchsorted([1, 2, 3], gold.codes[few])
+        cells = Cells(gold.counts[few], gold.totals[few], gold.present, codes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = cross_fit(cells, 3, np.zeros(600), settings)
+        assert sum(len(v.codes) for v in found if v.clean) == len(few)

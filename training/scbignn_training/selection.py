@@ -1,0 +1,105 @@
+"""How many EM iterations are kept: by held-out studies where there are several, else by cells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from scbignn_infer.bundle import EMIteration
+from scbignn_training.data import Reference
+
+Array = np.ndarray[Any, Any]
+Score = tuple[float, float]
+"""Macro-F1 of the gene level alone and of the pair."""
+
+
+def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple[Array, Array]]]:
+    """Return what is held out, and row numbers of training and held-out cells of each split.
+
+    Each study is left out in turn where there are several, else one fold of the cells. Held-out
+    cells of a type that the rest does not know are not scored. A study is not left out if the rest
+    cannot be trained on or shares no type with it; if that is so of all, cells are held out.
+    """
+    rows = np.arange(len(reference.codes))
+    if len(np.unique(reference.batches)) > 1:
+        pairs = [
+            (rows[reference.batches != b], rows[reference.batches == b])
+            for b in np.unique(reference.batches)
+        ]
+        known = [(inside, _known(reference, inside, outside)) for inside, outside in pairs]
+        usable = [
+            (inside, outside)
+            for inside, outside in known
+            if np.count_nonzero(np.bincount(reference.codes[inside]) >= folds) >= 2
+            and np.bincount(reference.codes[outside]).max(initial=0) >= 2
+        ]
+        if usable:
+            return "each study left out in turn", usable
+    order = np.random.default_rng(seed).permutation(rows)
+    out = place_in_type(reference.codes, order) % folds == folds - 1
+    return f"one of {folds} folds of the cells", [(rows[~out], rows[out])]
+
+
+def place_in_type(codes: Array, order: Array) -> Array:
+    """Return the how-manieth of its type each cell is, counted in some order."""
+    place = np.empty(len(codes), np.int64)
+    for code in np.unique(codes):
+        of_type = order[codes[order] == code]
+        place[of_type] = np.arange(len(of_type))
+    return place
+
+
+def _known(reference: Reference, inside: Array, outside: Array) -> Array:
+    n = np.bincount(reference.codes[inside], minlength=len(reference.cell_types))
+    return outside[n[reference.codes[outside]] >= 2]
+
+
+def keep(
+    scores: list[Iterator[Score]],
+    tolerance: float,
+    report: Callable[[EMIteration], None],
+) -> list[EMIteration]:
+    """Run all splits iteration by iteration and say which one is kept.
+
+    Of the iterations whose mean macro-F1 is within ``tolerance`` of the best, the latest: it has
+    learned from the most studies, and validation within a study cannot tell them apart.
+
+    Parameters
+    ----------
+    scores
+        For each split, the scores of iteration 0, 1, ...
+    tolerance
+        In macro-F1 of the pair.
+    report
+        Called after each iteration.
+    """
+    history: list[EMIteration] = []
+    start = time.perf_counter()
+    for i, found in enumerate(zip(*scores, strict=True)):
+        gene, cell = np.mean(found, axis=0)
+        row = EMIteration(
+            iteration=i,
+            gene_level_f1=float(gene),
+            cell_level_f1=float(cell),
+            kept=False,
+            seconds=round(time.perf_counter() - start, 2),
+        )
+        start = time.perf_counter()
+        history.append(row)
+        report(row)
+    best = max(h.cell_level_f1 for h in history)
+    kept = max(h.iteration for h in history if h.cell_level_f1 >= best - tolerance)
+    return [_marked(h, kept=h.iteration == kept) for h in history]
+
+
+def _marked(row: EMIteration, *, kept: bool) -> EMIteration:
+    return EMIteration(
+        iteration=row.iteration,
+        gene_level_f1=row.gene_level_f1,
+        cell_level_f1=row.cell_level_f1,
+        kept=kept,
+        seconds=row.seconds,
+    )
