@@ -414,6 +414,13 @@ def test_a_seed_fixes_the_gates(taught):
         assert not torch.equal(one, different)
 
 
+def test_gold_graphs_are_not_noised(taught):
+    loud = msgspec.structs.replace(SETTINGS, class_noise=9.0, cell_noise=9.0)
+    found = fit_cell_level([clusters(0), clusters(1)], torch.ones(N_TYPES), loud, share=0.5)
+    for one, same in zip(taught.parameters(), found.parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
 @torch.no_grad()
 def test_pseudo_labels_have_their_say(taught):
     """An M-step on unlabelled cells whose neighbours are no guide makes the gates careful."""

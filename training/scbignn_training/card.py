@@ -64,8 +64,8 @@ def model_card(spec: BundleSpec) -> str:
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
         "",
-        "These cells are of the training studies, and blend, temperature and threshold were "
-        "fitted on them: expect less on other studies.",
+        "These cells are of the training studies; the gene level had not seen them, but blend, "
+        "cell level, temperature and threshold were fitted on them: expect less on other studies.",
         "",
         *(f"- {note}" for note in training.notes),
     ]
