@@ -321,4 +321,5 @@ class TestUnlabelled:
         file, _ = self.file(model.reference, [], extra=700)
         with pytest.raises(GeneError) as caught:
             self.bring(model.reference, [file], settings)
+        assert "other.h5ad" in str(caught.value)
         assert "\n" not in str(caught.value)

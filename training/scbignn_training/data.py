@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import match_genes
 from scbignn_infer.matrices import choose_matrix, judge, sample_rows
@@ -338,13 +338,20 @@ def unlabelled_cells(
     parts = []
     present = np.ones(n_genes, dtype=bool)
     for study in studies:
-        match = match_genes(
-            {"symbol": study.symbols, "ensembl_id": study.ensembl_ids},
-            reference.symbols,
-            reference.ensembl_ids,
-            net_genes=net_genes,
-            min_genes=MIN_UNLABELLED_GENES,
-        )
+        try:
+            match = match_genes(
+                {"symbol": study.symbols, "ensembl_id": study.ensembl_ids},
+                reference.symbols,
+                reference.ensembl_ids,
+                net_genes=net_genes,
+                min_genes=MIN_UNLABELLED_GENES,
+            )
+        except GeneError as error:
+            raise GeneError(
+                f"{study.path}: {error.found}",
+                expected=error.expected,
+                do="give unlabelled cells of the same species, with genes named alike",
+            ) from None
         densify = Densifier.make(
             match.reference_index, reference.gene_share, np.arange(n_genes), "counts"
         )

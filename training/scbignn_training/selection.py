@@ -20,8 +20,9 @@ def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple
     """Return what is held out, and row numbers of training and held-out cells of each split.
 
     Each study is left out in turn where there are several, else one fold of the cells. Held-out
-    cells of a type that the rest does not know are not scored. A study is not left out if the rest
-    cannot be trained on or shares no type with it; if that is so of all, cells are held out.
+    cells of a type that the rest does not know, and single cells of a type, are not scored. A
+    study is not left out if the rest cannot be trained on or shares no type with it; if that is so
+    of all, cells are held out.
     """
     rows = np.arange(len(reference.codes))
     if len(np.unique(reference.batches)) > 1:
