@@ -101,6 +101,7 @@ def run(recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, q
         raise InputError(f"the name '{name}'", expected="a plain name", do="choose another --name")
     check_free(output / name, overwrite=overwrite)
     torch.set_num_threads(threads or available_threads())
+    torch.use_deterministic_algorithms(True)  # sums over edges are added up in a fixed order
     start = time.perf_counter()
 
     def stage(line: str) -> None:
