@@ -227,6 +227,8 @@ class ModelBundle:
             return {k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()}
 
 
+SUPPORTED = ("program", "gate", 1e4)
+"""Forms of the two levels, and the target sum, that the runtime knows how to run."""
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
 FETCH_AGAIN = "get the bundle again or rebuild it with 'scbignn-infer train'"
 
@@ -255,6 +257,7 @@ def read_bundle(path: str | Path) -> ModelBundle:
     fetch = _zip_fetcher(path) if zipped else _folder_fetcher(path)
     raw = fetch(RECORD)
     spec = _decode(raw, path)
+    _check_supported(spec, path)
     files: dict[str, bytes] = {}
     for name in sorted({*REQUIRED_FILES, *spec.files}):
         if name not in spec.files:
@@ -273,6 +276,17 @@ def read_bundle(path: str | Path) -> ModelBundle:
             )
         files[name] = data
     return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+
+
+def _check_supported(spec: BundleSpec, path: Path) -> None:
+    """Refuse what the record may say but this runtime would run wrongly."""
+    asked = (spec.gene_level.form, spec.cell_level.form, spec.preprocessing.target_sum)
+    if asked != SUPPORTED:
+        raise BundleError(
+            f"{path}: gene level '{asked[0]}', cell level '{asked[1]}', target sum {asked[2]:g}",
+            expected=f"'{SUPPORTED[0]}', '{SUPPORTED[1]}' and {SUPPORTED[2]:g}",
+            do="upgrade with: pip install -U scbignn-infer",
+        )
 
 
 def _decode(raw: bytes, path: Path) -> BundleSpec:

@@ -167,3 +167,19 @@ def test_the_shipped_model_is_whole(pbmc_bundle):
     ranked = len(pbmc_bundle.statistics["gene_mean"])
     assert spec.gene_level.net_genes <= ranked <= len(spec.genes)
     assert pbmc_bundle.reference["embedding"].shape[1] == spec.gene_level.embedding_size
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("gene_level", "form", "full"),
+        ("cell_level", "form", "sage"),
+        ("preprocessing", "target_sum", 1e6),
+    ],
+)
+def test_what_the_runtime_would_run_wrongly_is_refused(toy, record, part, field, value):
+    record[part][field] = value
+    (toy / "bundle.json").write_text(json.dumps(record))
+    with pytest.raises(BundleError, match="expected 'program', 'gate' and 10000") as caught:
+        read_bundle(toy)
+    assert "\n" not in str(caught.value)
