@@ -2,7 +2,8 @@
 
 Run: ``python benchmarks/accuracy.py pairs|folds|panels|em --seeds 0,1,2 --out FILE.json`` (needs
 the extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task
-with one seed. ``--set NAME=VALUE`` changes a setting of the models.
+with one seed. ``--set NAME=VALUE`` changes a setting of the models; ``em --control alpha0|self``
+sets those of one of the ``CONTROLS``.
 
 Nothing is chosen on a query: blend, temperature and EM iteration come from the reference alone.
 """
@@ -38,6 +39,19 @@ from scbignn_training.train import Model, fit
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
+ALL_ITERATIONS = {"em_tolerance": 1}
+"""Keeps the last EM iteration, whatever the scores."""
+CONTROLS: dict[str, dict[str, Any]] = {
+    "alpha0": {
+        "pseudo_weight_gene": 0,
+        "pseudo_weight_cell": 0,
+        "pseudo_confidence": 1,
+        **ALL_ITERATIONS,
+    },
+    "self": {"teacher": "gene", **ALL_ITERATIONS},
+}
+"""What EM is measured against: ``alpha0`` trains on for as long as EM does, without any use of the
+unlabelled cells; in ``self`` the gene level is its own teacher."""
 
 
 def score(truth: Array, predicted: Array) -> dict[str, float]:
@@ -134,6 +148,7 @@ def run(
     *,
     cuts: bool = False,
     simple: bool = True,
+    control: str = "",
 ) -> None:
     """Score every method on every task."""
     for task in todo:
@@ -158,6 +173,7 @@ def run(
                             "seconds": seconds,
                             "blend": list(model.pair.gene.blend),
                             "em": [h.iteration for h in model.history if h.kept],
+                            "control": control,
                         }
                     )
         for view, query in views if simple else []:
@@ -199,13 +215,18 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--control", choices=CONTROLS, help="of the suite em")
     parser.add_argument("--no-simple", action="store_true", help="leave out scikit-learn")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.control and arguments.suite != "em":
+        parser.error("--control is of the suite em")
     changed = dict(item.split("=", 1) for item in arguments.set)
     settings = msgspec.convert(
-        {k: json.loads(v) for k, v in changed.items()}, type=Settings, strict=False
+        {**CONTROLS.get(arguments.control, {}), **{k: json.loads(v) for k, v in changed.items()}},
+        type=Settings,
+        strict=False,
     )
     if arguments.suite == "folds":
         todo = [tasks.fold(*f) for f in tasks.FOLDS]
@@ -231,6 +252,7 @@ def main() -> None:
         add,
         cuts=arguments.suite == "panels",
         simple=not arguments.no_simple,
+        control=arguments.control or "",
     )
     print(summarise(rows))
 

@@ -104,7 +104,8 @@ class Dataset(Record, frozen=True, kw_only=True):
     licence: str = ""
     sha256: str = ""
     n_cells: int
-    role: Literal["reference", "unlabelled"] = "reference"
+    role: Literal["reference", "unlabelled", "adapted"] = "reference"
+    """``adapted``: unlabelled cells of the very query that the model is meant for."""
 
 
 class EMIteration(Record, frozen=True, kw_only=True):
@@ -133,6 +134,17 @@ class Training(Record, frozen=True, kw_only=True):
     scores: dict[str, float] = {}
     scores_per_type: dict[str, float] = {}
     notes: list[str] = []
+
+    @property
+    def adapted_to(self) -> list[str]:
+        """Files of the queries whose own cells the model has learned from."""
+        return [d.file for d in self.datasets if d.role == "adapted"]
+
+    @property
+    def adaptation(self) -> str:
+        """One line that says to which files the model was adapted; empty if to none."""
+        files = ", ".join(self.adapted_to)
+        return files and f"model was adapted to: {files} (transductive; not a held-out result)"
 
 
 class FileRecord(Record, frozen=True, kw_only=True):

@@ -254,6 +254,7 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
     return {
         "cells": len(annotation),
         "model": provenance["model"],
+        "adaptation": provenance["adaptation"],
         "median_novelty": novelty,
         "matrix": provenance["matrix"],
         "genes": provenance["genes"],
@@ -281,6 +282,8 @@ def _print_summary(summary: Summary) -> None:
             f"{genes['coverage']:.0%} of those the network reads",
         },
     )
+    if summary["adaptation"]:
+        console.print(summary["adaptation"], soft_wrap=True)
     rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
     console.print(_table(["label", "cells", "share"], rows))
     for warning in summary["warnings"]:
@@ -506,6 +509,8 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
         details = "; ".join(filter(None, known))
         line = f"{set_.role} {set_.file} ({set_.n_cells:,} cells): {details}"
         console.print(line, soft_wrap=True)
+    if training.adaptation:
+        console.print(training.adaptation, soft_wrap=True)
     history = [
         (
             str(e.iteration),

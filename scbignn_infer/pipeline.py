@@ -355,6 +355,7 @@ class Annotator:
         verdict = choice.verdicts[choice.matrix]
         return {
             "model": {"name": spec.name, "version": spec.version, "sha256": self.bundle.sha256},
+            "adaptation": spec.training.adaptation,
             "matrix": {"name": choice.matrix, "state": verdict.state, "reason": verdict.reason},
             "genes": {
                 "column": genes.column,
@@ -496,7 +497,7 @@ def slot_values(annotation: Annotation, key: str) -> dict[str, Any]:
 def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
     """Return the columns of ``obs``, strings as categoricals in the model's order."""
     names = [*annotation.cell_types, results.UNKNOWN]
-    ids = [*dict.fromkeys(annotation.ontology_ids), ""]
+    ids = list(dict.fromkeys([*annotation.ontology_ids, ""]))
     return {
         name: as_column(values, ids if name.endswith("ontology_id") else names)
         for name, values in annotation.columns(key).items()

@@ -173,6 +173,27 @@ def test_quiet_says_nothing(query):
     assert done.output == ""
 
 
+def test_a_model_adapted_to_a_query_says_so_everywhere(query, pbmc_bundle, tmp_path):
+    """And one that is not says nothing of it."""
+    line = "model was adapted to: a.h5ad, b.h5ad (transductive; not a held-out result)"
+    folder = shutil.copytree(pbmc_bundle.path, tmp_path / "adapted")
+    spec = json.loads((folder / "bundle.json").read_text())
+    spec["training"]["datasets"] += [
+        {"file": f"{name}.h5ad", "n_cells": 7, "role": "adapted"} for name in "ab"
+    ]
+    (folder / "bundle.json").write_text(json.dumps(spec))
+    for model, said in ((folder, line), ("human-pbmc", "")):
+        done = run("annotate", query, "-m", model, "--overwrite")
+        shown = run("models", "show", model).stdout
+        for text in (done.stderr, shown):
+            assert [s for s in text.splitlines() if "model was adapted" in s] == [said] * bool(said)
+        summary = run_json("annotate", query, "-m", model, "--overwrite")
+        assert summary["adaptation"] == said
+        assert ad.read_h5ad(summary["output"]).uns["scbignn"]["adaptation"] == said
+    roles = [d["role"] for d in run_json("models", "show", folder)["training"]["datasets"]]
+    assert roles[-2:] == ["adapted", "adapted"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_annotate_writes_tables(query, suffix):
     path = query.with_suffix(suffix)

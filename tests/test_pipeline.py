@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
+import msgspec
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 import scbignn_infer
-from scbignn_infer.bundle import ModelBundle
+from scbignn_infer.bundle import CellType, ModelBundle
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
 from scbignn_infer.pipeline import Annotator, choose_model
 from scbignn_infer.readers import AnnDataQuery, open_query
@@ -77,10 +79,21 @@ def test_annotated_adata_survives_a_file(
     assert back.uns["mine"]["model"]["name"] == "human-pbmc"
 
 
+def test_a_model_without_ontology_ids_leaves_them_empty(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData
+) -> None:
+    bare = copy.copy(pbmc_bundle)
+    types = [CellType(label=label) for label in pbmc_bundle.cell_types]
+    bare.spec = msgspec.structs.replace(pbmc_bundle.spec, cell_types=types)
+    scbignn_infer.annotate(blood, bare, device="cpu")
+    assert blood.obs["scbignn_cell_type"].nunique() > 3
+    assert set(blood.obs["scbignn_cell_type_ontology_id"]) == {""}
+
+
 def test_copy_leaves_the_original_alone(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
-    copy = scbignn_infer.annotate(blood, pbmc_bundle, device="cpu", copy=True)
-    assert copy is not None
-    assert "scbignn_cell_type" in copy.obs
+    labelled = scbignn_infer.annotate(blood, pbmc_bundle, device="cpu", copy=True)
+    assert labelled is not None
+    assert "scbignn_cell_type" in labelled.obs
     assert list(blood.obs) == ["bulk_labels"]
     assert "scbignn" not in blood.uns
     assert not list(blood.obsm)

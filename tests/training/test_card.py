@@ -57,6 +57,15 @@ def test_the_data_and_the_numbers_of_cells_are_named(spec):
     assert f"confidence {spec.thresholds.confidence}" in card
 
 
+def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(spec):
+    assert "transductive" not in model_card(spec)
+    reference, unlabelled = spec.training.datasets
+    query = msgspec.structs.replace(unlabelled, file="query.h5ad", role="adapted")
+    training = msgspec.structs.replace(spec.training, datasets=[reference, unlabelled, query])
+    card = model_card(msgspec.structs.replace(spec, training=training))
+    assert "\nAdapted to query.h5ad: its accuracy on those cells is transductive.\n\n" in card
+
+
 def test_a_bar_in_a_label_does_not_break_its_table(spec):
     first = msgspec.structs.replace(spec.cell_types[0], label="T|NK")
     training = msgspec.structs.replace(

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import re
 
+import anndata as ad
 import pytest
 import torch
 from click.testing import CliRunner
 
 import scbignn_infer
+import scbignn_training.cli
 import scbignn_training.pack
 import scbignn_training.train
 from scbignn_infer.cli import main
@@ -53,7 +55,7 @@ def recipe_file(recipe, tmp_path):
         f"reference = [{{ file = '{recipe.reference[0].file}' }}]",
         f"unlabelled = [{{ file = '{recipe.unlabelled[0].file}' }}]",
         "[settings]",
-        *(f"{name} = {value}" for name, value in strengths.items()),
+        *(f"{name} = {value!r}" for name, value in strengths.items()),
     ]
     path.write_text("\n".join(lines))
     return path
@@ -88,6 +90,51 @@ def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
     assert found.read("statistics.npz") == (bundle / "statistics.npz").read_bytes()
 
 
+class TestAdapting:
+    """A model for one query, trained with the query's own cells among the unlabelled."""
+
+    LINE = "model was adapted to: query.h5ad (transductive; not a held-out result)"
+
+    @pytest.fixture
+    def query(self, parts, tmp_path):
+        """Return the unlabelled cells of the session's model, with labels that are all wrong."""
+        adata = ad.read_h5ad(parts["unlabelled"])
+        adata.obs["cell_type"] = "alpha"
+        adata.write_h5ad(tmp_path / "query.h5ad")
+        return tmp_path / "query.h5ad"
+
+    def test_from_the_query_to_its_labels(
+        self, given, query, bundle, settings, monkeypatch, tmp_path
+    ):
+        monkeypatch.setattr(scbignn_training.cli, "Settings", lambda seed: settings)
+        monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(tmp_path / "models"))
+        run(
+            *(*given, "--min-cells", 8, "--adapt", query),
+            *("-o", tmp_path / "models", "--threads", 1, "--quiet"),
+        )
+        found = scbignn_infer.load_model("mine")
+        for name in found.spec.files:  # the weights are those of --unlabelled, labels unread
+            assert found.read(name) == (bundle / name).read_bytes(), name
+        assert [(d.file, d.role) for d in found.spec.training.datasets] == [
+            ("labelled.h5ad", "reference"),
+            ("query.h5ad", "adapted"),
+        ]
+        assert found.spec.training.n_cells == found.spec.training.datasets[0].n_cells
+        card = (tmp_path / "models" / "mine" / "README.md").read_text()
+        assert "Adapted to query.h5ad: its accuracy on those cells is transductive." in card
+
+        done = CliRunner().invoke(main, ["annotate", str(query), "-m", "mine"])
+        assert self.LINE in done.stderr.splitlines()
+        record = ad.read_h5ad(query.with_name("query.scbignn.h5ad")).uns["scbignn"]
+        assert record["adaptation"] == self.LINE
+
+    def test_other_unlabelled_cells_are_no_adaptation(self, bundle):
+        done = CliRunner().invoke(main, ["models", "show", str(bundle)])
+        assert done.exit_code == 0
+        assert "adapted" not in done.stdout
+        assert scbignn_infer.load_model(bundle).spec.training.adaptation == ""
+
+
 class TestOptions:
     @pytest.fixture
     def made(self, monkeypatch, tmp_path, model):
@@ -116,12 +163,14 @@ class TestOptions:
             *given,
             parts["query"],
             *("--unlabelled", parts["unlabelled"], "--species", "mouse"),
+            *("--adapt", "one.h5ad", "--adapt", "two.h5ad"),
             *("--tissue", "lung", "--min-cells", 5, "--seed", 3, "--threads", 1),
         )
         (recipe,) = made
         assert (recipe.name, recipe.label_key, recipe.species) == ("mine", "cell_type", "mouse")
         assert [s.file for s in recipe.reference] == [str(parts["labelled"]), str(parts["query"])]
         assert [s.file for s in recipe.unlabelled] == [str(parts["unlabelled"])]
+        assert [s.file for s in recipe.adapt] == ["one.h5ad", "two.h5ad"]
         assert (recipe.tissue, recipe.min_cells, recipe.settings.seed) == ("lung", 5, 3)
 
     @pytest.mark.usefixtures("made")
@@ -149,6 +198,7 @@ class TestBadInput:
             ("--label-key", "x"),
             ("--name", "x"),
             ("--unlabelled", "x.h5ad"),
+            ("--adapt", "x.h5ad"),
             ("--seed", "0"),
             ("--min-cells", "10"),
             ("--species", "mouse"),

@@ -177,6 +177,78 @@ def test_scores_are_means_over_the_views(pair, held_out, unlabelled, settings):
     assert found == pytest.approx(tuple(np.mean(expected, axis=0)))
 
 
+class TestSelfTraining:
+    """The control in which the gene level is its own teacher."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def alone(cls, settings):
+        return msgspec.structs.replace(settings, teacher="gene")
+
+    def test_the_teacher_says_what_the_gene_level_says(self, graphs, gold, settings, alone):
+        cells_per_type = np.bincount(gold.codes)
+        output, teacher = em.fit_cells(graphs, cells_per_type, alone)
+        assert teacher(graphs[0].gene_logits, graphs[0]) is graphs[0].gene_logits
+        expected, _ = em.fit_cells(graphs, cells_per_type, settings)
+        for name, weight in expected.state_dict().items():
+            assert torch.equal(output.state_dict()[name], weight), name
+
+    def test_the_network_learns_from_its_own_labels(self, pair, gold, unlabelled, long):
+        own = Pair(pair.gene, pair.cell, em.gene_level_itself)
+        graph = run_gene_level(pair.gene, unlabelled, long)
+        soft = pseudo_labels(graph.gene_logits, long.pseudo_temperature)
+        net = e_step(own, gold, unlabelled, long, seed=0)
+        before = cross_entropy(pair.gene.net, pair, unlabelled, soft, long)
+        assert cross_entropy(net, pair, unlabelled, soft, long) < before
+
+    def test_confident_cells_are_those_that_the_gene_level_calls(
+        self, pair, gold, graphs, unlabelled, alone
+    ):
+        sure = msgspec.structs.replace(alone, pseudo_confidence=0.0)
+        found = m_step(pair.gene, graphs, gold, unlabelled, sure)
+        assert found.teacher is em.gene_level_itself
+        n = found.gene.statistics["cells_per_type"]
+        logits = run_gene_level(pair.gene, unlabelled, sure).gene_logits
+        called = np.bincount(logits.argmax(1).numpy(), minlength=len(n))
+        np.testing.assert_array_equal(n, np.bincount(gold.codes) + called)
+
+
+class TestWithoutPseudoLabels:
+    """The control in which the network trains on and no unlabelled cell is heard."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def deaf(cls, settings):
+        return msgspec.structs.replace(
+            settings, pseudo_weight_gene=0.0, pseudo_weight_cell=0.0, pseudo_confidence=1.0
+        )
+
+    def test_cell_level_and_statistics_stay_those_of_gold_labels(
+        self, pair, gold, graphs, unlabelled, deaf, n_types
+    ):
+        found = m_step(pair.gene, graphs, gold, unlabelled, deaf)
+        cell, teacher = em.fit_cells(graphs, np.bincount(gold.codes), deaf)
+        for one, other in ((found.cell, cell), (found.teacher, teacher)):
+            for name, weight in other.state_dict().items():
+                assert torch.equal(one.state_dict()[name], weight), name
+        expected = statistics.estimate(gold.expression, gold.codes, n_types, deaf)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found.gene.statistics[name], value, err_msg=name)
+
+    def test_a_cell_of_certain_type_does_not_join_either(
+        self, pair, gold, graphs, unlabelled, deaf, monkeypatch
+    ):
+        """A probability of exactly 1 is not above it."""
+        certain = torch.full((1, 11), -torch.inf)
+        certain[:, 3] = 0.0
+        cell = pair.cell
+        monkeypatch.setattr(
+            em, "fit_cells", lambda *a: (cell, lambda logits, _: certain.repeat(len(logits), 1))
+        )
+        found = m_step(pair.gene, graphs, gold, unlabelled, deaf)
+        assert found.gene.statistics["cells_per_type"].sum() == len(gold.codes)
+
+
 class TestIterations:
     @pytest.fixture
     def scripted(self, monkeypatch, pair):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -17,8 +18,8 @@ from scbignn_training import export
 from scbignn_training.cell_level import CellLevel
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
-from scbignn_training.export import check_parity, export_cell_level, export_knn
-from scbignn_training.gene_level import TABLES, Panel
+from scbignn_training.export import check_parity, export_cell_level, export_gene_level, export_knn
+from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
 
 SIZES = (1, 2, 17, None)
 CPU = choose_runtime("cpu", 1)
@@ -65,6 +66,21 @@ def test_a_panel_of_few_genes_fits_too(graphs, model, settings, gold):
     counts, totals = panel.inputs(gold.counts, gold.totals)
     tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
     found = Session(graphs[0], CPU).run(counts=counts.numpy(), totals=totals.numpy(), **tables)
+    for got, want in zip(found, panel.run(gold.counts, gold.totals), strict=True):
+        close(got, want)
+
+
+def test_a_gene_level_without_programs_agrees_with_torch(model, settings, gold):
+    plain = msgspec.structs.replace(settings, n_programs=0)
+    n_types = len(model.reference.cell_types)
+    level = fit_gene_level(gold.expression, gold.codes, n_types, plain, seed=0)
+    panel = Panel(level, gold.present, settings.panel_genes)
+    exported = export_gene_level(level, panel)
+    sizes = [d for a in onnx.load_from_string(exported).graph.initializer for d in a.dims]
+    assert 0 not in sizes
+    counts, totals = panel.inputs(gold.counts, gold.totals)
+    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    found = Session(exported, CPU).run(counts=counts.numpy(), totals=totals.numpy(), **tables)
     for got, want in zip(found, panel.run(gold.counts, gold.totals), strict=True):
         close(got, want)
 

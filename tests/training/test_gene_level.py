@@ -100,6 +100,22 @@ def test_the_closed_form_is_attention_between_the_expressed_genes(level, cells, 
 
 
 @torch.no_grad()
+def test_without_programs_the_linear_path_is_all_there_is(cells):
+    torch.manual_seed(0)
+    plain = ProgramAttention(30, N_TYPES, msgspec.structs.replace(SETTINGS, n_programs=0)).eval()
+    first, second = plain.tables()
+    assert first.shape == (30, 16 + N_TYPES)
+    assert second.shape == (30, 0)
+    x = torch.from_numpy(log_expression(cells[0][:9, :30], cells[1][:9]))
+    h = plain.linear_norm(x @ plain.linear / 16)
+    z = plain.embedding_norm(h + plain.feed_forward(h))
+    found = plain(x)
+    assert found[0].shape == (9, 16)
+    torch.testing.assert_close(found[0], z)
+    torch.testing.assert_close(found[1], plain.out(z) + x @ plain.wide / 4)
+
+
+@torch.no_grad()
 def test_scores_are_cut(level, cells):
     """A gene of score 60 weighs no more than one of score 6."""
     x = torch.from_numpy(log_expression(cells[0][:5, :30], cells[1][:5]))
@@ -243,6 +259,14 @@ def test_the_network_learns(data, trained):
     assert not trained.training
     found = trained(data[0])[1].argmax(1)
     assert float((found == data[1]).float().mean()) > 0.95
+
+
+def test_a_network_without_programs_learns_too(data):
+    x, codes, n_types, _ = data
+    net = fit_network(x, codes, n_types, msgspec.structs.replace(SETTINGS, n_programs=0), seed=1)
+    with torch.no_grad():
+        found = net(x)[1].argmax(1)
+    assert float((found == codes).float().mean()) > 0.95
 
 
 def test_a_seed_fixes_the_weights(data, trained):

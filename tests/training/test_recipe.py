@@ -9,6 +9,7 @@ import pytest
 import scbignn_infer
 from scbignn_infer.errors import InputError
 from scbignn_training.recipe import Source, read_recipe
+from scbignn_training.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "training" / "recipes").glob("*.toml"))
@@ -49,7 +50,9 @@ class TestShippedRecipes:
             (s.file, s.sha256) for s in (*recipe.reference, *recipe.unlabelled)
         ]
         assert {c.label: c.ontology_id for c in spec.cell_types} == recipe.ontology
-        assert spec.training.settings == recipe.settings.as_record()
+        # Settings that came after a model was trained are at the default it was trained with.
+        recorded = Settings().as_record() | spec.training.settings
+        assert recorded == recipe.settings.as_record()
 
     def test_the_first_line_is_the_command_that_makes_it(self, path):
         first = path.read_text().splitlines()[0]
@@ -101,6 +104,18 @@ def test_no_recipe_is_one_line(tmp_path, pancreas):
     with pytest.raises(InputError) as error:
         read_recipe(pancreas)  # an .h5ad in the place of the recipe
     one_line(error, "cannot read the recipe")
+
+
+def test_queries_to_adapt_to_follow_the_unlabelled_files(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        MINIMAL + "[[adapt]]\nfile = 'query.h5ad'\n[[unlabelled]]\nfile = 'others.h5ad'\n"
+    )
+    recipe = read_recipe(path)
+    assert [s.file for s in recipe.adapt] == ["query.h5ad"]
+    assert [s.file for s in recipe.foreign] == ["others.h5ad", "query.h5ad"]
+    path.write_text(MINIMAL)
+    assert read_recipe(path).foreign == []
 
 
 class TestFindingFiles:

@@ -255,6 +255,27 @@ class TestForeignCells:
         assert after[1] >= before[1] - self.BOUND
 
 
+def test_without_pseudo_labels_the_unlabelled_cells_change_nothing(reference, foreign, settings):
+    """The control of EM: other contents and another number of them give the same model."""
+    control = msgspec.structs.replace(
+        settings,
+        pseudo_weight_gene=0.0,
+        pseudo_weight_cell=0.0,
+        pseudo_confidence=1.0,
+        em_tolerance=1.0,
+    )
+    counts = np.random.default_rng(0).poisson(1.0, (50, foreign.counts.shape[1]))
+    other = replace(
+        foreign, counts=sp.csr_matrix(counts, dtype=np.float32), labels=np.full(50, "", object)
+    )
+    one, two = (fit(reference, [cells], control) for cells in (foreign, other))
+    same_weights(one.pair, two.pair)
+    for a, b in zip(one.history, two.history, strict=True):
+        assert (a.gene_level_f1, a.cell_level_f1) == (b.gene_level_f1, b.cell_level_f1)
+    assert [h.iteration for h in one.history if h.kept] == [settings.em_iterations]
+    assert one.scores == two.scores
+
+
 class TestTheBank:
     def test_up_to_its_size_it_takes_every_cell(self):
         assert module._bank_rows(np.zeros(4000, int), 0).tolist() == list(range(4000))

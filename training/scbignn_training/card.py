@@ -15,6 +15,7 @@ def model_card(spec: BundleSpec) -> str:
         "",
         spec.description,
         "",
+        *_adaptation(spec),
         *_facts(spec),
         "",
         "## What it can say",
@@ -70,6 +71,11 @@ def model_card(spec: BundleSpec) -> str:
         *(f"- {note}" for note in training.notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _adaptation(spec: BundleSpec) -> list[str]:
+    files = ", ".join(spec.training.adapted_to)
+    return [f"Adapted to {files}: its accuracy on those cells is transductive.", ""] * bool(files)
 
 
 def _facts(spec: BundleSpec) -> list[str]:

@@ -327,7 +327,7 @@ def fit_cell_level(
         for i in torch.randperm(len(graphs)).tolist():
             graph, extra = graphs[i], None
             gold = (level(graph.gene_logits, graph), soft_targets(graph.targets, 0.02))
-            if unlabelled is not None:
+            if unlabelled is not None and settings.pseudo_weight_cell > 0:
                 extra = (level(noised(unlabelled, settings), unlabelled), unlabelled.targets)
             loss = bilevel_loss(gold, extra, settings.pseudo_weight_cell, weights)
             optimizer.zero_grad()

@@ -20,6 +20,7 @@ RECIPE_PARAMETERS = (
     "label_key",
     "name",
     "unlabelled",
+    "adapt",
     "species",
     "tissue",
     "min_cells",
@@ -34,6 +35,12 @@ RECIPE_PARAMETERS = (
 @click.option("--name", help="Name of the model.")
 @click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
 @click.option("--unlabelled", multiple=True, metavar="FILE", help="Unlabelled cells for EM.")
+@click.option(
+    "--adapt",
+    multiple=True,
+    metavar="QUERY",
+    help="The query's own cells for EM, labels unread; results on them are then transductive.",
+)
 @click.option("--species", default="human", show_default=True)
 @click.option("--tissue", default="")
 @click.option(
@@ -54,6 +61,7 @@ def train(
     name: str | None,
     output: Path,
     unlabelled: tuple[str, ...],
+    adapt: tuple[str, ...],
     species: str,
     tissue: str,
     min_cells: int,
@@ -83,6 +91,7 @@ def train(
             min_cells=min_cells,
             reference=[Source(file=f) for f in references],
             unlabelled=[Source(file=f) for f in unlabelled],
+            adapt=[Source(file=f) for f in adapt],
             settings=Settings(seed=seed),
         )
     run(recipe, output, threads=threads, overwrite=overwrite, quiet=quiet)

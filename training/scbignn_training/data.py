@@ -364,6 +364,6 @@ def unlabelled_cells(
         raise InputError(
             "no unlabelled cell has a count on a gene of the reference",
             expected="cells of the same species and tissue",
-            do="check the files given as --unlabelled",
+            do="check the files given as --unlabelled or --adapt",
         )
     return Cells(counts[seen], totals[seen], present, np.empty(0, np.int64))

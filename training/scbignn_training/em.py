@@ -7,12 +7,13 @@ estimated once more with the confidently pseudo-labelled cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scbignn_training import statistics
 from scbignn_training.cell_level import (
@@ -30,6 +31,8 @@ from scbignn_training.objective import pseudo_labels
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+Teacher = Callable[[Tensor, CellGraph], Tensor]
+"""Log-probabilities (n, c) for pseudo-labels, from the gene level's and the cells' graph."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,12 @@ class Pair:
 
     gene: GeneLevel
     cell: CellLevel
-    teacher: CellLevel
+    teacher: Teacher
+
+
+def gene_level_itself(gene_logits: Tensor, graph: CellGraph) -> Tensor:
+    """Teach what the gene level says, whatever the graph: self-training."""
+    return gene_logits
 
 
 def run_gene_level(level: GeneLevel, cells: Cells, settings: Settings) -> CellGraph:
@@ -55,12 +63,14 @@ def fit_cells(
     cells_per_type: Array,
     settings: Settings,
     unlabelled: CellGraph | None = None,
-) -> tuple[CellLevel, CellLevel]:
+) -> tuple[CellLevel, Teacher]:
     """Train the cell level of the output (shielded, shared) and the teacher (neither)."""
     shield = shield_of(cells_per_type, settings)
     output = fit_cell_level(
         graphs, shield, settings, share=settings.cell_share, unlabelled=unlabelled
     )
+    if settings.teacher == "gene":
+        return output, gene_level_itself
     teacher = fit_cell_level(
         graphs, torch.ones_like(shield), settings, share=1.0, unlabelled=unlabelled
     )

@@ -79,20 +79,32 @@ class ProgramAttention(nn.Module):
     def forward(self, x: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
         """Return the cell embedding (b, d) and logits (b, c) of log1p(CP10k) (b, g)."""
         first, second = tables or self.tables()
-        i, d, heads = self.n_programs, self.embedding_size, self.n_heads
+        i, d = self.n_programs, self.embedding_size
         y = x @ first  # (b, i + d + c)
-        mass = y[:, :i].unsqueeze(-1) + 1e-3
-        p = ((x * x) @ second).reshape(-1, i, self.program_size) / mass  # (b, i, v)
+        h = self.linear_norm(y[:, i : i + d])
+        if i > 0:
+            h = h + self.programs(y[:, :i], (x * x) @ second).mean(dim=1)
+        z = self.embedding_norm(h + self.feed_forward(h))
+        return z, self.out(self.dropout(z)) + y[:, i + d :]
+
+    def programs(self, mass: Tensor, weighted: Tensor) -> Tensor:
+        """Return what the programs (b, i, d) say after they attended to genes and each other.
+
+        Parameters
+        ----------
+        mass, weighted
+            Sums over genes: (b, i) of attention and (b, i * v) of attention times value.
+        """
+        i, d, heads = self.n_programs, self.embedding_size, self.n_heads
+        p = weighted.reshape(-1, i, self.program_size) / (mass.unsqueeze(-1) + 1e-3)  # (b, i, v)
         p = torch.matmul(self.value_norm(p).unsqueeze(2), self.up).squeeze(2)  # (b, i, d)
         p = self.attention_norm(p) + self.program
         qkv = self.query_key_value(p).reshape(-1, i, 3, heads, d // heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (b, heads, i, d / heads)
         weight = (torch.matmul(q, k.transpose(-1, -2)) * (d // heads) ** -0.5).softmax(-1)
         mixed = torch.matmul(weight, v).transpose(1, 2).reshape(-1, i, d)
-        p = self.program_norm(p + self.attention_out(mixed))
-        h = self.linear_norm(y[:, i : i + d]) + p.mean(dim=1)
-        z = self.embedding_norm(h + self.feed_forward(h))
-        return z, self.out(self.dropout(z)) + y[:, i + d :]
+        said: Tensor = self.program_norm(p + self.attention_out(mixed))
+        return said
 
 
 class GeneLevel(nn.Module):
@@ -267,7 +279,7 @@ def fit_network(
     if start is not None:
         net.load_state_dict(start.state_dict())
         epochs, rate = settings.em_epochs, settings.em_learning_rate
-    n, size = len(codes), settings.batch_cells
+    n, size, alpha = len(codes), settings.batch_cells, settings.pseudo_weight_gene
     steps = max(epochs * -(-n // size) + 1, 6)  # with 5, OneCycleLR's warm-up is of no length
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -283,12 +295,12 @@ def fit_network(
             batch, gold = augment_batch(x[rows], gold, settings, generator)
             gold = soft_targets(gold, settings.label_smoothing)
             logits, extra = net(batch)[1], None
-            if unlabelled is not None and pseudo is not None:
+            if alpha > 0 and unlabelled is not None and pseudo is not None:
                 drawn = torch.randint(0, len(unlabelled), (size,))
                 seen = unlabelled[drawn]
                 seen = seen * (torch.rand_like(seen) > settings.gene_dropout)
                 extra = (net(seen)[1], pseudo[drawn])
-            loss = bilevel_loss((logits, gold), extra, settings.pseudo_weight_gene, weights)
+            loss = bilevel_loss((logits, gold), extra, alpha, weights)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)

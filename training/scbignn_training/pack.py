@@ -166,9 +166,10 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     datasets = [
         _dataset(s, int(n), "reference") for s, n in zip(recipe.reference, batches, strict=True)
     ]
+    roles = ["unlabelled"] * len(recipe.unlabelled) + ["adapted"] * len(recipe.adapt)
     datasets += [
-        _dataset(s, n, "unlabelled")
-        for s, n in zip(recipe.unlabelled, model.n_unlabelled, strict=True)
+        _dataset(s, n, role)
+        for s, n, role in zip(recipe.foreign, model.n_unlabelled, roles, strict=True)
     ]
     return b.BundleSpec(
         format_version=b.FORMAT_VERSION,

@@ -73,11 +73,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Types with fewer cells after merging are left out."""
     reference: list[Source]
     unlabelled: list[Source] = []
+    adapt: list[Source] = []
+    """Queries whose own cells join the unlabelled ones, so that what the model says of them is
+    transductive."""
     merge: dict[str, str] = {}
     drop: list[str] = []
     ontology: dict[str, str] = {}
     """Cell Ontology id by label."""
     settings: Settings = Settings()
+
+    @property
+    def foreign(self) -> list[Source]:
+        """All files of unlabelled cells."""
+        return [*self.unlabelled, *self.adapt]
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -18,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Best-ranked present genes that enter the linear head and the imputation."""
 
     n_programs: int = 8
+    """Gene programs; with 0 the network is its linear path, without attention."""
     program_size: int = 8
     embedding_size: int = 64
     n_heads: int = 4
@@ -74,8 +77,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     em_learning_rate: float = 1.5e-3
     em_tolerance: float = 0.01
     """Iterations whose validation macro-F1 is this close to the best are as good as it."""
+    teacher: Literal["cell", "gene"] = "cell"
+    """Level whose pseudo-labels the E-step learns from; the gene level's are self-training."""
     pseudo_weight_gene: float = 0.5
-    """alpha: weight of the cell level's pseudo-labels in the E-step."""
+    """alpha: weight of the teacher's pseudo-labels in the E-step."""
     pseudo_weight_cell: float = 0.1
     """beta: weight of the gene level's pseudo-labels in the M-step."""
     class_noise: float = 1.0

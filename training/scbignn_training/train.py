@@ -139,7 +139,7 @@ def train(recipe: Recipe, log: Log | None = None) -> Model:
         read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
         for s in recipe.reference
     ]
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.unlabelled]
+    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
     reference = join(studies, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
     return fit(reference, foreign, recipe.settings, log)
 

@@ -1,0 +1,164 @@
+"""Draw the figures of docs/benchmarks.md from the raw results.
+
+Run: ``python benchmarks/plots.py`` (needs matplotlib). Reads what ``report.py`` reads and writes
+``docs/figures/*.svg``, the same bytes from the same results; a figure without results is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+import report
+from report import Row
+
+FIGURES = report.PAGE.parent / "figures"
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+"""The colours of Okabe and Ito, which the colour-blind can tell apart."""
+METHODS = {
+    "scBiGNN": (BLUE, "o"),
+    "CellTypist": (ORANGE, "s"),
+    "CellTypist, majority voting": (RED, "s"),
+    "CellTypist, feature selection": (ORANGE, "^"),
+    "CellTypist, feature selection, majority voting": (RED, "^"),
+    "SingleR": (GREEN, "D"),
+    "logistic regression, C = 0.01": (PURPLE, "v"),
+    "logistic regression, C = 1": (BLACK, "v"),
+}
+"""Colour and marker of each method: CellTypist's four variants share two of each."""
+STYLE = {
+    "font.size": 9,
+    "svg.hashsalt": "scbignn",
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e0e0e0",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def score(found: list[Row], task: str, method: str) -> float:
+    """Return the mean macro-F1 of a method on a task, NaN without rows."""
+    values = [r["macro_f1"] for r in found if (r["task"], r["method"]) == (task, method)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def pairs() -> Figure | None:
+    """Draw macro-F1 of each method on each pair."""
+    found = report.rows("pairs")
+    if not found:
+        return None
+    found = found + report.rows("celltypist") + report.rows("singler")
+    tasks = list(dict.fromkeys(r["task"] for r in report.rows("pairs")))
+    figure, axes = plt.subplots(figsize=(7.2, 4.6))
+    rows = np.arange(len(tasks))[::-1]
+    for i, (method, (colour, marker)) in enumerate(METHODS.items()):
+        ours = method == "scBiGNN"
+        axes.plot(
+            [score(found, task, method) for task in tasks],
+            rows + (len(METHODS) / 2 - i - 0.5) * 0.08,
+            linestyle="none",
+            marker=marker,
+            color=colour,
+            markersize=8 if ours else 5,
+            zorder=3 if ours else 2,
+            label=method,
+        )
+    axes.set_yticks(rows, tasks)
+    axes.set_xlabel("macro-F1 on the query")
+    axes.set_ylabel("reference -> query")
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def em() -> Figure | None:
+    """Draw each blood pair without EM, with the controls that were run, and with EM."""
+    found = report.em_rows()
+    if not report.rows("em"):
+        return None
+    steps = {"scBiGNN, without EM": "without EM"}
+    steps |= {f"scBiGNN, {shown}": shown for shown in report.CONTROLS.values()}
+    steps = {m: shown for m, shown in steps.items() if any(r["method"] == m for r in found)}
+    steps["scBiGNN"] = "EM"
+    figure, axes = plt.subplots(figsize=(7.2, 3.8))
+    tasks = list(dict.fromkeys(r["task"] for r in report.rows("em")))
+    styles = zip((BLUE, RED, GREEN, PURPLE, BLACK), "osD^v", strict=True)
+    for task, (colour, marker) in zip(tasks, styles, strict=True):
+        values = [score(found, task, method) for method in steps]
+        axes.plot(range(len(steps)), values, marker=marker, color=colour, label=task)
+    axes.set_xticks(range(len(steps)), list(steps.values()))
+    axes.set_xlim(-0.3, len(steps) - 0.7)
+    axes.set_ylabel("macro-F1 on the query")
+    figure.legend(title="reference -> query", loc="outside right center")
+    return figure
+
+
+def panels() -> Figure | None:
+    """Draw how scBiGNN stands to the regression that is retrained on the genes of each cut."""
+    found = report.rows("panels", cuts=True)
+    if not found:
+        return None
+    differs = report.differences(found)
+    tops = sorted({int(view.split()[-1]) for _, view in differs})
+    sizes = sorted({int(view.split()[0]) for _, view in differs})
+    tasks = list(dict.fromkeys(task for task, _ in differs))
+    figure, axes = plt.subplots(figsize=(7.2, 3.8))
+    width = 0.8 / len(tops)
+    for i, (top, colour) in enumerate(zip(tops, (SKY, BLUE, ORANGE, RED), strict=False)):
+        x, y = [], []
+        for (task, view), difference in differs.items():
+            size, without = (int(word) for word in view.split() if word.isdigit())
+            if without == top:
+                spread = (tasks.index(task) + 0.5) / len(tasks) - 0.5
+                x.append(sizes.index(size) + (i + 0.5 + 0.7 * spread) * width - 0.4)
+                y.append(difference)
+        axes.plot(x, y, "o", color=colour, markersize=4, label=f"{top} a type")
+    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.axhline(-report.MARGIN, color="#767676", linewidth=0.8, linestyle="--")
+    axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("genes that the query keeps")
+    axes.set_ylabel("macro-F1 less that of the\nretrained logistic regression")
+    figure.legend(title="best genes removed", loc="outside right center")
+    return figure
+
+
+def main() -> None:
+    """Write every figure whose results are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=FIGURES, help="folder of the figures")
+    parser.add_argument("--format", default="svg", help="png to look at them")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    mpl.use("Agg")
+    with mpl.rc_context(STYLE):
+        for draw in (pairs, em, panels):
+            figure = draw()
+            if figure is None:
+                print(f"{draw.__name__}: no results, skipped")
+                continue
+            path = arguments.out / f"{draw.__name__}.{arguments.format}"
+            metadata = {"Date": None, "Creator": None} if arguments.format == "svg" else None
+            figure.savefig(path, facecolor="white", dpi=110, metadata=metadata)
+            print(path)
+
+
+if __name__ == "__main__":
+    main()
