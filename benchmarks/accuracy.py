@@ -77,7 +77,7 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
     counts, totals = densify(query.counts)
     panel = Panel(pair.gene, match.present, settings.panel_genes)
     z, *parts = panel.run(counts, totals[:, 0], "parts")
-    net, linear, logistic = parts
+    net, discriminant, logistic = parts
     logits = panel.run(counts, totals[:, 0])[1]
     graph = make_graph(z, logits, torch.zeros_like(logits), settings)
     own = logits
@@ -88,11 +88,11 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
         "scBiGNN": pair.cell(logits, graph),
         "gene level": logits,
         "network alone": net,
-        "linear head alone": linear,
+        "discriminant head alone": discriminant,
         "logistic head alone": logistic,
-        "network + linear": net + 0.2 * linear,
+        "network + discriminant": net + 0.5 * discriminant,
         "network + logistic": net + 0.5 * logistic,
-        "linear + logistic": 0.2 * linear + 0.5 * logistic,
+        "discriminant + logistic": 0.5 * discriminant + 0.5 * logistic,
         "cell level, share 1": own,
         "teacher": pair.teacher(logits, graph),
     }

@@ -1,8 +1,8 @@
 """From sparse rows of counts to the dense input of the gene level.
 
 What depends only on *which* genes a file has is worked out once per file, from reference
-statistics that the bundle carries (:func:`panel_tables`): a closed-form linear head on the present
-genes and the imputation of absent ones. Nothing is fitted on the query.
+statistics that the bundle carries (:func:`panel_tables`): a closed-form discriminant head on the
+present genes and the imputation of absent ones. Nothing is fitted on the query.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def panel_tables(
 
     The *panel* is the first ``panel_genes`` present genes in rank order; on it
 
-    - the linear head is linear discriminant analysis with the within-class covariance
-      :math:`U U^\top + D` cut to the panel, inverted by the Woodbury identity:
-      :math:`A = (UU^\top + D)^{-1} \mu^\top`,
-      :math:`b_c = -\tfrac12 \mu_c A_c + \tfrac12 \log n_c`;
+    - the discriminant head takes scaled expression of a type as Gaussian with the within-class
+      covariance :math:`\Sigma = U U^\top + D` cut to the panel; by the Woodbury identity it needs
+      :math:`A = \Sigma^{-1} \mu^\top`, :math:`\nu_c = \mu_c A_c` and :math:`\log n_c` alone;
     - absent genes of the network are imputed by their expectation under a factor model
       :math:`F F^\top + E` of the total covariance:
       :math:`\hat z = z E^{-1} F_S (I + F_S^\top E^{-1} F_S)^{-1} F_{miss}^\top`
@@ -54,13 +53,11 @@ def panel_tables(
     """
     ranked = statistics["gene_mean"].shape[0]
     panel = np.flatnonzero(present[:ranked])[:panel_genes]
-    factors = np.column_stack([statistics["within_factors"], statistics["library_direction"]])
-    factors = factors[panel]
+    factors = statistics["within_factors"][panel]
     diagonal = statistics["within_residual"][panel] + float(statistics["ridge"])
     class_mean = statistics["class_mean"][:, panel]
     weight = _inverse_times(factors, diagonal, class_mean.T)
-    cells = statistics["cells_per_type"].astype(np.float64)
-    bias = -0.5 * np.einsum("ck,kc->c", class_mean, weight) + 0.5 * np.log(cells)
+    norm = np.einsum("ck,kc->c", class_mean, weight)
 
     absent = np.flatnonzero(~present[:net_genes])
     total = statistics["total_factors"]
@@ -76,8 +73,9 @@ def panel_tables(
     tables = {
         "gene_mean": statistics["gene_mean"][panel],
         "gene_scale": statistics["gene_scale"][panel],
-        "linear_weight": weight,
-        "linear_bias": bias,
+        "class_weight": weight,
+        "class_norm": norm,
+        "class_prior": np.log(statistics["cells_per_type"].astype(np.float64)),
         "impute_in": scaled @ posterior,
         "impute_out": impute_out,
         "net_present": present[:net_genes],

@@ -73,18 +73,18 @@ def present_genes(bundle: ModelBundle, share: float, seed: int = 0) -> Any:
     return np.random.default_rng(seed).random(len(bundle.spec.genes)) < share
 
 
-def test_linear_head_equals_a_dense_inverse(pbmc_bundle: ModelBundle) -> None:
+def test_discriminant_tables_equal_a_dense_inverse(pbmc_bundle: ModelBundle) -> None:
     s, present = pbmc_bundle.statistics, present_genes(pbmc_bundle, 0.2)
     panel, tables = panel_tables(s, present, net_genes=1000, panel_genes=400)
     assert present[panel].all()
     assert (np.diff(panel) > 0).all()
-    u = np.column_stack([s["within_factors"], s["library_direction"]])[panel]
+    u = s["within_factors"][panel]
     covariance = u @ u.T + np.diag(s["within_residual"][panel] + s["ridge"])
     mu = s["class_mean"][:, panel]
     weight = np.linalg.solve(covariance, mu.T)
-    bias = -0.5 * np.diag(mu @ weight) + 0.5 * np.log(s["cells_per_type"])
-    np.testing.assert_allclose(tables["linear_weight"], weight, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(tables["linear_bias"], bias, rtol=1e-4)
+    np.testing.assert_allclose(tables["class_weight"], weight, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(tables["class_norm"], np.diag(mu @ weight), rtol=1e-4)
+    np.testing.assert_allclose(tables["class_prior"], np.log(s["cells_per_type"]), rtol=1e-6)
 
 
 def test_imputation_is_the_conditional_gaussian_mean(pbmc_bundle: ModelBundle) -> None:

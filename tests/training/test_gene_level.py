@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from torch import nn
 
 from scbignn_training import statistics
@@ -154,21 +155,62 @@ def test_the_panel_is_the_first_present_genes(panel):
     assert panel.genes.tolist() == np.flatnonzero(present)[:40].tolist()
 
 
-def test_the_linear_head_is_linear_discriminant_analysis(level, cells, panel):
-    """Solve with the dense covariance of the panel's genes, no Woodbury identity."""
+def test_the_discriminant_is_the_density_of_cells_of_uncertain_strength(level, cells, panel):
+    """z = a mu + e is Gaussian with mean mu and covariance S + mu mu' / precision."""
     panel, _ = panel
     t, genes = level.statistics, panel.genes
-    v = t["library_direction"][genes]
     u = t["within_factors"][genes]
-    covariance = u @ u.T + np.outer(v, v) + np.diag(t["within_residual"][genes] + 0.3)
-    means = t["class_mean"][:, genes]
-    weight = np.linalg.inv(covariance) @ means.T
-    prior = 0.5 * np.log(np.bincount(cells[2]))
-    bias = np.array([-0.5 * m @ np.linalg.inv(covariance) @ m for m in means]) + prior
-    scores = scaled(level, cells, genes) @ weight + bias
+    noise = u @ u.T + np.diag(t["within_residual"][genes] + 0.3)
+    z = scaled(level, cells, genes)
+    scores, positive = [], []
+    for mean, n in zip(t["class_mean"][:, genes], np.bincount(cells[2]), strict=True):
+        covariance = noise + np.outer(mean, mean) / SETTINGS.strength_precision
+        scores.append(multivariate_normal(mean, covariance).logpdf(z) + np.log(n))
+        positive.append(z @ np.linalg.solve(noise, mean) > -SETTINGS.strength_precision)
+    scores = np.stack(scores, axis=1)
     expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     found = panel.run(cells[0], cells[1], "parts")[2].numpy()
-    np.testing.assert_allclose(found, expected, atol=2e-3, rtol=1e-3)
+    usual = np.all(positive, axis=0)
+    assert usual.mean() > 0.5
+    np.testing.assert_allclose(found[usual], expected[usual], atol=2e-3, rtol=1e-3)
+
+
+def test_a_precise_strength_is_linear_discriminant_analysis(level, cells):
+    t = level.statistics | {"strength_precision": np.array(1e5)}
+    exact = GeneLevel(level.net, t, level.logistic).eval()
+    panel = Panel(exact, np.ones(60, dtype=bool), SETTINGS.panel_genes)
+    genes = panel.genes
+    u = t["within_factors"][genes]
+    noise = u @ u.T + np.diag(t["within_residual"][genes] + 0.3)
+    means = t["class_mean"][:, genes]
+    weight = np.linalg.solve(noise, means.T)
+    scores = scaled(level, cells, genes) @ weight - 0.5 * np.diag(means @ weight)
+    scores += np.log(np.bincount(cells[2]))
+    expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    found = panel.run(cells[0], cells[1], "parts")[2].numpy()
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+@torch.no_grad()
+def test_a_faint_cell_keeps_its_type(level, cells):
+    """Half-way to the mean of all cells a cell is still nearest in direction to its type."""
+    panel = Panel(level, np.ones(60, dtype=bool), SETTINGS.panel_genes)
+    t, genes = level.statistics, panel.genes
+    faint = torch.tensor(0.4 * t["class_mean"][:, genes], dtype=torch.float32)
+    called = level.discriminant(faint, *panel.tables[2:5]).argmax(1)
+    assert called.tolist() == list(range(N_TYPES))
+
+
+@torch.no_grad()
+def test_the_embedding_is_the_networks_beside_the_factor_scores(level, cells, panel):
+    panel, _ = panel
+    found = panel.run(cells[0], cells[1])[0]
+    _, factors, x = panel.run(cells[0], cells[1], "impute")
+    own = level.net(x)[0]
+    width = own.shape[1]
+    torch.testing.assert_close(found[:, :width], nn.functional.normalize(own))
+    shown = nn.functional.normalize(factors[:, : SETTINGS.graph_factors])
+    torch.testing.assert_close(found[:, width:], shown)
 
 
 def test_absent_genes_are_imputed_by_the_conditional_gaussian_mean(level, cells, panel):
@@ -180,7 +222,7 @@ def test_absent_genes_are_imputed_by_the_conditional_gaussian_mean(level, cells,
     z = scaled(level, cells, known)
     mean = z @ np.linalg.solve(covariance[np.ix_(known, known)], covariance[known])
     expected = np.maximum(mean * t["gene_scale"] + t["gene_mean"], 0)
-    z_found, x_found = (a.numpy() for a in panel.run(cells[0], cells[1], "impute"))
+    z_found, _, x_found = (a.numpy() for a in panel.run(cells[0], cells[1], "impute"))
     np.testing.assert_allclose(z_found, z, atol=1e-4)
     np.testing.assert_allclose(x_found[:, absent], expected[:, absent], atol=2e-3)
     x = log_expression(cells[0], cells[1])
@@ -190,9 +232,9 @@ def test_absent_genes_are_imputed_by_the_conditional_gaussian_mean(level, cells,
 
 def test_with_all_genes_nothing_is_imputed(level, cells):
     panel = Panel(level, np.ones(60, dtype=bool), SETTINGS.panel_genes)
-    x = panel.run(cells[0], cells[1], "impute")[1].numpy()
+    x = panel.run(cells[0], cells[1], "impute")[2].numpy()
     np.testing.assert_allclose(x, log_expression(cells[0][:, :30], cells[1]), atol=1e-5)
-    impute_out = panel.tables[5]
+    impute_out = panel.tables[6]
     assert not impute_out.any()
 
 
@@ -202,20 +244,21 @@ def test_imputation_beats_the_mean_on_real_cells(model, held_out, settings):
     x = log_expression(held_out.counts, held_out.totals)[:, :200]
     counts = held_out.counts * present
     panel = Panel(model.pair.gene, present, settings.panel_genes)
-    guess = panel.run(counts, held_out.totals, "impute")[1].numpy()
+    guess = panel.run(counts, held_out.totals, "impute")[2].numpy()
     mean = model.pair.gene.statistics["gene_mean"][:200]
     hidden = ~present[:200]
     error = ((guess - x)[:, hidden] ** 2).mean()
     assert error < 0.8 * ((mean - x)[:, hidden] ** 2).mean()
 
 
+@torch.no_grad()
 def test_the_three_heads_are_blended(level, cells, panel):
     panel, _ = panel
-    embedding, net, linear, logistic = panel.run(cells[0], cells[1], "parts")
-    for part in (net, linear, logistic):
+    embedding, net, discriminant, logistic = panel.run(cells[0], cells[1], "parts")
+    for part in (net, discriminant, logistic):
         torch.testing.assert_close(part.exp().sum(1), torch.ones(200))
     found = panel.run(cells[0], cells[1])
-    expected = ((net + 0.3 * linear + 0.7 * logistic) / 1.7).log_softmax(1)
+    expected = ((net + 0.3 * discriminant + 0.7 * logistic) / 1.7).log_softmax(1)
     torch.testing.assert_close(found[0], embedding)
     torch.testing.assert_close(found[1], expected)
 

@@ -174,7 +174,7 @@ class CellLevel(nn.Module):
     Parameters
     ----------
     shield
-        (c,) 1 for well known types, less for those with few reference cells.
+        (c,) see :func:`shield_of`.
     settings
         Layers, width and the cell level's share.
     share
@@ -276,9 +276,25 @@ class CellStep(nn.Module):
         return new, new.exp()
 
 
-def shield_of(cells_per_type: Array, settings: Settings) -> Tensor:
-    """Return min(1, n_c / shield_cells) of each type."""
-    return torch.from_numpy(cells_per_type.astype(np.float32) / settings.shield_cells).clamp(max=1)
+def homophily(graphs: list[CellGraph]) -> Tensor:
+    """Return, for each type, how many of its cells' neighbours are of that type, on average; (c,).
+
+    A type without cells has 0.
+    """
+    same = [(g.targets[g.neighbor_indices] * g.targets[:, None]).sum(2).mean(1) for g in graphs]
+    found = sum(g.targets.T @ s for g, s in zip(graphs, same, strict=True))
+    cells = sum(g.targets.sum(0) for g in graphs)
+    return torch.as_tensor(found / torch.as_tensor(cells).clamp(min=1))
+
+
+def shield_of(graphs: list[CellGraph], settings: Settings) -> Tensor:
+    """Return how far each type's cells may listen to their neighbours, (c,) from 0 to 1.
+
+    Rare types and types that the graph does not tell apart have neighbours of other types; they
+    are shielded, by what held-out cells of the reference show.
+    """
+    least, full = settings.shield
+    return ((homophily(graphs) - least) / (full - least)).clamp(0, 1)
 
 
 def fit_cell_level(
@@ -291,8 +307,9 @@ def fit_cell_level(
 ) -> CellLevel:
     """Train the layers on graphs of held-out cells.
 
-    The pseudo-labels of unlabelled cells are targets whose inputs are noised, so that copying the
-    input does not satisfy them.
+    All inputs are noised. Held-out cells of the same studies are easier than those of a new one:
+    without noise the gate learns to stay shut. And the pseudo-labels of unlabelled cells are the
+    gene level's own, so that copying a clean input would satisfy them.
 
     Parameters
     ----------
@@ -326,7 +343,7 @@ def fit_cell_level(
     for _ in range(settings.cell_epochs):
         for i in torch.randperm(len(graphs)).tolist():
             graph, extra = graphs[i], None
-            gold = (level(graph.gene_logits, graph), soft_targets(graph.targets, 0.02))
+            gold = (level(noised(graph, settings), graph), soft_targets(graph.targets, 0.02))
             if unlabelled is not None and settings.pseudo_weight_cell > 0:
                 extra = (level(noised(unlabelled, settings), unlabelled), unlabelled.targets)
             loss = bilevel_loss(gold, extra, settings.pseudo_weight_cell, weights)
@@ -339,12 +356,10 @@ def fit_cell_level(
 
 
 def noised(graph: CellGraph, settings: Settings) -> Tensor:
-    """Return gene-level log-probabilities with noise a class and noise a cell."""
+    """Return gene-level log-probabilities with noise, more in some cells than in others."""
     logits = graph.gene_logits
-    n, c = logits.shape
-    by_class = torch.rand(()) * settings.class_noise * torch.randn(1, c)
-    spread = torch.rand(()) * settings.cell_noise * (0.5 + torch.rand(n, 1))
-    return (logits + by_class + spread * torch.randn(n, c)).log_softmax(1)
+    spread = settings.logit_noise * torch.randn(len(logits), 1)
+    return (logits + spread * torch.randn_like(logits)).log_softmax(1)
 
 
 def _shifted(graph: CellGraph, settings: Settings, generator: np.random.Generator) -> CellGraph:

@@ -30,7 +30,7 @@ class FoldView:
     embedding
         (n, d) cell embedding.
     parts
-        Log-probabilities (n, c) of the network, the linear and the logistic head.
+        Log-probabilities (n, c) of the network, the discriminant and the logistic head.
     codes
         (n,) gold label codes.
     distance
@@ -53,7 +53,7 @@ class CrossFit:
     Attributes
     ----------
     blend
-        Weights of the linear and the logistic head beside the network.
+        Weights of the discriminant and the logistic head beside the network.
     temperature
         Of the gene level's blended logits.
     graphs
@@ -106,9 +106,9 @@ def _unit(embedding: torch.Tensor) -> torch.Tensor:
 
 
 def blended(parts: tuple[torch.Tensor, ...], blend: tuple[float, float]) -> torch.Tensor:
-    """Return network + blend[0] * linear + blend[1] * logistic, (n, c)."""
-    net, linear, logistic = parts
-    return net + blend[0] * linear + blend[1] * logistic
+    """Return network + blend[0] * discriminant + blend[1] * logistic, (n, c)."""
+    net, discriminant, logistic = parts
+    return net + blend[0] * discriminant + blend[1] * logistic
 
 
 def settle(folds: list[FoldView], settings: Settings) -> CrossFit:

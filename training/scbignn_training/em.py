@@ -59,13 +59,10 @@ def run_gene_level(level: GeneLevel, cells: Cells, settings: Settings) -> CellGr
 
 
 def fit_cells(
-    graphs: list[CellGraph],
-    cells_per_type: Array,
-    settings: Settings,
-    unlabelled: CellGraph | None = None,
+    graphs: list[CellGraph], settings: Settings, unlabelled: CellGraph | None = None
 ) -> tuple[CellLevel, Teacher]:
     """Train the cell level of the output (shielded, shared) and the teacher (neither)."""
-    shield = shield_of(cells_per_type, settings)
+    shield = shield_of(graphs, settings)
     output = fit_cell_level(
         graphs, shield, settings, share=settings.cell_share, unlabelled=unlabelled
     )
@@ -86,7 +83,7 @@ def e_step(
     graph = run_gene_level(pair.gene, unlabelled, settings)
     soft = pseudo_labels(pair.teacher(graph.gene_logits, graph), settings.pseudo_temperature)
     panel = Panel(pair.gene, unlabelled.present, settings.panel_genes)
-    imputed = panel.run(unlabelled.counts, unlabelled.totals, "impute")[1]
+    imputed = panel.run(unlabelled.counts, unlabelled.totals, "impute")[2]
     x = log_expression(labelled.counts[:, : net.score.shape[0]], labelled.totals)
     with torch.enable_grad():
         return fit_network(
@@ -124,9 +121,8 @@ def m_step(
         graph.neighbor_similarity,
         soft,
     )
-    cells_per_type = np.bincount(labelled.codes, minlength=n_classes)
     with torch.enable_grad():
-        cell, teacher = fit_cells(graphs, cells_per_type, settings, taught)
+        cell, teacher = fit_cells(graphs, settings, taught)
     probabilities = teacher(graph.gene_logits, graph).exp().numpy()
     sure = probabilities.max(axis=1) > settings.pseudo_confidence
     joined = log_expression(unlabelled.counts[sure], unlabelled.totals[sure])

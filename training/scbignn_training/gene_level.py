@@ -20,8 +20,9 @@ Array = np.ndarray[Any, Any]
 TABLES = (
     "gene_mean",
     "gene_scale",
-    "linear_weight",
-    "linear_bias",
+    "class_weight",
+    "class_norm",
+    "class_prior",
     "impute_in",
     "impute_out",
     "net_present",
@@ -110,8 +111,8 @@ class ProgramAttention(nn.Module):
 class GeneLevel(nn.Module):
     """The whole gene level as it is exported: counts in, embedding and log-probabilities out.
 
-    The network's opinion is blended with two linear heads: linear discriminant analysis on the
-    present genes, whose weights are an input, and a logistic regression on the imputed genes.
+    The network's opinion is blended with two heads: a discriminant on the present genes, whose
+    tables are inputs, and a logistic regression on the imputed genes.
 
     Parameters
     ----------
@@ -122,7 +123,7 @@ class GeneLevel(nn.Module):
     logistic
         Weight (g, c) and bias (c,) of the logistic head.
     blend
-        Weights of the linear and the logistic head beside the network.
+        Weights of the discriminant and the logistic head beside the network.
     temperature
         Divides the blended logits.
     """
@@ -133,6 +134,7 @@ class GeneLevel(nn.Module):
     net_scale: Tensor
     logistic_weight: Tensor
     logistic_bias: Tensor
+    strength_precision: Tensor
 
     def __init__(
         self,
@@ -146,6 +148,7 @@ class GeneLevel(nn.Module):
         self.net = net
         self.statistics = statistics
         self.blend, self.temperature = blend, temperature
+        self.graph_factors = int(statistics["graph_factors"])
         m = net.score.shape[0]
         first, second = net.tables()  # worked out once: the exported graph holds constants only
         self.register_buffer("first", first.detach())
@@ -155,6 +158,7 @@ class GeneLevel(nn.Module):
             "net_scale": statistics["gene_scale"][:m],
             "logistic_weight": logistic[0],
             "logistic_bias": logistic[1],
+            "strength_precision": statistics["strength_precision"],
         }
         for name, value in buffers.items():
             self.register_buffer(name, torch.tensor(value, dtype=torch.float32))
@@ -164,19 +168,24 @@ class GeneLevel(nn.Module):
         """Weight (g, c) and bias (c,) of the logistic head."""
         return self.logistic_weight.numpy(), self.logistic_bias.numpy()
 
-    def impute(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scaled panel expression (b, k) and imputed expression of the net's genes (b, g).
+    def impute(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
+        """Return scaled panel expression (b, k), factor scores (b, r) and imputed genes (b, g).
 
         Parameters are those of :meth:`parts`.
         """
-        gene_mean, gene_scale, _, _, impute_in, impute_out, present, position = tables
+        gene_mean, gene_scale, _, _, _, impute_in, impute_out, present, position = tables
         x = torch.log1p(counts * (TARGET_SUM / totals))
         z = ((x - gene_mean) / gene_scale).clamp(-LIMIT, LIMIT)
-        guess = (z @ impute_in @ impute_out * self.net_scale + self.net_mean).clamp(min=0)
-        return z, torch.where(present > 0.5, x[:, position], guess)
+        factors = z @ impute_in
+        guess = (factors @ impute_out * self.net_scale + self.net_mean).clamp(min=0)
+        return z, factors, torch.where(present > 0.5, x[:, position], guess)
 
     def parts(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
-        """Return the embedding and the log-probabilities of network, linear and logistic head.
+        """Return the embedding, and log-probabilities of network, discriminant and logistic head.
+
+        The embedding is the network's beside the first factor scores, each of length 1. The
+        network knows what tells the types apart, the factors what else varies among the
+        reference cells: neighbours in both are more often of one type than in either.
 
         Parameters
         ----------
@@ -185,17 +194,42 @@ class GeneLevel(nn.Module):
         tables
             As named in ``TABLES``, see :func:`scbignn_infer.expression.panel_tables`.
         """
-        z, x = self.impute(counts, totals, *tables)
-        embedding, logits = self.net(x, (self.first, self.second))
-        linear = z @ tables[2] + tables[3]
+        z, factors, x = self.impute(counts, totals, *tables)
+        own, logits = self.net(x, (self.first, self.second))
+        sides = own, factors[:, : self.graph_factors]
+        embedding = torch.cat([F.normalize(side) for side in sides], dim=1)
+        discriminant = self.discriminant(z, *tables[2:5])
         scaled = ((x - self.net_mean) / self.net_scale).clamp(-LIMIT, LIMIT)
         logistic = scaled @ self.logistic_weight + self.logistic_bias
-        return embedding, *(a.log_softmax(1) for a in (logits, linear, logistic))
+        return embedding, *(a.log_softmax(1) for a in (logits, discriminant, logistic))
+
+    def discriminant(self, z: Tensor, weight: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
+        r"""Return the log-density of each type, up to a constant, (b, c).
+
+        A cell shows its type's profile :math:`\mu_c` at a strength of its own:
+        :math:`z = a \mu_c + \epsilon` with :math:`a \sim N(1, 1 / \lambda)` and
+        :math:`\epsilon \sim N(0, \Sigma)`. With :math:`u_c = z \Sigma^{-1} \mu_c` and
+        :math:`\nu_c = \mu_c \Sigma^{-1} \mu_c`, integrating over a gives
+        :math:`\tfrac12 (u_c + \lambda)^2 / (\nu_c + \lambda) - \tfrac12 \log(1 + \nu_c / \lambda)
+        + \log n_c` and what all types share. A negative strength counts as 0. For
+        :math:`\lambda \to \infty` this is linear discriminant analysis.
+
+        Parameters
+        ----------
+        z
+            (b, k) scaled expression of the panel.
+        weight, norm, prior
+            (k, c), (c,) and (c,): :math:`\Sigma^{-1} \mu_c`, :math:`\nu_c` and :math:`\log n_c`.
+        """
+        precision = self.strength_precision
+        evidence = (z @ weight + precision).clamp(min=0)
+        occam = torch.log1p(norm / precision)
+        return 0.5 * (evidence * (evidence / (norm + precision)) - occam) + prior
 
     def forward(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``cell_embedding`` (b, d) and ``gene_logits`` (b, c), log-probabilities."""
-        embedding, net, linear, logistic = self.parts(counts, totals, *tables)
-        mixed = net + self.blend[0] * linear + self.blend[1] * logistic
+        embedding, net, discriminant, logistic = self.parts(counts, totals, *tables)
+        mixed = net + self.blend[0] * discriminant + self.blend[1] * logistic
         return embedding, (mixed / self.temperature).log_softmax(1)
 
 

@@ -34,7 +34,6 @@ HALF = (
     "class_mean",
     "within_factors",
     "within_residual",
-    "library_direction",
     "total_factors",
     "total_residual",
 )
@@ -135,7 +134,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
     check_parity(gene, cell, panel, pair.cell, graph, counts, totals)
     tables: dict[str, Array] = {k: pair.gene.statistics[k].astype(np.float16) for k in HALF}
     tables |= {
-        "ridge": np.array(settings.ridge),
+        "ridge": pair.gene.statistics["ridge"],
         "cells_per_type": pair.gene.statistics["cells_per_type"].astype(np.int64),
         "gene_share": model.reference.gene_share.astype(np.float32),
     }
@@ -191,16 +190,16 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevel(
             net_genes=net.score.shape[0],
-            embedding_size=settings.embedding_size,
+            embedding_size=model.bank.shape[1],
             settings={
-                "blend_linear": model.pair.gene.blend[0],
+                "blend_discriminant": model.pair.gene.blend[0],
                 "blend_logistic": model.pair.gene.blend[1],
                 "temperature": round(model.pair.gene.temperature, 4),
             },
         ),
         cell_level=b.CellLevel(
             layers=[b.CellLayer(layer=i) for i in range(settings.cell_layers)],
-            settings={"share": settings.cell_share, "shield_cells": settings.shield_cells},
+            settings={"share": settings.cell_share, "shield": str(settings.shield)},
         ),
         graph=b.Graph(n_neighbors=settings.n_neighbors),
         thresholds=b.Thresholds(confidence=round(model.threshold, 4)),

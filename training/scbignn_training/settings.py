@@ -17,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ranked_genes: int = 8000
     """Best-ranked genes that the reference statistics cover."""
     panel_genes: int = 1500
-    """Best-ranked present genes that enter the linear head and the imputation."""
+    """Best-ranked present genes that enter the discriminant head and the imputation."""
 
     n_programs: int = 8
     """Gene programs; with 0 the network is its linear path, without attention."""
@@ -46,29 +46,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     factors: int = 64
     """Rank of both covariance models."""
     ridge: float = 0.3
-    """Added to the residual variance of the linear head."""
-    library_direction: float = 0.5
-    """Length of the library-size direction in the within-class covariance."""
-    logistic_c: float = 0.01
+    """Added to the residual variance of the discriminant head."""
+    strength_precision: float = 100.0
+    """1 / variance of the strength at which a cell shows its type's profile; more is nearer to
+    linear discriminant analysis."""
+    logistic_c: float = 0.1
     """Inverse regularisation of the logistic head."""
-    blends: tuple[tuple[float, float], ...] = (
-        (0.2, 0.0),
-        (0.2, 0.5),
-        (0.4, 0.0),
-        (0.4, 0.5),
-        (0.2, 1.0),
-        (0.4, 1.0),
-    )
-    """Weights of the linear and the logistic head beside the network; chosen out of fold."""
+    blends: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
+    """Weights of the discriminant and the logistic head beside the network."""
 
     folds: int = 3
     n_neighbors: int = 15
+    graph_factors: int = 32
+    """Factor scores that stand beside the network's embedding for the graph."""
     cell_layers: int = 2
     cell_hidden: int = 16
     cell_epochs: int = 10
     cell_learning_rate: float = 1e-2
-    shield_cells: int = 100
-    """Types with fewer reference cells are proportionally shielded from their neighbours."""
+    shield: tuple[float, float] = (0.5, 0.9)
+    """A type listens to its neighbours fully where this share of them is of its own type among
+    held-out cells (second number), and not at all at the first."""
     cell_share: float = 0.5
     """Share of the cell level in the final log-probabilities; the rest is the gene level's."""
 
@@ -83,9 +80,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """alpha: weight of the teacher's pseudo-labels in the E-step."""
     pseudo_weight_cell: float = 0.1
     """beta: weight of the gene level's pseudo-labels in the M-step."""
-    class_noise: float = 1.0
-    cell_noise: float = 2.0
-    """Largest standard deviations of the noise on unlabelled cells' logits in the M-step."""
+    logit_noise: float = 1.0
+    """Scale of the noise on the cell level's inputs in training."""
     pseudo_temperature: float = 0.5
     """Pseudo-labels are softmax(log p / temperature)."""
     pseudo_confidence: float = 0.8

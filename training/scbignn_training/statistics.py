@@ -24,11 +24,9 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
     r"""Estimate the statistics of ranked genes from labelled cells.
 
     Two factor models of scaled expression z: the within-class covariance
-    :math:`U U^\top + \mathrm{diag}(d)` of :math:`z - \mu_y`, for the linear head, and the total
-    covariance :math:`F F^\top + \mathrm{diag}(e)`, for the imputation. Both by truncated singular
-    value decomposition. The library-size direction
-    :math:`v_j = \tfrac12 \overline{(1 - e^{-x_j})} / s_j` is how log1p(CP10k) moves when a
-    cell's total is misjudged.
+    :math:`U U^\top + \mathrm{diag}(d)` of :math:`z - \mu_y`, for the discriminant head, and the
+    total covariance :math:`F F^\top + \mathrm{diag}(e)`, for the imputation. Both by truncated
+    singular value decomposition.
 
     Parameters
     ----------
@@ -61,7 +59,6 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
         "class_mean": class_mean,
         "within_factors": within,
         "within_residual": within_residual,
-        "library_direction": settings.library_direction * (1 - np.exp(-x)).mean(axis=0) / sd,
         "total_factors": total,
         "total_residual": total_residual,
     }
@@ -69,6 +66,8 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
     # A type without cells (in a fold) must never win: its prior is next to nothing.
     return rounded | {
         "ridge": np.array(settings.ridge),
+        "strength_precision": np.array(settings.strength_precision),
+        "graph_factors": np.array(settings.graph_factors),
         "cells_per_type": np.where(cells > 0, cells, 1e-300),
     }
 

@@ -198,8 +198,7 @@ def fit_start(reference: Reference, foreign: list[Study], settings: Settings) ->
     x = labelled.expression
     variability = _variability(x)
     crossfit = settle(cross_fit(labelled, n_classes, variability, settings), settings)
-    cells_per_type = np.bincount(labelled.codes, minlength=n_classes)
-    cell, teacher = em.fit_cells(crossfit.graphs, cells_per_type, settings)
+    cell, teacher = em.fit_cells(crossfit.graphs, settings)
     gene = fit_gene_level(x, labelled.codes, n_classes, settings, settings.seed)
     gene = GeneLevel(
         gene.net, gene.statistics, gene.logistic, crossfit.blend, crossfit.temperature
