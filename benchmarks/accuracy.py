@@ -1,6 +1,6 @@
 """Accuracy on studies that a model never saw, with ablations and baselines.
 
-Run: ``python benchmarks/accuracy.py pairs|folds|panels|em --seeds 0,1,2 --out FILE.json`` (needs
+Run: ``python benchmarks/accuracy.py pairs|panels|folds|em --seeds 0,1,2 --out FILE.json`` (needs
 the extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task
 with one seed. ``--set NAME=VALUE`` changes a setting of the models; ``em --control alpha0|self``
 sets those of one of the ``CONTROLS``.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,23 @@ import tasks
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import match_genes
 from scbignn_training.cell_level import make_graph
-from scbignn_training.data import Study, join, rank_genes, read_study
+from scbignn_training.data import Reference, Study, join, rank_genes, read_study
+from scbignn_training.em import Pair
 from scbignn_training.gene_level import Panel
 from scbignn_training.settings import Settings
-from scbignn_training.train import Model, fit
+from scbignn_training.train import Model, fit, fit_start
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
-ALL_ITERATIONS = {"em_tolerance": 1}
-"""Keeps the last EM iteration, whatever the scores."""
 CONTROLS: dict[str, dict[str, Any]] = {
-    "alpha0": {
-        "pseudo_weight_gene": 0,
-        "pseudo_weight_cell": 0,
-        "pseudo_confidence": 1,
-        **ALL_ITERATIONS,
-    },
-    "self": {"teacher": "gene", **ALL_ITERATIONS},
+    "": {},
+    "alpha0": {"pseudo_weight_gene": 0, "pseudo_weight_cell": 0, "pseudo_confidence": 1},
+    "self": {"teacher": "gene"},
 }
-"""What EM is measured against: ``alpha0`` trains on for as long as EM does, without any use of the
-unlabelled cells; in ``self`` the gene level is its own teacher."""
+"""EM and what it is measured against: ``alpha0`` trains on for as long as EM does, without any use
+of the unlabelled cells; in ``self`` the gene level is its own teacher."""
+CUT_METHODS = ("scBiGNN", "gene level", "discriminant head alone")
+"""What is scored on cuts of the query's genes."""
 
 
 def score(truth: Array, predicted: Array) -> dict[str, float]:
@@ -62,9 +59,10 @@ def score(truth: Array, predicted: Array) -> dict[str, float]:
 
 
 @torch.no_grad()
-def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]:
+def variants(
+    reference: Reference, pair: Pair, query: Study, settings: Settings
+) -> dict[str, Array]:
     """Return the labels of each part of a model and of the whole."""
-    reference, pair = model.reference, model.pair
     m = len(pair.gene.statistics["gene_mean"])
     match = match_genes(
         {"symbol": query.symbols},
@@ -100,11 +98,11 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
     return {name: names[values.argmax(1).numpy()] for name, values in found.items()}
 
 
-def ours(task: tasks.Task, seed: int, settings: Settings, foreign: list[Study]) -> Model:
+def ours(task: tasks.Task, seed: int, settings: Settings) -> Model:
     """Train on the reference of a task."""
     settings = msgspec.structs.replace(settings, seed=seed)
     reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
-    return fit(reference, foreign, settings)
+    return fit(reference, [], settings)
 
 
 def log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
@@ -143,51 +141,55 @@ def run(
     todo: list[tasks.Task],
     seeds: list[int],
     settings: Settings,
-    foreign: list[Study],
     add: Callable[[Row], None],
     *,
-    cuts: bool = False,
-    simple: bool = True,
-    control: str = "",
+    cuts: bool,
+    simple: bool,
 ) -> None:
-    """Score every method on every task."""
+    """Score every method on every task, and on cuts of the query's genes if asked."""
     for task in todo:
-        queries: Iterator[tuple[str, Study]] = iter([("all", task.query)])
-        if cuts:
-            queries = tasks.panels(task)
-        views = list(queries)
+        views = [("all", task.query), *(tasks.panels(task) if cuts else [])]
         truth = task.query.labels
         for seed in seeds:
             start = time.perf_counter()
-            model = ours(task, seed, settings, foreign)
-            seconds = round(time.perf_counter() - start, 1)
+            model = ours(task, seed, settings)
+            about = {"task": task.name, "seed": seed}
+            about |= {"seconds": round(time.perf_counter() - start, 1)}
             for view, query in views:
-                for method, labels in variants(model, query, settings).items():
-                    add(
-                        {
-                            "task": task.name,
-                            "view": view,
-                            "method": method,
-                            "seed": seed,
-                            **score(truth, labels),
-                            "seconds": seconds,
-                            "blend": list(model.pair.gene.blend),
-                            "em": [h.iteration for h in model.history if h.kept],
-                            "control": control,
-                        }
-                    )
+                found = variants(model.reference, model.pair, query, settings)
+                for method, labels in found.items():
+                    if view == "all" or method in CUT_METHODS:
+                        add({**about, "view": view, "method": method, **score(truth, labels)})
         for view, query in views if simple else []:
-            methods = {k: v for k, v in SIMPLE.items() if not cuts or k.endswith("0.01")}
+            methods = {k: v for k, v in SIMPLE.items() if view == "all" or k.endswith("0.01")}
+            about = {"task": task.name, "seed": 0, "view": view}
             for method, labels in baselines(task, query, methods).items():
-                add(
-                    {
-                        "task": task.name,
-                        "view": view,
-                        "method": method,
-                        "seed": 0,
-                        **score(truth, labels),
-                    }
-                )
+                add({**about, "method": method, **score(truth, labels)})
+
+
+def run_em(
+    todo: list[tasks.Task],
+    seeds: list[int],
+    settings: Settings,
+    foreign: list[Study],
+    add: Callable[[Row], None],
+) -> None:
+    """Score every EM iteration and those of the controls, all from one start."""
+    for task in todo:
+        reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
+        for seed in seeds:
+            chosen = msgspec.structs.replace(settings, seed=seed)
+            start = fit_start(reference, foreign, chosen)
+            for control, changes in CONTROLS.items():
+                how = msgspec.structs.replace(chosen, **changes)
+                for i, pair in enumerate(start.iterate(how, how.em_iterations)):
+                    if control and i == 0:
+                        continue  # the start is the same for all
+                    found = variants(start.reference, pair, task.query, how)
+                    for method in ("scBiGNN", "gene level"):
+                        row = {"task": task.name, "seed": seed, "view": "all", "method": method}
+                        row |= {"control": control, "iteration": i}
+                        add(row | score(task.query.labels, found[method]))
 
 
 def summarise(rows: list[Row]) -> str:
@@ -211,49 +213,34 @@ def summarise(rows: list[Row]) -> str:
 def main() -> None:
     """Run one suite and write its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", choices=["pairs", "folds", "panels", "em", "pbmc"])
+    parser.add_argument("suite", choices=["pairs", "panels", "folds", "em"])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--control", choices=CONTROLS, help="of the suite em")
     parser.add_argument("--no-simple", action="store_true", help="leave out scikit-learn")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.control and arguments.suite != "em":
-        parser.error("--control is of the suite em")
     changed = dict(item.split("=", 1) for item in arguments.set)
     settings = msgspec.convert(
-        {**CONTROLS.get(arguments.control, {}), **{k: json.loads(v) for k, v in changed.items()}},
-        type=Settings,
-        strict=False,
+        {k: json.loads(v) for k, v in changed.items()}, type=Settings, strict=False
     )
-    if arguments.suite == "folds":
-        todo = [tasks.fold(*f) for f in tasks.FOLDS]
-    else:
-        chosen = tasks.PBMC_PAIRS if arguments.suite in ("em", "pbmc") else tasks.PAIRS
-        todo = [tasks.pair(*p) for p in chosen]
-    foreign = []
-    if arguments.suite == "em":
-        source = tasks.UNLABELLED
-        foreign = [read_study(source.locate(), exclude=source.exclude)]
+    seeds = [int(s) for s in arguments.seeds.split(",")]
     rows: list[Row] = []
 
     def add(row: Row) -> None:
         rows.append(row)
         arguments.out.write_text(json.dumps(rows, indent=0))
 
-    seeds = [int(s) for s in arguments.seeds.split(",")]
-    run(
-        todo,
-        seeds,
-        settings,
-        foreign,
-        add,
-        cuts=arguments.suite == "panels",
-        simple=not arguments.no_simple,
-        control=arguments.control or "",
-    )
+    if arguments.suite == "em":
+        source = tasks.UNLABELLED
+        foreign = [read_study(source.locate(), exclude=source.exclude)]
+        run_em([tasks.pair(*p) for p in tasks.PBMC_PAIRS], seeds, settings, foreign, add)
+        return
+    folds = [tasks.fold(*f) for f in tasks.FOLDS] if arguments.suite == "folds" else []
+    todo = folds or [tasks.pair(*p) for p in tasks.PAIRS]
+    cuts = arguments.suite == "panels"
+    run(todo, seeds, settings, add, cuts=cuts, simple=not arguments.no_simple)
     print(summarise(rows))
 
 

@@ -93,10 +93,8 @@ def em() -> Figure | None:
     found = report.em_rows()
     if not report.rows("em"):
         return None
-    steps = {"scBiGNN, without EM": "without EM"}
-    steps |= {f"scBiGNN, {shown}": shown for shown in report.CONTROLS.values()}
-    steps = {m: shown for m, shown in steps.items() if any(r["method"] == m for r in found)}
-    steps["scBiGNN"] = "EM"
+    shown = ["without EM", *report.STEPS.values()]
+    steps = {f"scBiGNN, {step}": step for step in shown}
     figure, axes = plt.subplots(figsize=(7.2, 3.8))
     tasks = list(dict.fromkeys(r["task"] for r in report.rows("em")))
     styles = zip((BLUE, RED, GREEN, PURPLE, BLACK), "osD^v", strict=True)
@@ -112,7 +110,7 @@ def em() -> Figure | None:
 
 def panels() -> Figure | None:
     """Draw how scBiGNN stands to the regression that is retrained on the genes of each cut."""
-    found = report.rows("panels", cuts=True)
+    found = report.rows("pairs", cuts=True)
     if not found:
         return None
     differs = report.differences(found)

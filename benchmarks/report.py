@@ -15,7 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-CONTROLS = {"alpha0": "alpha = 0", "self": "self-training"}
+STEPS = {"alpha0": "alpha = 0", "self": "self-training", "": "EM"}
 RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
 MARGIN = 0.02
@@ -29,19 +29,14 @@ def rows(name: str, *, cuts: bool = False) -> list[Row]:
     return [r for r in found if (r["view"] != "all") == cuts]
 
 
-def renamed(found: list[Row], what: str) -> list[Row]:
-    """Return rows of scBiGNN and its gene level with an addition to their names."""
-    ours = [r for r in found if r["method"] in ("scBiGNN", "gene level")]
-    return [r | {"method": f"{r['method']}, {what}"} for r in ours]
-
-
 def em_rows() -> list[Row]:
-    """Return EM, its controls where they were run, and the same pairs without EM."""
-    em = rows("em")
-    pairs = [r for r in rows("pairs") if r["task"] in {e["task"] for e in em}]
-    found = em + renamed(pairs, "without EM")
-    for name, shown in CONTROLS.items():
-        found += renamed([r for r in rows(f"em_{name}") if r["control"] == name], shown)
+    """Return the start and the last iteration of EM and of its controls, named by what it is."""
+    found = []
+    for row in rows("em"):
+        last = max(r["iteration"] for r in rows("em") if r["control"] == row["control"])
+        if row["iteration"] in (0, last):
+            step = STEPS[row["control"]] if row["iteration"] else "without EM"
+            found.append(row | {"method": f"{row['method']}, {step}"})
     return found
 
 
@@ -151,11 +146,11 @@ def main() -> None:
         found = rows(suite) + [r for r in peers if mark in r["task"]]
         page = fill(page, suite, means(found))
         page = fill(page, f"{suite} by task", by("task", found, shown))
-    steps = ["without EM", *CONTROLS.values()]
+    steps = ["without EM", *STEPS.values()]
     em = em_rows()
     page = fill(page, "em", means(em))
-    page = fill(page, "em by task", by("task", em, [*(f"scBiGNN, {s}" for s in steps), "scBiGNN"]))
-    if cut := rows("panels", cuts=True):
+    page = fill(page, "em by task", by("task", em, [f"scBiGNN, {s}" for s in steps]))
+    if cut := rows("pairs", cuts=True):
         page = fill(page, "panels", panels(cut))
     if plain := rows("no_attention"):
         parts = ["scBiGNN", "network alone"]
