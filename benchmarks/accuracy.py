@@ -66,10 +66,6 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
     net, linear, logistic = parts
     logits = panel.run(counts, totals[:, 0])[1]
     graph = make_graph(z, logits, torch.zeros_like(logits), settings)
-    own = logits
-    shield = (own.exp() @ pair.cell.shield)[:, None]
-    for layer in pair.cell.layers:
-        own = layer(own, shield, graph.edge_index, graph.neighbor_similarity.reshape(-1))
     found = {
         "scBiGNN": pair.cell(logits, graph),
         "gene level": logits,
@@ -79,7 +75,7 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
         "network + linear": net + 0.2 * linear,
         "network + logistic": net + 0.5 * logistic,
         "linear + logistic": 0.2 * linear + 0.5 * logistic,
-        "cell level, share 1": own,
+        "cell level, share 1": pair.cell.undivided(logits, graph),
         "teacher": pair.teacher(logits, graph),
     }
     names = np.array(reference.cell_types)

@@ -16,6 +16,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 Row = dict[str, Any]
+FORMS = {("program", "gate"): "", ("full", "gate"): "_full", ("program", "sage"): "_sage"}
+"""What the result files of each form of the gene and of the cell level end in."""
 
 
 def rows(name: str) -> list[Row]:
@@ -59,6 +61,23 @@ def by_task(found: list[Row], methods: list[str]) -> list[str]:
     return lines
 
 
+def forms() -> list[str]:
+    """Return a table of forms: macro-F1 over pairs and folds, and speed of the gene level."""
+    path = HERE / "results" / "gene_speed.json"
+    speed = {r["form"]: r["cells"] / r["seconds"] for r in json.loads(path.read_text())}
+    lines = ["| form | 8 pairs | 6 folds | seeds | gene cells/s |", "|---|---|---|---|---|"]
+    for method in ("scBiGNN", "network alone", "cell level, share 1"):
+        for (gene, cell), suffix in FORMS.items():
+            suites = [rows(suite + suffix) for suite in ("pairs", "folds")]
+            scores = [mean([r for r in s if r["method"] == method], "macro_f1") for s in suites]
+            cells = [
+                f"{f1:.4f}" + (f" ± {spread:.4f}" if n > 1 else "") for f1, spread, n in scores
+            ]
+            name = f"{gene}, {cell}: {method}"
+            lines.append(f"| {name} | {' | '.join(cells)} | {scores[0][2]} | {speed[gene]:,.0f} |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -93,6 +112,7 @@ def main() -> None:
     ]
     page = fill(page, "em", means(em + without))
     page = fill(page, "em by task", by_task(em + without, ["scBiGNN", "scBiGNN, without EM"]))
+    page = fill(page, "forms", forms())
     PAGE.write_text(page)
 
 

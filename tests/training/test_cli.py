@@ -53,7 +53,7 @@ def recipe_file(recipe, tmp_path):
         f"reference = [{{ file = '{recipe.reference[0].file}' }}]",
         f"unlabelled = [{{ file = '{recipe.unlabelled[0].file}' }}]",
         "[settings]",
-        *(f"{name} = {value}" for name, value in strengths.items()),
+        *(f"{name} = {value!r}" for name, value in strengths.items()),
     ]
     path.write_text("\n".join(lines))
     return path
