@@ -78,10 +78,6 @@ def variants(
     net, discriminant, logistic = parts
     logits = panel.run(counts, totals[:, 0])[1]
     graph = make_graph(z, logits, torch.zeros_like(logits), settings)
-    own = logits
-    shield = (own.exp() @ pair.cell.shield)[:, None]
-    for layer in pair.cell.layers:
-        own = layer(own, shield, graph.edge_index, graph.neighbor_similarity.reshape(-1))
     found = {
         "scBiGNN": pair.cell(logits, graph),
         "gene level": logits,
@@ -91,7 +87,7 @@ def variants(
         "network + discriminant": net + 0.5 * discriminant,
         "network + logistic": net + 0.5 * logistic,
         "discriminant + logistic": 0.5 * discriminant + 0.5 * logistic,
-        "cell level, share 1": own,
+        "cell level, share 1": pair.cell.undivided(logits, graph),
         "teacher": pair.teacher(logits, graph),
     }
     names = np.array(reference.cell_types)

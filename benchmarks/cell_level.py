@@ -19,7 +19,7 @@ import torch
 
 import accuracy
 import tasks
-from scbignn_training import cell_level, em
+from scbignn_training import cell_level, em, gate
 from scbignn_training.cell_level import CellGraph, CellLevel, shield_of
 from scbignn_training.data import Study, join, read_study, unlabelled_cells
 from scbignn_training.settings import Settings
@@ -40,7 +40,7 @@ def train(
 ) -> CellLevel:
     """Train the cell level in one form."""
     form = dict(form)
-    cell_level.RECIPROCITY = form.pop("reciprocity", 4.0)
+    gate.RECIPROCITY = form.pop("reciprocity", 4.0)
     settings = msgspec.structs.replace(base, **form)
     shield = shield_of(cells_per_type, settings)
     return cell_level.fit_cell_level(graphs, shield, settings, share=settings.cell_share)

@@ -20,6 +20,8 @@ RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
 MARGIN = 0.02
 Row = dict[str, Any]
+FORMS = {("program", "gate"): "", ("full", "gate"): "_full", ("program", "sage"): "_sage"}
+"""What the result files of each form of the gene and of the cell level end in."""
 
 
 def rows(name: str, *, cuts: bool = False) -> list[Row]:
@@ -120,6 +122,23 @@ def panels(found: list[Row]) -> list[str]:
     ]
 
 
+def forms() -> list[str]:
+    """Return a table of forms: macro-F1 over pairs and folds, and speed of the gene level."""
+    path = HERE / "results" / "gene_speed.json"
+    speed = {r["form"]: r["cells"] / r["seconds"] for r in json.loads(path.read_text())}
+    lines = ["| form | 8 pairs | 6 folds | seeds | gene cells/s |", "|---|---|---|---|---|"]
+    for method in ("scBiGNN", "network alone", "cell level, share 1"):
+        for (gene, cell), suffix in FORMS.items():
+            suites = [rows(suite + suffix) for suite in ("pairs", "folds")]
+            scores = [mean([r for r in s if r["method"] == method], "macro_f1") for s in suites]
+            cells = [
+                f"{f1:.4f}" + (f" ± {spread:.4f}" if n > 1 else "") for f1, spread, n in scores
+            ]
+            name = f"{gene}, {cell}: {method}"
+            lines.append(f"| {name} | {' | '.join(cells)} | {scores[0][2]} | {speed[gene]:,.0f} |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -157,6 +176,7 @@ def main() -> None:
         without = [r | {"method": f"{r['method']}, without"} for r in plain if r["method"] in parts]
         shown = [name for part in parts for name in (part, f"{part}, without")]
         page = fill(page, "attention", by("task", rows("pairs") + without, shown))
+    page = fill(page, "forms", forms())
     PAGE.write_text(page)
 
 

@@ -59,7 +59,7 @@ class GeneLevel(Record, frozen=True, kw_only=True):
     """The gene-level module."""
 
     file: str = "gene_level.onnx"
-    form: Literal["program", "full"] = "program"
+    form: str = "program"
     net_genes: int
     """The first ``net_genes`` of the ranked genes feed the attention network."""
     embedding_size: int
@@ -76,7 +76,7 @@ class CellLayer(Record, frozen=True, kw_only=True):
 class CellLevel(Record, frozen=True, kw_only=True):
     """The cell-level module, run layer by layer."""
 
-    form: Literal["gate", "sage"] = "gate"
+    form: str = "gate"
     layers: list[CellLayer]
     settings: dict[str, float | int | str] = {}
 
@@ -239,8 +239,12 @@ class ModelBundle:
             return {k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()}
 
 
-SUPPORTED = ("program", "gate", 1e4)
-"""Forms of the two levels, and the target sum, that the runtime knows how to run."""
+SUPPORTED = {
+    "gene level": ("program", "full"),
+    "cell level": ("gate", "sage"),
+    "target sum": (1e4,),
+}
+"""Forms of the two levels, and target sums, that the runtime knows how to run."""
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
 FETCH_AGAIN = "get the bundle again or rebuild it with 'scbignn-infer train'"
 
@@ -292,13 +296,18 @@ def read_bundle(path: str | Path) -> ModelBundle:
 
 def _check_supported(spec: BundleSpec, path: Path) -> None:
     """Refuse what the record may say but this runtime would run wrongly."""
-    asked = (spec.gene_level.form, spec.cell_level.form, spec.preprocessing.target_sum)
-    if asked != SUPPORTED:
-        raise BundleError(
-            f"{path}: gene level '{asked[0]}', cell level '{asked[1]}', target sum {asked[2]:g}",
-            expected=f"'{SUPPORTED[0]}', '{SUPPORTED[1]}' and {SUPPORTED[2]:g}",
-            do="upgrade with: pip install -U scbignn-infer",
-        )
+    asked = {
+        "gene level": spec.gene_level.form,
+        "cell level": spec.cell_level.form,
+        "target sum": spec.preprocessing.target_sum,
+    }
+    for part, value in asked.items():
+        if value not in SUPPORTED[part]:
+            raise BundleError(
+                f"{path}: {part} {value!r}",
+                expected=" or ".join(map(repr, SUPPORTED[part])),
+                do="upgrade with: pip install -U scbignn-infer",
+            )
 
 
 def _decode(raw: bytes, path: Path) -> BundleSpec:

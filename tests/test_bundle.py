@@ -170,16 +170,25 @@ def test_the_shipped_model_is_whole(pbmc_bundle):
 
 
 @pytest.mark.parametrize(
-    ("part", "field", "value"),
+    ("part", "field", "value", "known"),
     [
-        ("gene_level", "form", "full"),
-        ("cell_level", "form", "sage"),
-        ("preprocessing", "target_sum", 1e6),
+        ("gene_level", "form", "sparse", "'program' or 'full'"),
+        ("cell_level", "form", "full", "'gate' or 'sage'"),
+        ("preprocessing", "target_sum", 1e6, "10000.0"),
     ],
 )
-def test_what_the_runtime_would_run_wrongly_is_refused(toy, record, part, field, value):
+def test_what_the_runtime_would_run_wrongly_is_refused(toy, record, part, field, value, known):
     record[part][field] = value
-    (toy / "bundle.json").write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="expected 'program', 'gate' and 10000") as caught:
+    write(toy, record)
+    with pytest.raises(BundleError, match=f"{value}.*expected {known}; upgrade") as caught:
         read_bundle(toy)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gene", ["program", "full"])
+@pytest.mark.parametrize("cell", ["gate", "sage"])
+def test_both_forms_of_both_levels_are_read(toy, record, gene, cell):
+    record["gene_level"]["form"], record["cell_level"]["form"] = gene, cell
+    write(toy, record)
+    spec = read_bundle(toy).spec
+    assert (spec.gene_level.form, spec.cell_level.form) == (gene, cell)

@@ -10,17 +10,16 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from scbignn_training.cell_level import (
-    FLOOR,
-    RECIPROCITY,
+    FORMS,
     CellGraph,
     CellLevel,
     CellStep,
-    GateLayer,
     fit_cell_level,
     make_graph,
     noised,
     shield_of,
 )
+from scbignn_training.gate import FLOOR, RECIPROCITY, GateLayer
 from scbignn_training.settings import Settings
 
 SETTINGS = Settings(cell_epochs=30)
@@ -42,14 +41,15 @@ def random_graph(n, k, *, seed=0, hub=False):
     return CellGraph(torch.rand(n, 8, generator=generator), logits, indices, similarity, targets)
 
 
-def random_level(share=0.5, shield=(1.0, 0.6, 0.2, 1.0), seed=1):
+def random_level(share=0.5, shield=(1.0, 0.6, 0.2, 1.0), seed=1, form="gate"):
     """Return a cell level with random weights and open gates."""
     torch.manual_seed(seed)
-    level = CellLevel(torch.tensor(shield), SETTINGS, share=share)
+    settings = msgspec.structs.replace(SETTINGS, cell_form=form)
+    level = CellLevel(torch.tensor(shield), settings, share=share)
     with torch.no_grad():
         for parameter in level.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
-        for layer in level.layers:
+        for layer in level.layers if form == "gate" else ():
             layer.gate_out.bias += 2.0
     return level.eval().requires_grad_(False)
 
@@ -85,11 +85,12 @@ GRAPHS = {
 assert sum(0 in row for row in GRAPHS["hub"].neighbor_indices.tolist()) == 39
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.5, 1.0])
 @pytest.mark.parametrize("chunk", [7, 1000])
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
-def test_the_exported_form_is_the_graph_network(graph, chunk, share):
-    level = random_level(share)
+def test_the_exported_form_is_the_graph_network(graph, chunk, share, form):
+    level = random_level(share, form=form)
     expected = level(graph.gene_logits, graph)
     torch.testing.assert_close(by_steps(level, graph, chunk), expected, atol=1e-5, rtol=1e-5)
     assert len(graph.gene_logits) == 1 or float((expected - graph.gene_logits).abs().max()) > 0.05
@@ -192,7 +193,7 @@ def test_a_neighbour_that_does_not_return_it_loses_its_weight():
     empty = torch.zeros(5, N_TYPES)
     graph = CellGraph(torch.zeros(5, 8), empty, indices, similarity, empty)
     torch.testing.assert_close(graph.reach, torch.tensor([0.9, 0.69, 0.9, 0.9, 0.6]))
-    new, old = GateLayer(16), GateLayer(16)
+    new, old = GateLayer(N_TYPES, SETTINGS), GateLayer(N_TYPES, SETTINGS)
     with torch.no_grad():
         old.reciprocity.fill_(-30.0)  # exp(-30): the term is off
     found, before = attention(new, graph), attention(old, graph)
@@ -215,7 +216,7 @@ def test_the_loss_grows_with_the_distance_to_the_reach(gap):
     similarity[2:] = torch.tensor([0.95, 0.8 + gap])
     empty = torch.zeros(4, N_TYPES)
     graph = CellGraph(torch.zeros(4, 8), empty, indices, similarity, empty)
-    weights = attention(GateLayer(16), graph)[0]
+    weights = attention(GateLayer(N_TYPES, SETTINGS), graph)[0]
     expected = torch.sigmoid(torch.tensor(-math.exp(RECIPROCITY) * gap))
     torch.testing.assert_close(weights[2], expected, atol=1e-4, rtol=1e-3)
 
@@ -285,8 +286,9 @@ def test_renaming_the_types_renames_the_answer():
     torch.testing.assert_close(found, level(graph.gene_logits, graph)[:, order])
 
 
-def test_reordering_the_cells_reorders_the_answer():
-    graph, level = random_graph(40, 6, hub=True), random_level()
+@pytest.mark.parametrize("form", FORMS)
+def test_reordering_the_cells_reorders_the_answer(form):
+    graph, level = random_graph(40, 6, hub=True), random_level(form=form)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(4))
     place = order.argsort()  # where each cell went
     moved = CellGraph(
@@ -301,8 +303,10 @@ def test_reordering_the_cells_reorders_the_answer():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_shielded_types_keep_their_log_probabilities():
-    graph, level = random_graph(40, 6), random_level(share=1.0, shield=(0.0,) * N_TYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_shielded_types_keep_their_log_probabilities(form):
+    graph = random_graph(40, 6)
+    level = random_level(share=1.0, shield=(0.0,) * N_TYPES, form=form)
     torch.testing.assert_close(level(graph.gene_logits, graph), graph.gene_logits)
 
 
@@ -314,16 +318,20 @@ def test_a_shield_guards_cells_that_are_likely_of_its_type():
     assert float(moved[guarded].mean()) < 0.2 * float(moved[~guarded].mean())
 
 
-def test_the_share_mixes_both_levels():
+@pytest.mark.parametrize("form", FORMS)
+def test_the_share_mixes_both_levels(form):
     graph = random_graph(40, 6)
-    none, half, whole = (random_level(s)(graph.gene_logits, graph) for s in (0.0, 0.5, 1.0))
+    levels = [random_level(s, form=form) for s in (0.0, 0.5, 1.0)]
+    none, half, whole = (level(graph.gene_logits, graph) for level in levels)
     torch.testing.assert_close(none, graph.gene_logits)
+    for level in levels:
+        torch.testing.assert_close(level.undivided(graph.gene_logits, graph), whole)
     torch.testing.assert_close(half, ((graph.gene_logits + whole) / 2).log_softmax(1))
 
 
 @torch.no_grad()
 def test_new_gates_are_almost_shut():
-    layer = GateLayer(16)
+    layer = GateLayer(N_TYPES, SETTINGS)
     graph = random_graph(20, 4)
     edges = graph.edge_index, graph.neighbor_similarity.reshape(-1)
     moved = layer(graph.gene_logits, torch.ones(20, 1), *edges) - graph.gene_logits

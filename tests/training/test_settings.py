@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from scbignn_training.settings import Settings
@@ -13,6 +14,7 @@ from scbignn_training.settings import Settings
         {"net_genes": 2000},  # more than the panel
         {"net_genes": 1500, "ranked_genes": 1000},
         {"embedding_size": 30},
+        {"token_size": 30},
         {"folds": 1},
     ],
 )
@@ -24,6 +26,12 @@ def test_contradictions_are_refused(wrong):
 def test_unknown_names_are_refused():
     with pytest.raises(TypeError, match="epochs"):
         Settings(epochs=3)
+
+
+@pytest.mark.parametrize("wrong", [{"gene_form": "gate"}, {"cell_form": "gcn"}])
+def test_unknown_forms_are_refused(wrong):
+    with pytest.raises(msgspec.ValidationError, match=next(iter(wrong))):
+        msgspec.convert(wrong, type=Settings)
 
 
 def test_the_record_is_flat_json_with_every_setting():

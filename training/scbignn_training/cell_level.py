@@ -1,9 +1,8 @@
-"""The cell level: a gated graph network that mixes a cell's log-probabilities with its neighbours'.
+"""The cell level: a graph network that changes a cell's log-probabilities by its neighbours'.
 
-It sees probabilities and similarities only, never the basis of the embedding, and treats all
-classes alike; so a few hundred parameters learn on any reference and hold on any query graph.
-:class:`CellLevel` is a PyTorch Geometric network over ``edge_index`` and is what trains;
-:class:`CellStep` is the same layer for a fixed number of neighbours and is what is exported.
+A form is a layer from log-probabilities to log-probabilities, written twice. :class:`CellLevel`
+runs it over ``edge_index`` with PyTorch Geometric and is what trains; :class:`CellStep` runs its
+``fixed`` form, for a fixed number of neighbours and without scatter, and is what is exported.
 """
 
 from __future__ import annotations
@@ -14,19 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import MessagePassing
-from torch_geometric.utils import scatter, softmax
 
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.sessions import choose_runtime
+from scbignn_training.gate import GateLayer
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
+from scbignn_training.sage import SageLayer
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-FLOOR = 1e-4
-GATE_FEATURES = 8
-RECIPROCITY = 4.0
-"""Where rho starts; it hardly moves in training."""
+FORMS: dict[str, type[GateLayer] | type[SageLayer]] = {"gate": GateLayer, "sage": SageLayer}
+"""Layers by ``Settings.cell_form``."""
 
 
 @dataclass(frozen=True)
@@ -86,97 +83,15 @@ def make_graph(
     return CellGraph(embedding, gene_logits, *graph, targets)
 
 
-class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
-    r"""One step: :math:`\log p_i \leftarrow norm[(1 - g_i) \log p_i + g_i \log q_i]`.
-
-    :math:`q_i = \sum_j a_{ij} p_j` with attention
-    :math:`a_{ij} = softmax_j(e^\tau (s_{ij} - \max_j s_{ij}) + \kappa \langle p_i, p_j \rangle
-    + e^\rho \min(0, s_{ij} - r_j))`, where the reach :math:`r_j` is the similarity of cell j's
-    own farthest neighbour: a cell that is no neighbour of its neighbour hardly counts there. So
-    a few cells beside a large population are not outvoted by it, whatever their density (compare
-    the local scaling of Zelnik-Manor and Perona 2004). The gate :math:`g_i` is a small MLP of
-    eight scalars that do not depend on the order of the classes, times the shield of the cell's
-    likely types.
-
-    Parameters
-    ----------
-    hidden
-        Width of the gate's MLP.
-    """
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__(aggr="sum")
-        self.sharpness = nn.Parameter(torch.tensor(2.0))  # tau
-        self.affinity = nn.Parameter(torch.tensor(1.0))  # kappa
-        self.reciprocity = nn.Parameter(torch.tensor(RECIPROCITY))  # rho
-        self.gate_in = nn.Linear(GATE_FEATURES, hidden)
-        self.gate_out = nn.Linear(hidden, 1)
-        nn.init.zeros_(self.gate_out.weight)
-        nn.init.constant_(self.gate_out.bias, -2.0)
-
-    def forward(self, log_p: Tensor, shield: Tensor, edge_index: Tensor, s: Tensor) -> Tensor:
-        """Return new log-probabilities (n, c).
-
-        Parameters
-        ----------
-        log_p, shield
-            (n, c) log-probabilities and (n, 1) shield.
-        edge_index, s
-            (2, e) edges from neighbour to cell and (e,) their cosine similarity.
-        """
-        source, target = edge_index
-        n, p = len(log_p), log_p.exp()
-
-        def reduce(values: Tensor, how: str) -> Tensor:
-            reduced: Tensor = scatter(values, target, dim=0, dim_size=n, reduce=how)
-            return reduced
-
-        agree = (p[target] * p[source]).sum(1)
-        nearest, reach = reduce(s, "max"), reduce(s, "min")
-        score = self.sharpness.exp() * (s - nearest[target]) + self.affinity * agree
-        score = score + self.reciprocity.exp() * (s - reach[source]).clamp(max=0)
-        q = self.propagate(edge_index, p=p, weight=softmax(score, target, num_nodes=n))
-        deviation = (agree - reduce(agree, "mean")[target]) ** 2
-        spread = reduce(deviation, "sum") / (reduce(torch.ones_like(s), "sum") - 1).clamp(min=1)
-        features = gate_features(log_p, q, reduce(s, "mean"), reach, spread)
-        gate = torch.sigmoid(self.gate_out(nn.functional.gelu(self.gate_in(features))))
-        return mix(log_p, q, gate * shield)
-
-    def message(self, p_j: Tensor, weight: Tensor) -> Tensor:
-        """Weight the neighbour's probabilities."""
-        return p_j * weight[:, None]
-
-
-def gate_features(log_p: Tensor, q: Tensor, mean: Tensor, least: Tensor, spread: Tensor) -> Tensor:
-    """Return the eight scalars of the gate, (n, 8)."""
-    p, log_q = log_p.exp(), (q + FLOOR).log()
-    columns = [
-        -(p * log_p).sum(1),
-        -((q + FLOOR) * log_q).sum(1),
-        p.amax(1),
-        q.amax(1),
-        (p * q).sum(1),
-        mean,
-        least,
-        (spread + 1e-12).sqrt(),
-    ]
-    return torch.stack(columns, dim=1)
-
-
-def mix(log_p: Tensor, q: Tensor, gate: Tensor) -> Tensor:
-    """Return norm[(1 - g) log p + g log q]."""
-    return ((1 - gate) * log_p + gate * (q + FLOOR).log()).log_softmax(1)
-
-
 class CellLevel(nn.Module):
-    """All layers, then the share of their result in the final log-probabilities.
+    """Layers of one form, then the share of their result in the final log-probabilities.
 
     Parameters
     ----------
     shield
         (c,) see :func:`shield_of`.
     settings
-        Layers, width and the cell level's share.
+        Form, layers and width.
     share
         Of the cell level in the output; 1 for a teacher.
     """
@@ -187,18 +102,24 @@ class CellLevel(nn.Module):
         super().__init__()
         self.register_buffer("shield", shield)
         self.share = share
+        self.form = FORMS[settings.cell_form]
         self.layers = nn.ModuleList(
-            GateLayer(settings.cell_hidden) for _ in range(settings.cell_layers)
+            self.form(len(shield), settings) for _ in range(settings.cell_layers)
         )
 
     def forward(self, gene_logits: Tensor, graph: CellGraph) -> Tensor:
         """Return ``cell_logits`` (n, c) from ``gene_logits`` (n, c) on a graph's edges."""
+        own = self.undivided(gene_logits, graph)
+        return ((1 - self.share) * gene_logits + self.share * own).log_softmax(1)
+
+    def undivided(self, gene_logits: Tensor, graph: CellGraph) -> Tensor:
+        """Return the log-probabilities (n, c) of the last layer: the output at share 1."""
         own = gene_logits
         shield = (own.exp() @ self.shield)[:, None]
         for layer in self.layers:
             edges = graph.edge_index, graph.neighbor_similarity.reshape(-1)
             own = layer(own, shield, *edges)
-        return ((1 - self.share) * gene_logits + self.share * own).log_softmax(1)
+        return own
 
 
 class CellStep(nn.Module):
@@ -211,23 +132,18 @@ class CellStep(nn.Module):
     """
 
     shield: Tensor
+    share: Tensor
 
     def __init__(self, level: CellLevel) -> None:
         super().__init__()
-        layers = [layer for layer in level.layers if isinstance(layer, GateLayer)]
-        stacked = {
-            "sharpness": torch.stack([a.sharpness.exp() for a in layers]),
-            "affinity": torch.stack([a.affinity for a in layers]),
-            "reciprocity": torch.stack([a.reciprocity.exp() for a in layers]),
-            "weight_in": torch.stack([a.gate_in.weight.T for a in layers]),
-            "bias_in": torch.stack([a.gate_in.bias for a in layers]),
-            "weight_out": torch.stack([a.gate_out.weight.T for a in layers]),
-            "bias_out": torch.stack([a.gate_out.bias for a in layers]),
-            "share": torch.tensor([1.0] * (len(layers) - 1) + [level.share]),
-            "shield": level.shield,
+        self.form = level.form
+        n = len(level.layers)
+        parameters = [dict(layer.named_parameters()) for layer in level.layers]
+        self.stacked = {
+            name: torch.stack([p[name] for p in parameters]).detach() for name in parameters[0]
         }
-        for name, value in stacked.items():
-            self.register_buffer(name, value.detach().clone())
+        self.register_buffer("share", torch.tensor([1.0] * (n - 1) + [level.share]))
+        self.register_buffer("shield", level.shield.clone())
 
     def forward(
         self,
@@ -255,23 +171,18 @@ class CellStep(nn.Module):
             () which layer.
         """
 
-        def pick(name: str) -> Tensor:
-            stacked: Tensor = getattr(self, name)
+        def pick(stacked: Tensor) -> Tensor:
             return stacked.index_select(0, layer.reshape(1)).squeeze(0)
 
-        s, p = neighbor_similarity, own.exp()
-        near = state[neighbor_indices]  # (b, k, c)
-        agree = (p[:, None] * near).sum(2)
-        score = pick("sharpness") * (s - s[:, :1]) + pick("affinity") * agree
-        score = score + pick("reciprocity") * (s - reach[neighbor_indices]).clamp(max=0)
-        q = (score.softmax(1)[:, :, None] * near).sum(1)
-        deviation = (agree - agree.mean(1, keepdim=True)) ** 2
-        degrees = (torch.ones_like(s[:1]).sum() - 1).clamp(min=1)
-        features = gate_features(own, q, s.mean(1), s.amin(1), deviation.sum(1) / degrees)
-        hidden = nn.functional.gelu(features @ pick("weight_in") + pick("bias_in"))
-        gate = torch.sigmoid(hidden @ pick("weight_out") + pick("bias_out"))
-        new = mix(own, q, gate * (gene_logits.exp() @ self.shield)[:, None])
-        share = pick("share")
+        new = self.form.fixed(
+            {name: pick(stacked) for name, stacked in self.stacked.items()},
+            own,
+            (gene_logits.exp() @ self.shield)[:, None],
+            state[neighbor_indices],
+            neighbor_similarity,
+            reach[neighbor_indices],
+        )
+        share = pick(self.share)
         new = ((1 - share) * gene_logits + share * new).log_softmax(1)
         return new, new.exp()
 

@@ -26,7 +26,7 @@ from scbignn_training.cell_level import (
 )
 from scbignn_training.data import Cells, log_expression
 from scbignn_training.evaluate import macro_f1
-from scbignn_training.gene_level import GeneLevel, Panel, ProgramAttention, fit_network
+from scbignn_training.gene_level import GeneLevel, Network, Panel, fit_network
 from scbignn_training.objective import pseudo_labels
 from scbignn_training.settings import Settings
 
@@ -77,14 +77,14 @@ def fit_cells(
 @torch.no_grad()
 def e_step(
     pair: Pair, labelled: Cells, unlabelled: Cells, settings: Settings, seed: int
-) -> ProgramAttention:
+) -> Network:
     """Train the network on from the pair's, with the teacher's pseudo-labels."""
     net = pair.gene.net
     graph = run_gene_level(pair.gene, unlabelled, settings)
     soft = pseudo_labels(pair.teacher(graph.gene_logits, graph), settings.pseudo_temperature)
     panel = Panel(pair.gene, unlabelled.present, settings.panel_genes)
     imputed = panel.run(unlabelled.counts, unlabelled.totals, "impute")[2]
-    x = log_expression(labelled.counts[:, : net.score.shape[0]], labelled.totals)
+    x = log_expression(labelled.counts[:, : net.n_genes], labelled.totals)
     with torch.enable_grad():
         return fit_network(
             torch.tensor(x),

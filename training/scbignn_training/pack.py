@@ -189,7 +189,8 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ],
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevel(
-            net_genes=net.score.shape[0],
+            form=settings.gene_form,
+            net_genes=net.n_genes,
             embedding_size=model.bank.shape[1],
             settings={
                 "blend_discriminant": model.pair.gene.blend[0],
@@ -198,6 +199,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             },
         ),
         cell_level=b.CellLevel(
+            form=settings.cell_form,
             layers=[b.CellLayer(layer=i) for i in range(settings.cell_layers)],
             settings={"share": settings.cell_share, "shield": str(settings.shield)},
         ),

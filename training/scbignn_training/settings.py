@@ -19,9 +19,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     panel_genes: int = 1500
     """Best-ranked present genes that enter the discriminant head and the imputation."""
 
+    gene_form: Literal["program", "full"] = "program"
+    """Attention into gene programs in closed form, or between the most expressed genes."""
     n_programs: int = 8
     """Gene programs; with 0 the network is its linear path, without attention."""
     program_size: int = 8
+    tokens: int = 96
+    """Genes of a cell that full attention runs over."""
+    token_size: int = 32
     embedding_size: int = 64
     n_heads: int = 4
     dropout: float = 0.2
@@ -59,8 +64,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     n_neighbors: int = 15
     graph_factors: int = 32
     """Factor scores that stand beside the network's embedding for the graph."""
+    cell_form: Literal["gate", "sage"] = "gate"
+    """A gate between a cell and its neighbours, or GraphSAGE."""
     cell_layers: int = 2
     cell_hidden: int = 16
+    sage_hidden: int = 32
     cell_epochs: int = 10
     cell_learning_rate: float = 1e-2
     shield: tuple[float, float] = (0.5, 0.9)
@@ -93,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("net_genes must not exceed panel_genes or ranked_genes")
         if self.embedding_size % self.n_heads:
             raise ValueError("embedding_size must be a multiple of n_heads")
+        if self.token_size % self.n_heads:
+            raise ValueError("token_size must be a multiple of n_heads")
         if self.folds < 2:
             raise ValueError("folds must be 2 or more")
 
