@@ -28,21 +28,20 @@ from scbignn_training.train import fit_start
 FORMS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "without reciprocity": {"reciprocity": -20.0},
-    "without shield": {"shield_cells": 1},
+    "without shield": {"shield": (-1.0, 0.0)},
+    "without noise": {"logit_noise": 0.0},
     "one layer": {"cell_layers": 1},
     "three layers": {"cell_layers": 3},
     "all of the cell level (share 1)": {"cell_share": 1.0},
 }
 
 
-def train(
-    graphs: list[CellGraph], cells_per_type: Any, form: dict[str, Any], base: Settings
-) -> CellLevel:
+def train(graphs: list[CellGraph], form: dict[str, Any], base: Settings) -> CellLevel:
     """Train the cell level in one form."""
     form = dict(form)
     gate.RECIPROCITY = form.pop("reciprocity", 4.0)
     settings = msgspec.structs.replace(base, **form)
-    shield = shield_of(cells_per_type, settings)
+    shield = shield_of(graphs, settings)
     return cell_level.fit_cell_level(graphs, shield, settings, share=settings.cell_share)
 
 
@@ -56,13 +55,12 @@ def run(task: tasks.Task, seed: int, foreign: list[Study]) -> list[accuracy.Row]
     assert query is not None
     truth = task.query.labels.astype(str)
     names = np.array(start.reference.cell_types)
-    n = np.bincount(start.labelled.codes, minlength=len(names))
     rows = []
     for i, pair in enumerate(start.iterate(settings, settings.em_iterations if foreign else 0)):
         graph = em.run_gene_level(pair.gene, query, settings)
         base = accuracy.score(truth, names[graph.gene_logits.argmax(1).numpy()])["macro_f1"]
         for form, changes in FORMS.items() if i != 1 else ():
-            level = train(start.crossfit.graphs, n, changes, settings)
+            level = train(start.crossfit.graphs, changes, settings)
             with torch.no_grad():
                 labels = names[level(graph.gene_logits, graph).argmax(1).numpy()]
             found = accuracy.score(truth, labels)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -15,6 +16,7 @@ from scbignn_training.cell_level import (
     CellLevel,
     CellStep,
     fit_cell_level,
+    homophily,
     make_graph,
     noised,
     shield_of,
@@ -363,23 +365,47 @@ def test_graphs_are_cosine_nearest_neighbours():
     assert torch.equal(part.targets, graph.targets[rows])
 
 
-def test_the_shield_grows_with_the_cells_of_a_type():
-    shield = shield_of(np.array([0, 25, 100, 5000]), Settings(shield_cells=100))
-    assert shield.tolist() == [0.0, 0.25, 1.0, 1.0]
+def test_homophily_is_the_share_of_neighbours_of_the_same_type():
+    graphs = [random_graph(40, 5, seed=0), random_graph(30, 5, seed=1)]
+    same, cells = np.zeros(N_TYPES), np.zeros(N_TYPES)
+    for graph in graphs:
+        codes = graph.targets.argmax(1).numpy()
+        for cell, near in enumerate(graph.neighbor_indices.numpy()):
+            same[codes[cell]] += np.mean(codes[near] == codes[cell])
+            cells[codes[cell]] += 1
+    np.testing.assert_allclose(homophily(graphs), same / cells, rtol=1e-5)
 
 
-def test_noise_is_by_class_and_by_cell():
-    graph = random_graph(200, 3)
-    quiet = msgspec.structs.replace(SETTINGS, class_noise=0.0, cell_noise=0.0)
+def test_a_type_without_cells_has_no_homophily_and_is_shielded():
+    graph = clusters(0)
+    targets = torch.eye(N_TYPES + 1)[graph.targets.argmax(1)]
+    wider = dataclasses.replace(graph, targets=targets)
+    assert float(homophily([wider])[-1]) == 0
+    assert shield_of([wider], SETTINGS).tolist() == [1, 1, 1, 1, 0]
+
+
+def test_the_shield_rises_between_its_two_shares():
+    graph = random_graph(200, 15)
+    found = homophily([graph])
+    low, high = float(found.min()) - 0.01, float(found.max()) + 0.03
+    settings = msgspec.structs.replace(SETTINGS, shield=(low, high))
+    expected = (found - low) / (high - low)
+    torch.testing.assert_close(shield_of([graph], settings), expected, atol=1e-5, rtol=1e-5)
+    assert not shield_of([graph], SETTINGS).any()  # random neighbours are of other types
+
+
+def test_noise_differs_between_cells_and_keeps_probabilities():
+    graph = random_graph(2000, 3)
+    quiet = msgspec.structs.replace(SETTINGS, logit_noise=0.0)
     torch.testing.assert_close(noised(graph, quiet), graph.gene_logits)
     torch.manual_seed(0)
-    by_class = msgspec.structs.replace(SETTINGS, cell_noise=0.0)
-    ratio = noised(graph, by_class) - graph.gene_logits
-    contrast = ratio - ratio[:, :1]  # what normalising shifts is the same for all types
-    torch.testing.assert_close(contrast, contrast[:1].expand(200, -1), atol=1e-4, rtol=1e-4)
     loud = noised(graph, SETTINGS)
-    torch.testing.assert_close(loud.exp().sum(1), torch.ones(200))
-    assert float((loud - graph.gene_logits).std()) > 0.05
+    torch.testing.assert_close(loud.exp().sum(1), torch.ones(2000))
+    difference = loud - graph.gene_logits
+    by_cell = (difference - difference.mean(1, keepdim=True)).std(1)
+    low, high = by_cell.quantile(torch.tensor([0.1, 0.9])).tolist()
+    assert low < 0.3
+    assert high > 1.0
 
 
 def clusters(seed, n=120, confidence=1.2):
@@ -422,11 +448,19 @@ def test_a_seed_fixes_the_gates(taught):
         assert not torch.equal(one, different)
 
 
-def test_gold_graphs_are_not_noised(taught):
-    loud = msgspec.structs.replace(SETTINGS, class_noise=9.0, cell_noise=9.0)
-    found = fit_cell_level([clusters(0), clusters(1)], torch.ones(N_TYPES), loud, share=0.5)
-    for one, same in zip(taught.parameters(), found.parameters(), strict=True):
-        assert torch.equal(one, same)
+def test_noise_in_training_makes_neighbours_heard():
+    """Where the gene level is right anyway, only noise shows what neighbours are good for."""
+    graphs = [clusters(0, confidence=8.0), clusters(1, confidence=8.0)]
+    unsure = clusters(7)
+
+    def truth(noise):
+        settings = msgspec.structs.replace(SETTINGS, logit_noise=noise)
+        level = fit_cell_level(graphs, torch.ones(N_TYPES), settings, share=1.0)
+        with torch.no_grad():
+            p = level(unsure.gene_logits, unsure).exp()
+        return float((p * unsure.targets).sum(1).mean())
+
+    assert truth(3.0) > truth(0.0) + 0.01
 
 
 @torch.no_grad()
