@@ -62,9 +62,9 @@ def variants(model: Model, query: Study, settings: Settings) -> dict[str, Array]
     densify = Densifier.make(match.reference_index, reference.gene_share, np.arange(m), "counts")
     counts, totals = densify(query.counts)
     panel = Panel(pair.gene, match.present, settings.panel_genes)
-    z, *parts = panel.run(counts, totals[:, 0], "parts")
+    z, *parts = panel.run(sp.csr_matrix(counts), totals[:, 0], "parts")
     net, linear, logistic = parts
-    logits = panel.run(counts, totals[:, 0])[1]
+    logits = panel.run(sp.csr_matrix(counts), totals[:, 0])[1]
     graph = make_graph(z, logits, torch.zeros_like(logits), settings)
     own = logits
     shield = (own.exp() @ pair.cell.shield)[:, None]

@@ -14,6 +14,8 @@ from scbignn_training.settings import Settings
         {"net_genes": 1500, "ranked_genes": 1000},
         {"embedding_size": 30},
         {"folds": 1},
+        {"max_steps": 0},
+        {"graph_cells": 0},
     ],
 )
 def test_contradictions_are_refused(wrong):
