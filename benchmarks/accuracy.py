@@ -74,9 +74,9 @@ def variants(
     densify = Densifier.make(match.reference_index, reference.gene_share, np.arange(m), "counts")
     counts, totals = densify(query.counts)
     panel = Panel(pair.gene, match.present, settings.panel_genes)
-    z, *parts = panel.run(counts, totals[:, 0], "parts")
+    z, *parts = panel.run(sp.csr_matrix(counts), totals[:, 0], "parts")
     net, discriminant, logistic = parts
-    logits = panel.run(counts, totals[:, 0])[1]
+    logits = panel.run(sp.csr_matrix(counts), totals[:, 0])[1]
     graph = make_graph(z, logits, torch.zeros_like(logits), settings)
     found = {
         "scBiGNN": pair.cell(logits, graph),

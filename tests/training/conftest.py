@@ -156,7 +156,7 @@ def held_out(model: Model, parts: dict[str, Path]) -> Cells:
     counts = study.counts[known][:, [column[s] for s in model.reference.symbols]]
     totals = np.asarray(counts.sum(axis=1), np.float32).ravel()
     codes = np.searchsorted(model.reference.cell_types, study.labels[known].astype(str))
-    return Cells(counts[:, :600].toarray(), totals, np.ones(600, dtype=bool), codes)
+    return Cells(counts[:, :600], totals, np.ones(600, dtype=bool), codes)
 
 
 @pytest.fixture(scope="session")

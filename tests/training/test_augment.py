@@ -3,9 +3,17 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
-from scbignn_training.augment import augment_batch, distort_genes, draw_panel, thin, views
+from scbignn_training.augment import (
+    augment_batch,
+    cut_genes,
+    distort_genes,
+    draw_panel,
+    thin,
+    views,
+)
 from scbignn_training.settings import Settings
 
 CLEAN = Settings(
@@ -24,6 +32,11 @@ def augment(x, targets=None, seed=0, **strengths):
 @pytest.fixture
 def counts():
     return np.random.default_rng(0).poisson(20.0, (300, 80)).astype(np.float32)
+
+
+@pytest.fixture
+def sparse(counts):
+    return sp.csr_matrix(counts)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -83,9 +96,11 @@ def test_expression_never_turns_negative():
     assert float(mixed.min()) == 0.0
 
 
-def test_thinning_takes_whole_counts_away(counts):
+def test_thinning_takes_whole_counts_away(counts, sparse):
     totals = counts.sum(axis=1) * 2  # half of the library is on other genes
-    thinned, new = thin(counts, totals, np.random.default_rng(1))
+    thinned, new = thin(sparse, totals, np.random.default_rng(1))
+    np.testing.assert_array_equal(sparse.toarray(), counts)
+    thinned = thinned.toarray()
     assert (thinned <= counts).all()
     np.testing.assert_array_equal(thinned, np.round(thinned))
     rate = new / totals
@@ -109,7 +124,8 @@ def test_panels_keep_a_part_of_the_genes_and_rather_the_variable_ones():
 def test_distortion_is_one_factor_a_gene_on_the_log_scale(counts):
     totals = counts.sum(axis=1)
     counts[:, 3] = 0
-    distorted = distort_genes(counts, totals, 0.4, np.random.default_rng(2))
+    sparse = sp.csr_matrix(counts)
+    distorted = distort_genes(sparse, totals, 0.4, np.random.default_rng(2)).toarray()
     scale = totals[:, None] / 1e4
     seen = counts > 0
     ratio = np.where(seen, np.log1p(distorted / scale), np.nan)
@@ -121,29 +137,36 @@ def test_distortion_is_one_factor_a_gene_on_the_log_scale(counts):
     spread = np.nanmax(factors, axis=0) - np.nanmin(factors, axis=0)
     assert spread.max() < 1e-3
     assert np.log(np.nanmean(factors, axis=0)).std() == pytest.approx(0.4, rel=0.3)
-    same = distort_genes(counts, totals, 0.0, np.random.default_rng(2))
+    same = distort_genes(sparse, totals, 0.0, np.random.default_rng(2)).toarray()
     np.testing.assert_allclose(same, counts, rtol=1e-4, atol=1e-4)
 
 
-def test_three_views_clean_thinned_and_cut(counts):
+def test_cutting_takes_the_counts_of_absent_genes(counts, sparse):
+    present = np.arange(80) % 3 > 0
+    np.testing.assert_array_equal(cut_genes(sparse, present).toarray(), counts * present)
+    np.testing.assert_array_equal(sparse.toarray(), counts)
+
+
+def test_three_views_clean_thinned_and_cut(counts, sparse):
     totals = counts.sum(axis=1)
-    clean, thinned, cut = views(counts, totals, np.zeros(80), np.random.default_rng(3))
-    assert clean[0] is counts
+    clean, thinned, cut = views(sparse, totals, np.zeros(80), np.random.default_rng(3))
+    assert clean[0] is sparse
     assert clean[1] is totals
     assert clean[2].all()
     assert thinned[2].all()
     assert thinned[0].sum() < 0.5 * counts.sum()
     present = cut[2]
     assert 0 < present.sum() < 80
-    assert not cut[0][:, ~present].any()
-    assert cut[0][:, present].any(axis=0).all()
+    assert not cut[0].toarray()[:, ~present].any()
+    assert cut[0].toarray()[:, present].any(axis=0).all()
     np.testing.assert_array_equal(cut[1], totals)
 
 
-def test_a_seed_fixes_the_views(counts):
+def test_a_seed_fixes_the_views(counts, sparse):
     first, second = (
-        views(counts, counts.sum(axis=1), np.zeros(80), np.random.default_rng(5)) for _ in range(2)
+        views(sparse, counts.sum(axis=1), np.zeros(80), np.random.default_rng(5)) for _ in range(2)
     )
     for one, other in zip(first, second, strict=True):
-        for a, b in zip(one, other, strict=True):
+        assert (one[0] != other[0]).nnz == 0
+        for a, b in zip(one[1:], other[1:], strict=True):
             np.testing.assert_array_equal(a, b)

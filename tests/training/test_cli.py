@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import anndata as ad
 import pytest
@@ -12,6 +16,7 @@ import scbignn_training.cli
 import scbignn_training.pack
 import scbignn_training.train
 from scbignn_infer.cli import main
+from scbignn_infer.errors import InputError
 
 
 def run(*arguments, code=0):
@@ -74,7 +79,7 @@ def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     head = lines.index("iteration  gene level  with cell level  seconds")
-    table = lines[head + 1 : head + 4]
+    table = [line for line in lines[head + 1 :] if not line.startswith("[")]
     assert [int(line.split()[0]) for line in table] == [0, 1, 2]
     assert {len(line) for line in [lines[head], *table]} == {len(lines[head])}
     found = scbignn_infer.load_model(tmp_path / "out" / "tiny")
@@ -88,6 +93,45 @@ def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
     assert "out_of_fold_macro_f1" in stages[-1]
     # It is the model that the same recipe made before.
     assert found.read("statistics.npz") == (bundle / "statistics.npz").read_bytes()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["tiny"]  # no checkpoint is left
+
+
+def test_a_killed_run_goes_on_with_the_same_command(recipe_file, tmp_path, bundle):
+    """Killed without warning after some stages; those are not done again."""
+    out = tmp_path / "out"
+    command = ["train", "--recipe", str(recipe_file), "-o", str(out), "--threads", "1"]
+    program = "from scbignn_infer.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.DEVNULL)
+    unfinished = out / ".tiny.checkpoint"
+    while len(list(unfinished.glob("*.pt"))) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "tiny").exists()
+    kept = list(unfinished.glob("split-1-of-1-fold-*.pt"))
+    assert kept
+    done = run(*command[1:])
+    assert "training split 1 of 1, fold 1 of 2" not in done.stderr
+    assert "split 1 of 1, fold 1 of 2: taken from the unfinished run" in done.stderr
+    assert not unfinished.exists()
+    for name in ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz"):
+        assert (out / "tiny" / name).read_bytes() == (bundle / name).read_bytes(), name
+
+
+def test_fresh_starts_anew(recipe_file, tmp_path, monkeypatch):
+    unfinished = tmp_path / ".tiny.checkpoint"
+    unfinished.mkdir()
+    (unfinished / "stage.pt").write_bytes(b"")
+    there = []
+
+    def train(recipe, log, *, device, checkpoint):
+        there.append(checkpoint.exists())
+        raise InputError("stop", expected="", do="")
+
+    monkeypatch.setattr(scbignn_training.train, "train", train)
+    run("--recipe", recipe_file, "-o", tmp_path, "--threads", 1, code=1)
+    run("--recipe", recipe_file, "-o", tmp_path, "--threads", 1, "--fresh", code=1)
+    assert there == [True, False]
 
 
 class TestAdapting:
@@ -141,7 +185,9 @@ class TestOptions:
         """Catch the recipe that the options make, without its work."""
         recipes = []
 
-        def train(recipe, log):
+        def train(recipe, log, *, device, checkpoint):
+            assert device == "cpu"
+            assert checkpoint.name == f".{recipe.name}.checkpoint"
             recipes.append(recipe)
             log.stage("working")
             for row in model.history:
@@ -218,6 +264,7 @@ class TestBadInput:
             ("--seed", -1),
             ("--seed", "one"),
             ("--no-such-option",),
+            ("--device", "tpu"),
         ],
     )
     def test_wrong_values(self, given, wrong):
@@ -233,6 +280,12 @@ class TestBadInput:
         assert f"'{name}'" in done.stderr
         assert "--name" in done.stderr
         assert not (tmp_path / "out").exists()
+
+    def test_a_gpu_that_is_not_there(self, given, tmp_path, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        done = run(*given, "-o", tmp_path, "--device", "cuda", code=1)
+        assert "no CUDA device" in done.stderr
+        assert "--device cpu" in done.stderr
 
     def test_the_output_exists(self, given, tmp_path):
         (tmp_path / "mine").mkdir()

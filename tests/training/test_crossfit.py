@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import warnings
 
+import msgspec
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from scbignn_training import crossfit
+from scbignn_training.blocks import log_expression
 from scbignn_training.calibrate import fit_temperature
+from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.crossfit import FoldView, cross_fit, settle
-from scbignn_training.data import Cells, log_expression
+from scbignn_training.data import Cells
 from scbignn_training.settings import Settings
 
 
@@ -17,16 +21,17 @@ class TestCrossFitting:
     def test_no_level_sees_the_cells_that_it_labels(self, gold, settings, monkeypatch, model):
         """Each cell is labelled in three views, by the level of its fold."""
         n_types = len(model.reference.cell_types)
-        x = log_expression(gold.counts, gold.totals)
+        x = gold.expression.toarray()
         inside, outside = [], []
         fit_gene_level, views = crossfit.fit_gene_level, crossfit.views
 
         def spy_fit(x, *rest):
-            inside.append({row.tobytes() for row in x})
+            inside.append({row.tobytes() for row in x.toarray()})
             return fit_gene_level(x, *rest)
 
         def spy_views(counts, totals, *rest):
-            outside.append({row.tobytes() for row in log_expression(counts, totals)})
+            seen = log_expression(counts, totals).toarray()
+            outside.append({row.tobytes() for row in seen})
             return views(counts, totals, *rest)
 
         monkeypatch.setattr(crossfit, "fit_gene_level", spy_fit)
@@ -94,9 +99,8 @@ class TestCrossFitting:
 
     def test_distances_are_to_cells_that_the_level_was_trained_on(self, gold, settings, model):
         """A copy of a training cell is at no distance of it; its own fold sees no copy."""
-        counts, totals, codes = (
-            np.concatenate([a, a]) for a in (gold.counts, gold.totals, gold.codes)
-        )
+        totals, codes = (np.concatenate([a, a]) for a in (gold.totals, gold.codes))
+        counts = sp.csr_matrix(sp.vstack([gold.counts, gold.counts]))
         twice = Cells(counts, totals, gold.present, codes)
         found = cross_fit(twice, len(model.reference.cell_types), np.zeros(600), settings)
         distance = np.concatenate([v.distance for v in found if v.clean])
@@ -104,6 +108,31 @@ class TestCrossFitting:
         assert len(distance) == 2 * n
         # About half of the cells have their copy in the other fold.
         assert 0.3 < (distance < 1e-5).mean() < 0.7
+
+    def test_of_a_large_fold_a_sample_is_shown(self, gold, settings, model):
+        """Small types stay whole."""
+        n_types = len(model.reference.cell_types)
+        few = msgspec.structs.replace(settings, graph_cells=60)
+        found = cross_fit(gold, n_types, np.zeros(600), few)
+        every = cross_fit(gold, n_types, np.zeros(600), settings)
+        for some, whole in zip(found, every, strict=True):
+            assert 50 <= len(some.codes) <= 60 < len(whole.codes)
+            assert set(some.codes) == set(whole.codes)
+            assert len(some.distance) == len(some.embedding) == len(some.codes)
+        clean = [i for i, view in enumerate(every) if view.clean]
+        for i in clean:  # the very cells, labelled by the very level
+            rows = {tuple(row) for row in every[i].parts[0].numpy().round(3)}
+            shown = [tuple(row) in rows for row in found[i].parts[0].numpy().round(3)]
+            assert np.mean(shown) > 0.95
+
+    def test_with_many_types_fewer_cells_are_shown(self):
+        """The probabilities on all edges of a graph are bounded."""
+        settings = Settings()
+        assert cells_of_graph(11, settings) == 20_000
+        for n_types in (2, 50, 200, 300, 1000):
+            n = cells_of_graph(n_types, settings)
+            assert n * settings.n_neighbors * n_types <= 2**25
+            assert n > 5 * n_types or n_types > 300
 
     def test_a_type_of_fewer_cells_than_folds_is_no_warning(self, gold, settings):
         few = np.concatenate(

@@ -5,13 +5,25 @@ import copy
 import msgspec
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from scipy.stats import multivariate_normal
 from torch import nn
 
+from scbignn_training import gene_level as module
 from scbignn_training import statistics
-from scbignn_training.data import log_expression
-from scbignn_training.gene_level import GeneLevel, Panel, ProgramAttention, fit_network
+from scbignn_training.augment import cut_genes
+from scbignn_training.blocks import dense, log_expression
+from scbignn_training.checkpoint import Checkpoint
+from scbignn_training.gene_level import (
+    GeneLevel,
+    Panel,
+    ProgramAttention,
+    fit_network,
+    steps_of,
+)
+from scbignn_training.progress import Progress
+from scbignn_training.run import Run
 from scbignn_training.settings import Settings
 
 SETTINGS = Settings(
@@ -37,7 +49,7 @@ def cells():
     codes = rng.integers(0, N_TYPES, 200)
     rate = rng.gamma(0.5, 2.0, (N_TYPES, 60))
     counts = rng.poisson(rate[codes] * rng.uniform(0.5, 2, (200, 1))).astype(np.float32)
-    return counts, (counts.sum(axis=1) + 500).astype(np.float32), codes
+    return sp.csr_matrix(counts), (counts.sum(axis=1) + 500).astype(np.float32), codes
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def test_the_closed_form_is_attention_between_the_expressed_genes(level, cells, 
     net = copy.deepcopy(level.net)
     if not normed:
         net.value_norm, net.attention_norm = nn.Identity(), nn.Identity()
-    x = torch.from_numpy(log_expression(cells[0][:9, :30], cells[1][:9]))
+    x = dense(log_expression(cells[0][:9, :30], cells[1][:9]))
     assert bool((x == 0).any(1).all())  # every cell has genes it does not express
     for found, expected in zip(net(x), naive_network(net, x), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
@@ -119,7 +131,7 @@ def test_without_programs_the_linear_path_is_all_there_is(cells):
 @torch.no_grad()
 def test_scores_are_cut(level, cells):
     """A gene of score 60 weighs no more than one of score 6."""
-    x = torch.from_numpy(log_expression(cells[0][:5, :30], cells[1][:5]))
+    x = dense(log_expression(cells[0][:5, :30], cells[1][:5]))
     net = copy.deepcopy(level.net)
     net.score[0], net.score[1] = 60.0, -60.0
     torch.testing.assert_close(net(x)[0], naive_network(net, x)[0], atol=1e-4, rtol=1e-4)
@@ -144,7 +156,7 @@ def panel(request, level):
 
 
 def scaled(level, cells, genes):
-    x = log_expression(cells[0], cells[1])
+    x = log_expression(cells[0], cells[1]).toarray()
     tables = level.statistics
     z = (x - tables["gene_mean"]) / tables["gene_scale"]
     return z.clip(-10, 10)[:, genes]
@@ -225,7 +237,7 @@ def test_absent_genes_are_imputed_by_the_conditional_gaussian_mean(level, cells,
     z_found, _, x_found = (a.numpy() for a in panel.run(cells[0], cells[1], "impute"))
     np.testing.assert_allclose(z_found, z, atol=1e-4)
     np.testing.assert_allclose(x_found[:, absent], expected[:, absent], atol=2e-3)
-    x = log_expression(cells[0], cells[1])
+    x = log_expression(cells[0], cells[1]).toarray()
     there = np.flatnonzero(present[:30])
     np.testing.assert_allclose(x_found[:, there], x[:, there], atol=1e-5)
 
@@ -233,7 +245,8 @@ def test_absent_genes_are_imputed_by_the_conditional_gaussian_mean(level, cells,
 def test_with_all_genes_nothing_is_imputed(level, cells):
     panel = Panel(level, np.ones(60, dtype=bool), SETTINGS.panel_genes)
     x = panel.run(cells[0], cells[1], "impute")[2].numpy()
-    np.testing.assert_allclose(x, log_expression(cells[0][:, :30], cells[1]), atol=1e-5)
+    expected = log_expression(cells[0][:, :30], cells[1]).toarray()
+    np.testing.assert_allclose(x, expected, atol=1e-5)
     impute_out = panel.tables[6]
     assert not impute_out.any()
 
@@ -241,8 +254,8 @@ def test_with_all_genes_nothing_is_imputed(level, cells):
 def test_imputation_beats_the_mean_on_real_cells(model, held_out, settings):
     """Half of the genes are hidden; their guess must be nearer to the truth than the mean is."""
     present = np.arange(600) % 2 == 0
-    x = log_expression(held_out.counts, held_out.totals)[:, :200]
-    counts = held_out.counts * present
+    x = held_out.expression[:, :200].toarray()
+    counts = cut_genes(held_out.counts, present)
     panel = Panel(model.pair.gene, present, settings.panel_genes)
     guess = panel.run(counts, held_out.totals, "impute")[2].numpy()
     mean = model.pair.gene.statistics["gene_mean"][:200]
@@ -265,7 +278,8 @@ def test_the_three_heads_are_blended(level, cells, panel):
 
 def test_batches_change_nothing(level, cells):
     panel = Panel(level, np.ones(60, dtype=bool), SETTINGS.panel_genes)
-    counts, totals = np.tile(cells[0], (3, 1)), np.tile(cells[1], 3)  # 600 cells, two batches
+    counts = sp.csr_matrix(sp.vstack([cells[0]] * 3))  # 600 cells, two batches
+    totals = np.tile(cells[1], 3)
     for many, few in zip(panel.run(counts, totals), panel.run(*cells[:2]), strict=True):
         torch.testing.assert_close(many, few.repeat(3, 1))
 
@@ -276,7 +290,7 @@ def test_a_type_absent_from_a_fold_never_wins(model, gold, settings):
 
     rows = gold.codes != 2
     n_types = len(model.reference.cell_types)
-    x = log_expression(gold.counts, gold.totals)
+    x = gold.expression
     level = fit_gene_level(x[rows], gold.codes[rows], n_types, settings, seed=0)
     panel = Panel(level, gold.present, settings.panel_genes)
     logits = panel.run(gold.counts, gold.totals)[1].numpy()
@@ -288,7 +302,7 @@ def test_a_type_absent_from_a_fold_never_wins(model, gold, settings):
 
 @pytest.fixture(scope="module")
 def data(cells):
-    x = torch.from_numpy(log_expression(cells[0][:, :30], cells[1]))
+    x = log_expression(cells[0][:, :30], cells[1])
     return x, torch.from_numpy(cells[2]), N_TYPES, SETTINGS
 
 
@@ -300,7 +314,7 @@ def trained(data):
 @torch.no_grad()
 def test_the_network_learns(data, trained):
     assert not trained.training
-    found = trained(data[0])[1].argmax(1)
+    found = trained(dense(data[0]))[1].argmax(1)
     assert float((found == data[1]).float().mean()) > 0.95
 
 
@@ -336,11 +350,56 @@ def test_any_number_of_epochs_can_be_trained(data, epochs):
     assert all(bool(p.isfinite().all()) for p in net.parameters())
 
 
+@pytest.mark.parametrize(
+    ("n_cells", "again", "steps"),
+    [(1, False, 20), (64, False, 20), (65, False, 40), (200, True, 8), (10**6, False, 300)],
+)
+def test_steps_are_epochs_over_the_cells_but_bounded(n_cells, again, steps):
+    settings = msgspec.structs.replace(SETTINGS, max_steps=300)
+    assert steps_of(n_cells, settings, again=again) == steps
+
+
+def test_the_schedule_ends_with_the_last_step(data, monkeypatch):
+    """However few steps are allowed, the rate has come down when they are over."""
+    rates = []
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+
+    class Spy(one_cycle):
+        def step(self, *rest):
+            rates.append(self.optimizer.param_groups[0]["lr"])
+            super().step(*rest)
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "OneCycleLR", Spy)
+    settings = msgspec.structs.replace(SETTINGS, max_steps=30)
+    lines = []
+    run = Run(progress=Progress(lines.append, total=30)).within("fold 1 of 1")
+    fit_network(*data[:3], settings, seed=0, run=run)
+    rates = rates[1:]  # the scheduler steps once as it is made
+    assert len(rates) == 30
+    assert max(rates) == pytest.approx(settings.gene_learning_rate, rel=0.02)
+    assert rates[-1] < 0.02 * max(rates)
+    run.progress.stage("next")
+    assert lines == ["training fold 1 of 1: 0 % of all steps", lines[-1]]
+    assert lines[-1].startswith("next: 100 % of all steps")
+
+
+def test_a_finished_network_is_read_and_not_trained_again(data, trained, tmp_path, monkeypatch):
+    run = Run(checkpoint=Checkpoint(tmp_path, "key"), place="all cells")
+    fit_network(*data, seed=1, run=run)
+    monkeypatch.setattr(module, "augment_batch", None)  # a step would fail
+    found = fit_network(*data, seed=1, run=run)
+    assert not found.training
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+
+
 def test_pseudo_labels_without_weight_change_nothing(data, trained):
     settings = msgspec.structs.replace(SETTINGS, pseudo_weight_gene=0.0)
     labels = [torch.eye(N_TYPES)[[c] * 200] for c in (0, 1)]
     nets = [
-        fit_network(*data[:3], settings, seed=0, start=trained, unlabelled=data[0], pseudo=label)
+        fit_network(
+            *data[:3], settings, seed=0, start=trained, unlabelled=dense(data[0]), pseudo=label
+        )
         for label in labels
     ]
     for one, other in zip(*(net.parameters() for net in nets), strict=True):

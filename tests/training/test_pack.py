@@ -9,6 +9,7 @@ import anndata as ad
 import msgspec
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from scipy.special import softmax
 
@@ -77,6 +78,7 @@ class TestTheBundle:
         assert len(spec.cell_level.layers) == 2
         assert spec.created_with["torch"] == torch.__version__
         assert spec.created_with["threads"] == "1"  # sums depend on it
+        assert spec.created_with["device"] == "cpu"
         assert (bundle / "README.md").read_text().startswith("# tiny 1\n")
 
     def test_the_tables_are_those_that_torch_computed_with(self, bundle, model):
@@ -112,7 +114,7 @@ class TestRoundTrip:
     ):
         counts = query[:, model.reference.symbols].X
         cells = Cells(
-            counts[:, :600].toarray(),
+            sp.csr_matrix(counts[:, :600]),
             np.asarray(counts.sum(axis=1), np.float32).ravel(),
             np.ones(600, dtype=bool),
             np.empty(0, np.int64),
@@ -301,7 +303,7 @@ def test_parity_is_checked_on_cells_of_the_reference(model, recipe, monkeypatch,
     assert panel.level is model.pair.gene
     every = model.reference.counts[:, :600].toarray()
     row_of = {cell.tobytes(): i for i, cell in enumerate(every)}
-    rows = [row_of[cell.tobytes()] for cell in counts]
+    rows = [row_of[cell.tobytes()] for cell in counts.toarray()]
     assert len(set(rows)) == len(rows) == min(limit, len(every))
     np.testing.assert_array_equal(totals, model.reference.totals[rows])
     assert len(set(model.reference.codes[rows])) > 5  # a mix of types, not the first cells

@@ -16,6 +16,8 @@ from scbignn_training.settings import Settings
         {"embedding_size": 30},
         {"token_size": 30},
         {"folds": 1},
+        {"max_steps": 0},
+        {"graph_cells": 0},
     ],
 )
 def test_contradictions_are_refused(wrong):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from scbignn_training.blocks import row_of_each, with_values
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
@@ -32,20 +34,24 @@ def augment_batch(
     """
     b, g = x.shape
     if generator.random() < settings.lost_panel_chance:
-        x = x * (torch.rand(g) > settings.lost_panel_share * generator.random())
+        x = x * (torch.rand(g, device=x.device) > settings.lost_panel_share * generator.random())
     x = x * (torch.rand_like(x) > settings.gene_dropout)
-    x = x * (1 + settings.cell_scale_noise * torch.randn(b, 1)).clamp(min=0)
-    x = x * (settings.gene_factor_noise * torch.randn(1, g)).exp()
-    other, share = torch.randperm(b), float(generator.beta(settings.mixup, settings.mixup))
+    x = x * (1 + settings.cell_scale_noise * torch.randn(b, 1, device=x.device)).clamp(min=0)
+    x = x * (settings.gene_factor_noise * torch.randn(1, g, device=x.device)).exp()
+    other = torch.randperm(b, device=x.device)
+    share = float(generator.beta(settings.mixup, settings.mixup))
     mixed = share * x + (1 - share) * x[other]
     return mixed, share * targets + (1 - share) * targets[other]
 
 
-def thin(counts: Array, totals: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+def thin(
+    counts: sp.csr_matrix, totals: Array, generator: np.random.Generator
+) -> tuple[sp.csr_matrix, Array]:
     """Thin whole counts (n, g) binomially to 15-50 % a cell, as by shallower sequencing."""
-    rate = generator.uniform(0.15, 0.5, len(counts))
-    thinned = generator.binomial(np.round(counts).astype(np.int64), rate[:, None])
-    return thinned.astype(np.float32), (totals * rate).astype(np.float32)
+    rate = generator.uniform(0.15, 0.5, counts.shape[0])
+    whole = np.round(counts.data).astype(np.int64)
+    thinned = generator.binomial(whole, row_of_each(counts, rate)).astype(np.float32)
+    return with_values(counts, thinned), (totals * rate).astype(np.float32)
 
 
 def draw_panel(variability: Array, generator: np.random.Generator) -> Array:
@@ -75,17 +81,24 @@ def draw_panel(variability: Array, generator: np.random.Generator) -> Array:
     return present
 
 
-def distort_genes(counts: Array, totals: Array, sd: float, generator: np.random.Generator) -> Array:
+def distort_genes(
+    counts: sp.csr_matrix, totals: Array, sd: float, generator: np.random.Generator
+) -> sp.csr_matrix:
     """Multiply each gene's log1p(CP10k) by a factor exp(sd N), as another protocol would."""
-    scale = np.maximum(totals, 1.0)[:, None] / 1e4
-    factor = np.exp(sd * generator.standard_normal(counts.shape[1]))
-    distorted: Array = np.expm1(np.log1p(counts / scale) * factor) * scale
-    return distorted.astype(np.float32)
+    scale = row_of_each(counts, np.maximum(totals, 1.0) / 1e4)
+    factor = np.exp(sd * generator.standard_normal(counts.shape[1]))[counts.indices]
+    distorted = np.expm1(np.log1p(counts.data / scale) * factor) * scale
+    return with_values(counts, distorted.astype(np.float32))
+
+
+def cut_genes(counts: sp.csr_matrix, present: Array) -> sp.csr_matrix:
+    """Take away the counts of absent genes."""
+    return with_values(counts, counts.data * present[counts.indices])
 
 
 def views(
-    counts: Array, totals: Array, variability: Array, generator: np.random.Generator
-) -> list[tuple[Array, Array, Array]]:
+    counts: sp.csr_matrix, totals: Array, variability: Array, generator: np.random.Generator
+) -> list[tuple[sp.csr_matrix, Array, Array]]:
     """Return held-out cells as other studies might show them: clean, thinned, cut and distorted.
 
     Parameters
@@ -107,5 +120,5 @@ def views(
     return [
         (counts, totals, everything),
         (*thin(counts, totals, generator), everything),
-        (distort_genes(counts, totals, 0.4, generator) * panel, totals, panel),
+        (cut_genes(distort_genes(counts, totals, 0.4, generator), panel), totals, panel),
     ]

@@ -16,14 +16,18 @@ from torch import Tensor, nn
 
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.sessions import choose_runtime
+from scbignn_training.checkpoint import State
 from scbignn_training.gate import GateLayer
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
+from scbignn_training.run import BARE, Run
 from scbignn_training.sage import SageLayer
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 FORMS: dict[str, type[GateLayer] | type[SageLayer]] = {"gate": GateLayer, "sage": SageLayer}
 """Layers by ``Settings.cell_form``."""
+EDGE_VALUES = 1 << 25
+"""Probabilities on all edges of a graph at most (128 MiB): with many types, fewer cells."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class CellGraph:
 def one_hot(codes: Array, n_classes: int) -> Tensor:
     """Return (n, c) float targets."""
     return nn.functional.one_hot(torch.from_numpy(codes), n_classes).float()
+
+
+def cells_of_graph(n_classes: int, settings: Settings) -> int:
+    """Return how many cells a graph to train on may have."""
+    return min(settings.graph_cells, EDGE_VALUES // (settings.n_neighbors * n_classes))
 
 
 def make_graph(
@@ -215,6 +224,7 @@ def fit_cell_level(
     *,
     share: float,
     unlabelled: CellGraph | None = None,
+    run: Run = BARE,
 ) -> CellLevel:
     """Train the layers on graphs of held-out cells.
 
@@ -234,6 +244,8 @@ def fit_cell_level(
         Of the cell level in the output, set after training at 1.
     unlabelled
         Graph of unlabelled cells with soft targets; an M-step.
+    run
+        Its checkpoint is used; the levels train on the CPU.
 
     Returns
     -------
@@ -243,25 +255,30 @@ def fit_cell_level(
     torch.manual_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
     level = CellLevel(shield, settings, share=1.0)
-    graphs = [*graphs, *(_shifted(g, settings, generator) for g in graphs)]
-    codes = torch.cat([g.targets.argmax(1) for g in graphs])
-    weights = class_weights(codes, len(shield), settings.class_weight_power)
-    optimizer = torch.optim.AdamW(level.parameters(), lr=settings.cell_learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, settings.cell_epochs * len(graphs)
-    )
-    level.train()
-    for _ in range(settings.cell_epochs):
-        for i in torch.randperm(len(graphs)).tolist():
-            graph, extra = graphs[i], None
-            gold = (level(noised(graph, settings), graph), soft_targets(graph.targets, 0.02))
-            if unlabelled is not None and settings.pseudo_weight_cell > 0:
-                extra = (level(noised(unlabelled, settings), unlabelled), unlabelled.targets)
-            loss = bilevel_loss(gold, extra, settings.pseudo_weight_cell, weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+
+    def descend() -> State:
+        shown = [*graphs, *(_shifted(g, settings, generator) for g in graphs)]
+        codes = torch.cat([g.targets.argmax(1) for g in shown])
+        weights = class_weights(codes, len(shield), settings.class_weight_power)
+        optimizer = torch.optim.AdamW(level.parameters(), lr=settings.cell_learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, settings.cell_epochs * len(shown)
+        )
+        level.train()
+        for _ in range(settings.cell_epochs):
+            for i in torch.randperm(len(shown)).tolist():
+                graph, extra = shown[i], None
+                gold = (level(noised(graph, settings), graph), soft_targets(graph.targets, 0.02))
+                if unlabelled is not None and settings.pseudo_weight_cell > 0:
+                    extra = (level(noised(unlabelled, settings), unlabelled), unlabelled.targets)
+                loss = bilevel_loss(gold, extra, settings.pseudo_weight_cell, weights)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        return level.state_dict()
+
+    level.load_state_dict(run.once(descend))
     level.share = share
     return level.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -51,6 +52,14 @@ RECIPE_PARAMETERS = (
     help="Leave out smaller types.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the networks train.",
+)
+@click.option("--fresh", is_flag=True, help="Do not go on from an unfinished run.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all].")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -66,13 +75,16 @@ def train(
     tissue: str,
     min_cells: int,
     seed: int,
+    device: str,
+    fresh: bool,
     threads: int | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     """Train a model on labelled cells and write its bundle.
 
-    Several references are joined on the genes that all of them have.
+    Several references are joined on the genes that all of them have. A run that was killed goes
+    on where it was when the same command is given again.
     """
     if recipe_file is not None:
         source = click.get_current_context().get_parameter_source
@@ -94,14 +106,34 @@ def train(
             adapt=[Source(file=f) for f in adapt],
             settings=Settings(seed=seed),
         )
-    run(recipe, output, threads=threads, overwrite=overwrite, quiet=quiet)
+    run(
+        recipe,
+        output,
+        device=device,
+        fresh=fresh,
+        threads=threads,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
 
 
-def run(recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, quiet: bool) -> Path:
+def run(
+    recipe: Recipe,
+    output: Path,
+    *,
+    device: str = "auto",
+    fresh: bool = False,
+    threads: int | None,
+    overwrite: bool,
+    quiet: bool,
+) -> Path:
     """Train a recipe, print its EM table and write the bundle."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # sums on a GPU repeat
     import torch
 
+    from scbignn_training import checkpoint
     from scbignn_training.pack import check_free, write_bundle
+    from scbignn_training.run import choose_device
     from scbignn_training.train import Log
     from scbignn_training.train import train as fit
 
@@ -109,6 +141,7 @@ def run(recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, q
     if not name or Path(name).name != name or name.startswith("."):
         raise InputError(f"the name '{name}'", expected="a plain name", do="choose another --name")
     check_free(output / name, overwrite=overwrite)
+    device = choose_device(device, has_cuda=torch.cuda.is_available())
     torch.set_num_threads(threads or available_threads())
     torch.use_deterministic_algorithms(True)  # sums over edges are added up in a fixed order
     start = time.perf_counter()
@@ -127,9 +160,13 @@ def run(recipe: Recipe, output: Path, *, threads: int | None, overwrite: bool, q
                 err=True,
             )
 
-    model = fit(recipe, Log(stage, iteration))
+    unfinished = output / f".{name}.checkpoint"
+    if fresh:
+        checkpoint.remove(unfinished)
+    model = fit(recipe, Log(stage, iteration), device=device, checkpoint=unfinished)
     stage("exporting, and comparing onnxruntime with torch")
     path = write_bundle(model, recipe, output, overwrite=overwrite)
+    checkpoint.remove(unfinished)
     size = sum(f.stat().st_size for f in path.iterdir()) / 1e6
     stage(f"wrote {path} ({size:.1f} MB): " + msgspec.json.encode(model.scores).decode())
     return path

@@ -11,14 +11,19 @@ import torch
 
 from scbignn_infer.results import smooth
 from scbignn_training.augment import views
+from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature
-from scbignn_training.cell_level import CellGraph, make_graph, one_hot
+from scbignn_training.cell_level import CellGraph, cells_of_graph, make_graph, one_hot
 from scbignn_training.data import Cells
 from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level
+from scbignn_training.run import BARE, Run
+from scbignn_training.sampling import even, stratified
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+BANK_CELLS = 4000
+"""Reference cells that a bundle keeps for the novelty, and a fold for its distances."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class FoldView:
     codes
         (n,) gold label codes.
     distance
-        (n,) cosine distance to the nearest cell that the fold's gene level was trained on.
+        (n,) cosine distance to the nearest cell of a bank that the fold's gene level was trained
+        on.
     clean
         Whether the cells are shown as they are.
     """
@@ -72,9 +78,12 @@ class CrossFit:
 
 
 def cross_fit(
-    labelled: Cells, n_classes: int, variability: Array, settings: Settings
+    labelled: Cells, n_classes: int, variability: Array, settings: Settings, run: Run = BARE
 ) -> list[FoldView]:
-    """Let gene levels label cells that they have not seen, as other studies might show them."""
+    """Let gene levels label cells that they have not seen, as other studies might show them.
+
+    Of a large fold a sample of the cells is shown, small types whole.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     generator = np.random.default_rng(settings.seed)
@@ -83,22 +92,37 @@ def cross_fit(
     found = []
     with warnings.catch_warnings():  # a type may have fewer cells than there are folds
         warnings.simplefilter("ignore", UserWarning)
-        rows = list(folds.split(x, labelled.codes))
+        rows = list(folds.split(labelled.codes, labelled.codes))
     for i, (inside, outside) in enumerate(rows):
         level = fit_gene_level(
-            x[inside], labelled.codes[inside], n_classes, settings, settings.seed + 100 + i
+            x[inside],
+            labelled.codes[inside],
+            n_classes,
+            settings,
+            settings.seed + 100 + i,
+            run.within(f"fold {i + 1} of {settings.folds}"),
         )
+        known = labelled.subset(inside[even(labelled.codes[inside], BANK_CELLS, settings.seed)])
         seen = Panel(level, labelled.present, settings.panel_genes)
-        bank = _unit(seen.run(labelled.counts[inside], labelled.totals[inside])[0])
+        bank = _unit(seen.run(known.counts, known.totals)[0])
+        most = cells_of_graph(n_classes, settings)
+        shown = labelled.subset(outside[stratified(labelled.codes[outside], most, settings.seed)])
         for v, (counts, totals, present) in enumerate(
-            views(labelled.counts[outside], labelled.totals[outside], variability, generator)
+            views(shown.counts, shown.totals, variability, generator)
         ):
             panel = Panel(level, present, settings.panel_genes)
             embedding, *parts = panel.run(counts, totals, "parts")
-            distance = (1 - (_unit(embedding) @ bank.T).amax(1)).numpy()
-            codes = labelled.codes[outside]
-            found.append(FoldView(embedding, tuple(parts), codes, distance, clean=v == 0))
+            distance = _distance(embedding, bank)
+            found.append(FoldView(embedding, tuple(parts), shown.codes, distance, clean=v == 0))
     return found
+
+
+def _distance(embedding: torch.Tensor, bank: torch.Tensor) -> Array:
+    """Return each cell's cosine distance to the nearest of the bank, block by block."""
+    unit = _unit(embedding)
+    nearest = [(unit[rows] @ bank.T).amax(1) for rows in slices(len(unit))]
+    distance: Array = (1 - torch.cat(nearest)).numpy()
+    return distance
 
 
 def _unit(embedding: torch.Tensor) -> torch.Tensor:

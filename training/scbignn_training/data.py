@@ -17,6 +17,7 @@ from scbignn_infer.genes import match_genes
 from scbignn_infer.matrices import choose_matrix, judge, sample_rows
 from scbignn_infer.readers import INDEX, H5adQuery, open_query
 from scbignn_infer.results import UNKNOWN
+from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
 
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
@@ -55,23 +56,30 @@ class Cells:
 
     Attributes
     ----------
-    counts, totals
-        (n, m) and (n,) float32; absent genes count 0.
+    counts
+        (n, m) CSR float32; absent genes count 0.
+    totals
+        (n,) float32.
     present
         (m,) which ranked genes these cells have.
     codes
         (n,) label codes; empty for unlabelled cells.
     """
 
-    counts: Array
+    counts: sp.csr_matrix
     totals: Array
     present: Array
     codes: Array
 
     @property
-    def expression(self) -> Array:
-        """(n, m) log1p(CP10k), float32."""
+    def expression(self) -> sp.csr_matrix:
+        """(n, m) log1p(CP10k), CSR float32."""
         return log_expression(self.counts, self.totals)
+
+    def subset(self, rows: Array) -> Cells:
+        """Return some of the cells."""
+        codes = self.codes[rows] if len(self.codes) else self.codes
+        return Cells(self.counts[rows], self.totals[rows], self.present, codes)
 
 
 @dataclass(frozen=True)
@@ -135,14 +143,14 @@ class Reference:
 
     def cells(self, n_genes: int) -> Cells:
         """Return the cells over the first genes."""
-        counts = self.counts[:, :n_genes].toarray()
+        counts = self.counts[:, :n_genes]
         everything = np.ones(counts.shape[1], dtype=bool)
         return Cells(counts, self.totals, everything, self.codes)
 
     @property
     def gene_share(self) -> Array:
         """(g,) share of all counts that falls on each gene."""
-        total = np.asarray(self.counts.sum(axis=0), np.float64).ravel()
+        total = column_mean(self.counts)
         share: Array = total / total.sum()
         return share
 
@@ -187,6 +195,7 @@ def read_study(
         counts = sp.csr_matrix(sp.vstack(list(query.blocks(matrix, READ_CELLS))), dtype=np.float32)
         if verdicts[matrix].state == "log1p":
             counts.data = np.expm1(counts.data)
+        counts.sum_duplicates()
         columns = query.gene_columns(matrix)
     names = np.array(columns[INDEX])
     symbols, first, inverse = np.unique(names, return_index=True, return_inverse=True)
@@ -245,11 +254,6 @@ def join(
             do="leave out the file with few genes, or name genes alike in all files",
         )
     columns = [{s: i for i, s in enumerate(f.symbols)} for f in files]
-    counts = sp.csr_matrix(
-        sp.vstack(
-            [f.counts[:, [c[s] for s in symbols]] for f, c in zip(files, columns, strict=True)]
-        )
-    )
     ids = [files[0].ensembl_ids[columns[0][s]] for s in symbols]
     published = np.concatenate([f.labels for f in files])
     labels = np.array([merge.get(x, x) for x in published], dtype=object)
@@ -277,13 +281,13 @@ def join(
     code = {t: i for i, t in enumerate(cell_types)}
     codes = np.array([code[x] for x in labels[keep]], np.int64)
     used = {old: new for old, new in merge.items() if old in set(published)}
-    return Reference(counts[keep], symbols, ids, codes, cell_types, batches[keep], used, dropped)
-
-
-def log_expression(counts: Array, totals: Array) -> Array:
-    """Return log1p(1e4 * counts / totals) as float32; (n, g) and (n,)."""
-    scaled = counts * (1e4 / np.maximum(totals, 1.0))[:, None]
-    return np.log1p(scaled, dtype=np.float32)
+    rows = np.split(keep, np.cumsum([f.counts.shape[0] for f in files])[:-1])
+    parts = [
+        f.counts[r][:, [c[s] for s in symbols]]
+        for f, r, c in zip(files, rows, columns, strict=True)
+    ]
+    counts = sp.csr_matrix(sp.vstack(parts) if len(parts) > 1 else parts[0])
+    return Reference(counts, symbols, ids, codes, cell_types, batches[keep], used, dropped)
 
 
 def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int) -> Array:
@@ -305,16 +309,22 @@ def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int)
     ndarray
         (n_genes,) columns, best first.
     """
-    x = sp.csr_matrix(sp.diags_array(1e4 / np.maximum(totals, 1.0)) @ counts, dtype=np.float64)
-    x.data = np.log1p(x.data)
-    squared = x.multiply(x).tocsr()
-    n = x.shape[0]
-    members = sp.csr_matrix((np.ones(n), (codes, np.arange(n))))
-    size = np.asarray(members.sum(axis=1)).ravel()[:, None]
-    mean_c = (members @ x).toarray() / size
-    var_c = (members @ squared).toarray() / size - mean_c**2
-    mean = np.asarray(x.mean(axis=0)).ravel()
-    var = np.asarray(squared.mean(axis=0)).ravel() - mean**2
+    n, size = len(codes), np.bincount(codes)[:, None]
+    factor = 1e4 / np.maximum(totals, 1.0)
+    first, second = np.zeros((2, len(size), counts.shape[1]))
+    for rows in slices(n):
+        block = sp.csr_matrix(counts[rows], dtype=np.float64)
+        x = with_values(block, np.log1p(block.data * row_of_each(block, factor[rows])))
+        width = x.shape[0]
+        members = sp.csr_matrix(
+            (np.ones(width), (codes[rows], np.arange(width))), shape=(len(size), width)
+        )
+        first += (members @ x).toarray()
+        second += (members @ with_values(x, x.data**2)).toarray()
+    mean_c = first / size
+    var_c = second / size - mean_c**2
+    mean = first.sum(axis=0) / n
+    var = second.sum(axis=0) / n - mean**2
     score = (mean_c - mean) / np.sqrt(var_c / size + var / n + 1e-3)
     rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")
     best: Array = np.argsort(rank.min(axis=0), kind="stable")[:n_genes]
@@ -355,10 +365,13 @@ def unlabelled_cells(
         densify = Densifier.make(
             match.reference_index, reference.gene_share, np.arange(n_genes), "counts"
         )
-        parts.append(densify(study.counts))
+        for rows in slices(study.counts.shape[0]):
+            block, total = densify(study.counts[rows])
+            parts.append((sp.csr_matrix(block), total[:, 0]))
         present &= match.present[:n_genes]
-    counts = np.concatenate([c for c, _ in parts]) * present
-    totals = np.concatenate([t for _, t in parts])[:, 0]
+    counts = sp.csr_matrix(sp.vstack([c for c, _ in parts]))
+    counts = with_values(counts, counts.data * present[counts.indices])
+    totals = np.concatenate([t for _, t in parts])
     seen = totals > 0
     if not seen.any():
         raise InputError(

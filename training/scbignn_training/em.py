@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -24,10 +25,11 @@ from scbignn_training.cell_level import (
     one_hot,
     shield_of,
 )
-from scbignn_training.data import Cells, log_expression
+from scbignn_training.data import Cells
 from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import GeneLevel, Network, Panel, fit_network
 from scbignn_training.objective import pseudo_labels
+from scbignn_training.run import BARE, Run
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
@@ -59,24 +61,42 @@ def run_gene_level(level: GeneLevel, cells: Cells, settings: Settings) -> CellGr
 
 
 def fit_cells(
-    graphs: list[CellGraph], settings: Settings, unlabelled: CellGraph | None = None
+    graphs: list[CellGraph],
+    settings: Settings,
+    unlabelled: CellGraph | None = None,
+    run: Run = BARE,
 ) -> tuple[CellLevel, Teacher]:
     """Train the cell level of the output (shielded, shared) and the teacher (neither)."""
     shield = shield_of(graphs, settings)
     output = fit_cell_level(
-        graphs, shield, settings, share=settings.cell_share, unlabelled=unlabelled
+        graphs,
+        shield,
+        settings,
+        share=settings.cell_share,
+        unlabelled=unlabelled,
+        run=run.within("cell level"),
     )
     if settings.teacher == "gene":
         return output, gene_level_itself
     teacher = fit_cell_level(
-        graphs, torch.ones_like(shield), settings, share=1.0, unlabelled=unlabelled
+        graphs,
+        torch.ones_like(shield),
+        settings,
+        share=1.0,
+        unlabelled=unlabelled,
+        run=run.within("teacher"),
     )
     return output, teacher
 
 
 @torch.no_grad()
 def e_step(
-    pair: Pair, labelled: Cells, unlabelled: Cells, settings: Settings, seed: int
+    pair: Pair,
+    labelled: Cells,
+    unlabelled: Cells,
+    settings: Settings,
+    seed: int,
+    run: Run = BARE,
 ) -> Network:
     """Train the network on from the pair's, with the teacher's pseudo-labels."""
     net = pair.gene.net
@@ -84,10 +104,9 @@ def e_step(
     soft = pseudo_labels(pair.teacher(graph.gene_logits, graph), settings.pseudo_temperature)
     panel = Panel(pair.gene, unlabelled.present, settings.panel_genes)
     imputed = panel.run(unlabelled.counts, unlabelled.totals, "impute")[2]
-    x = log_expression(labelled.counts[:, : net.n_genes], labelled.totals)
     with torch.enable_grad():
         return fit_network(
-            torch.tensor(x),
+            labelled.expression[:, : net.n_genes],
             torch.from_numpy(labelled.codes),
             graph.gene_logits.shape[1],
             settings,
@@ -95,6 +114,7 @@ def e_step(
             start=net,
             unlabelled=imputed,
             pseudo=soft,
+            run=run,
         )
 
 
@@ -105,6 +125,7 @@ def m_step(
     labelled: Cells,
     unlabelled: Cells,
     settings: Settings,
+    run: Run = BARE,
 ) -> Pair:
     """Train the cell level anew with the gene level's pseudo-labels; re-estimate the statistics.
 
@@ -122,12 +143,13 @@ def m_step(
         soft,
     )
     with torch.enable_grad():
-        cell, teacher = fit_cells(graphs, settings, taught)
+        cell, teacher = fit_cells(graphs, settings, taught, run)
     probabilities = teacher(graph.gene_logits, graph).exp().numpy()
     sure = probabilities.max(axis=1) > settings.pseudo_confidence
-    joined = log_expression(unlabelled.counts[sure], unlabelled.totals[sure])
-    joined[:, ~unlabelled.present] = gene.statistics["gene_mean"][~unlabelled.present]
-    x = np.concatenate([labelled.expression, joined])
+    joined = unlabelled.subset(np.flatnonzero(sure)).expression
+    absent = gene.statistics["gene_mean"] * ~unlabelled.present
+    filled = sp.csr_matrix(np.ones((joined.shape[0], 1))) @ sp.csr_matrix(absent)
+    x = sp.csr_matrix(sp.vstack([labelled.expression, joined + filled]), dtype=np.float32)
     codes = np.concatenate([labelled.codes, probabilities[sure].argmax(axis=1)])
     tables = statistics.estimate(x, codes, n_classes, settings)
     logistic = statistics.fit_logistic(x, codes, n_classes, tables, settings)
@@ -159,6 +181,7 @@ def iterate(
     unlabelled: Cells | None,
     settings: Settings,
     iterations: int,
+    run: Run = BARE,
 ) -> Iterator[Pair]:
     """Yield the pair of iteration 0, as given, then of each further one.
 
@@ -174,13 +197,16 @@ def iterate(
         Weights and temperature.
     iterations
         How many to add to iteration 0.
+    run
+        Device, checkpoint and progress.
     """
     yield pair
     if unlabelled is None:
         return
     for i in range(iterations):
-        net = e_step(pair, labelled, unlabelled, settings, settings.seed + 8 + i)
+        part = run.within(f"EM iteration {i + 1}")
+        net = e_step(pair, labelled, unlabelled, settings, settings.seed + 8 + i, part)
         old = pair.gene
         gene = GeneLevel(net, old.statistics, old.logistic, old.blend, old.temperature).eval()
-        pair = m_step(gene, graphs, labelled, unlabelled, settings)
+        pair = m_step(gene, graphs, labelled, unlabelled, settings, part)
         yield pair

@@ -22,6 +22,8 @@ from scbignn_training.gene_level import TABLES, GeneLevel, Panel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import scipy.sparse as sp
+
 Array = np.ndarray[Any, Any]
 OPSET = 18
 TOLERANCE = 1e-4
@@ -147,7 +149,7 @@ def check_parity(
     panel: Panel,
     cell: CellLevel,
     graph: CellGraph,
-    counts: Array,
+    counts: sp.csr_matrix,
     totals: Array,
 ) -> dict[str, float]:
     """Compare onnxruntime with torch on real cells, at sizes 1, 2, 17 and all.
@@ -161,7 +163,7 @@ def check_parity(
     graph
         Of the cells.
     counts, totals
-        Their counts (n, ranked genes) and totals (n,).
+        Their counts (n, ranked genes), CSR, and totals (n,).
 
     Returns
     -------
@@ -182,7 +184,7 @@ def check_parity(
         expected = panel.run(counts, totals)
         expected_cells = cell(graph.gene_logits, graph)
     inputs = panel.inputs(counts, totals)
-    for size in sorted({1, 2, 17, len(counts)} & set(range(1, len(counts) + 1))):
+    for size in sorted({1, 2, 17, len(totals)} & set(range(1, len(totals) + 1))):
         rows = slice(0, size)
         chosen, total = (a[rows].numpy() for a in inputs)
         found = gene_session.run(counts=chosen, totals=total, **tables)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from scbignn_infer.expression import TARGET_SUM, panel_tables
 from scbignn_training.augment import augment_batch
+from scbignn_training.blocks import dense, slices
+from scbignn_training.checkpoint import State
 from scbignn_training.full_attention import FullAttention
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.program_attention import ProgramAttention
+from scbignn_training.run import BARE, Run
 from scbignn_training.settings import Settings
 from scbignn_training.statistics import LIMIT, estimate, fit_logistic
 
@@ -36,6 +42,8 @@ FORMS: dict[str, type[ProgramAttention] | type[FullAttention]] = {
     "full": FullAttention,
 }
 """Attention networks by ``Settings.gene_form``, from expression to embedding and logits."""
+PANEL_CELLS = 512
+"""Cells that the gene level is run on at once."""
 
 
 class GeneLevel(nn.Module):
@@ -183,25 +191,39 @@ class Panel:
         )
         self.tables = [torch.tensor(tables[name]) for name in TABLES]
 
-    def inputs(self, counts: Array, totals: Array) -> tuple[Tensor, Tensor]:
-        """Return the tensors for counts (n, ranked genes) and totals (n,)."""
-        chosen = np.ascontiguousarray(counts[:, self.genes], np.float32)
-        return torch.tensor(chosen), torch.from_numpy(np.maximum(totals, 1.0))[:, None]
+    def inputs(self, counts: sp.csr_matrix, totals: Array) -> tuple[Tensor, Tensor]:
+        """Return the dense tensors for counts (n, ranked genes) and totals (n,)."""
+        at_least_one = torch.from_numpy(np.maximum(totals.astype(np.float32), 1.0))
+        return dense(counts[:, self.genes]), at_least_one[:, None]
 
     @torch.no_grad()
-    def run(self, counts: Array, totals: Array, what: str = "forward") -> tuple[Tensor, ...]:
+    def run(
+        self, counts: sp.csr_matrix, totals: Array, what: str = "forward"
+    ) -> tuple[Tensor, ...]:
         """Run ``forward``, ``parts`` or ``impute`` on all cells, in batches."""
         self.level.eval()
         function = getattr(self.level, what)
-        c, t = self.inputs(counts, totals.astype(np.float32))
         batches = [
-            function(c[i : i + 512], t[i : i + 512], *self.tables) for i in range(0, len(c), 512)
+            function(*self.inputs(counts[rows], totals[rows]), *self.tables)
+            for rows in slices(len(totals), PANEL_CELLS)
         ]
         return tuple(torch.cat(column) for column in zip(*batches, strict=True))
 
 
+def steps_of(n_cells: int, settings: Settings, *, again: bool = False) -> int:
+    """Return how many steps a network trains on so many cells, from scratch or once again."""
+    epochs = settings.em_epochs if again else settings.gene_epochs
+    return min(epochs * -(-n_cells // settings.batch_cells), settings.max_steps)
+
+
+def _batches(n_cells: int, size: int) -> Iterator[Tensor]:
+    """Yield batches of row numbers, epoch after epoch without end."""
+    while True:
+        yield from torch.randperm(n_cells).split(size)
+
+
 def fit_network(
-    x: Tensor,
+    x: sp.csr_matrix,
     codes: Tensor,
     n_classes: int,
     settings: Settings,
@@ -210,8 +232,11 @@ def fit_network(
     start: Network | None = None,
     unlabelled: Tensor | None = None,
     pseudo: Tensor | None = None,
+    run: Run = BARE,
 ) -> Network:
     """Train the attention network, from scratch or on from ``start`` with pseudo-labels.
+
+    Cells turn dense a batch at a time. The one-cycle schedule spans the steps of :func:`steps_of`.
 
     Parameters
     ----------
@@ -227,56 +252,70 @@ def fit_network(
         A network to continue from, with the E-step's epochs and learning rate.
     unlabelled, pseudo
         (m, g) expression and (m, c) soft labels of unlabelled cells; an E-step.
+    run
+        Device, checkpoint and progress.
 
     Returns
     -------
     ProgramAttention or FullAttention
-        In evaluation mode.
+        On the CPU, in evaluation mode.
     """
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     net: Network = FORMS[settings.gene_form](x.shape[1], n_classes, settings)
-    epochs, rate = settings.gene_epochs, settings.gene_learning_rate
+    rate = settings.gene_learning_rate
     if start is not None:
         net.load_state_dict(start.state_dict())
-        epochs, rate = settings.em_epochs, settings.em_learning_rate
-    n, size, alpha = len(codes), settings.batch_cells, settings.pseudo_weight_gene
-    steps = max(epochs * -(-n // size) + 1, 6)  # with 5, OneCycleLR's warm-up is of no length
-    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=0.2
-    )
-    weights = class_weights(codes, n_classes, settings.class_weight_power)
-    net.train()
-    for _ in range(epochs):
-        order = torch.randperm(n)
-        for i in range(0, n, size):
-            rows = order[i : i + size]
-            gold = F.one_hot(codes[rows], n_classes).float()
-            batch, gold = augment_batch(x[rows], gold, settings, generator)
+        rate = settings.em_learning_rate
+    alpha = settings.pseudo_weight_gene
+    steps = steps_of(len(codes), settings, again=start is not None)
+    weights = class_weights(codes, n_classes, settings.class_weight_power).to(run.device)
+
+    def descend() -> State:
+        net.to(run.device).train()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            rate,
+            total_steps=max(steps + 1, 6),  # with 5, its warm-up is of no length
+            pct_start=0.2,
+        )
+        for rows in islice(_batches(len(codes), settings.batch_cells), steps):
+            batch = dense(x[rows.numpy()]).to(run.device)
+            gold = F.one_hot(codes[rows], n_classes).float().to(run.device)
+            batch, gold = augment_batch(batch, gold, settings, generator)
             gold = soft_targets(gold, settings.label_smoothing)
             logits, extra = net(batch)[1], None
             if alpha > 0 and unlabelled is not None and pseudo is not None:
-                drawn = torch.randint(0, len(unlabelled), (size,))
-                seen = unlabelled[drawn]
+                drawn = torch.randint(0, len(unlabelled), (settings.batch_cells,))
+                seen = unlabelled[drawn].to(run.device)
                 seen = seen * (torch.rand_like(seen) > settings.gene_dropout)
-                extra = (net(seen)[1], pseudo[drawn])
+                extra = (net(seen)[1], pseudo[drawn].to(run.device))
             loss = bilevel_loss((logits, gold), extra, alpha, weights)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             schedule.step()
+            run.progress.step()
+        return net.cpu().state_dict()
+
+    net.load_state_dict(run.once(descend, steps=steps))
     return net.eval()
 
 
 def fit_gene_level(
-    x: Array, codes: Array, n_classes: int, settings: Settings, seed: int
+    x: sp.csr_matrix,
+    codes: Array,
+    n_classes: int,
+    settings: Settings,
+    seed: int,
+    run: Run = BARE,
 ) -> GeneLevel:
     """Fit network, statistics and logistic head on labelled expression (n, ranked genes)."""
     net_genes = min(settings.net_genes, x.shape[1])
     tables = estimate(x, codes, n_classes, settings)
     logistic = fit_logistic(x, codes, n_classes, tables, settings)
-    inputs = torch.tensor(x[:, :net_genes])  # torch aligns its own memory, so sums repeat
-    net = fit_network(inputs, torch.from_numpy(codes), n_classes, settings, seed=seed)
+    labels = torch.from_numpy(codes)
+    net = fit_network(x[:, :net_genes], labels, n_classes, settings, seed=seed, run=run)
     return GeneLevel(net, tables, logistic).eval()

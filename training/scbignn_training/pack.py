@@ -124,7 +124,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
     m = len(pair.gene.statistics["gene_mean"])
     rows = np.random.default_rng(settings.seed).permutation(len(model.reference.codes))
     rows = np.sort(rows[:PARITY_CELLS])
-    counts = model.reference.counts[rows, :m].toarray()
+    counts = model.reference.counts[rows][:, :m]
     totals = model.reference.totals[rows]
     cells = Cells(counts, totals, np.ones(m, dtype=bool), model.reference.codes[rows])
     panel = Panel(pair.gene, cells.present, settings.panel_genes)
@@ -226,6 +226,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         created_with={
             "python": platform.python_version(),
             "threads": str(torch.get_num_threads()),
+            "device": model.device,
             **{
                 p: version(p)
                 for p in ("scbignn-infer", "torch", "torch-geometric", "onnx", "numpy")

@@ -10,6 +10,7 @@ import numpy as np
 
 from scbignn_infer.bundle import EMIteration
 from scbignn_training.data import Reference
+from scbignn_training.sampling import place_in_type
 
 Array = np.ndarray[Any, Any]
 Score = tuple[float, float]
@@ -44,15 +45,6 @@ def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple
     return f"one of {folds} folds of the cells", [(rows[~out], rows[out])]
 
 
-def place_in_type(codes: Array, order: Array) -> Array:
-    """Return the how-manieth of its type each cell is, counted in some order."""
-    place = np.empty(len(codes), np.int64)
-    for code in np.unique(codes):
-        of_type = order[codes[order] == code]
-        place[of_type] = np.arange(len(of_type))
-    return place
-
-
 def _known(reference: Reference, inside: Array, outside: Array) -> Array:
     n = np.bincount(reference.codes[inside], minlength=len(reference.cell_types))
     return outside[n[reference.codes[outside]] >= 2]
@@ -65,6 +57,7 @@ def keep(
 ) -> list[EMIteration]:
     """Run all splits iteration by iteration and say which one is kept.
 
+    Once an iteration is worse than the best by more than ``tolerance``, no further one is run.
     Of the iterations whose mean macro-F1 is within ``tolerance`` of the best, the latest: it has
     learned from the most studies, and validation within a study cannot tell them apart.
 
@@ -91,6 +84,8 @@ def keep(
         start = time.perf_counter()
         history.append(row)
         report(row)
+        if row.cell_level_f1 < max(h.cell_level_f1 for h in history) - tolerance:
+            break
     best = max(h.cell_level_f1 for h in history)
     kept = max(h.iteration for h in history if h.cell_level_f1 >= best - tolerance)
     return [_marked(h, kept=h.iteration == kept) for h in history]

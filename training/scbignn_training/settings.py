@@ -60,6 +60,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     blends: tuple[tuple[float, float], ...] = ((0.5, 0.5),)
     """Weights of the discriminant and the logistic head beside the network."""
 
+    max_steps: int = 4000
+    """The most steps that one network trains; a large reference is seen fewer times."""
+    covariance_cells: int = 50_000
+    """Cells that the covariance models are estimated from at most, weighted by their type."""
+    logistic_cells: int = 20_000
+    """Cells that the logistic head is fitted on at most, weighted by their type."""
+    graph_cells: int = 20_000
+    """Held-out cells of a fold, and unlabelled cells, that enter views and graphs at most."""
+
     folds: int = 3
     n_neighbors: int = 15
     graph_factors: int = 32
@@ -105,6 +114,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("token_size must be a multiple of n_heads")
         if self.folds < 2:
             raise ValueError("folds must be 2 or more")
+        for name in ("max_steps", "covariance_cells", "logistic_cells", "graph_cells"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
 
     def as_record(self) -> dict[str, float | int | str]:
         """Return the settings as flat JSON values."""

@@ -5,28 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from torch import Tensor
 
+from scbignn_training.blocks import (
+    dense,
+    moments,
+    row_of_each,
+    slices,
+    stored,
+    with_values,
+)
+from scbignn_training.sampling import sample_weights, stratified
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 LIMIT = 10.0
 """Scaled expression is cut to +-LIMIT."""
+PASSES = 4
+"""Of the factor models over the cells."""
+OVERSAMPLING = 10
+"""Vectors beyond the rank in them."""
 
 
-def scale(x: Array, mean: Array, sd: Array) -> Array:
+def scale(x: Array | float, mean: Array, sd: Array) -> Array:
     """Return (x - mean) / sd, cut to +-10."""
     scaled: Array = np.clip((x - mean) / sd, -LIMIT, LIMIT)
     return scaled
 
 
-def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict[str, Array]:
+def estimate(
+    x: sp.csr_matrix, codes: Array, n_classes: int, settings: Settings
+) -> dict[str, Array]:
     r"""Estimate the statistics of ranked genes from labelled cells.
 
     Two factor models of scaled expression z: the within-class covariance
     :math:`U U^\top + \mathrm{diag}(d)` of :math:`z - \mu_y`, for the discriminant head, and the
-    total covariance :math:`F F^\top + \mathrm{diag}(e)`, for the imputation. Both by truncated
-    singular value decomposition.
+    total covariance :math:`F F^\top + \mathrm{diag}(e)`, for the imputation, see
+    :func:`factor_models`.
 
     Parameters
     ----------
@@ -37,7 +54,7 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
     n_classes
         Number of types.
     settings
-        Ranks and ridge.
+        Ranks, ridge and the cells that the covariances come from.
 
     Returns
     -------
@@ -45,23 +62,22 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
         The tables that :func:`scbignn_infer.expression.panel_tables` takes, rounded to float16
         as they are shipped.
     """
-    mean, sd = x.mean(axis=0), x.std(axis=0) + 0.05
-    z = scale(x, mean, sd).astype(np.float32)
-    class_mean = np.zeros((n_classes, x.shape[1]), np.float32)
-    cells = np.bincount(codes, minlength=n_classes)
-    for code in np.flatnonzero(cells):
-        class_mean[code] = z[codes == code].mean(axis=0)
-    within, within_residual = _factor_model(z - class_mean[codes], settings, floor=1e-3)
-    total, total_residual = _factor_model(z, settings, floor=0.05)
+    mean, variance = moments(x)
+    sd = np.sqrt(variance) + 0.05
+    rows = stratified(codes, settings.covariance_cells, settings.seed)
+    weights = sample_weights(codes, rows) / len(rows)
+    sample = x if len(rows) == len(codes) else x[rows]
+    total, within = factor_models(sample, codes[rows], weights, (mean, sd), settings)
     tables = {
         "gene_mean": mean,
         "gene_scale": sd,
-        "class_mean": class_mean,
-        "within_factors": within,
-        "within_residual": within_residual,
-        "total_factors": total,
-        "total_residual": total_residual,
+        "class_mean": class_means(x, codes, n_classes, (mean, sd)),
+        "within_factors": within[0],
+        "within_residual": np.maximum(within[1], 1e-3),
+        "total_factors": total[0],
+        "total_residual": np.maximum(total[1], 0.05),
     }
+    cells = np.bincount(codes, minlength=n_classes)
     rounded = {k: v.astype(np.float16).astype(np.float64) for k, v in tables.items()}
     # A type without cells (in a fold) must never win: its prior is next to nothing.
     return rounded | {
@@ -72,21 +88,114 @@ def estimate(x: Array, codes: Array, n_classes: int, settings: Settings) -> dict
     }
 
 
-def _factor_model(z: Array, settings: Settings, *, floor: float) -> tuple[Array, Array]:
-    """Return factors (m, r) and residual variances (m,) of z'z / n, by randomised SVD."""
-    rank = min(settings.factors, *z.shape)
-    torch.manual_seed(settings.seed)
-    tensor = torch.tensor(z)
-    _, value, right = torch.svd_lowrank(tensor, q=min(rank + 10, *z.shape), niter=3)
-    factors = (right[:, :rank] * value[:rank] / len(z) ** 0.5).numpy()
-    residual = (z**2).mean(axis=0) - (factors**2).sum(axis=1)
-    return factors, np.maximum(residual, floor)
+def _rise(x: sp.csr_matrix, scaling: tuple[Array, Array]) -> sp.csr_matrix:
+    """Return how far scaled expression lies above that of a gene without counts: as sparse as x."""
+    mean, sd = (a.astype(np.float32) for a in scaling)
+    base, values = scale(0.0, mean, sd), np.empty(len(x.data), np.float32)
+    for rows in slices(x.shape[0]):
+        here = stored(x, rows)
+        gene = x.indices[here]
+        values[here] = scale(x.data[here], mean[gene], sd[gene]) - base[gene]
+    return with_values(x, values)
+
+
+def class_means(
+    x: sp.csr_matrix, codes: Array, n_classes: int, scaling: tuple[Array, Array]
+) -> Array:
+    """Return the (c, m) means of scaled expression; 0 for a type without cells."""
+    total = np.zeros((n_classes, x.shape[1]))
+    for rows in slices(x.shape[0]):
+        n = rows.stop - rows.start
+        members = sp.csr_matrix((np.ones(n), (codes[rows], np.arange(n))), shape=(n_classes, n))
+        total += (members @ _rise(x[rows], scaling)).toarray()
+    cells = np.bincount(codes, minlength=n_classes)[:, None]
+    means: Array = (total / np.maximum(cells, 1) + scale(0.0, *scaling)) * (cells > 0)
+    return means
+
+
+def factor_models(
+    x: sp.csr_matrix,
+    codes: Array,
+    weights: Array,
+    scaling: tuple[Array, Array],
+    settings: Settings,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    r"""Fit low-rank factors and residual variances to the total and the within-class covariance.
+
+    Randomised subspace iteration (Halko et al. 2011): each pass multiplies the covariance
+    :math:`Z^\top W Z` with a few vectors, block by block; the within-class covariance is it less
+    that of the class means. The last products give the factors by the Nystroem formula.
+
+    Parameters
+    ----------
+    x, codes
+        (n, m) log1p(CP10k) and (n,) label codes.
+    weights
+        (n,) what each cell counts, equal within a type; sum 1.
+    scaling
+        Mean and scale of each gene.
+    settings
+        Rank and seed.
+
+    Returns
+    -------
+    total, within
+        Factors (m, r) and residual variances (m,) of each.
+    """
+    n, m = x.shape
+    base = scale(0.0, *scaling)
+    shift = torch.tensor(base, dtype=torch.float32)
+    rises, weight = _rise(x, scaling), torch.tensor(weights, dtype=torch.float32)[:, None]
+
+    def covariance(vectors: Tensor) -> Tensor:
+        product = torch.zeros(m, vectors.shape[1], dtype=torch.float64)
+        narrow = vectors.float()
+        for rows in slices(n):
+            z = dense(rises[rows]).add_(shift)
+            product += z.T @ (weight[rows] * (z @ narrow))
+        return product
+
+    types, labels = np.unique(codes, return_inverse=True)
+    means = torch.tensor(class_means(x, labels, len(types), scaling))
+    share = torch.tensor(np.bincount(labels, weights))[:, None]
+    rank = min(settings.factors, n, m)
+    generator = torch.Generator().manual_seed(settings.seed)
+    size = (m, min(rank + OVERSAMPLING, n, m))
+    images = [torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(2)]
+    bases = images
+    for _ in range(PASSES):
+        bases = [torch.linalg.qr(image)[0] for image in images]
+        both = covariance(torch.cat(bases, dim=1))
+        between = means.T @ (share * (means @ bases[1]))
+        images = [both[:, : size[1]], both[:, size[1] :] - between]
+    variance = base**2
+    for rows in slices(n):
+        rise = rises[rows]
+        square = rise.data * (rise.data + 2 * base[rise.indices])
+        each = square * row_of_each(rise, weights[rows])
+        variance += np.bincount(rise.indices, each, minlength=m)
+    total, within = (_nystroem(*pair)[:, :rank].numpy() for pair in zip(bases, images, strict=True))
+    between_variance = (share * means**2).sum(0).numpy()
+    return (
+        (total, variance - (total**2).sum(axis=1)),
+        (within, variance - between_variance - (within**2).sum(axis=1)),
+    )
+
+
+def _nystroem(basis: Tensor, image: Tensor) -> Tensor:
+    """Return factors (m, r), strongest first, of G from an orthonormal Q and G Q."""
+    value, vector = torch.linalg.eigh(basis.T @ image)
+    # Directions that hold nothing but rounding errors count for nothing.
+    inverse = torch.where(value > 1e-6 * value.max(), value, torch.inf).rsqrt()
+    factors = image @ (vector * inverse)
+    turned: Tensor = factors @ torch.linalg.eigh(factors.T @ factors)[1].flip(1)
+    return turned
 
 
 def fit_logistic(
-    x: Array, codes: Array, n_classes: int, statistics: dict[str, Array], settings: Settings
+    x: sp.csr_matrix, codes: Array, n_classes: int, statistics: dict[str, Array], settings: Settings
 ) -> tuple[Array, Array]:
-    """Fit the logistic head on the network's genes.
+    """Fit the logistic head on the network's genes, of a large reference on a weighted sample.
 
     Parameters
     ----------
@@ -97,7 +206,7 @@ def fit_logistic(
     statistics
         Tables of :func:`estimate`, for the scaling.
     settings
-        Regularisation and the number of genes.
+        Regularisation and the numbers of genes and of cells.
 
     Returns
     -------
@@ -107,8 +216,11 @@ def fit_logistic(
     from sklearn.linear_model import LogisticRegression
 
     m = min(settings.net_genes, x.shape[1])
-    z = scale(x[:, :m], statistics["gene_mean"][:m], statistics["gene_scale"][:m])
-    model = LogisticRegression(C=settings.logistic_c, max_iter=200, tol=1e-3).fit(z, codes)
+    rows = stratified(codes, settings.logistic_cells, settings.seed)
+    seen = dense(x[rows][:, :m]).numpy()
+    z = scale(seen, statistics["gene_mean"][:m], statistics["gene_scale"][:m])
+    model = LogisticRegression(C=settings.logistic_c, max_iter=200, tol=1e-3)
+    model.fit(z, codes[rows], sample_weight=sample_weights(codes, rows))
     weight = np.zeros((m, n_classes), np.float32)
     bias = np.full(n_classes, -1e3, np.float32)
     if len(model.classes_) == 2:  # one decision function for the second of two classes

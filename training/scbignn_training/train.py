@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from scbignn_infer.bundle import EMIteration
@@ -14,18 +16,22 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.results import calibrate
 from scbignn_training import em, selection
 from scbignn_training.augment import views
+from scbignn_training.blocks import moments
 from scbignn_training.calibrate import distance_quantiles, fit_temperature, fit_threshold
-from scbignn_training.cell_level import CellGraph
-from scbignn_training.crossfit import CrossFit, cross_fit, settle
+from scbignn_training.cell_level import CellGraph, cells_of_graph
+from scbignn_training.checkpoint import Checkpoint, key_of
+from scbignn_training.crossfit import BANK_CELLS, CrossFit, cross_fit, settle
 from scbignn_training.data import Cells, Reference, Study, join, read_study, unlabelled_cells
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import f1_per_type, macro_f1
-from scbignn_training.gene_level import GeneLevel, Panel, fit_gene_level
+from scbignn_training.gene_level import GeneLevel, Panel, fit_gene_level, steps_of
+from scbignn_training.progress import Progress
 from scbignn_training.recipe import Recipe
+from scbignn_training.run import BARE, Run
+from scbignn_training.sampling import even, stratified
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-BANK_CELLS = 4000
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Model:
         Out of fold.
     n_unlabelled
         Unlabelled cells of each file.
+    device
+        Where the networks were trained.
     """
 
     pair: Pair
@@ -64,6 +72,7 @@ class Model:
     scores: dict[str, float]
     scores_per_type: dict[str, float]
     n_unlabelled: list[int]
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Log:
     Attributes
     ----------
     stage
-        Called with one line at the start of each stage.
+        Called with one line at the start of each stage, and every ten seconds in a long one.
     iteration
         Called after each EM iteration.
     """
@@ -107,13 +116,26 @@ class Start:
     crossfit: CrossFit
     variability: Array
 
-    def iterate(self, settings: Settings, iterations: int) -> Iterator[Pair]:
+    def iterate(self, settings: Settings, iterations: int, run: Run = BARE) -> Iterator[Pair]:
         """Yield the pairs of EM, from iteration 0 on."""
-        graphs = self.crossfit.graphs
-        return em.iterate(self.pair, graphs, self.labelled, self.unlabelled, settings, iterations)
+        return em.iterate(
+            self.pair,
+            self.crossfit.graphs,
+            self.labelled,
+            self.unlabelled,
+            settings,
+            iterations,
+            run,
+        )
 
 
-def train(recipe: Recipe, log: Log | None = None) -> Model:
+def train(
+    recipe: Recipe,
+    log: Log | None = None,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
+) -> Model:
     """Train the model of a recipe.
 
     Parameters
@@ -122,6 +144,11 @@ def train(recipe: Recipe, log: Log | None = None) -> Model:
         Data, labels, settings.
     log
         Receives progress.
+    device
+        Of the networks: ``cpu`` or ``cuda``.
+    checkpoint
+        Folder in which finished stages are kept, so that the same call goes on after it was
+        killed; to be removed when the bundle is written.
 
     Returns
     -------
@@ -135,17 +162,27 @@ def train(recipe: Recipe, log: Log | None = None) -> Model:
     """
     log = log or Log()
     log.stage("reading the references")
-    studies = [
-        read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
-        for s in recipe.reference
-    ]
+    reference = join(
+        [
+            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
+            for s in recipe.reference
+        ],
+        merge=recipe.merge,
+        drop=recipe.drop,
+        min_cells=recipe.min_cells,
+    )
     foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
-    reference = join(studies, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
-    return fit(reference, foreign, recipe.settings, log)
+    return fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
 
 
 def fit(
-    reference: Reference, foreign: list[Study], settings: Settings, log: Log | None = None
+    reference: Reference,
+    foreign: list[Study],
+    settings: Settings,
+    log: Log | None = None,
+    *,
+    device: str = "cpu",
+    checkpoint: Path | None = None,
 ) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
@@ -157,8 +194,8 @@ def fit(
         Unlabelled cells.
     settings
         All hyper-parameters.
-    log
-        Receives progress.
+    log, device, checkpoint
+        As in :func:`train`.
 
     Raises
     ------
@@ -172,34 +209,65 @@ def fit(
             expected=f"at least {settings.folds} of each type, for {settings.folds} folds",
             do="raise --min-cells (min_cells in a recipe)",
         )
-    history: list[EMIteration] = []
     validation = "out of fold"
+    splits: list[tuple[Array, Array]] = []
     if foreign and settings.em_iterations > 0:
         validation, splits = selection.splits(reference, settings.folds, settings.seed)
+    n, most = len(reference.codes), settings.em_iterations if splits else 0
+    progress = Progress(log.stage)
+    progress.total = sum(_steps(len(inside), settings, most) for inside, _ in splits)
+    progress.total += _steps(n, settings, most)
+    kept = (
+        Checkpoint(checkpoint, key_of(reference, foreign, settings, device)) if checkpoint else None
+    )
+    run = Run(device, kept, progress)
+    history: list[EMIteration] = []
+    if splits:
         log.stage(f"choosing the EM iteration; held out: {validation}")
-        scores = [_split_scores(reference, foreign, *rows, settings) for rows in splits]
+        scores = [
+            _split_scores(
+                reference, foreign, *rows, settings, run.within(f"split {i + 1} of {len(splits)}")
+            )
+            for i, rows in enumerate(splits)
+        ]
         history = selection.keep(scores, settings.em_tolerance, log.iteration)
-    log.stage(f"training both levels on {len(reference.codes)} cells")
-    start = fit_start(reference, foreign, settings)
     iterations = next((h.iteration for h in history if h.kept), 0)
+    progress.expect(_steps(n, settings, iterations))
+    log.stage(f"training both levels on {n} cells")
+    start = fit_start(reference, foreign, settings, run)
     if iterations:
         log.stage(f"EM, {iterations} iterations")
-    pair = list(start.iterate(settings, iterations))[-1]
+    pair = list(start.iterate(settings, iterations, run))[-1]
     log.stage("calibrating on out-of-fold cells")
-    return _calibrated(pair, start, history, validation, settings, foreign, log)
+    model = _calibrated(pair, start, history, validation, settings, foreign, log)
+    return replace(model, device=device)
 
 
-def fit_start(reference: Reference, foreign: list[Study], settings: Settings) -> Start:
+def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
+    """Return the steps of the networks of all folds, of all cells and of EM."""
+    inside = n_cells - n_cells // settings.folds
+    first = settings.folds * steps_of(inside, settings) + steps_of(n_cells, settings)
+    return first + em_iterations * steps_of(n_cells, settings, again=True)
+
+
+def fit_start(
+    reference: Reference, foreign: list[Study], settings: Settings, run: Run = BARE
+) -> Start:
     """Train both levels on gold labels."""
     reference = reference.in_rank_order(settings.ranked_genes)
     labelled = reference.cells(min(settings.ranked_genes, len(reference.symbols)))
     n_classes, m = len(reference.cell_types), len(labelled.present)
     unlabelled = unlabelled_cells(reference, foreign, m, min(settings.net_genes, m))
+    if unlabelled is not None:
+        most = cells_of_graph(n_classes, settings)
+        of_one_type = np.zeros(len(unlabelled.totals), np.int64)
+        unlabelled = unlabelled.subset(stratified(of_one_type, most, settings.seed))
     x = labelled.expression
     variability = _variability(x)
-    crossfit = settle(cross_fit(labelled, n_classes, variability, settings), settings)
-    cell, teacher = em.fit_cells(crossfit.graphs, settings)
-    gene = fit_gene_level(x, labelled.codes, n_classes, settings, settings.seed)
+    crossfit = settle(cross_fit(labelled, n_classes, variability, settings, run), settings)
+    cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
+    everything = run.within("all cells")
+    gene = fit_gene_level(x, labelled.codes, n_classes, settings, settings.seed, everything)
     gene = GeneLevel(
         gene.net, gene.statistics, gene.logistic, crossfit.blend, crossfit.temperature
     ).eval()
@@ -207,32 +275,39 @@ def fit_start(reference: Reference, foreign: list[Study], settings: Settings) ->
 
 
 def _split_scores(
-    reference: Reference, foreign: list[Study], inside: Array, outside: Array, settings: Settings
+    reference: Reference,
+    foreign: list[Study],
+    inside: Array,
+    outside: Array,
+    settings: Settings,
+    run: Run = BARE,
 ) -> Iterator[selection.Score]:
     """Yield the scores of EM iterations trained without the held-out cells.
 
-    A study is scored as it is; cells of the same studies also thinned and with genes cut.
+    A study is scored as it is; cells of the same studies also thinned and with genes cut. Many
+    cells are scored by a sample, small types whole.
     """
-    part = reference.subset(inside)
-    start = fit_start(part, foreign, settings)
+    start = fit_start(reference.subset(inside), foreign, settings, run)
     m = len(start.labelled.present)
     code = {t: i for i, t in enumerate(start.reference.cell_types)}
-    unseen = reference.subset(outside)
+    most = cells_of_graph(len(code), settings)
+    unseen = reference.subset(outside[stratified(reference.codes[outside], most, settings.seed)])
     column = {s: i for i, s in enumerate(reference.symbols)}
-    counts = unseen.counts[:, [column[s] for s in start.reference.symbols[:m]]].toarray()
+    counts = unseen.counts[:, [column[s] for s in start.reference.symbols[:m]]]
     codes = np.array([code[unseen.cell_types[c]] for c in unseen.codes], np.int64)
     generator = np.random.default_rng(settings.seed)
     shown = views(counts, unseen.totals, start.variability, generator)
     if not np.isin(reference.batches[outside], reference.batches[inside]).any():
         shown = shown[:1]
     held_out = [Cells(*view, codes) for view in shown]
-    for pair in start.iterate(settings, settings.em_iterations):
+    for pair in start.iterate(settings, settings.em_iterations, run):
         yield em.validate(pair, held_out, settings)
 
 
-def _variability(x: Array) -> Array:
+def _variability(x: sp.csr_matrix) -> Array:
     """Return the standardised log dispersion of each gene."""
-    dispersion = np.log(np.maximum(x.var(axis=0) / (x.mean(axis=0) + 0.05), 1e-6))
+    mean, variance = moments(x)
+    dispersion = np.log(np.maximum(variance / (mean + 0.05), 1e-6))
     standard: Array = (dispersion - dispersion.mean()) / dispersion.std()
     return standard
 
@@ -260,7 +335,7 @@ def _calibrated(
         history = [_out_of_fold(crossfit.graphs, logits, codes)]
         log.iteration(history[0])
     panel = Panel(pair.gene, labelled.present, settings.panel_genes)
-    rows = _bank_rows(labelled.codes, settings.seed)
+    rows = even(labelled.codes, BANK_CELLS, settings.seed)
     bank, _ = panel.run(labelled.counts[rows], labelled.totals[rows])
     return Model(
         pair=pair,
@@ -294,12 +369,3 @@ def _out_of_fold(graphs: list[CellGraph], logits: list[Array], codes: list[Array
         kept=True,
         seconds=0.0,
     )
-
-
-def _bank_rows(codes: Array, seed: int) -> Array:
-    """Choose up to 4,000 cells for the bank: all of small types, a like number of large ones."""
-    if len(codes) <= BANK_CELLS:
-        return np.arange(len(codes))
-    order = np.random.default_rng(seed).permutation(len(codes))
-    place = selection.place_in_type(codes, order)
-    return np.sort(np.argsort(place, kind="stable")[:BANK_CELLS])

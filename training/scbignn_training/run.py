@@ -1,0 +1,86 @@
+"""What surrounds a training and changes no result: device, checkpoint and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from scbignn_infer.errors import InputError
+from scbignn_training.checkpoint import Checkpoint, State
+from scbignn_training.progress import Progress
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training is done and how it is watched; by default on the CPU and not at all.
+
+    Attributes
+    ----------
+    device
+        Of the networks: ``cpu`` or ``cuda``.
+    checkpoint
+        Where finished stages are kept, if anywhere.
+    progress
+        Counts the steps of the networks.
+    place
+        What is being trained, in words: the name of the stage.
+    """
+
+    device: str = "cpu"
+    checkpoint: Checkpoint | None = None
+    progress: Progress = field(default_factory=Progress)
+    place: str = ""
+
+    def within(self, place: str) -> Run:
+        """Return the run of a part."""
+        return replace(self, place=f"{self.place}, {place}" if self.place else place)
+
+    def once(self, work: Callable[[], State], *, steps: int = 0) -> State:
+        """Do the stage of this place, or return what an unfinished run before has left of it.
+
+        Parameters
+        ----------
+        work
+            Makes the weights; must seed its own chance.
+        steps
+            Steps of the networks that it takes.
+        """
+        state = self.checkpoint.read(self.place) if self.checkpoint else None
+        if state is not None:
+            self.progress.restored(self.place, steps)
+            return state
+        self.progress.stage(f"training {self.place}")
+        state = work()
+        if self.checkpoint:
+            self.checkpoint.write(self.place, state)
+        return state
+
+
+BARE = Run()
+"""On the CPU, unwatched."""
+
+
+def choose_device(wanted: str, *, has_cuda: bool) -> str:
+    """Return where the networks train.
+
+    Parameters
+    ----------
+    wanted
+        ``auto``, ``cpu`` or ``cuda``.
+    has_cuda
+        Whether PyTorch can use a GPU here.
+
+    Raises
+    ------
+    InputError
+        A GPU is wanted and there is none.
+    """
+    if wanted == "cuda" and not has_cuda:
+        raise InputError(
+            "PyTorch finds no CUDA device",
+            expected="an NVIDIA GPU and a build of PyTorch for CUDA",
+            do="train with --device cpu, or install such a build",
+        )
+    return "cpu" if wanted == "cpu" or not has_cuda else "cuda"

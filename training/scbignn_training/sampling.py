@@ -1,0 +1,66 @@
+"""Seeded samples of labelled cells in which small types stay whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def place_in_type(codes: Array, order: Array) -> Array:
+    """Return the how-manieth of its type each cell is, counted in some order."""
+    grouped = order[np.argsort(codes[order], kind="stable")]
+    first = np.cumsum(np.bincount(codes)) - np.bincount(codes)
+    place = np.empty(len(codes), np.int64)
+    place[grouped] = np.arange(len(codes)) - first[codes[grouped]]
+    return place
+
+
+def stratified(codes: Array, size: int, seed: int) -> Array:
+    """Choose up to ``size`` cells: small types whole, of the others a like share.
+
+    Parameters
+    ----------
+    codes
+        (n,) label codes.
+    size
+        The most to choose. A quarter of it is kept for types that a like share would leave with
+        few cells.
+    seed
+        Of the choice.
+
+    Returns
+    -------
+    ndarray
+        Ascending row numbers; all of them if there are no more than ``size``.
+    """
+    if len(codes) <= size:
+        return np.arange(len(codes))
+    cells = np.bincount(codes)
+    least = np.minimum(cells, max(1, size // (4 * int(np.count_nonzero(cells)))))
+    low, high = 0.0, 1.0
+    while high - low > 1e-9:
+        share = (low + high) / 2
+        fits = np.maximum(least, (share * cells).astype(np.int64)).sum() <= size
+        low, high = (share, high) if fits else (low, share)
+    wanted = np.maximum(least, (low * cells).astype(np.int64))
+    order = np.random.default_rng(seed).permutation(len(codes))
+    return np.flatnonzero(place_in_type(codes, order) < wanted[codes])
+
+
+def even(codes: Array, size: int, seed: int) -> Array:
+    """Choose up to ``size`` cells, ascending: all of small types, a like number of large ones."""
+    if len(codes) <= size:
+        return np.arange(len(codes))
+    order = np.random.default_rng(seed).permutation(len(codes))
+    return np.sort(np.argsort(place_in_type(codes, order), kind="stable")[:size])
+
+
+def sample_weights(codes: Array, rows: Array) -> Array:
+    """Return what each chosen cell stands for: cells of its type over those chosen; mean 1."""
+    chosen = codes[rows]
+    share = np.bincount(codes) / np.maximum(np.bincount(chosen, minlength=codes.max() + 1), 1)
+    weights: Array = share[chosen] * len(rows) / len(codes)
+    return weights
