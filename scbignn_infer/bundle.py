@@ -21,7 +21,7 @@ from scbignn_infer.errors import BundleError
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "bundle.json"
 MAX_FILE_BYTES = 1 << 30
 
@@ -320,10 +320,11 @@ def _decode(raw: bytes, path: Path) -> BundleSpec:
             do=FETCH_AGAIN,
         ) from None
     if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
             f"{path}: bundle format version {version!r}",
             expected=f"version {FORMAT_VERSION}",
-            do="upgrade with: pip install -U scbignn-infer",
+            do="upgrade with: pip install -U scbignn-infer" if newer else FETCH_AGAIN,
         )
     try:
         return msgspec.json.decode(raw, type=BundleSpec)

@@ -59,7 +59,7 @@ def record() -> dict[str, Any]:
     """Return the builtins of a valid ``bundle.json`` of two types and three genes."""
     files = {name: f"the bytes of {name}".encode() for name in records.REQUIRED_FILES}
     spec = records.BundleSpec(
-        format_version=1,
+        format_version=2,
         name="toy",
         version="1.2.3",
         species="human",

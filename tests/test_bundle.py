@@ -78,12 +78,18 @@ def test_a_record_cannot_point_outside_its_folder(toy, record, name):
 
 
 def test_a_newer_format_is_refused_and_says_upgrade(toy, record):
-    write(toy, record | {"format_version": 2, "news": {}})
-    with pytest.raises(BundleError, match=r"format version 2.*upgrade"):
+    write(toy, record | {"format_version": 3, "news": {}})
+    with pytest.raises(BundleError, match=r"format version 3.*upgrade"):
         read_bundle(toy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', "\x00"])
+def test_an_older_format_is_refused_and_says_rebuild(toy, record):
+    write(toy, record | {"format_version": 1})
+    with pytest.raises(BundleError, match=r"format version 1.*rebuild"):
+        read_bundle(toy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', "\x00"])
 def test_a_record_that_is_none_is_refused(toy, text):
     (toy / "bundle.json").write_text(text)
     with pytest.raises(BundleError, match=r"bundle\.json"):

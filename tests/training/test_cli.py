@@ -52,7 +52,8 @@ def no_work(monkeypatch):
 def recipe_file(recipe, tmp_path):
     path = tmp_path / "tiny.toml"
     strengths = recipe.settings.as_record()
-    del strengths["blends"]
+    for pair in ("blend", "shield"):
+        del strengths[pair]
     lines = [
         f"name = '{recipe.name}'",
         f"label_key = '{recipe.label_key}'",

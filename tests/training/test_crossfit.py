@@ -45,42 +45,26 @@ class TestCrossFitting:
         for view in found:
             assert len(view.distance) == len(view.codes)
             assert len(view.codes) == len(view.embedding)
-            for part in view.parts:
-                assert part.shape == (len(view.codes), n_types)
-                torch.testing.assert_close(part.exp().sum(1), torch.ones(len(part)))
+            assert view.logits.shape == (len(view.codes), n_types)
+            torch.testing.assert_close(view.logits.exp().sum(1), torch.ones(len(view.codes)))
 
     @staticmethod
-    def view(codes, *confidence, n_types=3, clean=True):
-        """Return a view in which each head calls the right type by ``confidence`` nats."""
+    def view(codes, *, confidence=1.0, n_types=3, clean=True):
+        """Return a view whose gene level calls the right type by ``confidence`` nats."""
         torch.manual_seed(0)
-        truth = torch.eye(n_types)[codes]
         noise = torch.randn(len(codes), n_types)
-        parts = [(c * truth + noise).log_softmax(1) for c in confidence]
+        logits = (confidence * torch.eye(n_types)[codes] + noise).log_softmax(1)
         distance = np.linspace(0, 1, len(codes))
-        return FoldView(
-            torch.randn(len(codes), 8), tuple(parts), np.array(codes), distance, clean=clean
-        )
+        embedding = torch.randn(len(codes), 8)
+        return FoldView(embedding, logits, np.array(codes), distance, clean=clean)
 
-    def test_the_better_head_gets_its_weight(self):
-        settings = Settings(blends=((0.0, 0.0), (0.0, 2.0), (2.0, 0.0)))
-        codes = np.arange(300) % 3
-        for confidence, best in (((0, 0, 9), (0.0, 2.0)), ((0, 9, 0), (2.0, 0.0))):
-            assert settle([self.view(codes, *confidence)], settings).blend == best
-
-    def test_of_equal_blends_the_first_is_taken(self):
-        codes = np.arange(300) % 3
-        assert settle([self.view(codes, 9, 9, 9)], Settings()).blend == Settings().blends[0]
-
-    def test_graphs_hold_calibrated_blends(self):
-        settings = Settings(blends=((0.3, 0.6),))
-        view = self.view(np.arange(90) % 3, 1.0, 2.0, 1.5)
-        found = settle([view], settings)
+    def test_graphs_hold_calibrated_logits(self):
+        view = self.view(np.arange(90) % 3, confidence=4.0)
+        found = settle([view], Settings())
         (graph,) = found.graphs
-        net, linear, logistic = view.parts
-        mixed = net + 0.3 * linear + 0.6 * logistic
-        assert found.blend == (0.3, 0.6)
-        assert found.temperature == pytest.approx(fit_temperature(mixed.numpy(), view.codes))
-        expected = (mixed / found.temperature).log_softmax(1)
+        assert found.temperature == pytest.approx(fit_temperature(view.logits.numpy(), view.codes))
+        assert found.temperature != pytest.approx(1.0, abs=0.01)
+        expected = (view.logits / found.temperature).log_softmax(1)
         torch.testing.assert_close(graph.gene_logits, expected)
         assert graph.targets.argmax(1).tolist() == view.codes.tolist()
         assert graph.neighbor_indices.shape == (90, 15)
@@ -88,7 +72,7 @@ class TestCrossFitting:
     def test_only_clean_cells_have_a_say_in_the_distances(self):
         """Each is averaged over the neighbours in its graph."""
         codes = np.arange(60) % 3
-        folds = [self.view(codes, 1, 1, 1, clean=shown) for shown in (True, False, True)]
+        folds = [self.view(codes, clean=shown) for shown in (True, False, True)]
         found = settle(folds, Settings())
         assert found.clean == [True, False, True]
         assert len(found.graphs) == 3
@@ -121,8 +105,8 @@ class TestCrossFitting:
             assert len(some.distance) == len(some.embedding) == len(some.codes)
         clean = [i for i, view in enumerate(every) if view.clean]
         for i in clean:  # the very cells, labelled by the very level
-            rows = {tuple(row) for row in every[i].parts[0].numpy().round(3)}
-            shown = [tuple(row) in rows for row in found[i].parts[0].numpy().round(3)]
+            rows = {tuple(row) for row in every[i].logits.numpy().round(3)}
+            shown = [tuple(row) in rows for row in found[i].logits.numpy().round(3)]
             assert np.mean(shown) > 0.95
 
     def test_with_many_types_fewer_cells_are_shown(self):

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import nn
 
-from scbignn_training.data import log_expression
+from scbignn_training.blocks import dense, log_expression
 from scbignn_training.full_attention import Attention, FullAttention
 from scbignn_training.gene_level import fit_network
 from scbignn_training.settings import Settings
@@ -48,7 +49,8 @@ def x():
     expressed = (counts > 0).sum(axis=1)
     assert expressed.min() < 6
     assert expressed.max() > 15
-    return torch.from_numpy(log_expression(counts.astype(np.float32), np.full(40, 500.0)))
+    rows = sp.csr_matrix(counts, dtype=np.float32)
+    return dense(log_expression(rows, np.full(40, 500.0)))
 
 
 def pytorchs(attention):
@@ -159,7 +161,7 @@ def test_it_learns(x):
     codes = torch.arange(300) % N_TYPES
     cells = torch.rand(300, N_GENES) * (torch.rand(300, N_GENES) < 0.4) * 3
     cells[torch.arange(300), codes] += 3.0
-    net = fit_network(cells, codes, N_TYPES, SETTINGS, seed=1)
+    net = fit_network(sp.csr_matrix(cells.numpy()), codes, N_TYPES, SETTINGS, seed=1)
     assert isinstance(net, FullAttention)
     assert not net.training
     with torch.no_grad():

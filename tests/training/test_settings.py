@@ -37,10 +37,10 @@ def test_unknown_forms_are_refused(wrong):
 
 
 def test_the_record_is_flat_json_with_every_setting():
-    settings = Settings(seed=7, blends=((0.1, 0.2),))
+    settings = Settings(seed=7, blend=(0.1, 0.2))
     record = json.loads(json.dumps(settings.as_record()))
     assert set(record) == set(Settings.__struct_fields__)
     assert record["seed"] == 7
     assert record["gene_learning_rate"] == 3e-3
-    assert "0.1" in record["blends"]
+    assert "0.1" in record["blend"]
     assert all(isinstance(v, int | float | str) for v in record.values())

@@ -127,7 +127,6 @@ class TestRealCells:
             "gene_mean": mean,
             "gene_scale": sd,
             "class_mean": np.array(classes),
-            "library_direction": 0.5 * (1 - np.exp(-x.toarray())).mean(axis=0) / sd,
         }.items():
             np.testing.assert_allclose(tables[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
 

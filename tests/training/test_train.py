@@ -71,11 +71,9 @@ class TestTheModel:
         """Gene levels of the folds label each cell once as it is; all views give the scale."""
         labelled, types = start.labelled, model.reference.cell_types
         folds = cross_fit(labelled, len(types), start.variability, settings)
-        a, b = model.pair.gene.blend
         logits = []
         for view, graph in zip(folds, start.crossfit.graphs, strict=True):
-            net, linear, logistic = view.parts
-            gene = ((net + a * linear + b * logistic) / model.pair.gene.temperature).log_softmax(1)
+            gene = (view.logits / model.pair.gene.temperature).log_softmax(1)
             torch.testing.assert_close(gene, graph.gene_logits, atol=1e-5, rtol=1e-5)
             logits.append(start.pair.cell(gene, graph).detach().numpy())
         every = np.concatenate([v.codes for v in folds])

@@ -15,7 +15,6 @@ from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature
 from scbignn_training.cell_level import CellGraph, cells_of_graph, make_graph, one_hot
 from scbignn_training.data import Cells
-from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level
 from scbignn_training.run import BARE, Run
 from scbignn_training.sampling import even, stratified
@@ -34,8 +33,8 @@ class FoldView:
     ----------
     embedding
         (n, d) cell embedding.
-    parts
-        Log-probabilities (n, c) of the network, the discriminant and the logistic head.
+    logits
+        (n, c) log-probabilities of the gene level, not calibrated.
     codes
         (n,) gold label codes.
     distance
@@ -46,7 +45,7 @@ class FoldView:
     """
 
     embedding: torch.Tensor
-    parts: tuple[torch.Tensor, ...]
+    logits: torch.Tensor
     codes: Array
     distance: Array
     clean: bool
@@ -58,10 +57,8 @@ class CrossFit:
 
     Attributes
     ----------
-    blend
-        Weights of the discriminant and the logistic head beside the network.
     temperature
-        Of the gene level's blended logits.
+        Of the gene level's logits.
     graphs
         One a view, for the cell level to learn from.
     clean
@@ -70,7 +67,6 @@ class CrossFit:
         (n,) distance of the clean cells to the reference, averaged over graph neighbours.
     """
 
-    blend: tuple[float, float]
     temperature: float
     graphs: list[CellGraph]
     clean: list[bool]
@@ -111,9 +107,9 @@ def cross_fit(
             views(shown.counts, shown.totals, variability, generator)
         ):
             panel = Panel(level, present, settings.panel_genes)
-            embedding, *parts = panel.run(counts, totals, "parts")
+            embedding, logits = panel.run(counts, totals)
             distance = _distance(embedding, bank)
-            found.append(FoldView(embedding, tuple(parts), shown.codes, distance, clean=v == 0))
+            found.append(FoldView(embedding, logits, shown.codes, distance, clean=v == 0))
     return found
 
 
@@ -129,28 +125,14 @@ def _unit(embedding: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(embedding)
 
 
-def blended(parts: tuple[torch.Tensor, ...], blend: tuple[float, float]) -> torch.Tensor:
-    """Return network + blend[0] * discriminant + blend[1] * logistic, (n, c)."""
-    net, discriminant, logistic = parts
-    return net + blend[0] * discriminant + blend[1] * logistic
-
-
 def settle(folds: list[FoldView], settings: Settings) -> CrossFit:
-    """Choose blend and temperature of the gene level out of fold, and build the fold graphs.
-
-    The first blend within .002 of the best mean macro-F1 is taken.
-    """
-    score = {
-        b: np.mean([macro_f1(v.codes, blended(v.parts, b).argmax(1).numpy()) for v in folds])
-        for b in settings.blends
-    }
-    chosen = next(b for b in settings.blends if score[b] >= max(score.values()) - 0.002)
-    logits = torch.cat([blended(v.parts, chosen) for v in folds]).numpy()
+    """Fit the temperature of the gene level out of fold, and build the fold graphs."""
+    logits = torch.cat([v.logits for v in folds]).numpy()
     temperature = fit_temperature(logits, np.concatenate([v.codes for v in folds]))
     graphs = [
         make_graph(
             v.embedding,
-            (blended(v.parts, chosen) / temperature).log_softmax(1),
+            (v.logits / temperature).log_softmax(1),
             one_hot(v.codes, logits.shape[1]),
             settings,
         )
@@ -161,4 +143,4 @@ def settle(folds: list[FoldView], settings: Settings) -> CrossFit:
         for v, g in zip(folds, graphs, strict=True)
         if v.clean
     ]
-    return CrossFit(chosen, temperature, graphs, [v.clean for v in folds], np.concatenate(distance))
+    return CrossFit(temperature, graphs, [v.clean for v in folds], np.concatenate(distance))

@@ -42,6 +42,8 @@ FORMS: dict[str, type[ProgramAttention] | type[FullAttention]] = {
     "full": FullAttention,
 }
 """Attention networks by ``Settings.gene_form``, from expression to embedding and logits."""
+LEAST_LOG_P = -30.0
+"""No head rules a type out beyond this; float32 could not carry more through the blend."""
 PANEL_CELLS = 512
 """Cells that the gene level is run on at once."""
 
@@ -77,7 +79,7 @@ class GeneLevel(nn.Module):
         net: Network,
         statistics: dict[str, Array],
         logistic: tuple[Array, Array],
-        blend: tuple[float, float] = (0.2, 0.5),
+        blend: tuple[float, float],
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -136,7 +138,8 @@ class GeneLevel(nn.Module):
         discriminant = self.discriminant(z, *tables[2:5])
         scaled = ((x - self.net_mean) / self.net_scale).clamp(-LIMIT, LIMIT)
         logistic = scaled @ self.logistic_weight + self.logistic_bias
-        return embedding, *(a.log_softmax(1) for a in (logits, discriminant, logistic))
+        heads = logits, discriminant, logistic
+        return embedding, *(head.log_softmax(1).clamp(min=LEAST_LOG_P) for head in heads)
 
     def discriminant(self, z: Tensor, weight: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
         r"""Return the log-density of each type, up to a constant, (b, c).
@@ -318,4 +321,4 @@ def fit_gene_level(
     logistic = fit_logistic(x, codes, n_classes, tables, settings)
     labels = torch.from_numpy(codes)
     net = fit_network(x[:, :net_genes], labels, n_classes, settings, seed=seed, run=run)
-    return GeneLevel(net, tables, logistic).eval()
+    return GeneLevel(net, tables, logistic, settings.blend).eval()

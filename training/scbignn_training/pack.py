@@ -134,7 +134,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
     check_parity(gene, cell, panel, pair.cell, graph, counts, totals)
     tables: dict[str, Array] = {k: pair.gene.statistics[k].astype(np.float16) for k in HALF}
     tables |= {
-        "ridge": pair.gene.statistics["ridge"],
+        **{k: pair.gene.statistics[k] for k in ("ridge", "strength_precision", "graph_factors")},
         "cells_per_type": pair.gene.statistics["cells_per_type"].astype(np.int64),
         "gene_share": model.reference.gene_share.astype(np.float32),
     }

@@ -219,7 +219,7 @@ def fit_logistic(
     rows = stratified(codes, settings.logistic_cells, settings.seed)
     seen = dense(x[rows][:, :m]).numpy()
     z = scale(seen, statistics["gene_mean"][:m], statistics["gene_scale"][:m])
-    model = LogisticRegression(C=settings.logistic_c, max_iter=200, tol=1e-3)
+    model = LogisticRegression(C=settings.logistic_c, max_iter=200, tol=1e-4)
     model.fit(z, codes[rows], sample_weight=sample_weights(codes, rows))
     weight = np.zeros((m, n_classes), np.float32)
     bias = np.full(n_classes, -1e3, np.float32)

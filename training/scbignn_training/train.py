@@ -24,7 +24,7 @@ from scbignn_training.crossfit import BANK_CELLS, CrossFit, cross_fit, settle
 from scbignn_training.data import Cells, Reference, Study, join, read_study, unlabelled_cells
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import f1_per_type, macro_f1
-from scbignn_training.gene_level import GeneLevel, Panel, fit_gene_level, steps_of
+from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
 from scbignn_training.progress import Progress
 from scbignn_training.recipe import Recipe
 from scbignn_training.run import BARE, Run
@@ -104,7 +104,7 @@ class Start:
     labelled, unlabelled
         Cells over the ranked genes.
     crossfit
-        Out-of-fold graphs, blend and temperature.
+        Out-of-fold graphs and temperature.
     variability
         (m,) standardised log dispersion of the ranked genes.
     """
@@ -268,9 +268,7 @@ def fit_start(
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
     gene = fit_gene_level(x, labelled.codes, n_classes, settings, settings.seed, everything)
-    gene = GeneLevel(
-        gene.net, gene.statistics, gene.logistic, crossfit.blend, crossfit.temperature
-    ).eval()
+    gene.temperature = crossfit.temperature
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
 
 
