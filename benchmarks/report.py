@@ -139,6 +139,30 @@ def forms() -> list[str]:
     return lines
 
 
+def ablation(found: list[Row]) -> list[str]:
+    """Return a table of forms: what each gains over the gene level on pairs and on folds."""
+    groups = [[r for r in found if mark in r["task"]] for mark in ("->", "#")]
+    seeds = len({r["seed"] for r in found})
+    lines = [
+        f"| {seeds} seeds | pairs | gain | worst pair | worst type | folds | gain | worst fold |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in dict.fromkeys(r["method"] for r in found):
+        cells = [method]
+        for i, group in enumerate(groups):
+            mine = [r for r in group if r["method"] == method]
+            gains = [
+                np.mean([r["gain"] for r in mine if r["task"] == task])
+                for task in dict.fromkeys(r["task"] for r in mine)
+            ]
+            cells += [f"{mean(mine, 'macro_f1')[0]:.4f}", f"{np.mean(gains):+.4f}"]
+            cells.append(f"{min(gains):+.3f}")
+            if i == 0:
+                cells.append(f"{min(r['worst_type'] for r in mine):+.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -176,6 +200,8 @@ def main() -> None:
         without = [r | {"method": f"{r['method']}, without"} for r in plain if r["method"] in parts]
         shown = [name for part in parts for name in (part, f"{part}, without")]
         page = fill(page, "attention", by("task", rows("pairs") + without, shown))
+    if parts := rows("ablation"):
+        page = fill(page, "ablation", ablation(parts))
     page = fill(page, "forms", forms())
     PAGE.write_text(page)
 
