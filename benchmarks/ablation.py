@@ -39,7 +39,9 @@ CELL_FORMS: dict[str, dict[str, Any]] = {
     "without reciprocity": {"reciprocity": -20.0},
     "one layer": {"cell_layers": 1},
     "three layers": {"cell_layers": 3},
-    "all of the cell level (share 1)": {"cell_share": 1.0},
+    "share 1": {"cell_share": 1.0},
+    "GraphSAGE instead of the gate": {"cell_form": "sage"},
+    "GraphSAGE, share 1": {"cell_form": "sage", "cell_share": 1.0},
 }
 FEWEST = 10
 """Cells of a type whose difference counts as its own."""

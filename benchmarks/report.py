@@ -20,8 +20,12 @@ RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
 MARGIN = 0.02
 Row = dict[str, Any]
-FORMS = {("program", "gate"): "", ("full", "gate"): "_full", ("program", "sage"): "_sage"}
-"""What the result files of each form of the gene and of the cell level end in."""
+FORMS = {
+    "between genes and programs (program)": "",
+    "between the most expressed genes (full)": "_full",
+    "none (n_programs = 0)": "_no_attention",
+}
+"""What the result files of each form of attention end in."""
 
 
 def rows(name: str, *, cuts: bool = False) -> list[Row]:
@@ -123,19 +127,21 @@ def panels(found: list[Row]) -> list[str]:
 
 
 def forms() -> list[str]:
-    """Return a table of forms: macro-F1 over pairs and folds, and speed of the gene level."""
+    """Return a table of forms of attention: macro-F1 over pairs and folds, and their speed."""
     path = HERE / "results" / "gene_speed.json"
     speed = {r["form"]: r["cells"] / r["seconds"] for r in json.loads(path.read_text())}
-    lines = ["| form | 8 pairs | 6 folds | seeds | gene cells/s |", "|---|---|---|---|---|"]
-    for method in ("scBiGNN", "network alone", "cell level, share 1"):
-        for (gene, cell), suffix in FORMS.items():
+    lines = ["| attention | 8 pairs | 6 folds | seeds | gene cells/s |", "|---|---|---|---|---|"]
+    for method in ("scBiGNN", "network alone"):
+        for (form, suffix), cells in zip(FORMS.items(), speed.values(), strict=True):
             suites = [rows(suite + suffix) for suite in ("pairs", "folds")]
+            if not all(suites):
+                continue
             scores = [mean([r for r in s if r["method"] == method], "macro_f1") for s in suites]
-            cells = [
+            shown = [
                 f"{f1:.4f}" + (f" ± {spread:.4f}" if n > 1 else "") for f1, spread, n in scores
             ]
-            name = f"{gene}, {cell}: {method}"
-            lines.append(f"| {name} | {' | '.join(cells)} | {scores[0][2]} | {speed[gene]:,.0f} |")
+            seeds = " / ".join(str(n) for _, _, n in scores)
+            lines.append(f"| {form}: {method} | {' | '.join(shown)} | {seeds} | {cells:,.0f} |")
     return lines
 
 
@@ -195,11 +201,6 @@ def main() -> None:
     page = fill(page, "em by task", by("task", em, [f"scBiGNN, {s}" for s in steps]))
     if cut := rows("pairs", cuts=True):
         page = fill(page, "panels", panels(cut))
-    if plain := rows("no_attention"):
-        parts = ["scBiGNN", "network alone"]
-        without = [r | {"method": f"{r['method']}, without"} for r in plain if r["method"] in parts]
-        shown = [name for part in parts for name in (part, f"{part}, without")]
-        page = fill(page, "attention", by("task", rows("pairs") + without, shown))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
     page = fill(page, "forms", forms())
