@@ -23,6 +23,8 @@ from sklearn.metrics import f1_score
 
 import tasks
 from accuracy import Row, score
+from scbignn_infer.neighbors import build_graph
+from scbignn_infer.sessions import choose_runtime
 from scbignn_training import em, gate
 from scbignn_training.cell_level import CellGraph, fit_cell_level, make_graph, shield_of
 from scbignn_training.data import Cells, join, unlabelled_cells
@@ -39,6 +41,7 @@ CELL_FORMS: dict[str, dict[str, Any]] = {
     "without reciprocity": {"reciprocity": -20.0},
     "one layer": {"cell_layers": 1},
     "three layers": {"cell_layers": 3},
+    "query's graph by pynndescent": {"approximate": True},
     "share 1": {"cell_share": 1.0},
     "GraphSAGE instead of the gate": {"cell_form": "sage"},
     "GraphSAGE, share 1": {"cell_form": "sage", "cell_share": 1.0},
@@ -75,10 +78,22 @@ def in_part(graph: CellGraph, width: int, settings: Settings) -> CellGraph:
     return make_graph(*parts, settings)
 
 
+def approximately(graph: CellGraph, settings: Settings) -> CellGraph:
+    """Return the graph as pynndescent finds it."""
+    runtime = choose_runtime("cpu", torch.get_num_threads())
+    indices, similarity, _ = build_graph(
+        graph.embedding.numpy(), settings.n_neighbors, runtime=runtime, exact_max_cells=0
+    )
+    near = {"neighbor_indices": indices, "neighbor_similarity": similarity}
+    return replace(graph, **{name: torch.from_numpy(values) for name, values in near.items()})
+
+
 def cell_form(start: Start, graph: CellGraph, form: dict[str, Any], base: Settings) -> Array:
     """Return the label codes of a cell level trained in one form."""
     form = dict(form)
     gate.RECIPROCITY = form.pop("reciprocity", 4.0)
+    if form.pop("approximate", False):
+        graph = approximately(graph, base)
     settings = msgspec.structs.replace(base, **form)
     graphs = start.crossfit.graphs
     if settings.graph_factors == 0:
