@@ -1,83 +1,106 @@
-"""The shipped human-pbmc on a study it never saw, beside a logistic regression on the same cells.
+"""The shipped models on studies that they never saw, beside logistic regressions on the same cells.
 
-Run: ``python benchmarks/held_out_study.py`` (needs the extra ``training`` and ``SCBIGNN_DATA``).
-Scored are the cells of zheng_facs whose type both models know; neither saw any of its cells, and
-nothing was chosen on it.
+Run: ``python benchmarks/held_out_study.py --models FOLDER --out FILE.json`` (needs the extra
+``training`` and ``SCBIGNN_DATA``). For each recipe of several studies a twin is trained without
+each of them, unless FOLDER holds it already; other models are scored on other files. Scored are
+the cells whose type the model knows. ``--export FOLDER`` writes the same cells for
+``peers.celltypist``.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+import tasks
+from accuracy import SIMPLE, baselines, score
+from peers.export_tasks import export
 from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_training.data import join, rank_genes, read_study
-from scbignn_training.recipe import Source, read_recipe
+from scbignn_training.data import Study, read_study
+from scbignn_training.recipe import Recipe, Source, read_recipe
+from scbignn_training.train import read_reference
 
+Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parents[1]
-QUERY = Source(file="pbmc_zheng_facs.h5ad")
-LABELS = "cell_type_common"
+OTHERS = {
+    "human-pancreas": (
+        Source(file="pancreas_segerstolpe_neuca_2000g.h5ad", name="segerstolpe"),
+        Source(file="pancreas_baron_neuca_2000g.h5ad", name="baron, other donors"),
+    )
+}
+"""Files that score a model of one study."""
+REGRESSIONS = {name: SIMPLE[name] for name in SIMPLE if name.startswith("logistic regression")}
 
 
-def log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Scale each cell to 10,000 and take log1p."""
-    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    return sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts).log1p()
+def twin(path: Path, recipe: Recipe, source: Source, models: Path) -> tuple[Recipe, Path]:
+    """Return the recipe without a study, and its bundle, trained where there is none."""
+    twin = recipe.without(source.called)
+    if not (models / twin.name).exists():
+        command = ["train", "--recipe", str(path), "--leave-out", source.called, "--threads", "1"]
+        program = "from scbignn_infer.cli import main; main()"
+        subprocess.run([sys.executable, "-c", program, *command, "-o", str(models)], check=True)
+    return twin, models / twin.name
+
+
+def cases(models: Path) -> Iterator[tuple[Recipe, Path, Source]]:
+    """Yield recipes, their bundles, and the file that each is scored on."""
+    for path in sorted((ROOT / "training" / "recipes").glob("*.toml")):
+        recipe = read_recipe(path)
+        if len(recipe.reference) > 1:
+            for source in recipe.reference:
+                yield *twin(path, recipe, source, models), source
+        for source in OTHERS.get(recipe.name, ()):
+            yield recipe, ROOT / "exported_models" / recipe.name, source
+
+
+def as_task(recipe: Recipe, source: Source) -> tasks.Task:
+    """Return the cells that a model learns from, and those of known types that score it."""
+    known = read_reference(recipe)
+    labels = np.array(known.cell_types, object)[known.codes]
+    reference = Study(Path(), known.counts, known.symbols, known.ensembl_ids, labels)
+    query = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+    truth = np.array([recipe.merge.get(x, x) for x in query.labels], object)
+    query = Study(query.path, query.counts, query.symbols, query.ensembl_ids, truth)
+    name = f"{recipe.name.split('-without-')[0]}: {source.called}"
+    return tasks.Task(name, reference, query)
 
 
 def main() -> None:
-    """Print a JSON object with the scores of each model."""
-    recipe = read_recipe(ROOT / "training" / "recipes" / "human-pbmc.toml")
-    files = [read_study(s.locate(), label_key=recipe.label_key) for s in recipe.reference]
-    reference = join(files, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
-    query = read_study(QUERY.locate(), label_key=LABELS)
-    scored = np.isin(query.labels.astype(str), reference.cell_types)
-    truth = query.labels[scored].astype(str)
-
-    with open_query(QUERY.locate()) as cells:
-        found = Annotator.load(ROOT / "exported_models" / recipe.name).annotate_query(cells)
-    predictions = {
-        "scbignn-infer": found.best_labels[scored],
-        "scbignn-infer, gene level alone": found.gene_level_labels[scored],
-    }
-
-    column = {s: i for i, s in enumerate(query.symbols)}
-    shared = [i for i, s in enumerate(reference.symbols) if s in column]
-    known = reference.counts[:, shared]
-    ranked = rank_genes(known, np.asarray(known.sum(axis=1)).ravel(), reference.codes, 1000)
-    order = [column[reference.symbols[shared[i]]] for i in ranked]
-    x = log1p_cp10k(known)[:, ranked].toarray()
-    unseen = log1p_cp10k(query.counts)[:, order].toarray()[scored]
-    for c in (1.0, 0.01):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-        model.fit(x, np.array(reference.cell_types)[reference.codes])
-        predictions[f"logistic regression, C = {c}"] = model.predict(unseen)
-
-    scores = {
-        name: {
-            "accuracy": round(accuracy_score(truth, labels.astype(str)), 4),
-            "macro_f1": round(
-                f1_score(
-                    truth,
-                    labels.astype(str),
-                    labels=np.unique(truth),
-                    average="macro",
-                    zero_division=0,
-                ),
-                4,
-            ),
+    """Write a JSON list with the scores of each method on each file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--export", type=Path, help="folder for the cells, for peers")
+    arguments = parser.parse_args()
+    rows = []
+    for i, (recipe, bundle, source) in enumerate(cases(arguments.models)):
+        task = as_task(recipe, source)
+        query = task.query
+        found = Annotator.load(bundle, device="cpu", threads=1).annotate_matrix(
+            query.counts, query.symbols
+        )
+        scored = np.isin(query.labels.astype(str), found.cell_types)
+        task = tasks.Task(task.name, task.reference, tasks.rows(query, scored))
+        labels = {
+            "scBiGNN": found.best_labels[scored],
+            "gene level": found.gene_level_labels[scored],
+            **baselines(task, task.query, REGRESSIONS),
         }
-        for name, labels in predictions.items()
-    }
-    print(json.dumps({"cells": int(scored.sum()), "scores": scores}, indent=1))
+        for method, called in labels.items():
+            row = {"task": task.name, "view": "all", "method": method, "seed": 0}
+            rows.append(row | {"cells": int(scored.sum())} | score(task.query.labels, called))
+            print(rows[-1], flush=True)
+        if arguments.export:
+            arguments.export.mkdir(parents=True, exist_ok=True)
+            export(task, arguments.export / f"held_out_{i}.npz", cuts=False)
+    arguments.out.write_text(json.dumps(rows, indent=0))
 
 
 if __name__ == "__main__":

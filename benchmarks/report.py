@@ -169,6 +169,22 @@ def ablation(found: list[Row]) -> list[str]:
     return lines
 
 
+def held_out(found: list[Row]) -> list[str]:
+    """Return a table of held-out studies by methods: accuracy and macro-F1."""
+    methods = list(dict.fromkeys(r["method"] for r in found))
+    cells = {r["task"]: r["cells"] for r in found if "cells" in r}
+    lines = ["| accuracy / macro-F1 | cells | " + " | ".join(methods) + " |"]
+    lines.append("|---|---|" + "---|" * len(methods))
+    for task, n in cells.items():
+        shown = [f"{task} | {n:,}"]
+        for method in methods:
+            scores = [r for r in found if (r["task"], r["method"]) == (task, method)]
+            mean_of = [np.mean([r[f] for r in scores]) for f in ("accuracy", "macro_f1")]
+            shown.append(" / ".join(f"{x:.3f}" for x in mean_of))
+        lines.append("| " + " | ".join(shown) + " |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -204,6 +220,8 @@ def main() -> None:
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
     page = fill(page, "forms", forms())
+    if studies := rows("held_out_studies"):
+        page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     PAGE.write_text(page)
 
 

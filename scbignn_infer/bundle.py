@@ -30,7 +30,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A frozen record of ``bundle.json``; unknown or missing fields are refused."""
 
 
-class Gene(Record, frozen=True, kw_only=True):
+class Gene(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One gene of the reference, in the model's rank order."""
 
     symbol: str
@@ -98,6 +98,8 @@ class Dataset(Record, frozen=True, kw_only=True):
     """Where training cells came from."""
 
     file: str
+    name: str = ""
+    """What the scores of held-out studies call it."""
     title: str = ""
     citation: str = ""
     accession: str = ""
@@ -118,6 +120,24 @@ class EMIteration(Record, frozen=True, kw_only=True):
     seconds: float
 
 
+class StudyScores(Record, frozen=True, kw_only=True):
+    """How well a model trained without a study labels its cells of the types it knows."""
+
+    accuracy: float
+    macro_f1: float
+    n_cells: int
+
+
+class Confusion(Record, frozen=True, kw_only=True):
+    """Held-out cells of one type that are called another."""
+
+    truth: str
+    called: str
+    share: float
+    """Of the held-out cells of that type."""
+    n: int
+
+
 class Training(Record, frozen=True, kw_only=True):
     """What the model was trained on and how well it did on cells it did not see."""
 
@@ -133,6 +153,15 @@ class Training(Record, frozen=True, kw_only=True):
     em_history: list[EMIteration]
     scores: dict[str, float] = {}
     scores_per_type: dict[str, float] = {}
+    """F1 of each type, out of fold."""
+    held_out_scores: dict[str, StudyScores] = {}
+    """Of each study, left out in turn, where there are several."""
+    held_out_scores_per_type: dict[str, float] = {}
+    """F1 of each type, pooled over the studies left out."""
+    confusions: list[Confusion] = []
+    """The worst, on cells of studies left out; of cells out of fold where there is one study."""
+    cannot_tell: list[str] = []
+    """What the model was found unable to tell, in words."""
     notes: list[str] = []
 
     @property

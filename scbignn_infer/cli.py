@@ -500,10 +500,12 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             c.ontology_id,
             f"{training.cells_per_type.get(c.label, 0):,}",
             _score(training.scores_per_type.get(c.label)),
+            _score(training.held_out_scores_per_type.get(c.label)),
         )
         for c in spec.cell_types
     ]
-    console.print(_table(["label", "ontology", "training cells", "score"], types))
+    titles = ["label", "ontology", "training cells", "F1 out of fold", "F1 in held-out studies"]
+    console.print(_table(titles, types))
     for set_ in training.datasets:
         known = (set_.title, set_.citation, set_.accession, set_.licence)
         details = "; ".join(filter(None, known))
@@ -523,6 +525,16 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
     ]
     console.print(_table(["EM", "gene level F1", "cell level F1", "kept", "seconds"], history))
     _print_pairs(console, {name: _score(value) for name, value in training.scores.items()})
+    studies = [
+        (name, f"{s.n_cells:,}", _score(s.accuracy), _score(s.macro_f1))
+        for name, s in training.held_out_scores.items()
+    ]
+    if studies:
+        console.print(_table(["study left out", "cells", "accuracy", "macro-F1"], studies))
+    confused = [f"{c.truth} as {c.called} {c.share:.0%}" for c in training.confusions]
+    _print_pairs(console, {"confuses": ", ".join(confused)})
+    for line in training.cannot_tell:
+        console.print(f"cannot tell: {line}", soft_wrap=True)
     merged = [f"{old} -> {new}" for old, new in training.merged_labels.items()]
     dropped = [f"{label} ({n})" for label, n in training.dropped_labels.items()]
     _print_pairs(console, {"merged": ", ".join(merged), "dropped": ", ".join(dropped)})

@@ -90,6 +90,12 @@ def record() -> dict[str, Any]:
                 )
             ],
             scores={"out of fold macro-F1": 0.9},
+            held_out_scores={
+                "toy": records.StudyScores(accuracy=0.777, macro_f1=0.666, n_cells=1234)
+            },
+            held_out_scores_per_type={"B": 0.555},
+            confusions=[records.Confusion(truth="B", called="T [naive]", share=0.444, n=4)],
+            cannot_tell=["one from the other"],
         ),
         files={
             name: records.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

@@ -393,6 +393,8 @@ def test_models_show_is_the_card(toy_models):
     text = run("models", "show", "toy").stdout
     for part in ("T [naive]", "CL:0000084", "Toy 2020", "0.900", "out of fold macro-F1", "0.5"):
         assert part in text
+    for part in ("0.777", "0.666", "1,234", "0.555", "B as T [naive] 44%", "one from the other"):
+        assert part in text
     card = run_json("models", "show", "toy")
     assert card["n_genes"] == 3
     assert card["training"]["em_history"][0]["kept"] is True

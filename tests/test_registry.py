@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 import scbignn_infer
 from scbignn_infer import registry
 from scbignn_infer.errors import BundleError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -81,4 +84,11 @@ def test_a_loaded_bundle_is_returned_as_it_is(toy):
 
 
 def test_the_shipped_models_are_found():
-    assert {"human-pbmc", "human-pancreas"} <= set(scbignn_infer.list_models())
+    shipped = {"human-pbmc", "human-pancreas", "mouse-pancreas", "human-lung-cancer-lines"}
+    assert shipped <= set(scbignn_infer.list_models())
+
+
+def test_shipped_models_are_small():
+    for folder in (REPOSITORY / "exported_models").iterdir():
+        if folder.is_dir() and not folder.name.startswith("."):
+            assert sum(f.stat().st_size for f in folder.iterdir()) < 4e6, folder.name

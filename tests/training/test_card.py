@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 import scbignn_infer
+from scbignn_infer.bundle import Confusion, StudyScores
 from scbignn_training.card import model_card
 
 
@@ -40,14 +41,14 @@ def test_a_type_without_a_score_has_a_dash(spec):
 
 
 def test_the_kept_iteration_is_starred(spec):
-    history = tables(model_card(spec))[2][2:]
+    (history,) = [t[2:] for t in tables(model_card(spec)) if t[0][0].strip() == "iteration"]
     assert [row[3].strip() == "*" for row in history] == [h.kept for h in spec.training.em_history]
 
 
 def test_the_data_and_the_numbers_of_cells_are_named(spec):
     card = model_card(spec)
-    (data,) = [t for t in tables(card) if t[0][0].strip() == "file"]
-    assert [row[0].strip() for row in data[2:]] == ["labelled.h5ad", "unlabelled.h5ad"]
+    (data,) = [t for t in tables(card) if t[0][0].strip() == "name"]
+    assert [row[1].strip() for row in data[2:]] == ["labelled.h5ad", "unlabelled.h5ad"]
     assert "Baron et al. 2016" in card
     assert f"{spec.training.n_cells} cells; seed {spec.training.seed}" in card
     assert f"held-out cells ({spec.training.validation})" in card
@@ -75,7 +76,7 @@ def test_a_bar_in_a_label_does_not_break_its_table(spec):
         spec, cell_types=[first, *spec.cell_types[1:]], training=training
     )
     types = tables(model_card(changed))[0]
-    assert {len(row) for row in types} == {4}
+    assert {len(row) for row in types} == {5}
     assert types[2][0].strip() == r"T\|NK"
 
 
@@ -85,3 +86,50 @@ def test_what_is_not_known_is_left_out(spec):
     for name in ("tissue", "licence", "assays"):
         assert f"- {name}:" not in card
     assert "\n\n\n" not in model_card(spec)
+
+
+@pytest.fixture
+def studied(spec):
+    """Return the record of a model with held-out studies."""
+    training = msgspec.structs.replace(
+        spec.training,
+        held_out_scores={"one": StudyScores(accuracy=0.91, macro_f1=0.82, n_cells=73)},
+        held_out_scores_per_type={"alpha": 0.4321},
+        confusions=[Confusion(truth="alpha", called="beta", share=0.257, n=12)],
+        cannot_tell=["naive from memory cells"],
+        dropped_labels={"odd": 3},
+        notes=["a twin"],
+    )
+    return msgspec.structs.replace(spec, training=training)
+
+
+def section(card, title):
+    (found,) = [part for part in card.split("\n## ") if part.startswith(f"{title}\n")]
+    return found
+
+
+def test_held_out_studies_have_scores_by_study_and_by_type(studied, spec):
+    card = model_card(studied)
+    assert "| one | 73 | 0.91 | 0.82 |" in section(card, "Held-out studies")
+    held_out = {row[0].strip(): row[4].strip() for row in tables(card)[0][2:]}
+    assert held_out.pop("alpha") == "0.4321"
+    assert set(held_out.values()) == {"-"}
+    assert "Held-out studies" not in model_card(spec)
+
+
+def test_what_it_confuses_says_of_which_cells(studied, spec):
+    text = section(model_card(studied), "What it confuses")
+    assert "Of the cells of studies left out, it calls" in text
+    assert "- 26% of alpha as beta (12 cells)" in text
+    training = msgspec.structs.replace(spec.training, confusions=[])
+    text = section(model_card(msgspec.structs.replace(spec, training=training)), "What it confuses")
+    assert "No type takes more than 5 % of another's cells out of fold." in text
+
+
+def test_what_it_cannot_tell_is_measured_and_left_out(studied, spec):
+    text = section(model_card(studied), "What it cannot tell")
+    assert "- naive from memory cells\n" in text
+    assert "- left out: odd (3 cells)\n" in text
+    for card in (model_card(studied), model_card(spec)):
+        assert "Cells of any other type come out as unknown, or as the nearest" in card
+    assert model_card(studied).endswith("- a twin\n")

@@ -220,6 +220,20 @@ class TestOptions:
         assert [s.file for s in recipe.adapt] == ["one.h5ad", "two.h5ad"]
         assert (recipe.tissue, recipe.min_cells, recipe.settings.seed) == ("lung", 5, 3)
 
+    def test_references_of_one_stem_are_numbered(self, made):
+        files = ("one/cells.h5ad", "two/cells.h5ad", "other.h5ad")
+        run(*files, *("--label-key", "cell_type", "--name", "mine", "--threads", 1))
+        assert [s.called for s in made[0].reference] == ["cells 1", "cells 2", "other"]
+
+    def test_a_reference_of_a_recipe_is_left_out(self, made, recipe_file, parts):
+        text = recipe_file.read_text()
+        two = f"[{{ file = '{parts['query']}' }}, {{ file = '{parts['labelled']}' }}]"
+        recipe_file.write_text(text.replace(f"[{{ file = '{parts['labelled']}' }}]", two))
+        run("--recipe", recipe_file, "--leave-out", "query", "--threads", 1)
+        (recipe,) = made
+        assert recipe.name == "tiny-without-query"
+        assert [s.called for s in recipe.reference] == ["labelled"]
+
     @pytest.mark.usefixtures("made")
     def test_quiet_prints_nothing(self, given):
         assert run(*given, "--quiet", "--threads", 1).output == ""
@@ -297,6 +311,13 @@ class TestBadInput:
     def test_the_output_folder_is_a_file(self, given, tmp_path):
         (tmp_path / "out").write_text("")
         assert "cannot write" in run(*given, "-o", tmp_path / "out", code=1).stderr
+
+    def test_only_a_reference_of_a_recipe_can_be_left_out(self, given, recipe_file):
+        assert "--recipe" in run(*given, "--leave-out", "labelled", code=2).stderr
+        wrong = run("--recipe", recipe_file, "--leave-out", "x", code=1).stderr
+        assert "expected one of labelled" in wrong
+        only = run("--recipe", recipe_file, "--leave-out", "labelled", code=1).stderr
+        assert "only reference" in only
 
     def test_no_recipe(self, tmp_path):
         assert "none.toml" in run("--recipe", tmp_path / "none.toml", code=1).stderr

@@ -167,15 +167,19 @@ class TestMStep:
 @torch.no_grad()
 def test_scores_are_means_over_the_views(pair, held_out, unlabelled, settings):
     cut = Cells(unlabelled.counts, unlabelled.totals, unlabelled.present, held_out.codes)
-    expected = []
+    expected, called = [], []
     for cells in (held_out, cut):
         panel = Panel(pair.gene, cells.present, settings.panel_genes)
         gene = panel.run(cells.counts, cells.totals)[1]
         graph = run_gene_level(pair.gene, cells, settings)
         cell = pair.cell(gene, graph)
         expected.append([macro_f1(cells.codes, a.argmax(1).numpy()) for a in (gene, cell)])
+        called.append(cell.argmax(1).tolist())
     found = validate(pair, [held_out, cut], settings)
-    assert found == pytest.approx(tuple(np.mean(expected, axis=0)))
+    scores = found.gene_level_f1, found.cell_level_f1
+    assert scores == pytest.approx(tuple(np.mean(expected, axis=0)))
+    assert found.called.tolist() == called[0]
+    assert found.truth.tolist() == held_out.codes.tolist()
 
 
 class TestSelfTraining:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -14,13 +15,15 @@ import torch
 from scipy.special import softmax
 
 import scbignn_infer
+from scbignn_infer.bundle import StudyScores
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.pipeline import Annotator
 from scbignn_training import pack
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
 from scbignn_training.pack import check_free, write_bundle
-from scbignn_training.train import train
+from scbignn_training.recipe import Source
+from scbignn_training.train import HeldOut, train
 
 FILES = {
     "README.md",
@@ -70,6 +73,9 @@ class TestTheBundle:
         assert spec.training.validation == "one of 2 folds of the cells"
         assert spec.training.scores == model.scores
         assert spec.training.em_history == model.history
+        assert spec.training.confusions == model.confusions
+        assert spec.training.held_out_scores == {}
+        assert (reference.name, unlabelled.name) == ("labelled", "unlabelled")
         assert spec.training.settings == recipe.settings.as_record()
         assert {c.label: c.ontology_id for c in spec.cell_types}["alpha"] == "CL:0000171"
         assert {c.label: c.ontology_id for c in spec.cell_types}["beta"] == ""
@@ -275,6 +281,28 @@ class TestWriting:
         assert "- merged: a into alpha" in card
         assert "- left out: odd (3 cells)" in card
         assert "- left out: no label (2 cells)" in card
+
+
+@pytest.mark.usefixtures("exported")
+def test_held_out_studies_bear_the_names_of_the_recipe(model, recipe, tmp_path):
+    scores = StudyScores(accuracy=0.9, macro_f1=0.8, n_cells=7)
+    changed = replace(model, held_out=HeldOut({1: scores}, {"alpha": 0.7}))
+    first, second = (Source(file="x.h5ad", name=name) for name in ("one", "two"))
+    changed_recipe = msgspec.structs.replace(
+        recipe, reference=[first, second], cannot_tell=["much"], notes=["a twin"]
+    )
+    training = scbignn_infer.load_model(
+        write_bundle(changed, changed_recipe, tmp_path)
+    ).spec.training
+    assert training.held_out_scores == {"two": scores}
+    assert training.held_out_scores_per_type == {"alpha": 0.7}
+    assert (training.cannot_tell, training.notes) == (["much"], ["a twin"])
+
+
+def test_genes_without_an_id_take_no_place_for_it(bundle, model):
+    record = json.loads((bundle / "bundle.json").read_text())
+    assert model.reference.ensembl_ids[0] == ""
+    assert record["genes"][0] == {"symbol": model.reference.symbols[0]}
 
 
 def test_a_failed_parity_check_writes_nothing(model, recipe, tmp_path, monkeypatch):

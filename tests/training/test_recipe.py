@@ -40,6 +40,7 @@ class TestShippedRecipes:
             assert source.title
             assert source.citation
             assert source.accession
+            assert source.licence
         assert all(re.fullmatch(r"CL:\d{7}", i) for i in recipe.ontology.values())
 
     def test_the_shipped_model_was_made_from_them(self, path):
@@ -48,7 +49,10 @@ class TestShippedRecipes:
         assert [(d.file, d.sha256) for d in spec.training.datasets] == [
             (s.file, s.sha256) for s in (*recipe.reference, *recipe.unlabelled)
         ]
-        assert {c.label: c.ontology_id for c in spec.cell_types} == recipe.ontology
+        assert {c.label: c.ontology_id for c in spec.cell_types if c.ontology_id} == recipe.ontology
+        assert [d.name for d in spec.training.datasets] == [s.called for s in recipe.reference]
+        assert spec.training.cannot_tell == recipe.cannot_tell
+        assert set(recipe.ontology) <= {c.label for c in spec.cell_types}
         assert spec.training.settings == recipe.settings.as_record()
 
     def test_the_first_line_is_the_command_that_makes_it(self, path):
@@ -113,6 +117,41 @@ def test_queries_to_adapt_to_follow_the_unlabelled_files(tmp_path):
     assert [s.file for s in recipe.foreign] == ["others.h5ad", "query.h5ad"]
     path.write_text(MINIMAL)
     assert read_recipe(path).foreign == []
+
+
+class TestLeavingOut:
+    @pytest.fixture
+    def two(self, tmp_path):
+        path = tmp_path / "mine.toml"
+        path.write_text(MINIMAL + "[[reference]]\nname = 'second'\nfile = 'others.h5ad'\n")
+        return read_recipe(path)
+
+    def test_a_twin_has_the_other_references_and_says_so(self, two):
+        twin = two.without("second")
+        assert twin.name == "mine-without-second"
+        assert [s.file for s in twin.reference] == ["cells.h5ad"]
+        assert "without second" in twin.notes[-1]
+        assert two.without("cells").reference == [two.reference[1]]  # by the file's stem
+        assert (two.name, two.notes) == ("mine", [])
+
+    def test_an_unknown_name_lists_the_known_ones(self, two):
+        with pytest.raises(InputError) as error:
+            two.without("others")
+        one_line(error, "no reference 'others'", "cells, second", "--leave-out")
+
+    def test_the_only_one_cannot_be_left_out(self, two):
+        with pytest.raises(InputError) as error:
+            two.without("second").without("cells")
+        one_line(error, "'cells' is the only reference", "two or more")
+
+    def test_two_references_of_one_name_are_refused(self, tmp_path):
+        path = tmp_path / "mine.toml"
+        path.write_text(MINIMAL + "[[reference]]\nfile = 'other/cells.h5ad'\n")
+        with pytest.raises(InputError) as error:
+            read_recipe(path)
+        one_line(error, str(path), "2 references named 'cells'", "name =")
+        path.write_text(path.read_text() + "name = 'other'\n")
+        assert [s.called for s in read_recipe(path).reference] == ["cells", "other"]
 
 
 class TestFindingFiles:

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_training.data import Reference
+from scbignn_training.evaluate import Outcome
 from scbignn_training.selection import keep, splits
 
 
@@ -104,13 +105,20 @@ class TestOneStudy:
         assert one.tolist() != other.tolist()
 
 
+def outcome(f1, code=0):
+    """Return what stands for held-out cells; the gene level is always a tenth of the pair."""
+    return Outcome(f1 / 10, f1, np.array([code]), np.array([code]))
+
+
 class TestKeeping:
     @staticmethod
     def run(*splits, tolerance=0.01):
-        """Keep one of scripted iterations; the gene level is always a tenth of the pair."""
+        """Keep one of scripted iterations; what is kept are its outcomes."""
         rows = []
-        scores = [iter([(f1 / 10, f1) for f1 in split]) for split in splits]
-        history = keep(scores, tolerance, rows.append)
+        outcomes = [[outcome(f1, i) for i, f1 in enumerate(split)] for split in splits]
+        history, found = keep([iter(o) for o in outcomes], tolerance, rows.append)
+        (kept,) = [h.iteration for h in history if h.kept]
+        assert found == [split[kept] for split in outcomes]
         assert [r.iteration for r in rows] == [h.iteration for h in history]
         assert not any(r.kept for r in rows)  # it is not known before the end
         assert [h.kept for h in history].count(True) == 1
@@ -158,7 +166,7 @@ class TestKeeping:
         def scores(name):
             for i in range(3):
                 order.append((i, name))
-                yield 0.5, 0.5
+                yield outcome(0.5)
 
         keep([scores("a"), scores("b")], 0.0, lambda row: order.append((row.iteration, "row")))
         assert order == [(i, name) for i in range(3) for name in ("a", "b", "row")]

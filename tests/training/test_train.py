@@ -18,7 +18,7 @@ from scbignn_training.blocks import with_values
 from scbignn_training.calibrate import fit_temperature, fit_threshold
 from scbignn_training.crossfit import cross_fit
 from scbignn_training.data import rank_genes, read_study
-from scbignn_training.evaluate import f1_per_type, macro_f1
+from scbignn_training.evaluate import Outcome, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel
 from scbignn_training.pack import write_bundle
 from scbignn_training.run import Run
@@ -107,8 +107,8 @@ class TestTheModel:
         assert 0 < model.threshold <= 0.5
 
     def test_it_labels_cells_that_it_has_never_seen(self, model, held_out, settings):
-        gene, cell = em.validate(model.pair, [held_out], settings)
-        assert min(gene, cell) > 0.8
+        found = em.validate(model.pair, [held_out], settings)
+        assert min(found.gene_level_f1, found.cell_level_f1) > 0.8
 
 
 class TestHeldOutCells:
@@ -121,7 +121,8 @@ class TestHeldOutCells:
 
         def validate(pair, held_out, settings):
             calls.append((pair, held_out))
-            return 0.5, 0.5
+            codes = held_out[0].codes
+            return Outcome(0.5, 0.5, codes, codes)
 
         monkeypatch.setattr(em, "validate", validate)
         return calls
@@ -136,7 +137,7 @@ class TestHeldOutCells:
             counts[row] = rng.poisson(2.0, counts.shape[1])
         shuffled = replace(reference, counts=counts.tocsr())
         for cells in (reference, shuffled):
-            list(module._split_scores(cells, [foreign], inside, outside, settings))
+            list(module._split_outcomes(cells, [foreign], inside, outside, settings))
         n = settings.em_iterations + 1
         assert len(scored) == 2 * n
         for (one, _), (other, _) in zip(scored[:n], scored[n:], strict=True):
@@ -148,9 +149,9 @@ class TestHeldOutCells:
     ):
         none = msgspec.structs.replace(settings, em_iterations=0)
         _, ((inside, outside),) = selection.splits(reference, none.folds, none.seed)
-        assert list(module._split_scores(reference, [foreign], inside, outside, none)) == [
-            (0.5, 0.5)
-        ]
+        (found,) = module._split_outcomes(reference, [foreign], inside, outside, none)
+        assert (found.gene_level_f1, found.cell_level_f1) == (0.5, 0.5)
+        assert found.truth.tolist() == reference.codes[outside].tolist()
         ((_, views),) = scored
         clean, _, cut = views
         assert len(views) == 3
@@ -170,7 +171,7 @@ class TestHeldOutCells:
         name, found = selection.splits(both, none.folds, none.seed)
         assert name == "each study left out in turn"
         inside, outside = found[1]
-        list(module._split_scores(both, [foreign], inside, outside, none))
+        (found,) = module._split_outcomes(both, [foreign], inside, outside, none)
         ((pair, views),) = scored
         (cells,) = views
         part = both.subset(inside)
@@ -180,6 +181,7 @@ class TestHeldOutCells:
         scored_rows = outside[[np.count_nonzero(labels == t) > 1 for t in labels]]
         names = [both.cell_types[c] for c in both.codes[scored_rows]]
         assert len(names) > 0.9 * len(outside)
+        assert [both.cell_types[c] for c in found.truth] == names  # in codes of the whole
         assert [part.cell_types[c] for c in cells.codes] == names
         ranked = rank_genes(part.counts, part.totals, part.codes, 600)
         assert (cells.counts != both.counts[scored_rows][:, ranked]).nnz == 0
@@ -194,15 +196,21 @@ class TestHeldOutCells:
         def scores(reference, foreign, inside, outside, settings, run):
             (study,) = set(reference.batches[outside])
             script[study] = set(reference.batches[inside])
-            return iter([(0.1, 0.9), (0.2, 0.7), (0.3, 0.2)] if study else [(0.5, 0.6)] * 3)
+            found = [(0.1, 0.9), (0.2, 0.7), (0.3, 0.2)] if study else [(0.5, 0.6)] * 3
+            truth = np.array([0, 0, 0, 1]) if study else np.array([1, 1])
+            called = [np.roll(truth, i) for i in (0, 1, 2)]
+            return iter([Outcome(*f1, truth, c) for f1, c in zip(found, called, strict=True)])
 
-        monkeypatch.setattr(module, "_split_scores", scores)
+        monkeypatch.setattr(module, "_split_outcomes", scores)
         model = fit(replace(reference, batches=studies), [foreign], settings)
         assert script == {0: {1}, 1: {0}}
         assert model.validation == "each study left out in turn"
         found = [(h.gene_level_f1, h.cell_level_f1) for h in model.history]
         np.testing.assert_allclose(found, [(0.3, 0.75), (0.35, 0.65)])  # the third is not run
         assert [h.kept for h in model.history] == [True, False]
+        assert {s: x.accuracy for s, x in model.held_out.by_study.items()} == {0: 1.0, 1: 1.0}
+        assert {s: x.n_cells for s, x in model.held_out.by_study.items()} == {0: 2, 1: 4}
+        assert model.confusions == []  # of the kept iteration, not of those after it
 
 
 class TestForeignCells:
@@ -241,8 +249,8 @@ class TestForeignCells:
             assert spoilt.scores[name] >= score - self.BOUND
         before = em.validate(model.pair, [held_out], long)
         after = em.validate(spoilt.pair, [held_out], long)
-        assert after[0] >= before[0] - self.BOUND
-        assert after[1] >= before[1] - self.BOUND
+        assert after.gene_level_f1 >= before.gene_level_f1 - self.BOUND
+        assert after.cell_level_f1 >= before.cell_level_f1 - self.BOUND
 
     def test_where_they_do_harm_the_pair_before_is_kept(
         self, reference, junk, long, held_out, model
@@ -255,7 +263,7 @@ class TestForeignCells:
         assert first.kept
         before = em.validate(model.pair, [held_out], settings)
         after = em.validate(spoilt.pair, [held_out], settings)
-        assert after[1] >= before[1] - self.BOUND
+        assert after.cell_level_f1 >= before.cell_level_f1 - self.BOUND
 
 
 def test_without_pseudo_labels_the_unlabelled_cells_change_nothing(reference, foreign, settings):
@@ -311,17 +319,31 @@ def test_progress_is_told_in_steps_of_all_networks(recipe, model):
 
 
 def test_two_references_are_one(parts, recipe):
-    """The same cells in two files: both are read, and the batches say which is which."""
+    """The same cells in two files: each is left out in turn, and the other knows them."""
     source = recipe.reference[0]
     twice = msgspec.structs.replace(recipe, reference=[source, source], unlabelled=[])
     rows = []
     model = train(twice, Log(iteration=rows.append))
     n = len(read_study(parts["labelled"]).labels)
     assert np.bincount(model.reference.batches).tolist() == [n, n]
-    assert model.history == rows
+    assert [r.cell_level_f1 for r in rows] == [h.cell_level_f1 for h in model.history]
     assert [(h.iteration, h.kept) for h in model.history] == [(0, True)]
-    assert model.validation == "out of fold"
+    assert model.validation == "each study left out in turn"
     assert model.n_unlabelled == []
+    first, second = model.held_out.by_study[0], model.held_out.by_study[1]
+    assert first == second  # without EM, the twins are the same model
+    assert first.accuracy > 0.9
+    assert first.n_cells == len(model.reference.codes) / 2
+    assert model.history[0].cell_level_f1 == pytest.approx(first.macro_f1, abs=1e-4)
+    assert set(model.held_out.per_type) == set(model.reference.cell_types)
+
+
+def test_one_reference_has_no_held_out_study(model):
+    """What it confuses is then seen out of fold."""
+    assert model.held_out.by_study == {}
+    assert model.held_out.per_type == {}
+    for confusion in model.confusions:
+        assert confusion.share <= 1 - model.scores_per_type[confusion.truth] / 2
 
 
 class Killed(Exception):  # noqa: N818
@@ -432,7 +454,8 @@ class TestLargeReferences:
     def test_it_trains_and_labels(self, reference, foreign, bounded, held_out):
         lines = []
         model = fit(reference, [foreign], bounded, Log(lines.append))
-        assert min(em.validate(model.pair, [held_out], bounded)) > 0.6
+        found = em.validate(model.pair, [held_out], bounded)
+        assert min(found.gene_level_f1, found.cell_level_f1) > 0.6
         assert model.pair.gene.statistics["cells_per_type"].sum() >= len(reference.codes)
         assert model.n_unlabelled == [foreign.counts.shape[0]]
 
@@ -445,10 +468,15 @@ class TestLargeReferences:
 
     def test_held_out_cells_are_bounded(self, reference, foreign, bounded, monkeypatch):
         shown = []
-        monkeypatch.setattr(em, "validate", lambda pair, cells, s: shown.append(cells) or (0, 0))
+
+        def validate(pair, cells, settings):
+            shown.append(cells)
+            return Outcome(0, 0, cells[0].codes, cells[0].codes)
+
+        monkeypatch.setattr(em, "validate", validate)
         none = msgspec.structs.replace(bounded, em_iterations=0)
         _, ((inside, outside),) = selection.splits(reference, none.folds, none.seed)
-        list(module._split_scores(reference, [foreign], inside, outside, none))
+        list(module._split_outcomes(reference, [foreign], inside, outside, none))
         ((clean, _, _),) = shown
         assert len(clean.codes) <= 50 < len(outside)
 

@@ -9,7 +9,6 @@ from scbignn_infer.bundle import BundleSpec
 
 def model_card(spec: BundleSpec) -> str:
     """Return the card of a model in Markdown."""
-    training = spec.training
     lines = [
         f"# {spec.name} {spec.version}",
         "",
@@ -18,57 +17,13 @@ def model_card(spec: BundleSpec) -> str:
         *_adaptation(spec),
         *_facts(spec),
         "",
-        "## What it can say",
-        "",
-        *_table(
-            ("cell type", "Cell Ontology", "training cells", "F1, out of fold"),
-            (
-                (
-                    c.label,
-                    c.ontology_id or "-",
-                    training.cells_per_type[c.label],
-                    training.scores_per_type.get(c.label, "-"),
-                )
-                for c in spec.cell_types
-            ),
-        ),
-        "",
-        "Any other type in a query is called one of these, or unknown.",
-        "",
-        *_labels(spec),
-        "## Trained on",
-        "",
-        *_table(
-            ("file", "role", "cells", "title", "accession", "citation", "licence"),
-            (
-                (d.file, d.role, d.n_cells, d.title, d.accession, d.citation, d.licence)
-                for d in training.datasets
-            ),
-        ),
-        "",
-        f"{training.n_cells} cells; seed {training.seed}. Genes: the {len(spec.genes)} that every "
-        "reference has.",
-        "",
-        "## EM",
-        "",
-        f"Macro-F1 on held-out cells ({training.validation}):",
-        "",
-        *_table(
-            ("iteration", "gene level", "with cell level", "kept"),
-            (
-                (h.iteration, f"{h.gene_level_f1:.4f}", f"{h.cell_level_f1:.4f}", "*" * h.kept)
-                for h in training.em_history
-            ),
-        ),
-        "",
-        "## Out of fold",
-        "",
-        *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
-        "",
-        "These cells are of the training studies; the gene level had not seen them, but blend, "
-        "cell level, temperature and threshold were fitted on them: expect less on other studies.",
-        "",
-        *(f"- {note}" for note in training.notes),
+        *_types(spec),
+        *_confusions(spec),
+        *_cannot_tell(spec),
+        *_data(spec),
+        *_studies(spec),
+        *_em(spec),
+        *_limits(spec),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -89,13 +44,114 @@ def _facts(spec: BundleSpec) -> list[str]:
     return [f"- {name}: {value}" for name, value in rows.items() if value]
 
 
-def _labels(spec: BundleSpec) -> list[str]:
-    lines = [f"- merged: {old} into {new}" for old, new in spec.training.merged_labels.items()]
+def _types(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    head = ("cell type", "Cell Ontology", "training cells", "F1, out of fold")
+    rows = (
+        (
+            c.label,
+            c.ontology_id or "-",
+            training.cells_per_type[c.label],
+            training.scores_per_type.get(c.label, "-"),
+            training.held_out_scores_per_type.get(c.label, "-"),
+        )
+        for c in spec.cell_types
+    )
+    table = _table((*head, "F1, held-out studies"), rows)
+    return ["## What it can say", "", *table, ""]
+
+
+def _confusions(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    where = "of studies left out" if training.held_out_scores else "out of fold"
+    lines = [
+        f"- {c.share:.0%} of {c.truth} as {c.called} ({c.n} cells)" for c in training.confusions
+    ]
+    none = [f"No type takes more than 5 % of another's cells {where}."]
+    text = [f"Of the cells {where}, it calls", "", *lines] if lines else none
+    return ["## What it confuses", "", *text, ""]
+
+
+def _cannot_tell(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    lines = [f"- {line}" for line in training.cannot_tell]
+    lines += [f"- merged: {old} into {new}" for old, new in training.merged_labels.items()]
     lines += [
         f"- left out: {label or 'no label'} ({n} cells)"
-        for label, n in spec.training.dropped_labels.items()
+        for label, n in training.dropped_labels.items()
     ]
-    return [*lines, ""] if lines else []
+    return [
+        "## What it cannot tell",
+        "",
+        "Cells of any other type come out as unknown, or as the nearest of the types above.",
+        "",
+        *lines,
+        *[""] * bool(lines),
+    ]
+
+
+def _data(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    head = ("name", "file", "role", "cells", "title", "accession", "citation", "licence")
+    rows = (
+        (d.name, d.file, d.role, d.n_cells, d.title, d.accession, d.citation, d.licence)
+        for d in training.datasets
+    )
+    return [
+        "## Trained on",
+        "",
+        *_table(head, rows),
+        "",
+        f"{training.n_cells} cells; seed {training.seed}. Genes: the {len(spec.genes)} that every "
+        "reference has.",
+        "",
+    ]
+
+
+def _studies(spec: BundleSpec) -> list[str]:
+    scores = spec.training.held_out_scores
+    if not scores:
+        return []
+    rows = ((name, s.n_cells, s.accuracy, s.macro_f1) for name, s in scores.items())
+    return [
+        "## Held-out studies",
+        "",
+        "Each was left out in turn; a model of the rest was scored on its cells of known types:",
+        "",
+        *_table(("study", "cells", "accuracy", "macro-F1"), rows),
+        "",
+    ]
+
+
+def _em(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    rows = (
+        (h.iteration, f"{h.gene_level_f1:.4f}", f"{h.cell_level_f1:.4f}", "*" * h.kept)
+        for h in training.em_history
+    )
+    return [
+        "## EM",
+        "",
+        f"Macro-F1 on held-out cells ({training.validation}):",
+        "",
+        *_table(("iteration", "gene level", "with cell level", "kept"), rows),
+        "",
+    ]
+
+
+def _limits(spec: BundleSpec) -> list[str]:
+    training = spec.training
+    return [
+        "## Limits",
+        "",
+        *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
+        "",
+        "Cells out of fold are of the training studies; the gene level had not seen them, but "
+        "blend, cell level, temperature and threshold were fitted on them: expect less on other "
+        "studies.",
+        "",
+        *(f"- {note}" for note in training.notes),
+    ]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list[str]:

@@ -32,6 +32,7 @@ RECIPE_PARAMETERS = (
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("references", nargs=-1, metavar="[REFERENCE.h5ad]...")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML recipe instead of options.")
+@click.option("--leave-out", metavar="NAME", help="Train the recipe without this reference.")
 @click.option("--label-key", metavar="KEY", help="Column of obs with the cell types.")
 @click.option("--name", help="Name of the model.")
 @click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
@@ -66,6 +67,7 @@ RECIPE_PARAMETERS = (
 def train(
     references: tuple[str, ...],
     recipe_file: str | None,
+    leave_out: str | None,
     label_key: str | None,
     name: str | None,
     output: Path,
@@ -92,6 +94,10 @@ def train(
         if given:
             raise click.UsageError(f"--recipe says itself what is given here: {', '.join(given)}")
         recipe = read_recipe(recipe_file)
+        if leave_out is not None:
+            recipe = recipe.without(leave_out)
+    elif leave_out is not None:
+        raise click.UsageError("--leave-out is for a --recipe")
     elif not references or not label_key or not name:
         raise click.UsageError("give references, --label-key and --name, or a --recipe")
     else:
@@ -101,7 +107,7 @@ def train(
             tissue=tissue,
             label_key=label_key,
             min_cells=min_cells,
-            reference=[Source(file=f) for f in references],
+            reference=_named(references),
             unlabelled=[Source(file=f) for f in unlabelled],
             adapt=[Source(file=f) for f in adapt],
             settings=Settings(seed=seed),
@@ -115,6 +121,16 @@ def train(
         overwrite=overwrite,
         quiet=quiet,
     )
+
+
+def _named(files: tuple[str, ...]) -> list[Source]:
+    """Name files by their stems, numbered where several have the same."""
+    stems = [Path(f).stem for f in files]
+    names = [
+        f"{stem} {stems[:i].count(stem) + 1}" if stems.count(stem) > 1 else ""
+        for i, stem in enumerate(stems)
+    ]
+    return [Source(file=f, name=name) for f, name in zip(files, names, strict=True)]
 
 
 def run(

@@ -26,7 +26,7 @@ from scbignn_training.cell_level import (
     shield_of,
 )
 from scbignn_training.data import Cells
-from scbignn_training.evaluate import macro_f1
+from scbignn_training.evaluate import Outcome, macro_f1
 from scbignn_training.gene_level import GeneLevel, Network, Panel, fit_network
 from scbignn_training.objective import pseudo_labels
 from scbignn_training.run import BARE, Run
@@ -158,20 +158,17 @@ def m_step(
 
 
 @torch.no_grad()
-def validate(pair: Pair, held_out: list[Cells], settings: Settings) -> tuple[float, float]:
-    """Return macro-F1 of the gene level and of the pair, mean over views of held-out cells."""
-    scores = []
+def validate(pair: Pair, held_out: list[Cells], settings: Settings) -> Outcome:
+    """Label views of held-out cells, of which the first shows them as they are."""
+    scores, called = [], []
     for cells in held_out:
         graph = run_gene_level(pair.gene, cells, settings)
-        cell_logits = pair.cell(graph.gene_logits, graph)
-        scores.append(
-            [
-                macro_f1(cells.codes, logits.argmax(1).numpy())
-                for logits in (graph.gene_logits, cell_logits)
-            ]
-        )
+        both = graph.gene_logits, pair.cell(graph.gene_logits, graph)
+        best = [logits.argmax(1).numpy() for logits in both]
+        scores.append([macro_f1(cells.codes, codes) for codes in best])
+        called.append(best[1])
     gene, cell = np.mean(scores, axis=0)
-    return float(gene), float(cell)
+    return Outcome(float(gene), float(cell), held_out[0].codes, called[0])
 
 
 def iterate(

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import f1_score
 
+from scbignn_infer.bundle import Confusion
+
 Array = np.ndarray[Any, Any]
+CONFUSED_SHARE = 0.05
+CONFUSED_CELLS = 3
+MOST_CONFUSIONS = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pair of levels makes of cells that it has not seen.
+
+    Attributes
+    ----------
+    gene_level_f1, cell_level_f1
+        Macro-F1 of the gene level alone and of the pair, mean over views of the cells.
+    truth, called
+        (n,) label codes of the cells as they are, and what the pair calls them.
+    """
+
+    gene_level_f1: float
+    cell_level_f1: float
+    truth: Array
+    called: Array
 
 
 def macro_f1(truth: Array, predicted: Array) -> float:
@@ -22,3 +46,22 @@ def f1_per_type(truth: Array, predicted: Array, cell_types: list[str]) -> dict[s
     present = np.unique(truth)
     scores = f1_score(truth, predicted, labels=present, average=None, zero_division=0)
     return {cell_types[c]: round(float(s), 4) for c, s in zip(present, scores, strict=True)}
+
+
+def confusions(truth: Array, called: Array, cell_types: list[str]) -> list[Confusion]:
+    """Pairs of types of which the second takes many cells of the first, worst first."""
+    n_types = len(cell_types)
+    counts = np.bincount(truth * n_types + called, minlength=n_types**2).reshape(n_types, n_types)
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(share, 0)
+    pairs = np.argwhere((share > CONFUSED_SHARE) & (counts >= CONFUSED_CELLS))
+    worst = sorted(pairs.tolist(), key=lambda pair: -share[tuple(pair)])[:MOST_CONFUSIONS]
+    return [
+        Confusion(
+            truth=cell_types[i],
+            called=cell_types[j],
+            share=round(float(share[i, j]), 4),
+            n=int(counts[i, j]),
+        )
+        for i, j in worst
+    ]

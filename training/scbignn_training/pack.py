@@ -67,7 +67,7 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
     check_free(target, overwrite=overwrite)
     files = _files(model, recipe)
     spec = _spec(model, recipe, files)
-    files[b.RECORD] = msgspec.json.format(msgspec.json.encode(spec), indent=1)
+    files[b.RECORD] = msgspec.json.encode(spec)
     files["README.md"] = model_card(spec).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +218,14 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             em_history=model.history,
             scores=model.scores,
             scores_per_type=model.scores_per_type,
+            held_out_scores={
+                recipe.reference[study].called: scores
+                for study, scores in model.held_out.by_study.items()
+            },
+            held_out_scores_per_type=model.held_out.per_type,
+            confusions=model.confusions,
+            cannot_tell=recipe.cannot_tell,
+            notes=recipe.notes,
         ),
         files={
             name: b.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
@@ -238,6 +246,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:
     return b.Dataset(
         file=Path(source.file).name,
+        name=source.called,
         title=source.title,
         citation=source.citation,
         accession=source.accession,

@@ -28,6 +28,13 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     licence: str = ""
     exclude: dict[str, list[str]] = {}
     """Patterns by obs column; matching cells are left out."""
+    name: str = ""
+    """What scores and ``--leave-out`` call it; by default the file's stem."""
+
+    @property
+    def called(self) -> str:
+        """The name, or the file's stem."""
+        return self.name or Path(self.file).stem
 
     def locate(self) -> Path:
         """Return the file's path, its checksum verified if the recipe names one.
@@ -80,12 +87,43 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drop: list[str] = []
     ontology: dict[str, str] = {}
     """Cell Ontology id by label."""
+    cannot_tell: list[str] = []
+    """What the model was found unable to tell, in words, for its card."""
+    notes: list[str] = []
     settings: Settings = Settings()
 
     @property
     def foreign(self) -> list[Source]:
         """All files of unlabelled cells."""
         return [*self.unlabelled, *self.adapt]
+
+    def without(self, name: str) -> Recipe:
+        """Return the recipe of a twin that has not seen one reference.
+
+        Raises
+        ------
+        InputError
+            No reference bears that name, or there is no other.
+        """
+        rest = [s for s in self.reference if s.called != name]
+        if len(rest) == len(self.reference):
+            raise InputError(
+                f"the recipe {self.name} has no reference '{name}'",
+                expected=f"one of {', '.join(s.called for s in self.reference)}",
+                do="choose with --leave-out",
+            )
+        if not rest:
+            raise InputError(
+                f"'{name}' is the only reference of {self.name}",
+                expected="a recipe with two or more, to train on the rest",
+                do="score on another file with: scbignn-infer evaluate",
+            )
+        return msgspec.structs.replace(
+            self,
+            name=f"{self.name}-without-{name}",
+            reference=rest,
+            notes=[*self.notes, f"{self.name} without {name}: trained to be scored on that study"],
+        )
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -97,10 +135,19 @@ def read_recipe(path: str | Path) -> Recipe:
         There is no such file, or it is no recipe.
     """
     try:
-        return msgspec.toml.decode(Path(path).read_bytes(), type=Recipe)
+        recipe = msgspec.toml.decode(Path(path).read_bytes(), type=Recipe)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise InputError(
             f"cannot read the recipe {path} ({error})",
             expected="a TOML file like those in training/recipes",
             do="mend the recipe",
         ) from None
+    names = [s.called for s in recipe.reference]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{path} has {names.count(name)} references named '{name}'",
+                expected="a name for each",
+                do="give them other names in the recipe: name = ...",
+            )
+    return recipe

@@ -10,11 +10,11 @@ import numpy as np
 
 from scbignn_infer.bundle import EMIteration
 from scbignn_training.data import Reference
+from scbignn_training.evaluate import Outcome
 from scbignn_training.sampling import place_in_type
 
 Array = np.ndarray[Any, Any]
-Score = tuple[float, float]
-"""Macro-F1 of the gene level alone and of the pair."""
+STUDIES = "each study left out in turn"
 
 
 def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple[Array, Array]]]:
@@ -39,7 +39,7 @@ def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple
             and np.bincount(reference.codes[outside]).max(initial=0) >= 2
         ]
         if usable:
-            return "each study left out in turn", usable
+            return STUDIES, usable
     order = np.random.default_rng(seed).permutation(rows)
     out = place_in_type(reference.codes, order) % folds == folds - 1
     return f"one of {folds} folds of the cells", [(rows[~out], rows[out])]
@@ -51,10 +51,10 @@ def _known(reference: Reference, inside: Array, outside: Array) -> Array:
 
 
 def keep(
-    scores: list[Iterator[Score]],
+    outcomes: list[Iterator[Outcome]],
     tolerance: float,
     report: Callable[[EMIteration], None],
-) -> list[EMIteration]:
+) -> tuple[list[EMIteration], list[Outcome]]:
     """Run all splits iteration by iteration and say which one is kept.
 
     Once an iteration is worse than the best by more than ``tolerance``, no further one is run.
@@ -63,21 +63,27 @@ def keep(
 
     Parameters
     ----------
-    scores
-        For each split, the scores of iteration 0, 1, ...
+    outcomes
+        For each split, what iteration 0, 1, ... makes of its held-out cells.
     tolerance
         In macro-F1 of the pair.
     report
         Called after each iteration.
+
+    Returns
+    -------
+    history, kept
+        The iterations, and the outcomes of the kept one.
     """
     history: list[EMIteration] = []
+    of_each: list[list[Outcome]] = []
     start = time.perf_counter()
-    for i, found in enumerate(zip(*scores, strict=True)):
-        gene, cell = np.mean(found, axis=0)
+    for i, found in enumerate(zip(*outcomes, strict=True)):
+        of_each.append(list(found))
         row = EMIteration(
             iteration=i,
-            gene_level_f1=float(gene),
-            cell_level_f1=float(cell),
+            gene_level_f1=float(np.mean([o.gene_level_f1 for o in found])),
+            cell_level_f1=float(np.mean([o.cell_level_f1 for o in found])),
             kept=False,
             seconds=round(time.perf_counter() - start, 2),
         )
@@ -88,7 +94,7 @@ def keep(
             break
     best = max(h.cell_level_f1 for h in history)
     kept = max(h.iteration for h in history if h.cell_level_f1 >= best - tolerance)
-    return [_marked(h, kept=h.iteration == kept) for h in history]
+    return [_marked(h, kept=h.iteration == kept) for h in history], of_each[kept]
 
 
 def _marked(row: EMIteration, *, kept: bool) -> EMIteration:

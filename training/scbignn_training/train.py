@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.bundle import EMIteration
+from scbignn_infer.bundle import Confusion, EMIteration, StudyScores
 from scbignn_infer.errors import InputError
 from scbignn_infer.results import calibrate
 from scbignn_training import em, selection
@@ -23,7 +23,7 @@ from scbignn_training.checkpoint import Checkpoint, key_of
 from scbignn_training.crossfit import BANK_CELLS, CrossFit, cross_fit, settle
 from scbignn_training.data import Cells, Reference, Study, join, read_study, unlabelled_cells
 from scbignn_training.em import Pair
-from scbignn_training.evaluate import f1_per_type, macro_f1
+from scbignn_training.evaluate import Outcome, confusions, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
 from scbignn_training.progress import Progress
 from scbignn_training.recipe import Recipe
@@ -32,6 +32,22 @@ from scbignn_training.sampling import even, stratified
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores on studies that were left out of the training in turn.
+
+    Attributes
+    ----------
+    by_study
+        Scores by the position of the study in the reference.
+    per_type
+        F1 of each type, pooled over the studies.
+    """
+
+    by_study: dict[int, StudyScores]
+    per_type: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,10 @@ class Model:
         Reference embeddings (m, d), their label codes, and quantiles of held-out distances.
     scores, scores_per_type
         Out of fold.
+    held_out
+        Scores on held-out studies.
+    confusions
+        The worst, on held-out studies, or out of fold where there is one study.
     n_unlabelled
         Unlabelled cells of each file.
     device
@@ -71,6 +91,8 @@ class Model:
     novelty_quantiles: Array
     scores: dict[str, float]
     scores_per_type: dict[str, float]
+    held_out: HeldOut
+    confusions: list[Confusion]
     n_unlabelled: list[int]
     device: str = "cpu"
 
@@ -162,7 +184,20 @@ def train(
     """
     log = log or Log()
     log.stage("reading the references")
-    reference = join(
+    reference = read_reference(recipe)
+    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
+    return fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
+
+
+def read_reference(recipe: Recipe) -> Reference:
+    """Read and join the labelled cells of a recipe.
+
+    Raises
+    ------
+    InputError
+        A file is missing or differs from the recipe, or the files do not go together.
+    """
+    return join(
         [
             read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
             for s in recipe.reference
@@ -171,8 +206,6 @@ def train(
         drop=recipe.drop,
         min_cells=recipe.min_cells,
     )
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
-    return fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
 
 
 def fit(
@@ -209,11 +242,12 @@ def fit(
             expected=f"at least {settings.folds} of each type, for {settings.folds} folds",
             do="raise --min-cells (min_cells in a recipe)",
         )
-    validation = "out of fold"
-    splits: list[tuple[Array, Array]] = []
-    if foreign and settings.em_iterations > 0:
-        validation, splits = selection.splits(reference, settings.folds, settings.seed)
-    n, most = len(reference.codes), settings.em_iterations if splits else 0
+    validation, splits = selection.splits(reference, settings.folds, settings.seed)
+    by_study = validation == selection.STUDIES
+    has_em = bool(foreign) and settings.em_iterations > 0
+    if not by_study and not has_em:
+        validation, splits = "out of fold", []
+    n, most = len(reference.codes), settings.em_iterations if has_em else 0
     progress = Progress(log.stage)
     progress.total = sum(_steps(len(inside), settings, most) for inside, _ in splits)
     progress.total += _steps(n, settings, most)
@@ -222,15 +256,17 @@ def fit(
     )
     run = Run(device, kept, progress)
     history: list[EMIteration] = []
+    outcomes: list[Outcome] = []
     if splits:
-        log.stage(f"choosing the EM iteration; held out: {validation}")
-        scores = [
-            _split_scores(
+        purpose = "choosing the EM iteration" if has_em else "scoring"
+        log.stage(f"{purpose}; held out: {validation}")
+        found = [
+            _split_outcomes(
                 reference, foreign, *rows, settings, run.within(f"split {i + 1} of {len(splits)}")
             )
             for i, rows in enumerate(splits)
         ]
-        history = selection.keep(scores, settings.em_tolerance, log.iteration)
+        history, outcomes = selection.keep(found, settings.em_tolerance, log.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
     progress.expect(_steps(n, settings, iterations))
     log.stage(f"training both levels on {n} cells")
@@ -240,7 +276,30 @@ def fit(
     pair = list(start.iterate(settings, iterations, run))[-1]
     log.stage("calibrating on out-of-fold cells")
     model = _calibrated(pair, start, history, validation, settings, foreign, log)
+    if by_study:
+        studies = [int(reference.batches[outside[0]]) for _, outside in splits]
+        model = _with_studies(model, dict(zip(studies, outcomes, strict=True)))
     return replace(model, device=device)
+
+
+def _with_studies(model: Model, outcomes: dict[int, Outcome]) -> Model:
+    """Add the scores of held-out studies."""
+    truth = np.concatenate([o.truth for o in outcomes.values()])
+    called = np.concatenate([o.called for o in outcomes.values()])
+    types = model.reference.cell_types
+    by_study = {
+        study: StudyScores(
+            accuracy=round(float((o.called == o.truth).mean()), 4),
+            macro_f1=round(macro_f1(o.truth, o.called), 4),
+            n_cells=len(o.truth),
+        )
+        for study, o in outcomes.items()
+    }
+    return replace(
+        model,
+        held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
+        confusions=confusions(truth, called, types),
+    )
 
 
 def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
@@ -272,15 +331,15 @@ def fit_start(
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
 
 
-def _split_scores(
+def _split_outcomes(
     reference: Reference,
     foreign: list[Study],
     inside: Array,
     outside: Array,
     settings: Settings,
     run: Run = BARE,
-) -> Iterator[selection.Score]:
-    """Yield the scores of EM iterations trained without the held-out cells.
+) -> Iterator[Outcome]:
+    """Yield what EM iterations trained without the held-out cells make of them.
 
     A study is scored as it is; cells of the same studies also thinned and with genes cut. Many
     cells are scored by a sample, small types whole.
@@ -298,8 +357,10 @@ def _split_scores(
     if not np.isin(reference.batches[outside], reference.batches[inside]).any():
         shown = shown[:1]
     held_out = [Cells(*view, codes) for view in shown]
+    place = np.array([reference.cell_types.index(t) for t in start.reference.cell_types])
     for pair in start.iterate(settings, settings.em_iterations, run):
-        yield em.validate(pair, held_out, settings)
+        found = em.validate(pair, held_out, settings)
+        yield replace(found, truth=place[found.truth], called=place[found.called])
 
 
 def _variability(x: sp.csr_matrix) -> Array:
@@ -350,6 +411,8 @@ def _calibrated(
             "out_of_fold_macro_f1": round(macro_f1(truth, best), 4),
         },
         scores_per_type=f1_per_type(truth, best, reference.cell_types),
+        held_out=HeldOut({}, {}),
+        confusions=confusions(truth, best, reference.cell_types),
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
 
