@@ -85,8 +85,8 @@ def variants(
         "discriminant head alone": discriminant,
         "logistic head alone": logistic,
         "network + discriminant": net + 0.5 * discriminant,
-        "network + logistic": net + 0.5 * logistic,
-        "discriminant + logistic": 0.5 * discriminant + 0.5 * logistic,
+        "network + logistic": net + 0.35 * logistic,
+        "discriminant + logistic": 0.5 * discriminant + 0.35 * logistic,
         "cell level, share 1": pair.cell.undivided(logits, graph),
         "teacher": pair.teacher(logits, graph),
     }

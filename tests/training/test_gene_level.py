@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import msgspec
 import numpy as np
@@ -168,6 +169,13 @@ def test_the_panel_is_the_first_present_genes(panel):
     assert panel.genes.tolist() == np.flatnonzero(present)[:40].tolist()
 
 
+def discriminant(level, cells, panel):
+    """Return what the discriminant says, without the bound of the blend."""
+    z = panel.run(cells[0], cells[1], "impute")[0]
+    return level.discriminant(z, *panel.tables[2:5]).log_softmax(1).numpy()
+
+
+@torch.no_grad()
 def test_the_discriminant_is_the_density_of_cells_of_uncertain_strength(level, cells, panel):
     """z = a mu + e is Gaussian with mean mu and covariance S + mu mu' / precision."""
     panel, _ = panel
@@ -182,10 +190,9 @@ def test_the_discriminant_is_the_density_of_cells_of_uncertain_strength(level, c
         positive.append(z @ np.linalg.solve(noise, mean) > -SETTINGS.strength_precision)
     scores = np.stack(scores, axis=1)
     expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    found = panel.run(cells[0], cells[1], "parts")[2].numpy()
+    found = discriminant(level, cells, panel)
     usual = np.all(positive, axis=0)
     assert usual.mean() > 0.5
-    expected = np.maximum(expected, LEAST_LOG_P)
     np.testing.assert_allclose(found[usual], expected[usual], atol=2e-3, rtol=1e-3)
 
 
@@ -201,8 +208,8 @@ def test_a_precise_strength_is_linear_discriminant_analysis(level, cells):
     scores = scaled(level, cells, genes) @ weight - 0.5 * np.diag(means @ weight)
     scores += np.log(np.bincount(cells[2]))
     expected = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    found = panel.run(cells[0], cells[1], "parts")[2].numpy()
-    np.testing.assert_allclose(found, np.maximum(expected, LEAST_LOG_P), atol=0.05)
+    found = discriminant(exact, cells, panel)
+    np.testing.assert_allclose(found, expected, atol=0.05)
 
 
 @torch.no_grad()
@@ -270,8 +277,12 @@ def test_imputation_beats_the_mean_on_real_cells(model, held_out, settings):
 def test_the_three_heads_are_blended(level, cells, panel):
     panel, _ = panel
     embedding, net, discriminant, logistic = panel.run(cells[0], cells[1], "parts")
-    for part in (net, discriminant, logistic):
-        torch.testing.assert_close(part.exp().sum(1), torch.ones(200))
+    torch.testing.assert_close(net.exp().sum(1), torch.ones(200))
+    for head in (discriminant, logistic):  # of three types two at most are at the bound
+        assert float(head.min()) >= LEAST_LOG_P
+        total = head.exp().sum(1)
+        assert bool((total > 1 - 1e-5).all())
+        assert bool((total < 1 + 2 * math.exp(LEAST_LOG_P) + 1e-5).all())
     found = panel.run(cells[0], cells[1])
     expected = ((net + 0.3 * discriminant + 0.7 * logistic) / 1.7).log_softmax(1)
     torch.testing.assert_close(found[0], embedding)

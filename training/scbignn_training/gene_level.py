@@ -42,8 +42,9 @@ FORMS: dict[str, type[ProgramAttention] | type[FullAttention]] = {
     "full": FullAttention,
 }
 """Attention networks by ``Settings.gene_form``, from expression to embedding and logits."""
-LEAST_LOG_P = -30.0
-"""No head rules a type out beyond this; float32 could not carry more through the blend."""
+LEAST_LOG_P = -4.0
+"""The discriminant and the logistic head doubt a type no more than this: both are as sure of cells
+unlike any they have seen as of others, and must not outvote a network that was trained to doubt."""
 PANEL_CELLS = 512
 """Cells that the gene level is run on at once."""
 
@@ -138,8 +139,8 @@ class GeneLevel(nn.Module):
         discriminant = self.discriminant(z, *tables[2:5])
         scaled = ((x - self.net_mean) / self.net_scale).clamp(-LIMIT, LIMIT)
         logistic = scaled @ self.logistic_weight + self.logistic_bias
-        heads = logits, discriminant, logistic
-        return embedding, *(head.log_softmax(1).clamp(min=LEAST_LOG_P) for head in heads)
+        heads = (a.log_softmax(1).clamp(min=LEAST_LOG_P) for a in (discriminant, logistic))
+        return embedding, logits.log_softmax(1), *heads
 
     def discriminant(self, z: Tensor, weight: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
         r"""Return the log-density of each type, up to a constant, (b, c).

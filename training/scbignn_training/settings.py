@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     linear discriminant analysis."""
     logistic_c: float = 0.1
     """Inverse regularisation of the logistic head."""
-    blend: tuple[float, float] = (0.5, 0.5)
+    blend: tuple[float, float] = (0.5, 0.35)
     """Weights of the discriminant and the logistic head beside the network."""
 
     max_steps: int = 4000
