@@ -33,7 +33,10 @@ def panel_tables(
     - absent genes of the network are imputed by their expectation under a factor model
       :math:`F F^\top + E` of the total covariance:
       :math:`\hat z = z E^{-1} F_S (I + F_S^\top E^{-1} F_S)^{-1} F_{miss}^\top`
-      (the posterior mean of factor analysis; Bishop 2006, eq. 12.42).
+      (the posterior mean h of factor analysis; Bishop 2006, eq. 12.42);
+    - a cell's *misfit* is its squared Mahalanobis distance under that model a gene, about 1 for
+      cells like the reference's: :math:`(z E^{-1} z^\top - h G h^\top) / k` with
+      :math:`G = I + F_S^\top E^{-1} F_S`.
 
     Parameters
     ----------
@@ -63,7 +66,8 @@ def panel_tables(
     total = statistics["total_factors"]
     noise = statistics["total_residual"][panel, None]
     scaled = total[panel] / noise
-    posterior = np.linalg.inv(np.eye(total.shape[1]) + total[panel].T @ scaled)
+    precision = np.eye(total.shape[1]) + total[panel].T @ scaled
+    posterior = np.linalg.inv(precision)
     impute_out = np.zeros((total.shape[1], net_genes))
     impute_out[:, absent] = total[absent].T
 
@@ -79,6 +83,8 @@ def panel_tables(
         "impute_in": scaled @ posterior,
         "impute_out": impute_out,
         "net_present": present[:net_genes],
+        "misfit_weight": 1 / (noise[:, 0] * len(panel)),
+        "misfit_inner": precision / len(panel),
     }
     return panel, {k: np.ascontiguousarray(v, np.float32) for k, v in tables.items()} | {
         "net_position": position

@@ -100,6 +100,19 @@ def test_imputation_is_the_conditional_gaussian_mean(pbmc_bundle: ModelBundle) -
     assert not found[:, present[:1000]].any()
 
 
+def test_misfit_tables_give_the_mahalanobis_distance(pbmc_bundle: ModelBundle) -> None:
+    s, present = pbmc_bundle.statistics, present_genes(pbmc_bundle, 0.3)
+    panel, tables = panel_tables(s, present, net_genes=1000, panel_genes=300)
+    f = s["total_factors"][panel]
+    covariance = f @ f.T + np.diag(s["total_residual"][panel])
+    z = np.random.default_rng(1).normal(size=(5, len(panel)))
+    scores = z @ tables["impute_in"].astype(float)
+    inner = np.einsum("nr,rs,ns->n", scores, tables["misfit_inner"].astype(float), scores)
+    found = z**2 @ tables["misfit_weight"].astype(float) - inner
+    expected = np.einsum("ni,ni->n", z, np.linalg.solve(covariance, z.T).T) / len(panel)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 def test_positions_lead_from_the_net_to_the_panel(pbmc_bundle: ModelBundle) -> None:
     present = present_genes(pbmc_bundle, 0.5)
     panel, tables = panel_tables(pbmc_bundle.statistics, present, net_genes=1000, panel_genes=1500)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import msgspec
 import numpy as np
@@ -223,6 +222,23 @@ def test_a_faint_cell_keeps_its_type(level, cells):
 
 
 @torch.no_grad()
+def test_closed_forms_fall_silent_with_cells_unlike_any(level, cells, panel):
+    """The misfit is the squared Mahalanobis distance a gene; trust falls with its fourth power."""
+    panel, _ = panel
+    t, genes = level.statistics, panel.genes
+    f = t["total_factors"][genes]
+    covariance = f @ f.T + np.diag(t["total_residual"][genes])
+    z, factors, _ = panel.run(cells[0], cells[1], "impute")
+    far = 3 * z  # three times as far from the mean of all cells
+    for seen, scores in ((z, factors), (far, 3 * factors)):
+        distance = np.einsum("ni,ni->n", seen, np.linalg.solve(covariance, seen.T.numpy()).T)
+        expected = np.minimum(1, (2 / (distance / len(genes))) ** 4)
+        found = level.trust(seen, scores, *panel.tables[-2:])[:, 0].numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=2e-3)
+    assert float(found.mean()) < 0.1
+
+
+@torch.no_grad()
 def test_the_embedding_is_the_networks_beside_the_factor_scores(level, cells, panel):
     panel, _ = panel
     found = panel.run(cells[0], cells[1])[0]
@@ -278,11 +294,11 @@ def test_the_three_heads_are_blended(level, cells, panel):
     panel, _ = panel
     embedding, net, discriminant, logistic = panel.run(cells[0], cells[1], "parts")
     torch.testing.assert_close(net.exp().sum(1), torch.ones(200))
-    for head in (discriminant, logistic):  # of three types two at most are at the bound
+    z, factors, _ = panel.run(cells[0], cells[1], "impute")
+    trust = level.trust(z, factors, *panel.tables[-2:])
+    for head in (discriminant, logistic):
         assert float(head.min()) >= LEAST_LOG_P
-        total = head.exp().sum(1)
-        assert bool((total > 1 - 1e-5).all())
-        assert bool((total < 1 + 2 * math.exp(LEAST_LOG_P) + 1e-5).all())
+        torch.testing.assert_close((head / trust).exp().sum(1), torch.ones(200))
     found = panel.run(cells[0], cells[1])
     expected = ((net + 0.3 * discriminant + 0.7 * logistic) / 1.7).log_softmax(1)
     torch.testing.assert_close(found[0], embedding)

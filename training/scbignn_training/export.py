@@ -42,7 +42,7 @@ def export_gene_level(level: GeneLevel, panel: Panel) -> bytes:
     """Return ``gene_level.onnx``; any number of cells and of panel genes goes in."""
     k = len(panel.genes)
     cells, genes = torch.export.Dim("cells", min=1), torch.export.Dim("panel_genes", min=2)
-    by_gene = {"gene_mean", "gene_scale", "class_weight", "impute_in"}
+    by_gene = {"gene_mean", "gene_scale", "class_weight", "impute_in", "misfit_weight"}
     tables = tuple({0: genes} if t in by_gene else {} for t in TABLES)
     shapes = ({0: cells, 1: genes}, {0: cells}, tables)
     example = (torch.ones(3, k), torch.full((3, 1), 1e3), *panel.tables)

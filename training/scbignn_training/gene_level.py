@@ -34,6 +34,8 @@ TABLES = (
     "impute_out",
     "net_present",
     "net_position",
+    "misfit_weight",
+    "misfit_inner",
 )
 """Inputs of the exported graph after counts and totals, in order."""
 Network = ProgramAttention | FullAttention
@@ -42,9 +44,10 @@ FORMS: dict[str, type[ProgramAttention] | type[FullAttention]] = {
     "full": FullAttention,
 }
 """Attention networks by ``Settings.gene_form``, from expression to embedding and logits."""
-LEAST_LOG_P = -4.0
-"""The discriminant and the logistic head doubt a type no more than this: both are as sure of cells
-unlike any they have seen as of others, and must not outvote a network that was trained to doubt."""
+LEAST_LOG_P = -30.0
+"""No head rules a type out beyond this; float32 could not carry more through the blend."""
+MOST_MISFIT = 2.0
+"""Cells of a larger misfit than this are none that the closed-form heads were made for."""
 PANEL_CELLS = 512
 """Cells that the gene level is run on at once."""
 
@@ -111,7 +114,7 @@ class GeneLevel(nn.Module):
 
         Parameters are those of :meth:`parts`.
         """
-        gene_mean, gene_scale, _, _, _, impute_in, impute_out, present, position = tables
+        gene_mean, gene_scale, _, _, _, impute_in, impute_out, present, position, *_ = tables
         x = torch.log1p(counts * (TARGET_SUM / totals))
         z = ((x - gene_mean) / gene_scale).clamp(-LIMIT, LIMIT)
         factors = z @ impute_in
@@ -119,7 +122,9 @@ class GeneLevel(nn.Module):
         return z, factors, torch.where(present > 0.5, x[:, position], guess)
 
     def parts(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
-        """Return the embedding, and log-probabilities of network, discriminant and logistic head.
+        """Return the embedding, and what network, discriminant and logistic head say.
+
+        These are log-probabilities; those of the two heads are multiplied by :meth:`trust`.
 
         The embedding is the network's beside the first factor scores, each of length 1. The
         network knows what tells the types apart, the factors what else varies among the
@@ -139,8 +144,26 @@ class GeneLevel(nn.Module):
         discriminant = self.discriminant(z, *tables[2:5])
         scaled = ((x - self.net_mean) / self.net_scale).clamp(-LIMIT, LIMIT)
         logistic = scaled @ self.logistic_weight + self.logistic_bias
+        trust = self.trust(z, factors, *tables[-2:])
         heads = (a.log_softmax(1).clamp(min=LEAST_LOG_P) for a in (discriminant, logistic))
-        return embedding, logits.log_softmax(1), *heads
+        return embedding, logits.log_softmax(1), *(trust * head for head in heads)
+
+    def trust(self, z: Tensor, factors: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
+        """Return how far the closed-form heads are trusted with a cell, (b, 1) from 0 to 1.
+
+        They are as sure of cells unlike any they were fitted on as of others, while the network
+        was trained on distorted cells and doubts. So they fall silent with the fourth power of
+        the misfit where that exceeds ``MOST_MISFIT``.
+
+        Parameters
+        ----------
+        z, factors
+            (b, k) scaled expression of the panel and (b, r) factor scores.
+        weight, inner
+            (k,) and (r, r), see :func:`scbignn_infer.expression.panel_tables`.
+        """
+        misfit = (z * z) @ weight - (factors @ inner * factors).sum(1)
+        return (MOST_MISFIT / misfit.clamp(min=MOST_MISFIT)).pow(4)[:, None]
 
     def discriminant(self, z: Tensor, weight: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
         r"""Return the log-density of each type, up to a constant, (b, c).
