@@ -20,12 +20,6 @@ RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
 MARGIN = 0.02
 Row = dict[str, Any]
-FORMS = {
-    "between genes and programs (program)": "",
-    "between the most expressed genes (full)": "_full",
-    "none (n_programs = 0)": "_no_attention",
-}
-"""What the result files of each form of attention end in."""
 
 
 def rows(name: str, *, cuts: bool = False) -> list[Row]:
@@ -126,25 +120,6 @@ def panels(found: list[Row]) -> list[str]:
     ]
 
 
-def forms() -> list[str]:
-    """Return a table of forms of attention: macro-F1 over pairs and folds, and their speed."""
-    path = HERE / "results" / "gene_speed.json"
-    speed = {r["form"]: r["cells"] / r["seconds"] for r in json.loads(path.read_text())}
-    lines = ["| attention | 8 pairs | 6 folds | seeds | gene cells/s |", "|---|---|---|---|---|"]
-    for method in ("scBiGNN", "network alone"):
-        for (form, suffix), cells in zip(FORMS.items(), speed.values(), strict=True):
-            suites = [rows(suite + suffix) for suite in ("pairs", "folds")]
-            if not all(suites):
-                continue
-            scores = [mean([r for r in s if r["method"] == method], "macro_f1") for s in suites]
-            shown = [
-                f"{f1:.4f}" + (f" ± {spread:.4f}" if n > 1 else "") for f1, spread, n in scores
-            ]
-            seeds = " / ".join(str(n) for _, _, n in scores)
-            lines.append(f"| {form}: {method} | {' | '.join(shown)} | {seeds} | {cells:,.0f} |")
-    return lines
-
-
 def ablation(found: list[Row]) -> list[str]:
     """Return a table of forms: what each gains over the gene level on pairs and on folds."""
     groups = [[r for r in found if mark in r["task"]] for mark in ("->", "#")]
@@ -219,7 +194,6 @@ def main() -> None:
         page = fill(page, "panels", panels(cut))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
-    page = fill(page, "forms", forms())
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     PAGE.write_text(page)
