@@ -135,24 +135,24 @@ def panels(found: list[Row]) -> list[str]:
 
 def ablation(found: list[Row]) -> list[str]:
     """Return a table of forms: what each gains over the gene level on pairs and on folds."""
-    groups = [[r for r in found if mark in r["task"]] for mark in ("->", "#")]
-    seeds = len({r["seed"] for r in found})
+    kinds = {"pairs": "->", "folds": "#"}
+    groups = {k: [r for r in found if mark in r["task"]] for k, mark in kinds.items()}
+    groups = {kind: members for kind, members in groups.items() if members}
+    heads = [f"{kind} | gain | worst task | worst type" for kind in groups]
     lines = [
-        f"| {seeds} seeds | pairs | gain | worst pair | worst type | folds | gain | worst fold |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| seeds: {len({r['seed'] for r in found})} | {' | '.join(heads)} |",
+        "|---|" + "---|" * (4 * len(groups)),
     ]
     for method in dict.fromkeys(r["method"] for r in found):
         cells = [method]
-        for i, group in enumerate(groups):
+        for group in groups.values():
             mine = [r for r in group if r["method"] == method]
             gains = [
                 np.mean([r["gain"] for r in mine if r["task"] == task])
                 for task in dict.fromkeys(r["task"] for r in mine)
             ]
             cells += [f"{mean(mine, 'macro_f1')[0]:.4f}", f"{np.mean(gains):+.4f}"]
-            cells.append(f"{min(gains):+.3f}")
-            if i == 0:
-                cells.append(f"{min(r['worst_type'] for r in mine):+.3f}")
+            cells += [f"{min(gains):+.3f}", f"{min(r['worst_type'] for r in mine):+.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
