@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from scbignn_training.cell_level import CellGraph
     from scbignn_training.data import Cells, Reference, Study
     from scbignn_training.recipe import Recipe
     from scbignn_training.settings import Settings
@@ -165,3 +166,46 @@ def bundle(model: Model, recipe: Recipe, tmp_path_factory: pytest.TempPathFactor
     from scbignn_training.pack import write_bundle
 
     return write_bundle(model, recipe, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def torch_says() -> Callable[[Model, ad.AnnData, Settings], tuple[CellGraph, np.ndarray]]:
+    """Return what finds the graph and the logits of a model's torch pair on an AnnData."""
+    import scipy.sparse as sp
+    import torch
+
+    from scbignn_training.data import Cells
+    from scbignn_training.em import run_gene_level
+
+    def say(model: Model, adata: ad.AnnData, settings: Settings) -> tuple[CellGraph, np.ndarray]:
+        counts = adata[:, model.reference.symbols].X
+        cells = Cells(
+            sp.csr_matrix(counts[:, :600]),
+            np.asarray(counts.sum(axis=1), np.float32).ravel(),
+            np.ones(600, dtype=bool),
+            np.empty(0, np.int64),
+        )
+        graph = run_gene_level(model.pair.gene, cells, settings)
+        with torch.no_grad():
+            return graph, model.pair.cell(graph.gene_logits, graph).numpy()
+
+    return say
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Callable[..., CellGraph]:
+    """Return what makes a graph of four well-separated types of which the genes tell little."""
+    import torch
+
+    from scbignn_training.cell_level import make_graph
+    from scbignn_training.settings import Settings
+
+    def make(seed: int, n: int = 120, confidence: float = 1.2) -> CellGraph:
+        torch.manual_seed(seed)
+        codes = torch.arange(n) % 4
+        targets = torch.eye(4)[codes]
+        embedding = torch.randn(4, 10)[codes] + 0.2 * torch.randn(n, 10)
+        logits = (confidence * targets + 1.2 * torch.randn(n, 4)).log_softmax(1)
+        return make_graph(embedding, logits, targets, Settings())
+
+    return make

@@ -376,7 +376,7 @@ def test_homophily_is_the_share_of_neighbours_of_the_same_type():
     np.testing.assert_allclose(homophily(graphs), same / cells, rtol=1e-5)
 
 
-def test_a_type_without_cells_has_no_homophily_and_is_shielded():
+def test_a_type_without_cells_has_no_homophily_and_is_shielded(clusters):
     graph = clusters(0)
     targets = torch.eye(N_TYPES + 1)[graph.targets.argmax(1)]
     wider = dataclasses.replace(graph, targets=targets)
@@ -408,24 +408,14 @@ def test_noise_differs_between_cells_and_keeps_probabilities():
     assert high > 1.0
 
 
-def clusters(seed, n=120, confidence=1.2):
-    """Return a graph of well-separated types of which the gene level knows little."""
-    torch.manual_seed(seed)
-    codes = torch.arange(n) % N_TYPES
-    targets = torch.eye(N_TYPES)[codes]
-    embedding = torch.randn(N_TYPES, 10)[codes] + 0.2 * torch.randn(n, 10)
-    logits = (confidence * targets + 1.2 * torch.randn(n, N_TYPES)).log_softmax(1)
-    return make_graph(embedding, logits, targets, SETTINGS)
-
-
 @pytest.fixture(scope="module")
-def taught():
+def taught(clusters):
     """Return a cell level trained on two graphs."""
     return fit_cell_level([clusters(0), clusters(1)], torch.ones(N_TYPES), SETTINGS, share=0.5)
 
 
 @torch.no_grad()
-def test_training_learns_to_trust_good_neighbours(taught):
+def test_training_learns_to_trust_good_neighbours(taught, clusters):
     assert not taught.training
     assert taught.share == 0.5
     graph = clusters(7)
@@ -436,7 +426,7 @@ def test_training_learns_to_trust_good_neighbours(taught):
     assert float(after) > float(before) + 0.15
 
 
-def test_a_seed_fixes_the_gates(taught):
+def test_a_seed_fixes_the_gates(taught, clusters):
     graphs = [clusters(0), clusters(1)]
     again = fit_cell_level(graphs, torch.ones(N_TYPES), SETTINGS, share=0.5)
     other = fit_cell_level(
@@ -448,7 +438,7 @@ def test_a_seed_fixes_the_gates(taught):
         assert not torch.equal(one, different)
 
 
-def test_noise_in_training_makes_neighbours_heard():
+def test_noise_in_training_makes_neighbours_heard(clusters):
     """Where the gene level is right anyway, only noise shows what neighbours are good for."""
     graphs = [clusters(0, confidence=8.0), clusters(1, confidence=8.0)]
     unsure = clusters(7)
@@ -464,7 +454,7 @@ def test_noise_in_training_makes_neighbours_heard():
 
 
 @torch.no_grad()
-def test_pseudo_labels_have_their_say(taught):
+def test_pseudo_labels_have_their_say(taught, clusters):
     """An M-step on unlabelled cells whose neighbours are no guide makes the gates careful."""
     misleading = random_graph(120, 15, seed=9)
     settings = msgspec.structs.replace(SETTINGS, pseudo_weight_cell=0.9)

@@ -8,7 +8,6 @@ import anndata as ad
 import msgspec
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 
 import scbignn_infer
@@ -103,18 +102,9 @@ def test_other_weights_are_found_out(arguments, level):
         check_parity(*arguments)
 
 
-def test_cells_never_seen_get_the_labels_of_the_torch_pair(trained, annotation, query):
+def test_cells_never_seen_get_the_labels_of_the_torch_pair(trained, annotation, query, torch_says):
     model, settings, _ = trained
-    counts = query[:, model.reference.symbols].X
-    cells = Cells(
-        sp.csr_matrix(counts[:, :600]),
-        np.asarray(counts.sum(axis=1), np.float32).ravel(),
-        np.ones(600, dtype=bool),
-        np.empty(0, np.int64),
-    )
-    graph = run_gene_level(model.pair.gene, cells, settings)
-    with torch.no_grad():
-        logits = model.pair.cell(graph.gene_logits, graph).numpy()
+    graph, logits = torch_says(model, query, settings)
     expected = np.array(model.reference.cell_types)[logits.argmax(axis=1)]
     assert annotation.best_labels.tolist() == expected.tolist()
     np.testing.assert_allclose(annotation.embedding, graph.embedding, atol=1e-3)

@@ -10,7 +10,6 @@ import anndata as ad
 import msgspec
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 from scipy.special import softmax
 
@@ -19,8 +18,6 @@ from scbignn_infer.bundle import StudyScores
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.pipeline import Annotator
 from scbignn_training import pack
-from scbignn_training.data import Cells
-from scbignn_training.em import run_gene_level
 from scbignn_training.pack import check_free, write_bundle
 from scbignn_training.recipe import Source
 from scbignn_training.train import HeldOut, train
@@ -116,18 +113,9 @@ class TestRoundTrip:
         return annotator.annotate_matrix(query.X, query.var_names)
 
     def test_cells_never_seen_get_the_labels_of_the_torch_pair(
-        self, annotation, model, query, settings
+        self, annotation, model, query, settings, torch_says
     ):
-        counts = query[:, model.reference.symbols].X
-        cells = Cells(
-            sp.csr_matrix(counts[:, :600]),
-            np.asarray(counts.sum(axis=1), np.float32).ravel(),
-            np.ones(600, dtype=bool),
-            np.empty(0, np.int64),
-        )
-        graph = run_gene_level(model.pair.gene, cells, settings)
-        with torch.no_grad():
-            logits = model.pair.cell(graph.gene_logits, graph).numpy()
+        graph, logits = torch_says(model, query, settings)
         expected = np.array(model.reference.cell_types)[logits.argmax(axis=1)]
         assert annotation.best_labels.tolist() == expected.tolist()
         np.testing.assert_allclose(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scbignn_training.cell_level import CellGraph, CellLevel, fit_cell_level, make_graph
+from scbignn_training.cell_level import CellGraph, CellLevel, fit_cell_level
 from scbignn_training.sage import SageLayer
 from scbignn_training.settings import Settings
 
@@ -63,25 +63,15 @@ def test_an_impossible_type_stays_finite():
     torch.testing.assert_close(fixed, found)
 
 
-def clusters(seed, n=120, confidence=1.2):
-    """Return a graph of well-separated types of which the gene level knows little."""
-    torch.manual_seed(seed)
-    codes = torch.arange(n) % N_TYPES
-    targets = torch.eye(N_TYPES)[codes]
-    embedding = torch.randn(N_TYPES, 10)[codes] + 0.2 * torch.randn(n, 10)
-    logits = (confidence * targets + 1.2 * torch.randn(n, N_TYPES)).log_softmax(1)
-    return make_graph(embedding, logits, targets, SETTINGS)
-
-
 @torch.no_grad()
-def test_an_untrained_level_says_what_the_gene_level_says():
+def test_an_untrained_level_says_what_the_gene_level_says(clusters):
     graph = clusters(0)
     level = CellLevel(torch.ones(N_TYPES), SETTINGS, share=1.0)
     torch.testing.assert_close(level(graph.gene_logits, graph), graph.gene_logits)
 
 
 @torch.no_grad()
-def test_training_learns_to_trust_good_neighbours():
+def test_training_learns_to_trust_good_neighbours(clusters):
     with torch.enable_grad():
         level = fit_cell_level([clusters(0), clusters(1)], torch.ones(N_TYPES), SETTINGS, share=0.8)
     assert not level.training
@@ -95,7 +85,7 @@ def test_training_learns_to_trust_good_neighbours():
 
 
 @torch.no_grad()
-def test_an_m_step_learns_from_pseudo_labels_too():
+def test_an_m_step_learns_from_pseudo_labels_too(clusters):
     graphs, other = [clusters(0), clusters(1)], clusters(5)
     swapped = CellGraph(
         other.embedding,

@@ -8,7 +8,7 @@ estimated once more with the confidently pseudo-labelled cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,13 +135,7 @@ def m_step(
     n_classes = graphs[0].targets.shape[1]
     graph = run_gene_level(gene, unlabelled, settings)
     soft = pseudo_labels(graph.gene_logits, settings.pseudo_temperature)
-    taught = CellGraph(
-        graph.embedding,
-        graph.gene_logits,
-        graph.neighbor_indices,
-        graph.neighbor_similarity,
-        soft,
-    )
+    taught = replace(graph, targets=soft)
     with torch.enable_grad():
         cell, teacher = fit_cells(graphs, settings, taught, run)
     probabilities = teacher(graph.gene_logits, graph).exp().numpy()

@@ -121,7 +121,7 @@ class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
 
 def gate_features(log_p: Tensor, q: Tensor, mean: Tensor, least: Tensor, spread: Tensor) -> Tensor:
     """Return the eight scalars of the gate, (n, 8)."""
-    p, log_q = log_p.exp(), (q + FLOOR).log()
+    p, log_q = log_p.exp(), floored(q)
     columns = [
         -(p * log_p).sum(1),
         -((q + FLOOR) * log_q).sum(1),
@@ -137,4 +137,9 @@ def gate_features(log_p: Tensor, q: Tensor, mean: Tensor, least: Tensor, spread:
 
 def mix(log_p: Tensor, q: Tensor, gate: Tensor) -> Tensor:
     """Return norm[(1 - g) log p + g log q]."""
-    return ((1 - gate) * log_p + gate * (q + FLOOR).log()).log_softmax(1)
+    return ((1 - gate) * log_p + gate * floored(q)).log_softmax(1)
+
+
+def floored(p: Tensor) -> Tensor:
+    """Return log(p + 1e-4)."""
+    return (p + FLOOR).log()

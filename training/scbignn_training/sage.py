@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch_geometric.nn import SAGEConv
 
+from scbignn_training.gate import floored
 from scbignn_training.settings import Settings
-
-FLOOR = 1e-4
 
 
 class SageLayer(nn.Module):
@@ -59,24 +58,12 @@ class SageLayer(nn.Module):
         s: Tensor,
         reach: Tensor,
     ) -> Tensor:
-        """Return new log-probabilities (b, c), as :meth:`forward`, for k neighbours a cell.
+        """Return what :meth:`forward` does for k neighbours a cell; similarities have no effect.
 
-        Parameters
-        ----------
-        weights
-            The layer's parameters by name.
-        log_p, shield
-            (b, c) and (b, 1) of the cells.
-        near, s, reach
-            (b, k, c) probabilities of their neighbours; similarity and reach are of no effect.
+        Parameters are those of :meth:`scbignn_training.gate.GateLayer.fixed`.
         """
         of_near = floored(near).mean(1) @ weights["conv.lin_l.weight"].T
         of_own = floored(log_p.exp()) @ weights["conv.lin_r.weight"].T
         hidden = normalize(of_near + weights["conv.lin_l.bias"] + of_own).relu()
         step = hidden @ weights["out.weight"].T + weights["out.bias"]
         return (log_p + shield * step).log_softmax(1)
-
-
-def floored(p: Tensor) -> Tensor:
-    """Return log(p + 1e-4)."""
-    return (p + FLOOR).log()

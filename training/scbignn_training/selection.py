@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from scbignn_infer.bundle import EMIteration
@@ -94,14 +95,5 @@ def keep(
             break
     best = max(h.cell_level_f1 for h in history)
     kept = max(h.iteration for h in history if h.cell_level_f1 >= best - tolerance)
-    return [_marked(h, kept=h.iteration == kept) for h in history], of_each[kept]
-
-
-def _marked(row: EMIteration, *, kept: bool) -> EMIteration:
-    return EMIteration(
-        iteration=row.iteration,
-        gene_level_f1=row.gene_level_f1,
-        cell_level_f1=row.cell_level_f1,
-        kept=kept,
-        seconds=row.seconds,
-    )
+    history[kept] = msgspec.structs.replace(history[kept], kept=True)
+    return history, of_each[kept]
