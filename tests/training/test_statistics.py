@@ -96,7 +96,7 @@ def test_the_logistic_head_is_scikit_learns(low_rank, types):
     z = scaled(x[:, :40], {k: v[:40] for k, v in tables.items() if k.startswith("gene")})
     oracle = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(z.clip(-10, 10), codes)
     found = softmax(z.clip(-10, 10) @ weight + bias, axis=1)
-    np.testing.assert_allclose(found[:, types], oracle.predict_proba(z.clip(-10, 10)), atol=1e-2)
+    np.testing.assert_allclose(found[:, types], oracle.predict_proba(z.clip(-10, 10)), atol=5e-3)
     assert found.sum(axis=1) == pytest.approx(1.0)
     assert weight.dtype == bias.dtype == np.float32
     absent = sorted({0, 1, 2} - set(types))
