@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from scbignn_training.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,9 @@ def test_the_record_is_flat_json_with_every_setting():
     assert record["gene_learning_rate"] == 3e-3
     assert "0.1" in record["blend"]
     assert all(isinstance(v, int | float | str) for v in record.values())
+
+
+def test_every_setting_has_its_reason_in_the_docs():
+    table = (REPOSITORY / "docs" / "method.md").read_text().split("## Hyper-parameters")[1]
+    named = set(re.findall(r"`([a-z_]+)`", table))
+    assert set(Settings.__struct_fields__) <= named

@@ -147,7 +147,7 @@ def _limits(spec: BundleSpec) -> list[str]:
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
         "",
         "Cells out of fold are of the training studies; the gene level had not seen them, but "
-        "blend, cell level, temperature and threshold were fitted on them: expect less on other "
+        "cell level, temperature and threshold were fitted on them: expect less on other "
         "studies.",
         "",
         *(f"- {note}" for note in training.notes),
