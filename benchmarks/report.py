@@ -140,13 +140,16 @@ def ablation(found: list[Row]) -> list[str]:
     groups = {kind: members for kind, members in groups.items() if members}
     heads = [f"{kind} | gain | worst task | worst type" for kind in groups]
     lines = [
-        f"| seeds: {len({r['seed'] for r in found})} | {' | '.join(heads)} |",
-        "|---|" + "---|" * (4 * len(groups)),
+        f"| form | seeds | {' | '.join(heads)} |",
+        "|---|---|" + "---|" * (4 * len(groups)),
     ]
     for method in dict.fromkeys(r["method"] for r in found):
-        cells = [method]
+        cells = [method, str(len({r["seed"] for r in found if r["method"] == method}))]
         for group in groups.values():
             mine = [r for r in group if r["method"] == method]
+            if not mine:
+                cells += [""] * 4
+                continue
             gains = [
                 np.mean([r["gain"] for r in mine if r["task"] == task])
                 for task in dict.fromkeys(r["task"] for r in mine)
