@@ -3,9 +3,9 @@
 Run: ``python benchmarks/ablation.py --seeds 0,1,2 --out FILE.json`` (needs the extra ``training``
 and ``SCBIGNN_DATA``). For each task and seed both levels are trained once. Forms of the gene level
 leave out a head or fix the strength of the discriminant; forms of the cell level are trained anew
-on the same out-of-fold cells. Every row is a form on a task with a seed; ``--forms`` takes some of the cell level's alone. ``gain`` is its macro-F1
-minus that of the gene level as shipped, ``worst_type`` the least such difference of a type of ten
-cells or more.
+on the same out-of-fold cells, ``--forms`` takes some of them alone. Every row is a form on a task
+with a seed; ``gain`` is its macro-F1 minus that of the gene level as shipped, ``worst_type`` the
+least such difference of a type of ten cells or more.
 """
 
 from __future__ import annotations
