@@ -5,18 +5,17 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 
 import numpy as np
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import BundleError, DeviceError
+from scbignn_infer.neighbors import ExactSearch
 from scbignn_infer.registry import list_models, load_model, model_folders
 from scbignn_infer.sessions import (
     PACKAGES,
     REPAIR,
     Runtime,
-    Session,
     cuda_driver_loads,
     import_onnxruntime,
     installed_packages,
@@ -99,11 +98,10 @@ def _examine_providers(report: Report) -> None:
 
 
 def _try(runtime: Runtime, report: Report) -> str:
-    """Run the package's search graph, which must find each row of an identity itself."""
+    """Run the package's exact search, by which each row of an identity must find itself."""
     rows = np.eye(3, dtype=np.float32)
     try:
-        session = Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)
-        _, nearest = session.run(queries=rows, bank=rows, k=np.array([1], np.int64))
+        nearest, _ = ExactSearch(runtime).search(rows, rows, 1)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
         report.problems.append(f"{runtime.provider}: {error}")
         return f"fails ({error})"

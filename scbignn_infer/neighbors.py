@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from scbignn_infer.parallel import in_order
 from scbignn_infer.sessions import Runtime, Session
 
 Array = np.ndarray[Any, Any]
 EXACT_MAX_CELLS = 100_000
 """Up to here exact search is used: it costs no compilation and finds every neighbour."""
-BLOCK_VALUES = 1 << 24
-"""Similarities held at once by exact search (64 MiB of float32)."""
+BLOCK_VALUES = 1 << 23
+"""Similarities that a worker of exact search holds at once (32 MiB of float32)."""
+MAX_BLOCK = 256
+GROUP = 32
+"""Columns of which ``knn.onnx`` takes the largest before it looks at each."""
+NO_CELL = -4.0
+"""Similarity of the columns that fill the last group, below that of any two cells."""
 
 
 def unit_rows(embedding: Array) -> Array:
@@ -23,7 +29,10 @@ def unit_rows(embedding: Array) -> Array:
 
 
 class ExactSearch:
-    """Exact cosine search as MatMul and TopK in onnxruntime, on CPU or GPU.
+    """Exact cosine search in onnxruntime, on CPU or GPU.
+
+    The k nearest lie in the k groups of columns whose largest similarities are largest, so only
+    these groups are looked at column by column. Equal similarities come in the bank's order.
 
     Parameters
     ----------
@@ -32,6 +41,7 @@ class ExactSearch:
     """
 
     def __init__(self, runtime: Runtime) -> None:
+        self._workers = runtime.workers
         self._session = Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)
 
     def search(self, queries: Array, bank: Array, k: int) -> tuple[Array, Array]:
@@ -50,15 +60,24 @@ class ExactSearch:
             (n, k) int64 and float32, most similar first.
         """
         n, m = len(queries), len(bank)
-        block = max(1, min(512, BLOCK_VALUES // m))
+        block = max(1, min(MAX_BLOCK, BLOCK_VALUES // m))
+        columns = np.zeros((bank.shape[1] + 1, m + -m % GROUP), np.float32)
+        columns[:-1, :m] = bank.T
+        columns[-1, m:] = NO_CELL  # met by the 1 at the end of each query
+        size = np.array([k], np.int64)
+        groups = np.minimum(size, columns.shape[1] // GROUP)
+
+        def nearest(start: int) -> tuple[Array, ...]:
+            rows = queries[start : start + block]
+            rows = np.column_stack([rows, np.ones(len(rows), np.float32)])
+            return self._session.run(queries=rows, bank=columns, k=size, groups=groups)
+
         indices = np.empty((n, k), np.int64)
         similarity = np.empty((n, k), np.float32)
-        size = np.array([k], np.int64)
-        columns = np.ascontiguousarray(bank.T)
-        for i in range(0, n, block):
-            similarity[i : i + block], indices[i : i + block] = self._session.run(
-                queries=queries[i : i + block], bank=columns, k=size
-            )
+        starts = range(0, n, block)
+        found = in_order(nearest, starts, workers=self._workers)
+        for i, (best, where) in zip(starts, found, strict=True):
+            similarity[i : i + block], indices[i : i + block] = best, where
         return indices, similarity
 
 

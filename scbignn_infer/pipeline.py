@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from scbignn_infer.expression import Densifier, panel_tables
 from scbignn_infer.genes import GeneMatch, match_genes
 from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
 from scbignn_infer.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.parallel import in_order
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery, Query
 from scbignn_infer.registry import list_models, load_model
 from scbignn_infer.results import Annotation
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import anndata as ad
+    import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
-READ_CELLS = 2048
+Run = Callable[..., tuple[Array, ...]]
+"""A session's run, with the inputs that stay the same filled in."""
+READ_CELLS = 1024
 CELL_CHUNK = 4096
 CHOICE_CELLS = 256
 MAX_NOVELTY = 0.99
@@ -260,8 +264,10 @@ class Annotator:
 
     def embed(self, query: Query, choice: Choice, rows: Array) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
-        dense = self._densifier(choice)
-        return self._gene_batch(*dense[0](query.rows(choice.matrix, rows)), dense[1])
+        densify, tables = self._densifier(choice)
+        run = partial(self._gene_level.run, **tables)
+        block = query.rows(choice.matrix, rows)
+        return _label_cells(block, run=run, densify=densify, batch_cells=self.batch_cells)[:2]
 
     def novelty(self, embedding: Array, neighbor_indices: Array | None = None) -> Array:
         """Distance to the reference bank as a quantile of held-out reference cells.
@@ -292,14 +298,6 @@ class Annotator:
         index = choice.genes.reference_index
         return Densifier.make(index, statistics["gene_share"], panel, state), tables
 
-    def _gene_batch(
-        self, counts: Array, totals: Array, tables: dict[str, Array]
-    ) -> tuple[Array, Array]:
-        embedding, logits = self._gene_level.run(
-            counts=counts, totals=np.maximum(totals, 1.0), **tables
-        )
-        return embedding, logits
-
     def _run_gene_level(
         self, query: Query, choice: Choice, report: Progress
     ) -> tuple[Array, Array, Array]:
@@ -309,17 +307,14 @@ class Annotator:
         embedding = np.empty((n, spec.gene_level.embedding_size), np.float32)
         logits = np.empty((n, len(self.bundle.cell_types)), np.float32)
         empty = np.empty(n, dtype=bool)
+        run = partial(self._gene_level.run, **tables)
+        label = partial(_label_cells, run=run, densify=densify, batch_cells=self.batch_cells)
+        blocks = query.blocks(choice.matrix, READ_CELLS)
         start = 0
-        for block in query.blocks(choice.matrix, READ_CELLS):
-            counts, totals = densify(block)
-            for i in range(0, len(counts), self.batch_cells):
-                batch = slice(i, i + self.batch_cells)
-                rows = slice(start + i, start + min(i + self.batch_cells, len(counts)))
-                embedding[rows], logits[rows] = self._gene_batch(
-                    counts[batch], totals[batch], tables
-                )
-            empty[start : start + len(counts)] = totals[:, 0] <= 0
-            start += len(counts)
+        for z, o, none in in_order(label, blocks, workers=self.runtime.workers):
+            rows = slice(start, start + len(z))
+            embedding[rows], logits[rows], empty[rows] = z, o, none
+            start = rows.stop
             report("gene level", start, n)
         return embedding, logits, empty
 
@@ -331,21 +326,27 @@ class Annotator:
         own, state = gene_logits, np.exp(gene_logits)
         reach = similarity.min(axis=1)
         for step, layer in enumerate(layers):
-            session = self._cell_level[layer.file]
-            new, new_state = np.empty_like(own), np.empty_like(state)
-            for i in range(0, n, CELL_CHUNK):
-                rows = slice(i, i + CELL_CHUNK)
-                new[rows], new_state[rows] = session.run(
+            update = partial(
+                _update_cells,
+                run=partial(
+                    self._cell_level[layer.file].run,
                     state=state,
                     reach=reach,
-                    own=own[rows],
-                    gene_logits=gene_logits[rows],
-                    neighbor_indices=indices[rows],
-                    neighbor_similarity=similarity[rows],
                     layer=np.array(layer.layer, np.int64),
-                )
-                report("cell level", step * n + min(i + CELL_CHUNK, n), len(layers) * n)
-            own, state = new, new_state
+                ),
+                by_cell={
+                    "own": own,
+                    "gene_logits": gene_logits,
+                    "neighbor_indices": indices,
+                    "neighbor_similarity": similarity,
+                },
+            )
+            own, state = np.empty_like(own), np.empty_like(state)
+            chunks = [slice(i, min(i + CELL_CHUNK, n)) for i in range(0, n, CELL_CHUNK)]
+            updated = in_order(update, chunks, workers=self.runtime.workers)
+            for rows, values in zip(chunks, updated, strict=True):
+                own[rows], state[rows] = values
+                report("cell level", step * n + rows.stop, len(layers) * n)
         return own
 
     def _provenance(
@@ -379,6 +380,22 @@ class Annotator:
             },
             "seconds": {k: round(v, 4) for k, v in seconds.items()},
         }
+
+
+def _label_cells(
+    block: sp.csr_matrix, *, run: Run, densify: Densifier, batch_cells: int
+) -> tuple[Array, Array, Array]:
+    """Run the gene level on some rows of a file: embedding, gene logits, empty cells."""
+    counts, totals = densify(block)
+    batches = [slice(i, i + batch_cells) for i in range(0, len(counts), batch_cells)]
+    parts = [run(counts=counts[b], totals=np.maximum(totals[b], 1.0)) for b in batches]
+    embedding, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return embedding, logits, totals[:, 0] <= 0
+
+
+def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:
+    """Run one layer of the cell level for a chunk of cells, which look at the state of all."""
+    return run(**{name: values[rows] for name, values in by_cell.items()})
 
 
 class _Clock:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.columns import ColumnStored
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
@@ -191,7 +192,6 @@ class H5adQuery:
                     do="convert it, for instance with anndata.AnnData(...).write_h5ad",
                 )
             self._file = h5py.File(self.path, "r")
-        self._converted: dict[str, sp.csr_matrix] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         self.n_cells = len(self.obs)
         if self.n_cells == 0:
@@ -283,10 +283,8 @@ class H5adQuery:
         else:
             backed = sparse_dataset(node)
             shape = backed.shape
-            if backed.format == "csc":  # rows of CSC are scattered over the whole file
-                if matrix not in self._converted:
-                    self._converted[matrix] = sp.csr_matrix(backed.to_memory())
-                backed = self._converted[matrix]
+            if backed.format == "csc":
+                backed = ColumnStored(node, shape)
         expected = (self.n_cells, len(self._var(matrix)))
         if tuple(shape) != expected:
             raise InputError(

@@ -31,12 +31,17 @@ class Runtime:
     device_id
         Index of the GPU; 0 on the CPU.
     threads
-        Threads of one operator on the CPU.
+        CPU threads.
     """
 
     provider: Literal["cpu", "cuda"]
     device_id: int
     threads: int
+
+    @property
+    def workers(self) -> int:
+        """Blocks that are worked on at once: one a CPU thread, but one for a GPU."""
+        return self.threads if self.provider == "cpu" else 1
 
 
 def available_threads() -> int:
@@ -159,7 +164,9 @@ class Session:
         ort = import_onnxruntime()
         ort.set_default_logger_severity(4)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = runtime.threads
+        # Blocks side by side use the cores better than the threads of one operator, and a result
+        # does not depend on their number.
+        options.intra_op_num_threads = 1 if runtime.provider == "cpu" else runtime.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         # Threads that spin while they wait starve everything else on a shared machine.
@@ -190,5 +197,5 @@ class Session:
         self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
     def run(self, **arrays: Array) -> tuple[Array, ...]:
-        """Run the graph; inputs by name, outputs in the graph's order."""
+        """Run the graph; inputs by name, outputs in the graph's order. Threads may share it."""
         return tuple(self._session.run(None, arrays))

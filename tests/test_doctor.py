@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from scbignn_infer import doctor, registry, sessions
+from scbignn_infer import doctor, neighbors, registry, sessions
 from scbignn_infer.errors import DeviceError
 
 
@@ -67,7 +67,7 @@ def test_a_gpu_that_does_not_load_is_a_problem(monkeypatch):
     fake = types.SimpleNamespace(get_available_providers=lambda: listed)
     monkeypatch.setattr(doctor, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(doctor, "cuda_driver_loads", lambda: True)
-    monkeypatch.setattr(doctor, "Session", Broken)
+    monkeypatch.setattr(neighbors, "Session", Broken)
     report = doctor.examine()
     assert report.providers["cpu"] == "loads"
     assert report.providers["cuda"].startswith("fails (no cuDNN")
@@ -76,7 +76,9 @@ def test_a_gpu_that_does_not_load_is_a_problem(monkeypatch):
 
 def test_a_provider_that_computes_nonsense_is_a_problem(monkeypatch):
     monkeypatch.setattr(
-        sessions.Session, "run", lambda self, **arrays: (None, np.zeros((3, 1), np.int64))
+        sessions.Session,
+        "run",
+        lambda self, **arrays: np.zeros((2, 3, 1), np.int64),
     )
     report = doctor.examine()
     assert report.providers["cpu"] == "computes wrong results"

@@ -48,6 +48,30 @@ def test_a_cell_is_never_its_own_neighbour_even_among_copies() -> None:
     np.testing.assert_allclose(similarity, 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", [31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_groups_of_columns_hide_no_neighbour_whatever_the_sign(n: int, threads: int) -> None:
+    rng = np.random.default_rng(n)
+    unit = neighbors.unit_rows(rng.normal(size=(n, 3)))
+    opposite = neighbors.unit_rows(-unit[:1] + 0.01 * rng.normal(size=(n, 3)))
+    search = neighbors.ExactSearch(Runtime("cpu", 0, threads))
+    for bank in (unit, opposite):
+        indices, similarity = search.search(unit, bank, 5)
+        expected = np.argsort(-(unit @ bank.T), axis=1)[:, :5]
+        np.testing.assert_allclose(
+            similarity, np.take_along_axis(unit @ bank.T, expected, axis=1), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            np.einsum("nd,nkd->nk", unit, bank[indices]), similarity, atol=1e-6
+        )
+
+
+def test_equal_similarities_come_in_the_order_of_the_bank() -> None:
+    bank = np.tile(np.eye(4, dtype=np.float32), (50, 1))
+    indices, _ = neighbors.ExactSearch(CPU).search(bank[:4], bank, 40)
+    np.testing.assert_array_equal(indices, np.arange(4)[:, None] + 4 * np.arange(40))
+
+
 @pytest.mark.parametrize("n", [1, 2, 10, 16])
 def test_few_cells_cut_the_number_of_neighbours(n: int) -> None:
     indices, similarity, _ = build_graph(points(n), 15, runtime=CPU)

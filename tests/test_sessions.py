@@ -131,8 +131,8 @@ def test_broken_graph_is_one_line() -> None:
 
 def test_run_takes_inputs_by_name(graph: bytes) -> None:
     session = Session(graph, CPU)
-    assert session.inputs == ["queries", "bank", "k"]
-    eye = np.eye(4, dtype=np.float32)
-    values, indices = session.run(bank=eye, k=np.array([1]), queries=eye[::-1].copy())
+    assert session.inputs == ["queries", "bank", "k", "groups"]
+    eye, one = np.eye(4, 32, dtype=np.float32), np.array([1])
+    values, indices = session.run(bank=eye, k=one, groups=one, queries=np.eye(4)[::-1].astype("f4"))
     np.testing.assert_array_equal(indices[:, 0], [3, 2, 1, 0])
     np.testing.assert_array_equal(values, np.ones((4, 1)))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"
 LAYERS = (
     {"errors"},
-    {"bundle", "registry", "sessions"},
+    {"bundle", "columns", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
     {"pipeline", "doctor"},
     {"cli"},

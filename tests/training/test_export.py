@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import scbignn_infer
 from scbignn_infer.errors import BundleError
-from scbignn_infer.neighbors import unit_rows
+from scbignn_infer.neighbors import GROUP, unit_rows
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training import export
 from scbignn_training.augment import cut_genes
@@ -208,12 +208,14 @@ def test_the_shipped_search_is_the_exported_one():
 
 def test_the_search_finds_the_nearest_neighbours():
     rng = np.random.default_rng(0)
-    bank, queries = rng.standard_normal((70, 9)), rng.standard_normal((30, 9))
+    bank, queries = rng.standard_normal((64, 9)), rng.standard_normal((30, 9))
     unit = [unit_rows(a) for a in (bank, queries)]
     oracle = NearestNeighbors(n_neighbors=6, metric="cosine").fit(bank)
     distance, indices = oracle.kneighbors(queries)
+    columns = np.zeros((9, 2 * GROUP), np.float32)
+    columns[:, :64] = unit[0].T
     similarity, found = Session(export_knn(), CPU).run(
-        queries=unit[1], bank=np.ascontiguousarray(unit[0].T), k=np.array([6])
+        queries=unit[1], bank=columns, k=np.array([6]), groups=np.array([2])
     )
     np.testing.assert_array_equal(found, indices)
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-6)

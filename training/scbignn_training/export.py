@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from scbignn_infer.errors import BundleError
+from scbignn_infer.neighbors import GROUP
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training.cell_level import CellGraph, CellLevel, CellStep
 from scbignn_training.gene_level import TABLES, GeneLevel, Panel
@@ -119,23 +120,47 @@ def _quiet() -> Iterator[None]:
 
 
 def export_knn() -> bytes:
-    """Return ``knn.onnx``: similarities of queries with a bank (d, m), and the k largest."""
+    """Return ``knn.onnx``: similarities of queries (n, d) with a bank (d, m), and the k largest.
+
+    m is a multiple of the group's width. The largest of each group of columns chooses ``groups``
+    groups; the k largest are then taken among the columns of those, in ascending order of column.
+    """
     f32, i64 = TensorProto.FLOAT, TensorProto.INT64
+    node = helper.make_node
+    constants = {
+        "by_group": np.array([0, -1, GROUP]),
+        "flat": np.array([0, -1]),
+        "last": np.array([2]),
+        "width": np.array(GROUP),
+        "within": np.arange(GROUP)[None, None],
+    }
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", ["queries", "bank"], ["products"]),
-            helper.make_node("TopK", ["products", "k"], ["similarity", "indices"], axis=1),
+            node("MatMul", ["queries", "bank"], ["products"]),
+            node("Reshape", ["products", "by_group"], ["grouped"]),
+            node("ReduceMax", ["grouped", "last"], ["largest"], keepdims=0),
+            node("TopK", ["largest", "groups"], ["maxima", "chosen"], axis=1),
+            node("TopK", ["chosen", "groups"], ["ascending", "order"], axis=1, largest=0),
+            node("Mul", ["ascending", "width"], ["first"]),
+            node("Unsqueeze", ["first", "last"], ["firsts"]),
+            node("Add", ["firsts", "within"], ["columns_of_group"]),
+            node("Reshape", ["columns_of_group", "flat"], ["columns"]),
+            node("GatherElements", ["products", "columns"], ["candidates"], axis=1),
+            node("TopK", ["candidates", "k"], ["similarity", "place"], axis=1),
+            node("GatherElements", ["columns", "place"], ["indices"], axis=1),
         ],
         "knn",
         [
             helper.make_tensor_value_info("queries", f32, ["n", "d"]),
             helper.make_tensor_value_info("bank", f32, ["d", "m"]),
             helper.make_tensor_value_info("k", i64, [1]),
+            helper.make_tensor_value_info("groups", i64, [1]),
         ],
         [
             helper.make_tensor_value_info("similarity", f32, ["n", "neighbors"]),
             helper.make_tensor_value_info("indices", i64, ["n", "neighbors"]),
         ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)

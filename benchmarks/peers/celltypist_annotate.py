@@ -1,0 +1,47 @@
+"""CellTypist on one file, as a user runs it: read, normalise, annotate, write.
+
+Run in ``benchmarks/``, in an environment as in ``peers/README.md``, by ``speed.py``:
+``python -m peers.celltypist_annotate QUERY OUTPUT --model FILE [--voting]``. With ``--train
+REFERENCE`` it makes the model first, from ``obs["cell_type_common"]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import anndata as ad
+import celltypist
+import scanpy as sc
+
+
+def read(path: Path) -> ad.AnnData:
+    """Return the cells as CellTypist wants them."""
+    cells = ad.read_h5ad(path)
+    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.log1p(cells)
+    return cells
+
+
+def main() -> None:
+    """Train, or annotate one file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("query", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--voting", action="store_true")
+    parser.add_argument("--train", type=Path)
+    arguments = parser.parse_args()
+    if arguments.train:
+        reference = read(arguments.train)
+        labels = reference.obs["cell_type_common"].astype(str)
+        celltypist.train(reference, labels.to_numpy(), n_jobs=1).write(str(arguments.model))
+    # A path would make it fetch the list of its models.
+    model = celltypist.models.Model.load(str(arguments.model))
+    cells = read(arguments.query)
+    found = celltypist.annotate(cells, model, majority_voting=arguments.voting)
+    found.to_adata().write_h5ad(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

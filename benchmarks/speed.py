@@ -1,0 +1,121 @@
+"""What `annotate` costs as a whole process, beside CellTypist on the same files in the same run.
+
+Run: ``python benchmarks/speed.py FOLDER --out benchmarks/results/speed.json [--sizes ...]
+[--celltypist ENVIRONMENT/bin/python]`` (needs ``SCBIGNN_DATA``; the environment is that of
+``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again and again, each count
+thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while they are annotated.
+Seconds, CPU and peak memory are the operating system's account of the finished process. CellTypist
+runs up to ``--most-voting`` cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import write_elem
+
+import tasks
+
+HERE = Path(__file__).resolve().parent
+MODEL = "human-pbmc"
+KEPT = 0.95
+"""Chance of a count to be kept."""
+BLOCK = 10_000
+Row = dict[str, Any]
+
+
+def make(n: int, path: Path) -> None:
+    """Write a file of ``n`` cells, block by block."""
+    source = ad.read_h5ad(tasks.DATA / "pbmc3k_seurat.h5ad")
+    counts, rng = source.X.tocsr(), np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        write_elem(file, "obs", pd.DataFrame(index=[f"cell{i}" for i in range(n)]))
+        write_elem(file, "var", source.var[[]])
+        for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+            write_elem(file, name, {})
+        group = file.create_group("X")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0"})
+        group.attrs["shape"] = np.array([n, counts.shape[1]])
+        growing = {"maxshape": (None,), "chunks": (1 << 18,)}
+        data = group.create_dataset("data", (0,), dtype="f4", **growing)
+        indices = group.create_dataset("indices", (0,), dtype="i4", **growing)
+        ends = [np.zeros(1, np.int64)]
+        for start in range(0, n, BLOCK):
+            block = counts[rng.integers(0, counts.shape[0], min(BLOCK, n - start))]
+            block.data = rng.binomial(block.data.astype(np.int64), KEPT).astype(np.float32)
+            block.eliminate_zeros()
+            ends.append(ends[-1][-1] + block.indptr[1:])
+            for dataset, values in ((data, block.data), (indices, block.indices)):
+                dataset.resize((ends[-1][-1],))
+                dataset[ends[-2][-1] :] = values
+        group.create_dataset("indptr", data=np.concatenate(ends))
+
+
+def run(method: str, n: int, command: list[str]) -> Row:
+    """Run a command to its end and return what it cost."""
+    start = time.perf_counter()
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    row = {
+        "method": method,
+        "cells": n,
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu": round(usage.ru_utime + usage.ru_stime, 2),
+        "peak_mb": round(usage.ru_maxrss / 1e3),
+    }
+    print(row, flush=True)
+    return row
+
+
+def main() -> None:
+    """Time all sizes and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sizes", default="2638,10000,50000,100000,1000000")
+    parser.add_argument("--celltypist", type=Path, help="Python of its environment")
+    parser.add_argument("--most-voting", type=int, default=50_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
+    output, model = folder / "output.h5ad", folder / "celltypist.pkl"
+    peer = [str(arguments.celltypist), "-m", "peers.celltypist_annotate"]
+    ours = [sys.executable, "-m", "scbignn_infer.cli", "annotate"]
+    rows: list[Row] = []
+    for n in map(int, arguments.sizes.split(",")):
+        query = folder / f"{n}.h5ad"
+        if not query.is_file():
+            make(n, query)
+        paths = [str(query), str(output), "--model", str(model)]
+        if arguments.celltypist and not model.is_file():
+            trained_on = ["--train", str(tasks.DATA / "pbmc3k_seurat.h5ad")]
+            subprocess.run([*peer, *paths, *trained_on], cwd=HERE, check=True)
+        options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
+        row = run("scBiGNN", n, [*ours, str(query), "-o", str(output), *options])
+        with h5py.File(output) as file:
+            seconds = file["uns/scbignn/seconds"]
+            row["stages"] = {name: round(float(seconds[name][()]), 2) for name in seconds}
+        rows.append(row)
+        if arguments.celltypist and n <= arguments.most_voting:
+            rows.append(run("CellTypist", n, [*peer, *paths]))
+            rows.append(run("CellTypist, majority voting", n, [*peer, *paths, "--voting"]))
+        arguments.out.write_text(json.dumps(rows, indent=0))
+
+
+if __name__ == "__main__":
+    main()

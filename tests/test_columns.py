@@ -1,0 +1,77 @@
+"""Rows of column-stored matrices, against scipy, within a bound of memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scbignn_infer import columns
+from scbignn_infer.columns import ColumnStored
+
+
+@pytest.fixture
+def matrix() -> sp.csc_matrix:
+    rng = np.random.default_rng(0)
+    values = rng.poisson(0.4, (57, 31)).astype(np.float32)
+    values[:, 4] = 0  # an empty column
+    values[9] = 0  # an empty row
+    return sp.csc_matrix(values)
+
+
+def stored(path: Path, matrix: sp.csc_matrix) -> ColumnStored:
+    group = h5py.File(path, "w").create_group("X")
+    for name in ("data", "indices", "indptr"):
+        group[name] = getattr(matrix, name)
+    return ColumnStored(group, matrix.shape)
+
+
+@pytest.mark.parametrize("read", [1, 40, 1 << 20])
+@pytest.mark.parametrize("held", [1, 100, 1 << 20])
+def test_rows_are_those_of_scipy(
+    matrix: sp.csc_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: int, held: int
+) -> None:
+    monkeypatch.setattr(columns, "READ_VALUES", read)
+    monkeypatch.setattr(columns, "HELD_VALUES", held)
+    rows = stored(tmp_path / "a.h5", matrix)
+    dense = matrix.toarray()
+    for size in (1, 10, 57, 100):
+        found = [rows[i : i + size] for i in range(0, 57, size)]
+        np.testing.assert_array_equal(sp.vstack(found).toarray(), dense)
+    some = np.array([0, 9, 30, 56])
+    np.testing.assert_array_equal(rows[some].toarray(), dense[some])
+
+
+def test_passes_are_as_few_as_memory_allows(
+    matrix: sp.csc_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "HELD_VALUES", matrix.nnz // 3 + 40)
+    rows = stored(tmp_path / "a.h5", matrix)
+    read = ColumnStored._read
+    passes = []
+    monkeypatch.setattr(
+        ColumnStored, "_read", lambda self, rows: passes.append(len(rows)) or read(self, rows)
+    )
+    for i in range(0, 57, 4):
+        rows[i : i + 4]
+    assert len(passes) == 3
+    assert sum(passes) == 57
+
+
+def test_memory_does_not_grow_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "READ_VALUES", 1 << 14)
+    monkeypatch.setattr(columns, "HELD_VALUES", 1 << 16)
+    matrix = sp.random(20_000, 100, density=0.5, format="csc", dtype=np.float32, random_state=0)
+    rows = stored(tmp_path / "a.h5", matrix)
+    tracemalloc.start()
+    for i in range(0, 20_000, 1000):
+        rows[i : i + 1000]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * (1 << 16) < matrix.nnz * 8
