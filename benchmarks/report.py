@@ -185,6 +185,17 @@ def held_out(found: list[Row]) -> list[str]:
     return lines
 
 
+def speed(found: list[Row]) -> list[str]:
+    """Return a table of whole processes, and how scBiGNN's time divides among its stages."""
+    lines = ["| cells | method | seconds | CPU seconds | peak MB | of the seconds |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in found:
+        stages = [f"{name} {spent:.1f}" for name, spent in row.get("stages", {}).items()]
+        figures = f"{row['seconds']:.1f} | {row['cpu']:.1f} | {row['peak_mb']:,}"
+        lines.append(f"| {row['cells']:,} | {row['method']} | {figures} | {', '.join(stages)} |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -222,6 +233,8 @@ def main() -> None:
         page = fill(page, "ablation", ablation(parts))
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
+    if (results := HERE / "results" / "speed.json").is_file():
+        page = fill(page, "speed", speed(json.loads(results.read_text())))
     PAGE.write_text(page)
 
 

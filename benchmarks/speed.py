@@ -1,11 +1,11 @@
 """What `annotate` costs as a whole process, beside CellTypist on the same files in the same run.
 
 Run: ``python benchmarks/speed.py FOLDER --out benchmarks/results/speed.json [--sizes ...]
-[--celltypist ENVIRONMENT/bin/python]`` (needs ``SCBIGNN_DATA``; the environment is that of
-``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again and again, each count
-thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while they are annotated.
-Seconds, CPU and peak memory are the operating system's account of the finished process. CellTypist
-runs up to ``--most-voting`` cells.
+[--celltypist ENVIRONMENT/bin/python]`` (needs the extra ``training`` and ``SCBIGNN_DATA``; the
+environment is that of ``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again
+and again, each count thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while
+they are annotated. Seconds, CPU and peak memory are the operating system's account of the finished
+process. CellTypist runs up to ``--most-voting`` cells.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from anndata.io import write_elem
 
-import tasks
+from scbignn_training.recipe import Source
 
 HERE = Path(__file__).resolve().parent
+SOURCE = Source(file="pbmc3k_seurat.h5ad").locate()
 MODEL = "human-pbmc"
 KEPT = 0.95
 """Chance of a count to be kept."""
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 
 def make(n: int, path: Path) -> None:
     """Write a file of ``n`` cells, block by block."""
-    source = ad.read_h5ad(tasks.DATA / "pbmc3k_seurat.h5ad")
+    source = ad.read_h5ad(SOURCE)
     counts, rng = source.X.tocsr(), np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -103,7 +104,7 @@ def main() -> None:
             make(n, query)
         paths = [str(query), str(output), "--model", str(model)]
         if arguments.celltypist and not model.is_file():
-            trained_on = ["--train", str(tasks.DATA / "pbmc3k_seurat.h5ad")]
+            trained_on = ["--train", str(SOURCE)]
             subprocess.run([*peer, *paths, *trained_on], cwd=HERE, check=True)
         options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
         row = run("scBiGNN", n, [*ours, str(query), "-o", str(output), *options])

@@ -18,6 +18,8 @@ BLOCK_VALUES = 1 << 23
 MAX_BLOCK = 256
 GROUP = 32
 """Columns of which ``knn.onnx`` takes the largest before it looks at each."""
+WIDER = 1.5
+"""Neighbours that pynndescent keeps for each that is asked for: it then misses fewer of them."""
 NO_CELL = -4.0
 """Similarity of the columns that fill the last group, below that of any two cells."""
 
@@ -129,9 +131,11 @@ def build_graph(
 def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
     from pynndescent import NNDescent
 
+    n = min(int(k * WIDER), len(unit))
     indices, _ = NNDescent(
-        unit, metric="cosine", n_neighbors=k, random_state=seed, n_jobs=threads
+        unit, metric="cosine", n_neighbors=n, random_state=seed, n_jobs=threads
     ).neighbor_graph
+    indices = indices[:, :k]
     if (indices < 0).any():  # pynndescent marks a place it could not fill with -1
         repair = np.nonzero((indices < 0).any(axis=1))[0]
         exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)

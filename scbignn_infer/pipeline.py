@@ -232,12 +232,13 @@ class Annotator:
             choice = self.choose(query, matrix=matrix, gene_column=gene_column)
         with clock.stage("gene level") as report:
             embedding, gene_logits, empty = self._run_gene_level(query, choice, report)
-        kept = np.flatnonzero(~empty)
+        # A slice takes no copy where no cell is empty, which is where the memory peaks.
+        kept = np.flatnonzero(~empty) if empty.any() else slice(None)
         n, n_classes = query.n_cells, len(self.bundle.cell_types)
         probabilities = np.zeros((n, n_classes), np.float32)
         agreement, novelty = np.zeros(n, np.float32), np.ones(n, np.float32)
         builder = "none"
-        if len(kept):
+        if not empty.all():
             z, logits = embedding[kept], gene_logits[kept]
             with clock.stage("graph"):
                 indices, similarity, builder = build_graph(

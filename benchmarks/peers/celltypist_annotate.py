@@ -35,12 +35,16 @@ def main() -> None:
     if arguments.train:
         reference = read(arguments.train)
         labels = reference.obs["cell_type_common"].astype(str)
-        celltypist.train(reference, labels.to_numpy(), n_jobs=1).write(str(arguments.model))
-    # A path would make it fetch the list of its models.
+        # As its tutorials do; a model of all genes would make it hold all of them densely.
+        options = {"feature_selection": True, "n_jobs": 1, "random_state": 0}
+        celltypist.train(reference, labels.to_numpy(), **options).write(str(arguments.model))
     model = celltypist.models.Model.load(str(arguments.model))
     cells = read(arguments.query)
     found = celltypist.annotate(cells, model, majority_voting=arguments.voting)
-    found.to_adata().write_h5ad(arguments.output)
+    ad.settings.allow_write_nullable_strings = True  # its pins of pandas and anndata disagree
+    for name in found.predicted_labels:
+        cells.obs[name] = found.predicted_labels[name].astype(str).astype("category")
+    cells.write_h5ad(arguments.output)
 
 
 if __name__ == "__main__":
