@@ -164,7 +164,7 @@ def annotate(
             annotation = annotator.annotate_query(
                 cells, matrix=matrix, gene_column=gene_column, progress=progress
             )
-            names = cells.cell_names()
+            names = [] if to_h5ad else cells.cell_names()
         progress("write", 0, 1)
         if to_h5ad:
             values = pipeline.slot_values(annotation, key_added)
@@ -259,6 +259,7 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "matrix": provenance["matrix"],
         "genes": provenance["genes"],
         "params": provenance["params"],
+        "stages": provenance["seconds"],
         "labels": labels,
         "unknown": labels.get(UNKNOWN, 0),
         "warnings": warnings,

@@ -193,11 +193,23 @@ class H5adQuery:
                 )
             self._file = h5py.File(self.path, "r")
         self._tables: dict[str, pd.DataFrame] = {}
-        self.n_cells = len(self.obs)
+        with _one_line(self.path):
+            self.n_cells = self._count_cells()
         if self.n_cells == 0:
             raise InputError(
                 f"{path} holds zero cells", expected="at least one cell", do="check how it was made"
             )
+
+    def _count_cells(self) -> int:
+        """Return the number of cells, from the index alone where that is one plain column."""
+        import h5py
+
+        obs = self._file.get("obs")
+        if isinstance(obs, h5py.Group) and obs.attrs.get("encoding-type") == "dataframe":
+            index = obs.get(obs.attrs["_index"])
+            if isinstance(index, h5py.Dataset) and index.ndim == 1:
+                return int(index.shape[0])
+        return len(self.obs)
 
     def close(self) -> None:
         """Close the file."""

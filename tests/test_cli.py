@@ -150,6 +150,8 @@ def test_annotate_json_says_the_same_as_the_file(query):
     assert summary["genes"]["coverage"] == pytest.approx(result.uns["scbignn"]["genes"]["coverage"])
     assert summary["median_novelty"] is None
     assert summary["seconds"] > 0
+    assert {"inspect", "gene level", "graph", "cell level"} <= set(summary["stages"])
+    assert sum(summary["stages"].values()) <= summary["seconds"]
 
 
 def test_annotate_gives_what_the_api_gives(query):

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers import AnnDataQuery, MatrixQuery, open_query, string_columns
+from scbignn_infer.readers import AnnDataQuery, H5adQuery, MatrixQuery, open_query, string_columns
 
 
 def all_rows(query, matrix="X", size=7):
@@ -194,6 +194,13 @@ def test_a_sparse_matrix_without_its_values(damaged, h5ad):
     damaged.close()
     with open_query(h5ad) as query, pytest.raises(InputError, match="cannot read"):
         next(query.blocks("X", 3))
+
+
+def test_cells_are_counted_without_reading_their_annotations(h5ad, monkeypatch):
+    expected = H5adQuery(h5ad).n_cells
+    monkeypatch.setattr(H5adQuery, "_read_table", lambda self, name: pytest.fail(name))
+    with open_query(h5ad) as query:
+        assert query.n_cells == expected == 20
 
 
 def test_obs_that_is_no_table(damaged, h5ad):
