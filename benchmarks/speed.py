@@ -5,7 +5,7 @@ Run: ``python benchmarks/speed.py FOLDER --out benchmarks/results/speed.json [--
 environment is that of ``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again
 and again, each count thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while
 they are annotated. Seconds, CPU and peak memory are the operating system's account of the finished
-process. CellTypist runs up to ``--most-voting`` cells.
+process. CellTypist runs up to ``--most-celltypist`` cells.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anndata.io import write_elem
 from scbignn_training.recipe import Source
 
 HERE = Path(__file__).resolve().parent
-SOURCE = Source(file="pbmc3k_seurat.h5ad").locate()
+SOURCE = Source(file="pbmc3k_seurat.h5ad")
 MODEL = "human-pbmc"
 KEPT = 0.95
 """Chance of a count to be kept."""
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 
 def make(n: int, path: Path) -> None:
     """Write a file of ``n`` cells, block by block."""
-    source = ad.read_h5ad(SOURCE)
+    source = ad.read_h5ad(SOURCE.locate())
     counts, rng = source.X.tocsr(), np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sizes", default="2638,10000,50000,100000,1000000")
     parser.add_argument("--celltypist", type=Path, help="Python of its environment")
-    parser.add_argument("--most-voting", type=int, default=50_000)
+    parser.add_argument("--most-celltypist", type=int, default=50_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -104,7 +104,7 @@ def main() -> None:
             make(n, query)
         paths = [str(query), str(output), "--model", str(model)]
         if arguments.celltypist and not model.is_file():
-            trained_on = ["--train", str(SOURCE)]
+            trained_on = ["--train", str(SOURCE.locate())]
             subprocess.run([*peer, *paths, *trained_on], cwd=HERE, check=True)
         options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
         row = run("scBiGNN", n, [*ours, str(query), "-o", str(output), *options])
@@ -112,7 +112,7 @@ def main() -> None:
             seconds = file["uns/scbignn/seconds"]
             row["stages"] = {name: round(float(seconds[name][()]), 2) for name in seconds}
         rows.append(row)
-        if arguments.celltypist and n <= arguments.most_voting:
+        if arguments.celltypist and n <= arguments.most_celltypist:
             rows.append(run("CellTypist", n, [*peer, *paths]))
             rows.append(run("CellTypist, majority voting", n, [*peer, *paths, "--voting"]))
         arguments.out.write_text(json.dumps(rows, indent=0))

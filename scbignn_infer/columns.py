@@ -21,8 +21,8 @@ class ColumnStored:
     """A CSC group of an HDF5 file, indexed by rows as a backed CSR matrix is.
 
     Rows of CSC are scattered over the whole file, so that a pass over all of it is needed for any.
-    Slices are served from a *stretch* of rows that is as long as :data:`HELD_VALUES` allows:
-    reading all rows in order takes as many passes as there are stretches.
+    Rows are served from a *stretch* of them that is as long as :data:`HELD_VALUES` allows: reading
+    all in order takes as many passes as there are stretches, one where all rows fit.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ class ColumnStored:
     def __getitem__(self, rows: slice | Array) -> sp.csr_matrix:
         """Return rows by a slice, or by an ascending array of row numbers."""
         if not isinstance(rows, slice):
-            return self._read(rows)
+            fits = self._length >= self.shape[0]
+            return self[:][rows] if fits else self._read(rows)
         start, stop, _ = rows.indices(self.shape[0])
         parts: list[sp.csr_matrix] = []
         while start < stop or not parts:
@@ -68,7 +69,10 @@ class ColumnStored:
             begin = self._indptr[first]
             fits = np.searchsorted(self._indptr, begin + READ_VALUES, side="right") - 1
             last = max(int(fits), first + 1)
-            found = place[self._indices[begin : self._indptr[last]]]
+            stored = self._indices[begin : self._indptr[last]]
+            if len(stored) and stored.min() < 0:
+                raise ValueError(f"a row index of {stored.min()}")
+            found = place[stored]
             wanted = found >= 0
             values.append(self._data[begin : self._indptr[last]][wanted])
             places.append(found[wanted])

@@ -192,6 +192,7 @@ class H5adQuery:
                     do="convert it, for instance with anndata.AnnData(...).write_h5ad",
                 )
             self._file = h5py.File(self.path, "r")
+        self._by_column: dict[str, ColumnStored] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         with _one_line(self.path):
             self.n_cells = self._count_cells()
@@ -296,7 +297,9 @@ class H5adQuery:
             backed = sparse_dataset(node)
             shape = backed.shape
             if backed.format == "csc":
-                backed = ColumnStored(node, shape)
+                if matrix not in self._by_column:
+                    self._by_column[matrix] = ColumnStored(node, shape)
+                backed = self._by_column[matrix]
         expected = (self.n_cells, len(self._var(matrix)))
         if tuple(shape) != expected:
             raise InputError(

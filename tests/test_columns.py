@@ -62,6 +62,32 @@ def test_passes_are_as_few_as_memory_allows(
     assert sum(passes) == 57
 
 
+def test_one_pass_serves_samples_and_slices_where_all_rows_fit(
+    matrix: sp.csc_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = stored(tmp_path / "a.h5", matrix)
+    read = ColumnStored._read
+    passes = []
+    monkeypatch.setattr(
+        ColumnStored, "_read", lambda self, rows: passes.append(len(rows)) or read(self, rows)
+    )
+    some = np.array([3, 50])
+    for _ in range(2):
+        np.testing.assert_array_equal(rows[some].toarray(), matrix.toarray()[some])
+        np.testing.assert_array_equal(rows[10:20].toarray(), matrix.toarray()[10:20])
+    assert passes == [57]
+
+
+@pytest.mark.parametrize("wrong", [-1, 57])
+def test_rows_that_are_not_there_are_refused(
+    matrix: sp.csc_matrix, tmp_path: Path, wrong: int
+) -> None:
+    rows = stored(tmp_path / "a.h5", matrix)
+    rows._indices[5] = wrong
+    with pytest.raises((ValueError, IndexError), match=str(wrong)):
+        rows[:10]
+
+
 def test_memory_does_not_grow_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

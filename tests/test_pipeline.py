@@ -60,6 +60,16 @@ def test_every_promised_slot_is_written(pbmc_bundle: ModelBundle, blood: ad.AnnD
     assert list(blood.obs.columns[:1]) == ["bulk_labels"]
 
 
+def test_the_number_of_threads_changes_no_bit(pbmc_bundle: ModelBundle, example: Path) -> None:
+    with open_query(example) as query:
+        one, three = (
+            Annotator(pbmc_bundle, device="cpu", threads=n, batch_cells=50).annotate_query(query)
+            for n in (1, 3)
+        )
+    for name in ("probabilities", "embedding", "novelty", "neighbor_agreement"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
+
+
 def test_unknown_is_exactly_below_the_threshold(
     pbmc_bundle: ModelBundle, blood: ad.AnnData
 ) -> None:

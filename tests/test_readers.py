@@ -197,10 +197,9 @@ def test_a_sparse_matrix_without_its_values(damaged, h5ad):
 
 
 def test_cells_are_counted_without_reading_their_annotations(h5ad, monkeypatch):
-    expected = H5adQuery(h5ad).n_cells
     monkeypatch.setattr(H5adQuery, "_read_table", lambda self, name: pytest.fail(name))
     with open_query(h5ad) as query:
-        assert query.n_cells == expected == 20
+        assert query.n_cells == 20
 
 
 def test_obs_that_is_no_table(damaged, h5ad):
