@@ -75,15 +75,6 @@ def means(found: list[Row]) -> list[str]:
     return lines
 
 
-def complete(found: list[Row]) -> list[Row]:
-    """Return the rows of the methods that have rows for every task: only their means compare."""
-    tasks = {r["task"] for r in found}
-    of_method: dict[str, set[str]] = {}
-    for row in found:
-        of_method.setdefault(row["method"], set()).add(row["task"])
-    return [r for r in found if of_method[r["method"]] == tasks]
-
-
 def by(key: str, found: list[Row], methods: list[str]) -> list[str]:
     """Return a table of tasks or views by methods that have rows: mean macro-F1."""
     methods = [m for m in methods if any(r["method"] == m for r in found)]
@@ -196,6 +187,15 @@ def speed(found: list[Row]) -> list[str]:
     return lines
 
 
+def recall(found: list[Row]) -> list[str]:
+    """Return a table of approximate graphs by how many neighbours were kept for each."""
+    lines = ["| points | cells | kept for each | recall | seconds |", "|---|---|---|---|---|"]
+    for r in found:
+        figures = f"{r['factor']} | {r['recall']:.4f} | {r['seconds']:.1f}"
+        lines.append(f"| {r['points']} | {r['cells']:,} | {figures} |")
+    return lines
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -221,7 +221,7 @@ def main() -> None:
     ]
     for suite, mark in (("pairs", "->"), ("folds", "#")):
         found = rows(suite) + [r for r in peers if mark in r["task"]]
-        page = fill(page, suite, means(complete(found)))
+        page = fill(page, suite, means(found))
         page = fill(page, f"{suite} by task", by("task", found, shown))
     steps = ["without EM", *STEPS.values()]
     em = em_rows()
@@ -233,8 +233,9 @@ def main() -> None:
         page = fill(page, "ablation", ablation(parts))
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
-    if (results := HERE / "results" / "speed.json").is_file():
-        page = fill(page, "speed", speed(json.loads(results.read_text())))
+    for name, table in (("speed", speed), ("recall", recall)):
+        if (results := HERE / "results" / f"{name}.json").is_file():
+            page = fill(page, name, table(json.loads(results.read_text())))
     PAGE.write_text(page)
 
 
