@@ -19,7 +19,7 @@ import torch
 
 import tasks
 from scbignn_infer.sessions import Session, choose_runtime
-from scbignn_training.data import join, unlabelled_cells
+from scbignn_training.data import Cells, join, unlabelled_cells
 from scbignn_training.export import export_gene_level
 from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
 from scbignn_training.settings import Settings
@@ -33,8 +33,8 @@ FORMS_OF_ATTENTION: dict[str, dict[str, Any]] = {
 REPEATS = 7
 
 
-def seconds(form: dict[str, Any]) -> tuple[float, int]:
-    """Return the median time of one pass over the query, and its number of cells."""
+def exported(form: dict[str, Any]) -> tuple[Panel, bytes, Cells]:
+    """Return a form trained for one epoch, for the genes of the query, its graph and the query."""
     settings = msgspec.structs.replace(Settings(), gene_epochs=1, **form)
     task = tasks.pair("pbmc3k", "zheng")
     reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
@@ -45,7 +45,13 @@ def seconds(form: dict[str, Any]) -> tuple[float, int]:
     query = unlabelled_cells(reference, [task.query], settings.ranked_genes, settings.net_genes)
     assert query is not None
     panel = Panel(level, query.present, settings.panel_genes)
-    session = Session(export_gene_level(level, panel), choose_runtime("cpu", 1))
+    return panel, export_gene_level(level, panel), query
+
+
+def seconds(form: dict[str, Any]) -> tuple[float, int]:
+    """Return the median time of one pass over the query, and its number of cells."""
+    panel, graph, query = exported(form)
+    session = Session(graph, choose_runtime("cpu", 1))
     counts, totals = (a.numpy() for a in panel.inputs(query.counts, query.totals))
     tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
     spent = []

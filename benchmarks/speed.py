@@ -5,7 +5,8 @@ Run: ``python benchmarks/speed.py FOLDER --out benchmarks/results/speed.json [--
 environment is that of ``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again
 and again, each count thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while
 they are annotated. Seconds, CPU and peak memory are the operating system's account of the finished
-process. CellTypist runs up to ``--most-celltypist`` cells.
+process. CellTypist and scanpy run up to ``--most-peers`` cells. ``--variants N`` then annotates N
+cells stored in other ways.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ MODEL = "human-pbmc"
 KEPT = 0.95
 """Chance of a count to be kept."""
 BLOCK = 10_000
+VARIANTS = {
+    "CSR, gzip": ("csr", "gzip"),
+    "CSR, lzf": ("csr", "lzf"),
+    "CSC": ("csc", None),
+    "CSC, gzip": ("csc", "gzip"),
+    "dense": ("dense", None),
+    "dense, gzip": ("dense", "gzip"),
+}
 Row = dict[str, Any]
 
 
@@ -64,6 +73,13 @@ def make(n: int, path: Path) -> None:
         group.create_dataset("indptr", data=np.concatenate(ends))
 
 
+def store(source: Path, path: Path, form: str, compression: Any) -> None:
+    """Write the cells of a file in another form."""
+    cells = ad.read_h5ad(source)
+    cells.X = {"csr": cells.X.tocsr, "csc": cells.X.tocsc, "dense": cells.X.toarray}[form]()
+    cells.write_h5ad(path, compression=compression)
+
+
 def run(method: str, n: int, command: list[str]) -> Row:
     """Run a command to its end and return what it cost."""
     start = time.perf_counter()
@@ -89,33 +105,50 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sizes", default="2638,10000,50000,100000,1000000")
     parser.add_argument("--celltypist", type=Path, help="Python of its environment")
-    parser.add_argument("--most-celltypist", type=int, default=50_000)
+    parser.add_argument("--most-peers", type=int, default=50_000)
+    parser.add_argument("--variants", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     output, model = folder / "output.h5ad", folder / "celltypist.pkl"
-    peer = [str(arguments.celltypist), "-m", "peers.celltypist_annotate"]
-    ours = [sys.executable, "-m", "scbignn_infer.cli", "annotate"]
-    rows: list[Row] = []
-    for n in map(int, arguments.sizes.split(",")):
+    peer = [str(arguments.celltypist), "-m"]
+    options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
+
+    def query_of(n: int) -> Path:
         query = folder / f"{n}.h5ad"
         if not query.is_file():
             make(n, query)
-        paths = [str(query), str(output), "--model", str(model)]
-        if arguments.celltypist and not model.is_file():
-            trained_on = ["--train", str(SOURCE.locate())]
-            subprocess.run([*peer, *paths, *trained_on], cwd=HERE, check=True)
-        options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
-        row = run("scBiGNN", n, [*ours, str(query), "-o", str(output), *options])
+        return query
+
+    def ours(method: str, n: int, query: Path) -> Row:
+        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate"]
+        row = run(method, n, [*command, str(query), "-o", str(output), *options])
         with h5py.File(output) as file:
             seconds = file["uns/scbignn/seconds"]
             row["stages"] = {name: round(float(seconds[name][()]), 2) for name in seconds}
-        rows.append(row)
-        if arguments.celltypist and n <= arguments.most_celltypist:
-            rows.append(run("CellTypist", n, [*peer, *paths]))
-            rows.append(run("CellTypist, majority voting", n, [*peer, *paths, "--voting"]))
+        return row
+
+    rows: list[Row] = []
+    for n in map(int, filter(None, arguments.sizes.split(","))):
+        query = query_of(n)
+        paths = [str(query), str(output)]
+        celltypist = [*peer, "peers.celltypist_annotate", *paths, "--model", str(model)]
+        if arguments.celltypist and not model.is_file():
+            subprocess.run([*celltypist, "--train", str(SOURCE.locate())], cwd=HERE, check=True)
+        rows.append(ours("scBiGNN", n, query))
+        if arguments.celltypist and n <= arguments.most_peers:
+            rows.append(run("CellTypist", n, celltypist))
+            rows.append(run("CellTypist, majority voting", n, [*celltypist, "--voting"]))
+            leiden = [*peer, "peers.scanpy_leiden", *paths]
+            rows.append(run("scanpy, neighbours and Leiden", n, leiden))
         arguments.out.write_text(json.dumps(rows, indent=0))
+    for name, (form, compression) in VARIANTS.items() if arguments.variants else ():
+        stored = folder / "variant.h5ad"
+        store(query_of(arguments.variants), stored, form, compression)
+        size = round(stored.stat().st_size / 1e6)
+        rows.append(ours(f"scBiGNN, {name}", arguments.variants, stored) | {"file_mb": size})
+    arguments.out.write_text(json.dumps(rows, indent=0))
 
 
 if __name__ == "__main__":

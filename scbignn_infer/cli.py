@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.estimate import Estimate
     from scbignn_infer.matrices import Verdict
     from scbignn_infer.pipeline import Progress
     from scbignn_infer.readers import H5adQuery
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Summary = dict[str, Any]
 WIDTH_OF_PIPES = 160
+LONG_SECONDS = 20.0
+"""What takes longer is said beforehand."""
 TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript")
 
 
@@ -113,6 +116,17 @@ def _plain_key(key: str) -> str:
     show_default=True,
     help="Of the approximate graph search.",
 )
+@click.option(
+    "--batch-cells",
+    type=click.IntRange(min=1),
+    help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
+)
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=lambda ctx, parameter, value: _bytes(value),
+    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
+)
 @overwrite_option
 @click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -127,6 +141,8 @@ def annotate(
     device: str,
     threads: int | None,
     seed: int,
+    batch_cells: int | None,
+    memory_limit: int | None,
     overwrite: bool,
     in_place: bool,
     quiet: bool,
@@ -143,32 +159,41 @@ def annotate(
     start = perf_counter()
     target = _target(query, output, in_place=in_place)
     to_h5ad = target.suffix == ".h5ad"
-    with _progress(hidden=quiet or as_json) as progress:
-        with readers.open_query(query) as cells:
-            writers.check_target(target, overwrite=overwrite or in_place)
-            if to_h5ad:
-                slots = pipeline.slot_names(key_added)
-                writers.check_h5ad_slots(query, slots, overwrite=overwrite)
-            novelty: dict[str, float] | None = None
-            if model is not None:
-                bundle = registry.load_model(model)
-            else:
-                bundle, novelty = pipeline.choose_model(
-                    cells,
-                    matrix=matrix,
-                    gene_column=gene_column,
-                    device=device,
-                    threads=threads,
-                )
-            annotator = pipeline.Annotator(bundle, device=device, threads=threads, seed=seed)
-            annotation = annotator.annotate_query(
-                cells, matrix=matrix, gene_column=gene_column, progress=progress
-            )
-            names = [] if to_h5ad else cells.cell_names()
-        progress("write", 0, 1)
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(hidden=quiet or as_json))
+        cells = stack.enter_context(readers.open_query(query))
+        writers.check_target(target, overwrite=overwrite or in_place)
         if to_h5ad:
-            values = pipeline.slot_values(annotation, key_added)
-            writers.write_h5ad(query, target, **values, key=key_added)
+            slots = pipeline.slot_names(key_added)
+            writers.check_h5ad_slots(query, slots, overwrite=overwrite)
+        choice, novelty = None, None
+        if model is not None:
+            bundle = registry.load_model(model)
+        else:
+            bundle, choice, novelty = pipeline.choose_model(
+                cells, matrix=matrix, gene_column=gene_column, device=device, threads=threads
+            )
+        annotator = pipeline.Annotator(
+            bundle,
+            device=device,
+            threads=threads,
+            seed=seed,
+            batch_cells=batch_cells,
+            memory_limit=memory_limit,
+        )
+        size = query.stat().st_size if to_h5ad else 0
+        expected = annotator.estimate(cells.n_cells, output_bytes=size)
+        if expected.seconds > LONG_SECONDS and not (quiet or as_json):
+            click.echo(_expectation(cells.n_cells, expected), err=True)
+        finish = stack.enter_context(writers.copying(query, target)) if to_h5ad else None
+        annotation = annotator.annotate_query(
+            cells, matrix=matrix, gene_column=gene_column, choice=choice, progress=progress
+        )
+        names = [] if to_h5ad else cells.cell_names()
+        cells.close()
+        progress("write", 0, 1)
+        if finish is not None:
+            finish(pipeline.slot_values(annotation, key_added))
         else:
             writers.write_table(
                 target,
@@ -188,6 +213,22 @@ def annotate(
         _print_json(summary)
     elif not quiet:
         _print_summary(summary)
+
+
+def _bytes(size: str | None) -> int | None:
+    """Return a size such as 500MB or 4G in bytes, in powers of 1,000."""
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"'{size}' is no size such as 500MB or 4GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
+def _expectation(n_cells: int, expected: Estimate) -> str:
+    seconds, gigabytes = expected.seconds, expected.memory / 1e9
+    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    return f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory"
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:

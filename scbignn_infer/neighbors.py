@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -20,8 +22,13 @@ GROUP = 32
 """Columns of which ``knn.onnx`` takes the largest before it looks at each."""
 WIDER = 1.5
 """Neighbours that pynndescent keeps for each that is asked for: it then misses fewer of them."""
+CANDIDATES = 60
+"""Neighbours of neighbours that pynndescent tries a cell and round, more than by default."""
 NO_CELL = -4.0
 """Similarity of the columns that fill the last group, below that of any two cells."""
+
+_numba = threading.Lock()
+"""Held while numba works: two callers that meet in its work queue abort the process."""
 
 
 def unit_rows(embedding: Array) -> Array:
@@ -69,10 +76,11 @@ class ExactSearch:
         size = np.array([k], np.int64)
         groups = np.minimum(size, columns.shape[1] // GROUP)
 
+        run = self._session.holding(bank=columns, k=size, groups=groups)
+
         def nearest(start: int) -> tuple[Array, ...]:
             rows = queries[start : start + block]
-            rows = np.column_stack([rows, np.ones(len(rows), np.float32)])
-            return self._session.run(queries=rows, bank=columns, k=size, groups=groups)
+            return run(queries=np.column_stack([rows, np.ones(len(rows), np.float32)]))
 
         indices = np.empty((n, k), np.int64)
         similarity = np.empty((n, k), np.float32)
@@ -128,14 +136,46 @@ def build_graph(
     return *_without_self(indices, similarity), builder
 
 
-def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
-    from pynndescent import NNDescent
+def compile_ahead(
+    n_cells: int, size: int, *, runtime: Runtime, exact_max_cells: int = EXACT_MAX_CELLS
+) -> None:
+    """Compile pynndescent in the background if so many cells will need it; else do nothing.
 
-    n = min(int(k * WIDER), len(unit))
-    indices, _ = NNDescent(
-        unit, metric="cosine", n_neighbors=n, random_state=seed, n_jobs=threads
-    ).neighbor_graph
-    indices = indices[:, :k]
+    Parameters
+    ----------
+    n_cells, size
+        Shape of the embedding that is to come.
+    runtime, exact_max_cells
+        As in :func:`build_graph`, which waits for the compilation where it is not through.
+    """
+    if n_cells <= exact_max_cells:
+        return
+
+    def compile_() -> None:
+        points = np.random.default_rng(0).standard_normal((1000, size), np.float32)
+        with suppress(Exception):  # what is wrong is said when the graph is built
+            _descend(unit_rows(points), 16, runtime.threads, 0)
+
+    threading.Thread(target=compile_, name="scbignn-compile", daemon=True).start()
+
+
+def _descend(unit: Array, k: int, threads: int, seed: int) -> Array:
+    with _numba:
+        from pynndescent import NNDescent
+
+        indices, _ = NNDescent(
+            unit,
+            metric="cosine",
+            n_neighbors=min(int(k * WIDER), len(unit)),
+            max_candidates=CANDIDATES,
+            random_state=seed,
+            n_jobs=threads,
+        ).neighbor_graph
+    return np.asarray(indices[:, :k])
+
+
+def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
+    indices = _descend(unit, k, threads, seed)
     if (indices < 0).any():  # pynndescent marks a place it could not fill with -1
         repair = np.nonzero((indices < 0).any(axis=1))[0]
         exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)

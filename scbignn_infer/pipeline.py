@@ -15,16 +15,17 @@ import numpy as np
 from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.errors import BundleError, GeneError, InputError
+from scbignn_infer.estimate import Estimate, estimate
 from scbignn_infer.expression import Densifier, panel_tables
 from scbignn_infer.genes import GeneMatch, match_genes
 from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
-from scbignn_infer.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
 from scbignn_infer.parallel import in_order
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery, Query
 from scbignn_infer.registry import list_models, load_model
 from scbignn_infer.results import Annotation
-from scbignn_infer.sessions import Device, Session, choose_runtime, installed_packages
-from scbignn_infer.writers import as_column, existing_slots, refuse_existing, write_adata
+from scbignn_infer.sessions import Device, Run, Session, choose_runtime, installed_packages
+from scbignn_infer.writers import Slots, as_column, existing_slots, refuse_existing, write_adata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
-Run = Callable[..., tuple[Array, ...]]
-"""A session's run, with the inputs that stay the same filled in."""
 READ_CELLS = 1024
 CELL_CHUNK = 4096
 CHOICE_CELLS = 256
+BATCH_CELLS = {"cpu": 256, "cuda": 4096}
+"""A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
 MAX_NOVELTY = 0.99
 MIN_NOVELTY_GAP = 0.02
 """Without a wish of the user, a model must place the typical cell within its reference's range,
@@ -66,7 +67,17 @@ class Choice:
 
 
 def judge_matrices(query: Query) -> dict[str, Verdict]:
-    """Return a verdict on each matrix of the query, from rows sampled across all of it."""
+    """Return a verdict on each matrix of the query, from rows sampled across all of it.
+
+    Raises
+    ------
+    InputError
+        There are no cells, or a matrix cannot be read.
+    """
+    if query.n_cells == 0:
+        raise InputError(
+            f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
+        )
     rows = sample_rows(query.n_cells)
     return {name: judge(query.rows(name, rows)) for name in query.matrices()}
 
@@ -104,7 +115,9 @@ class Annotator:
     seed
         Of the approximate graph search, used above 100,000 cells.
     batch_cells
-        Cells that go through the gene level at once.
+        Cells that go through the gene level at once; by default 256, on a GPU 4096.
+    memory_limit
+        Bytes; queries that are estimated to need more are refused before any work.
 
     Examples
     --------
@@ -124,12 +137,14 @@ class Annotator:
         device: Device = "auto",
         threads: int | None = None,
         seed: int = 0,
-        batch_cells: int = 256,
+        batch_cells: int | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.runtime = choose_runtime(device, threads)
         self.seed = seed
-        self.batch_cells = batch_cells
+        self.batch_cells = batch_cells or BATCH_CELLS[self.runtime.provider]
+        self.memory_limit = memory_limit
 
     @classmethod
     def load(cls, model: str | Path | ModelBundle, **settings: Any) -> Annotator:
@@ -187,14 +202,44 @@ class Annotator:
         InputError
             No matrix is usable or too few genes are the model's.
         """
-        if query.n_cells == 0:
-            raise InputError(
-                f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
-            )
         verdicts = judge_matrices(query)
-        chosen = choose_matrix(verdicts, matrix)
-        columns = query.gene_columns(chosen)
-        return Choice(chosen, verdicts, match_model(columns, self.bundle, column=gene_column))
+        return self._choose(query, choose_matrix(verdicts, matrix), verdicts, gene_column)
+
+    def _choose(
+        self, query: Query, matrix: str, verdicts: dict[str, Verdict], gene_column: str | None
+    ) -> Choice:
+        columns = query.gene_columns(matrix)
+        return Choice(matrix, verdicts, match_model(columns, self.bundle, column=gene_column))
+
+    def estimate(self, n_cells: int, *, output_bytes: int = 0) -> Estimate:
+        """Estimate what labelling takes.
+
+        Parameters
+        ----------
+        n_cells
+            Cells of the query.
+        output_bytes
+            Size of the file that will be copied.
+        """
+        spec = self.bundle.spec
+        return estimate(
+            n_cells,
+            embedding_size=spec.gene_level.embedding_size,
+            n_classes=len(spec.cell_types),
+            n_neighbors=spec.graph.n_neighbors,
+            threads=self.runtime.threads,
+            output_bytes=output_bytes,
+        )
+
+    def _refuse_too_large(self, query: Query) -> None:
+        needed = self.estimate(query.n_cells).memory
+        if self.memory_limit is not None and needed > self.memory_limit:
+            raise InputError(
+                f"labelling the {query.n_cells:,} cells of {query.name} needs about "
+                f"{needed / 1e9:.1f} GB of memory",
+                expected=f"at most the {self.memory_limit / 1e9:.1f} GB of the memory limit",
+                do="raise --memory-limit (memory_limit), or label one sample at a time",
+            )
 
     def annotate_query(
         self,
@@ -202,6 +247,7 @@ class Annotator:
         *,
         matrix: str | None = None,
         gene_column: str | None = None,
+        choice: Choice | None = None,
         progress: Progress | None = None,
     ) -> Annotation:
         """Label the cells of a query.
@@ -214,6 +260,8 @@ class Annotator:
             ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
         gene_column
             Column of the gene table with the names; by default the one that matches best.
+        choice
+            What :meth:`choose` or :func:`choose_model` found, where that has been asked already.
         progress
             Called as work proceeds.
 
@@ -225,11 +273,14 @@ class Annotator:
         Raises
         ------
         InputError
-            No matrix is usable or too few genes are the model's.
+            No matrix is usable, too few genes are the model's, or the memory limit is too low.
         """
+        self._refuse_too_large(query)
         spec, clock = self.bundle.spec, _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
-            choice = self.choose(query, matrix=matrix, gene_column=gene_column)
+            if choice is None:
+                choice = self.choose(query, matrix=matrix, gene_column=gene_column)
+        compile_ahead(query.n_cells, spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
             embedding, gene_logits, empty = self._run_gene_level(query, choice, report)
         # A slice takes no copy where no cell is empty, which is where the memory peaks.
@@ -263,12 +314,11 @@ class Annotator:
             provenance=self._provenance(query, choice, builder, clock.seconds),
         )
 
-    def embed(self, query: Query, choice: Choice, rows: Array) -> tuple[Array, Array]:
+    def embed(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
         densify, tables = self._densifier(choice)
         run = partial(self._gene_level.run, **tables)
-        block = query.rows(choice.matrix, rows)
-        return _label_cells(block, run=run, densify=densify, batch_cells=self.batch_cells)[:2]
+        return _label_cells(rows, run=run, densify=densify, batch_cells=self.batch_cells)[:2]
 
     def novelty(self, embedding: Array, neighbor_indices: Array | None = None) -> Array:
         """Distance to the reference bank as a quantile of held-out reference cells.
@@ -308,9 +358,9 @@ class Annotator:
         embedding = np.empty((n, spec.gene_level.embedding_size), np.float32)
         logits = np.empty((n, len(self.bundle.cell_types)), np.float32)
         empty = np.empty(n, dtype=bool)
-        run = partial(self._gene_level.run, **tables)
+        run = self._gene_level.holding(**tables)
         label = partial(_label_cells, run=run, densify=densify, batch_cells=self.batch_cells)
-        blocks = query.blocks(choice.matrix, READ_CELLS)
+        blocks = query.blocks(choice.matrix, max(READ_CELLS, self.batch_cells))
         start = 0
         for z, o, none in in_order(label, blocks, workers=self.runtime.workers):
             rows = slice(start, start + len(z))
@@ -329,11 +379,8 @@ class Annotator:
         for step, layer in enumerate(layers):
             update = partial(
                 _update_cells,
-                run=partial(
-                    self._cell_level[layer.file].run,
-                    state=state,
-                    reach=reach,
-                    layer=np.array(layer.layer, np.int64),
+                run=self._cell_level[layer.file].holding(
+                    state=state, reach=reach, layer=np.array(layer.layer, np.int64)
                 ),
                 by_cell={
                     "own": own,
@@ -490,7 +537,7 @@ def annotate(
         AnnDataQuery(adata), matrix=matrix, gene_column=gene_column
     )
     target = adata.copy() if copy else adata
-    write_adata(target, **slot_values(annotation, key_added), key=key_added)
+    write_adata(target, slot_values(annotation, key_added))
     return target if copy else None
 
 
@@ -503,13 +550,9 @@ def slot_names(key: str) -> dict[str, list[str]]:
     }
 
 
-def slot_values(annotation: Annotation, key: str) -> dict[str, Any]:
+def slot_values(annotation: Annotation, key: str) -> Slots:
     """Return what :func:`~scbignn_infer.writers.write_h5ad` writes for an annotation."""
-    return {
-        "columns": obs_columns(annotation, key),
-        "matrices": annotation.matrices(key),
-        "record": annotation.record(),
-    }
+    return Slots(obs_columns(annotation, key), annotation.matrices(key), annotation.record(), key)
 
 
 def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
@@ -529,7 +572,7 @@ def choose_model(
     gene_column: str | None = None,
     device: Device = "auto",
     threads: int | None = None,
-) -> tuple[ModelBundle, dict[str, float]]:
+) -> tuple[ModelBundle, Choice, dict[str, float]]:
     """Take the model whose reference the query resembles most, or refuse to guess.
 
     Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
@@ -546,25 +589,29 @@ def choose_model(
 
     Returns
     -------
-    bundle, novelty
-        The model, and the median novelty of the cells under each model that could read them.
+    bundle, choice, novelty
+        The model, what of the query it is to read, and the median novelty of the cells under each
+        model that could read them.
 
     Raises
     ------
     BundleError
         No model is found, none resembles the query, or two do equally well.
     """
-    rows = sample_rows(query.n_cells, CHOICE_CELLS)
+    verdicts = judge_matrices(query)
+    chosen = choose_matrix(verdicts, matrix)
+    rows = query.rows(chosen, sample_rows(query.n_cells, CHOICE_CELLS))
     bundles = {name: load_model(path) for name, path in list_models().items()}
+    choices: dict[str, Choice] = {}
     novelty: dict[str, float] = {}
     for name, bundle in bundles.items():
         annotator = Annotator(bundle, device=device, threads=threads)
         try:
-            choice = annotator.choose(query, matrix=matrix, gene_column=gene_column)
+            choice = annotator._choose(query, chosen, verdicts, gene_column)
         except GeneError:
             continue  # a model for other genes, perhaps another species
-        embedding, _ = annotator.embed(query, choice, rows)
-        novelty[name] = float(np.median(annotator.novelty(embedding)))
+        choices[name] = choice
+        novelty[name] = float(np.median(annotator.novelty(annotator.embed(rows, choice)[0])))
     ranked = sorted(novelty, key=lambda name: novelty[name])
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
@@ -575,4 +622,4 @@ def choose_model(
             expected=f"one model below {MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
             do="choose a model with -m; see: scbignn-infer models list",
         )
-    return bundles[close[0]], novelty
+    return bundles[close[0]], choices[close[0]], novelty

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from scbignn_infer.errors import DeviceError
 Device = str
 """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
 Array = np.ndarray[Any, Any]
+Run = Callable[..., tuple[Array, ...]]
+"""Takes inputs by name and gives the outputs in the graph's order."""
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -185,6 +189,7 @@ class Session:
                 expected="an ONNX graph of opset 18 or later that it supports",
                 do="upgrade onnxruntime, then see: scbignn-infer doctor",
             ) from None
+        self._runtime, self._ort = runtime, ort
         self.providers: list[str] = self._session.get_providers()
         if runtime.provider == "cuda" and "CUDAExecutionProvider" not in self.providers:
             raise DeviceError(
@@ -199,3 +204,36 @@ class Session:
     def run(self, **arrays: Array) -> tuple[Array, ...]:
         """Run the graph; inputs by name, outputs in the graph's order. Threads may share it."""
         return tuple(self._session.run(None, arrays))
+
+    def holding(self, **constants: Array) -> Run:
+        """Return :meth:`run` with some inputs filled in; a GPU receives them once, not each time.
+
+        Parameters
+        ----------
+        constants
+            Inputs that stay the same, by name.
+        """
+        if self._runtime.provider == "cpu":
+            return partial(self.run, **constants)
+        return self._bound(constants, self._runtime.provider, self._runtime.device_id)
+
+    def _bound(self, constants: dict[str, Array], device: str, index: int) -> Run:
+        values = {
+            name: self._ort.OrtValue.ortvalue_from_numpy(
+                np.ascontiguousarray(array).reshape(array.shape), device, index
+            )
+            for name, array in constants.items()
+        }
+
+        def run(**arrays: Array) -> tuple[Array, ...]:
+            binding = self._session.io_binding()
+            for name, value in values.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, array in arrays.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name in self.outputs:
+                binding.bind_output(name, "cpu")
+            self._session.run_with_iobinding(binding)
+            return tuple(binding.copy_outputs_to_cpu())
+
+        return run

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,35 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SUFFIXES = (".h5ad", *TABLE_SUFFIXES)
+COPY_BYTES = 1 << 24
+"""Bytes that are copied at once, between two looks at whether to stop."""
+NOT_WITHIN_THE_SYSTEM = (
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EBADF,
+)
+"""Errors that say that two files cannot be copied without passing through the process."""
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What an annotation adds to an AnnData.
+
+    Attributes
+    ----------
+    columns, matrices, record
+        What goes to ``obs``, ``obsm`` and ``uns[key]``.
+    key
+        Key in ``uns``.
+    """
+
+    columns: Mapping[str, Any]
+    matrices: Mapping[str, Array]
+    record: Mapping[str, Any]
+    key: str
 
 
 @contextmanager
@@ -32,17 +64,29 @@ def replacing(target: Path) -> Iterator[Path]:
     OutputError
         The disk is full, the folder cannot be written, and the like; nothing is left behind.
     """
-    temporary: Path | None = None
-    target = target.resolve()  # through a link, so that the link stays one
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        temporary = Path(name)
-        os.close(handle)
+    with _beside(target) as temporary, _one_line(target):
         yield temporary
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
-        temporary.replace(target)
+        _put(temporary, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Make an empty temporary file beside ``target``; it is gone when the block ends."""
+    with _one_line(target):
+        target = target.resolve()
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        with suppress(OSError):
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_line(target: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
         reason = getattr(error, "strerror", None) or (str(error) or repr(error)).splitlines()[0]
         raise OutputError(
@@ -50,10 +94,14 @@ def replacing(target: Path) -> Iterator[Path]:
             expected="a folder that can be written, with enough free space",
             do="free space or choose another place with -o; nothing was left behind",
         ) from None
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Move a finished file to its place, on the disk for good and with the right mode."""
+    with open(temporary, "r+b") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+    temporary.replace(target.resolve())  # through a link, so that the link stays one
 
 
 def _umask() -> int:
@@ -125,65 +173,97 @@ def as_column(values: Array, categories: Sequence[str]) -> Any:
     return pd.Categorical(values, categories=[c for c in categories if c in present])
 
 
-def write_h5ad(
-    source: Path,
-    target: Path,
-    *,
-    columns: Mapping[str, Any],
-    matrices: Mapping[str, Array],
-    record: Mapping[str, Any],
-    key: str,
-) -> None:
-    """Copy ``source`` and add the slots of an annotation to the copy; X is never rewritten.
+@contextmanager
+def copying(source: Path, target: Path) -> Iterator[Callable[[Slots], None]]:
+    """Copy an h5ad file while the block works; X is never rewritten.
 
     Parameters
     ----------
     source, target
         The query file and the output; they may be the same, which is then replaced as a whole.
-    columns, matrices, record
-        What goes to ``obs``, ``obsm`` and ``uns[key]``.
-    key
-        Key in ``uns``.
+
+    Returns
+    -------
+    callable
+        Called once, it waits for the copy, adds the slots and puts it in its place. A block that
+        ends without this leaves nothing behind.
 
     Raises
     ------
     OutputError
         The output cannot be written; nothing is left behind.
     """
+    with _beside(target) as temporary:
+        stop, pool = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy")
+        copied = pool.submit(_copy, source, temporary, stop)
+
+        def finish(slots: Slots) -> None:
+            with _one_line(target):
+                copied.result()
+                _add_slots(temporary, slots)
+                _put(temporary, target)
+
+        try:
+            yield finish
+        finally:
+            stop.set()
+            pool.shutdown()
+
+
+def _copy(source: Path, target: Path, stop: threading.Event) -> None:
+    """Copy the bytes of a file, and no further once ``stop`` is set."""
+    with open(source, "rb", buffering=0) as old, open(target, "wb", buffering=0) as new:
+        left, within_the_system = os.fstat(old.fileno()).st_size, hasattr(os, "copy_file_range")
+        while left > 0 and not stop.is_set():
+            if within_the_system:
+                try:
+                    n = os.copy_file_range(old.fileno(), new.fileno(), min(left, COPY_BYTES))
+                except OSError as error:
+                    if error.errno not in NOT_WITHIN_THE_SYSTEM:
+                        raise
+                    n = 0
+                left, within_the_system = left - n, n > 0
+                continue
+            data = old.read(min(left, COPY_BYTES))
+            if not data:
+                raise OSError(f"{source} became shorter while it was copied")
+            left -= len(data)
+            while data:
+                data = data[new.write(data) :]
+
+
+def write_h5ad(source: Path, target: Path, slots: Slots) -> None:
+    """Copy ``source`` and add the slots of an annotation, all at once; see :func:`copying`."""
+    with copying(source, target) as finish:
+        finish(slots)
+
+
+def _add_slots(path: Path, slots: Slots) -> None:
     import h5py
     from anndata.io import write_elem
 
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as file:
-            obs = file["obs"]
-            for name, values in columns.items():
-                write_elem(obs, name, values)
-            order = [str(c) for c in obs.attrs.get("column-order", ())]
-            order += [c for c in columns if c not in order]
-            obs.attrs["column-order"] = np.array(order, dtype=object)
-            for group in ("obsm", "uns"):
-                if group not in file:
-                    write_elem(file, group, {})
-            for name, values in matrices.items():
-                write_elem(file["obsm"], name, values)
-            write_elem(file["uns"], key, dict(record))
+    with h5py.File(path, "r+") as file:
+        obs = file["obs"]
+        for name, values in slots.columns.items():
+            write_elem(obs, name, values)
+        order = [str(c) for c in obs.attrs.get("column-order", ())]
+        order += [c for c in slots.columns if c not in order]
+        obs.attrs["column-order"] = np.array(order, dtype=object)
+        for group in ("obsm", "uns"):
+            if group not in file:
+                write_elem(file, group, {})
+        for name, values in slots.matrices.items():
+            write_elem(file["obsm"], name, values)
+        write_elem(file["uns"], slots.key, dict(slots.record))
 
 
-def write_adata(
-    adata: ad.AnnData,
-    *,
-    columns: Mapping[str, Any],
-    matrices: Mapping[str, Array],
-    record: Mapping[str, Any],
-    key: str,
-) -> None:
+def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     """Add the slots of an annotation to an AnnData in memory."""
-    for name, values in columns.items():
+    for name, values in slots.columns.items():
         adata.obs[name] = values
-    for name, values in matrices.items():
+    for name, values in slots.matrices.items():
         adata.obsm[name] = values
-    adata.uns[key] = dict(record)
+    adata.uns[slots.key] = dict(slots.record)
 
 
 def write_table(

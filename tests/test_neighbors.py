@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -135,3 +137,42 @@ def test_exact_search_imports_no_numba() -> None:
         "assert not {'numba', 'pynndescent', 'sklearn', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_what_needs_pynndescent_compiles_it_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(neighbors, "_descend", lambda unit, *rest: asked.append(unit.shape))
+    neighbors.compile_ahead(1000, 16, runtime=CPU, exact_max_cells=1000)
+    assert not asked
+    neighbors.compile_ahead(1001, 16, runtime=CPU, exact_max_cells=1000)
+    for thread in threading.enumerate():
+        if thread.name == "scbignn-compile":
+            thread.join()
+    assert asked == [(1000, 16)]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_numba_has_one_caller_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynndescent
+
+    inside, most = [], []
+
+    class Slow:
+        def __init__(self, data: np.ndarray, **settings: object) -> None:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.pop()
+            self.neighbor_graph = np.tile(np.arange(17), (len(data), 1)), None
+
+    monkeypatch.setattr(pynndescent, "NNDescent", Slow)
+    threads = [
+        threading.Thread(target=build_graph, args=(points(50), 15), kwargs=arguments)
+        for arguments in [{"runtime": CPU, "exact_max_cells": 10}] * 3
+    ]
+    for thread in threads:
+        thread.start()
+    neighbors.compile_ahead(50, 16, runtime=CPU, exact_max_cells=10)
+    for thread in [*threads, *(t for t in threading.enumerate() if t.name == "scbignn-compile")]:
+        thread.join()
+    assert most == [1] * 4

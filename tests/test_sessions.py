@@ -136,3 +136,36 @@ def test_run_takes_inputs_by_name(graph: bytes) -> None:
     values, indices = session.run(bank=eye, k=one, groups=one, queries=np.eye(4)[::-1].astype("f4"))
     np.testing.assert_array_equal(indices[:, 0], [3, 2, 1, 0])
     np.testing.assert_array_equal(values, np.ones((4, 1)))
+
+
+def test_constants_are_given_once_and_the_results_are_the_same(graph: bytes) -> None:
+    session = Session(graph, CPU)
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((8, 64), np.float32)
+    constants = {"bank": bank, "k": np.array([3]), "groups": np.array([2])}
+    held, bound = session.holding(**constants), session._bound(constants, "cpu", 0)
+    for _ in range(3):
+        queries = rng.standard_normal((5, 8), np.float32)
+        expected = session.run(queries=queries, **constants)
+        for run in (held, bound):
+            for found, true in zip(run(queries=queries), expected, strict=True):
+                np.testing.assert_array_equal(found, true)
+
+
+def test_a_gpu_receives_constants_once(monkeypatch: pytest.MonkeyPatch, graph: bytes) -> None:
+    session = Session(graph, CPU)
+    session._runtime = Runtime("cuda", 2, 1)
+    real, sent = session._ort.OrtValue, []
+
+    class OrtValue:
+        @staticmethod
+        def ortvalue_from_numpy(array: np.ndarray, device: str, index: int) -> Any:
+            sent.append((device, index))
+            return real.ortvalue_from_numpy(array, "cpu", 0)
+
+    session._ort = types.SimpleNamespace(OrtValue=OrtValue)
+    bank = np.eye(4, 32, dtype=np.float32)
+    run = session.holding(bank=bank, k=np.array([1]), groups=np.array([1]))
+    for _ in range(4):
+        run(queries=np.eye(4, dtype=np.float32))
+    assert sent == [("cuda", 2)] * 3

@@ -19,6 +19,7 @@ LAYERS = (
     {"errors"},
     {"bundle", "columns", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
+    {"estimate"},
     {"pipeline", "doctor"},
     {"cli"},
 )

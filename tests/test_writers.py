@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import stat
 import subprocess
 import sys
 import textwrap
+import time
 
 import anndata as ad
 import numpy as np
@@ -22,14 +24,15 @@ SLOTS = {"obs": ["k_cell_type"], "obsm": ["X_k"], "uns": ["k"]}
 def values():
     """Return an annotation of 20 cells as write_h5ad takes it."""
     names = np.array(["B", "T", "unknown", "B"] * 5, dtype=object)
-    return {
-        "columns": {
+    return writers.Slots(
+        columns={
             "k_cell_type": writers.as_column(names, ["T", "B", "NK", "unknown"]),
             "k_confidence": np.linspace(0, 1, 20, dtype=np.float32),
         },
-        "matrices": {"X_k": np.arange(40, dtype=np.float32).reshape(20, 2)},
-        "record": {"model": {"name": "toy"}, "cell_types": ["T", "B", "NK"]},
-    }
+        matrices={"X_k": np.arange(40, dtype=np.float32).reshape(20, 2)},
+        record={"model": {"name": "toy"}, "cell_types": ["T", "B", "NK"]},
+        key="k",
+    )
 
 
 def files(folder):
@@ -149,7 +152,7 @@ def test_parquet_without_pyarrow_is_refused(tmp_path, monkeypatch):
 
 def test_slots_of_an_earlier_run_are_refused(h5ad, values, tmp_path):
     writers.check_h5ad_slots(h5ad, SLOTS, overwrite=False)
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", **values, key="k")
+    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     with pytest.raises(OutputError, match=r"obs\['k_cell_type'\], obsm\['X_k'\], uns\['k'\]"):
         writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=False)
     writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=True)
@@ -159,10 +162,10 @@ def test_slots_of_an_earlier_run_are_refused(h5ad, values, tmp_path):
 
 
 def check(result, adata, values):
-    assert list(result.obs["k_cell_type"]) == list(values["columns"]["k_cell_type"])
+    assert list(result.obs["k_cell_type"]) == list(values.columns["k_cell_type"])
     assert list(result.obs["k_cell_type"].cat.categories) == ["T", "B", "unknown"]
-    np.testing.assert_array_equal(result.obs["k_confidence"], values["columns"]["k_confidence"])
-    np.testing.assert_array_equal(result.obsm["X_k"], values["matrices"]["X_k"])
+    np.testing.assert_array_equal(result.obs["k_confidence"], values.columns["k_confidence"])
+    np.testing.assert_array_equal(result.obsm["X_k"], values.matrices["X_k"])
     assert result.uns["k"]["model"]["name"] == "toy"
     assert list(result.uns["k"]["cell_types"]) == ["T", "B", "NK"]
     assert list(result.obs.columns[:2]) == ["truth", "n"]
@@ -173,22 +176,22 @@ def check(result, adata, values):
 
 def test_a_copy_has_the_slots_and_the_input_is_untouched(h5ad, adata, values, tmp_path):
     before = h5ad.read_bytes()
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", **values, key="k")
+    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["out.h5ad", "query.h5ad"]
 
 
 def test_a_file_is_replaced_by_its_annotated_self(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, **values, key="k")
+    writers.write_h5ad(h5ad, h5ad, values)
     check(ad.read_h5ad(h5ad), adata, values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
 def test_slots_can_be_written_again(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, **values, key="k")
-    values["record"] = {"model": {"name": "toy"}, "cell_types": ["T", "B", "NK"], "new": 1}
-    writers.write_h5ad(h5ad, h5ad, **values, key="k")
+    writers.write_h5ad(h5ad, h5ad, values)
+    again = dataclasses.replace(values, record={**values.record, "new": 1})
+    writers.write_h5ad(h5ad, h5ad, again)
     result = ad.read_h5ad(h5ad)
     check(result, adata, values)
     assert result.uns["k"]["new"] == 1
@@ -197,16 +200,16 @@ def test_slots_can_be_written_again(h5ad, adata, values, tmp_path):
 
 def test_an_object_gets_the_same_slots(adata, values):
     result = adata.copy()
-    writers.write_adata(result, **values, key="k")
+    writers.write_adata(result, values)
     check(result, adata, values)
 
 
 def test_a_failed_write_leaves_input_and_folder_as_they_were(h5ad, values, tmp_path, monkeypatch):
     before = h5ad.read_bytes()
-    monkeypatch.setattr("shutil.copyfile", full_disk)
+    monkeypatch.setattr(writers, "_copy", full_disk)
     for target in (h5ad, tmp_path / "out.h5ad"):
         with pytest.raises(OutputError, match="No space left"):
-            writers.write_h5ad(h5ad, target, **values, key="k")
+            writers.write_h5ad(h5ad, target, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["query.h5ad"]
 
@@ -226,7 +229,7 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path, room):
         big = np.random.default_rng(0).random((20, 20_000), np.float32)
         try:
             writers.write_h5ad(Path({str(h5ad)!r}), Path({str(tmp_path / "out.h5ad")!r}),
-                               columns={{}}, matrices={{"X_k": big}}, record={{}}, key="k")
+                               writers.Slots({{}}, {{"X_k": big}}, {{}}, "k"))
         except OutputError as error:
             print(error)
     """
@@ -239,6 +242,42 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path, room):
     assert files(tmp_path) == ["query.h5ad"]
 
 
+def test_a_block_that_fails_ends_the_copy_and_leaves_nothing(h5ad, tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "COPY_BYTES", 1)
+    monkeypatch.setattr(os, "copy_file_range", lambda *arguments: time.sleep(0.01) or 1)
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt), writers.copying(h5ad, tmp_path / "out.h5ad"):
+        raise KeyboardInterrupt
+    assert time.perf_counter() - start < 5 < h5ad.stat().st_size * 0.01
+    assert files(tmp_path) == ["query.h5ad"]
+
+
+def test_a_block_that_never_finishes_leaves_nothing(h5ad, tmp_path):
+    with writers.copying(h5ad, tmp_path / "out.h5ad"):
+        pass
+    assert files(tmp_path) == ["query.h5ad"]
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, None])
+def test_copies_where_the_system_cannot(h5ad, adata, values, tmp_path, monkeypatch, code):
+    def refuse(*arguments):
+        if code is None:
+            return 0  # as some file systems of the kernel answer
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    monkeypatch.setattr(writers, "COPY_BYTES", 1000)
+    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
+
+
+def test_a_full_disk_ends_the_copy_with_one_line(h5ad, values, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "copy_file_range", full_disk, raising=False)
+    with pytest.raises(OutputError, match="No space left"):
+        writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    assert files(tmp_path) == ["query.h5ad"]
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 
@@ -248,7 +287,7 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
     probabilities = np.tile(np.array([[0.75, 0.25]], np.float32), (20, 1))
     names = [f"cell,{i}" for i in range(20)]
     writers.write_table(
-        path, names, columns=values["columns"], probabilities=probabilities, cell_types=["B", "T"]
+        path, names, columns=values.columns, probabilities=probabilities, cell_types=["B", "T"]
     )
     if suffix == ".parquet":
         table = pd.read_parquet(path)
@@ -256,7 +295,7 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
         table = pd.read_csv(path, index_col="cell", sep="\t" if suffix == ".tsv" else ",")
     assert list(table.index) == names
     assert list(table) == ["k_cell_type", "k_confidence", "probability_B", "probability_T"]
-    assert list(table["k_cell_type"]) == list(values["columns"]["k_cell_type"])
+    assert list(table["k_cell_type"]) == list(values.columns["k_cell_type"])
     np.testing.assert_allclose(table["probability_B"], 0.75)
     assert files(tmp_path) == [path.name]
 
@@ -267,7 +306,7 @@ def test_a_failed_table_leaves_nothing(tmp_path, values, monkeypatch):
         writers.write_table(
             tmp_path / "a.csv",
             [str(i) for i in range(20)],
-            columns=values["columns"],
+            columns=values.columns,
             probabilities=np.zeros((20, 1)),
             cell_types=["B"],
         )
