@@ -30,7 +30,7 @@ from sklearn.svm import LinearSVC
 
 import tasks
 from scbignn_infer.expression import Densifier
-from scbignn_infer.genes import match_genes
+from scbignn_infer.genes import ModelGenes, match_genes
 from scbignn_training.cell_level import make_graph
 from scbignn_training.data import Reference, Study, join, rank_genes, read_study
 from scbignn_training.em import Pair
@@ -66,10 +66,7 @@ def variants(
     m = len(pair.gene.statistics["gene_mean"])
     match = match_genes(
         {"symbol": query.symbols},
-        reference.symbols,
-        [],
-        net_genes=min(settings.net_genes, m),
-        min_genes=1,
+        ModelGenes(reference.symbols, [], species="", weight=np.ones(min(settings.net_genes, m))),
     )
     densify = Densifier.make(match.reference_index, reference.gene_share, np.arange(m), "counts")
     counts, totals = densify(query.counts)

@@ -40,6 +40,8 @@ METHODS = {
     "logistic regression, C = 1": (BLACK, "v"),
 }
 """Colour and marker of each method: CellTypist's four variants share two of each."""
+FLOORS = (0.05, 0.4)
+"""Coverage below which data are refused, and below which there is a warning."""
 STYLE = {
     "font.size": 9,
     "svg.hashsalt": "scbignn",
@@ -138,6 +140,67 @@ def panels() -> Figure | None:
     return figure
 
 
+def speed() -> Figure | None:
+    """Draw seconds and peak memory of whole processes against cells, all axes logarithmic."""
+    found = [r for r in report.results("speed") or [] if "file_mb" not in r]
+    if not found:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4))
+    styles = zip(
+        dict.fromkeys(r["method"] for r in found),
+        ((BLUE, "o"), (ORANGE, "s"), (RED, "s"), (GREEN, "D")),
+        strict=False,
+    )
+    for method, (colour, marker) in styles:
+        own = [r for r in found if r["method"] == method]
+        for axis, key in zip(axes, ("seconds", "peak_mb"), strict=True):
+            axis.loglog(
+                [r["cells"] for r in own],
+                [r[key] for r in own],
+                marker=marker,
+                color=colour,
+                label=method,
+            )
+    for axis, title in zip(axes, ("seconds", "peak memory, MB"), strict=True):
+        axis.set_xlabel("cells")
+        axis.set_ylabel(title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def coverage() -> Figure | None:
+    """Draw accuracy, macro-F1 and confidence against the share of the model's genes."""
+    found = report.results("coverage")
+    if not found:
+        return None
+    figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True)
+    titles = {"accuracy": "accuracy", "macro_f1": "macro-F1", "confidence": "mean confidence"}
+    for axis, (key, title) in zip(axes, titles.items(), strict=True):
+        orders = dict.fromkeys(r["order"] for r in found)
+        for order, (colour, marker) in zip(
+            orders, ((BLUE, "o"), (RED, "s"), (GREEN, "D")), strict=True
+        ):
+            own = [r for r in found if r["order"] == order]
+            axis.semilogx(
+                [r["coverage"] for r in own],
+                [r[key] for r in own],
+                linestyle="none",
+                marker=marker,
+                markersize=4,
+                color=colour,
+                label=f"genes hidden {order}",
+            )
+        for floor in FLOORS:
+            axis.axvline(floor, color="#767676", linewidth=0.8, linestyle="--")
+        axis.set_title(title)
+        axis.set_xlabel("coverage")
+        axis.set_xlim(4e-3, 1.2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=1)
+    return figure
+
+
 def main() -> None:
     """Write every figure whose results are there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,7 +210,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
     with mpl.rc_context(STYLE):
-        for draw in (pairs, em, panels):
+        for draw in (pairs, em, panels, speed, coverage):
             figure = draw()
             if figure is None:
                 print(f"{draw.__name__}: no results, skipped")

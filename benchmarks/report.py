@@ -29,6 +29,12 @@ def rows(name: str, *, cuts: bool = False) -> list[Row]:
     return [r for r in found if (r["view"] != "all") == cuts]
 
 
+def results(name: str) -> Any:
+    """Return one result file of another form than rows of scores, nothing without a file."""
+    path = HERE / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def em_rows() -> list[Row]:
     """Return the start and the last iteration of EM and of its controls, named by what it is."""
     found = []
@@ -187,13 +193,70 @@ def speed(found: list[Row]) -> list[str]:
     return lines
 
 
-def recall(found: list[Row]) -> list[str]:
-    """Return a table of approximate graphs by how many neighbours were kept for each."""
-    lines = ["| points | cells | kept for each | recall | seconds |", "|---|---|---|---|---|"]
-    for r in found:
-        figures = f"{r['factor']} | {r['recall']:.4f} | {r['seconds']:.1f}"
-        lines.append(f"| {r['points']} | {r['cells']:,} | {figures} |")
+def table(found: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
+    """Return rows as they are: columns by their titles, each with its key and its format."""
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---|" * (len(columns) - 1)]
+    for row in found:
+        cells = [
+            "" if row.get(key) is None else format(row[key], how) for key, how in columns.values()
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+KERNELS = {
+    "work": ("kernel", ""),
+    "cells": ("cells", ",d"),
+    "seconds": ("seconds", ".3f"),
+    "cells a second": ("rate", ",.0f"),
+}
+CROSSOVER = {
+    "cells": ("cells", ",d"),
+    "exact, s": ("exact", ".1f"),
+    "pynndescent, s": ("pynndescent", ".1f"),
+    "compilation before it, s": ("compile", ".0f"),
+}
+RECALL = {
+    "points": ("points", ""),
+    "cells": ("cells", ",d"),
+    "kept": ("kept", ".1f"),
+    "candidates": ("candidates", "d"),
+    "recall": ("recall", ".4f"),
+    "seconds": ("seconds", ".1f"),
+}
+LABELS = {
+    "model": ("model", ""),
+    "file": ("file", ""),
+    "recall": ("recall", ".2f"),
+    "labels that stay": ("same", ".4f"),
+    "accuracy": ("accuracy", ".4f"),
+}
+COVERAGE = {
+    "hidden": ("hidden", ".1%"),
+    "genes": ("genes", ",d"),
+    "coverage": ("coverage", ".2f"),
+    "accuracy": ("accuracy", ".3f"),
+    "macro-F1": ("macro_f1", ".3f"),
+    "mean confidence": ("confidence", ".3f"),
+    "unknown": ("unknown", ".1%"),
+}
+
+
+def coverage(found: list[Row]) -> list[str]:
+    """Return a table of hidden genes, means over the seeds, and the figure."""
+    shown = []
+    for order in dict.fromkeys(r["order"] for r in found):
+        for hidden in dict.fromkeys(r["hidden"] for r in found):
+            same = [r for r in found if (r["order"], r["hidden"]) == (order, hidden)]
+            if same:
+                keys = [key for key, _ in COVERAGE.values() if key not in ("hidden", "genes")]
+                means = {key: float(np.mean([r[key] for r in same])) for key in keys}
+                shown.append({"order": order, **same[0], **means})
+    return [
+        *table(shown, {"order": ("order", "")} | COVERAGE),
+        "",
+        "![Accuracy, macro-F1 and confidence against coverage](figures/coverage.svg)",
+    ]
 
 
 def fill(page: str, name: str, lines: list[str]) -> str:
@@ -233,9 +296,18 @@ def main() -> None:
         page = fill(page, "ablation", ablation(parts))
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
-    for name, table in (("speed", speed), ("recall", recall)):
-        if (results := HERE / "results" / f"{name}.json").is_file():
-            page = fill(page, name, table(json.loads(results.read_text())))
+    if whole := results("speed"):
+        page = fill(page, "speed", speed([r for r in whole if "file_mb" not in r]))
+        page = fill(page, "variants", speed([r for r in whole if "file_mb" in r]))
+    if kernels := results("kernels"):
+        rated = [r | {"rate": r["cells"] / r["seconds"]} for r in kernels]
+        page = fill(page, "kernels", table(rated, KERNELS))
+    if graph := results("graph"):
+        page = fill(page, "crossover", table(graph["crossover"], CROSSOVER))
+        page = fill(page, "recall", table(graph["recall"], RECALL))
+        page = fill(page, "labels", table(graph["labels"], LABELS))
+    if hidden := results("coverage"):
+        page = fill(page, "coverage", coverage(hidden))
     PAGE.write_text(page)
 
 

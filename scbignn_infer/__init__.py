@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.choice import Reading
     from scbignn_infer.errors import (
         BundleError,
         DeviceError,
@@ -31,6 +32,7 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelBundle": "bundle",
     "OutputError": "errors",
+    "Reading": "choice",
     "ScBiGNNError": "errors",
     "annotate": "pipeline",
     "list_models": "registry",
@@ -47,6 +49,7 @@ __all__ = [
     "MissingExtraError",
     "ModelBundle",
     "OutputError",
+    "Reading",
     "ScBiGNNError",
     "annotate",
     "list_models",

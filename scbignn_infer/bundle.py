@@ -275,6 +275,8 @@ SUPPORTED = {
 }
 """Forms of the two levels, and target sums, that the runtime knows how to run."""
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
+EXTERNAL = b"location"
+"""The key under which ONNX keeps the path of weights outside the graph; no graph of ours has it."""
 FETCH_AGAIN = "get the bundle again or rebuild it with 'scbignn-infer train'"
 
 
@@ -317,6 +319,12 @@ def read_bundle(path: str | Path) -> ModelBundle:
             raise BundleError(
                 f"{path}: {name} was altered or is truncated ({len(data)} bytes)",
                 expected=f"{record.size} bytes with SHA-256 {record.sha256[:12]}...",
+                do=FETCH_AGAIN,
+            )
+        if name.endswith(".onnx") and EXTERNAL in data:
+            raise BundleError(
+                f"{path}: {name} may refer to data in another file",
+                expected="a graph that holds its own weights",
                 do=FETCH_AGAIN,
             )
         files[name] = data

@@ -16,6 +16,7 @@ import click
 from scbignn_infer import __version__
 from scbignn_infer.errors import (
     BundleError,
+    GeneError,
     InputError,
     MissingExtraError,
     OutputError,
@@ -23,15 +24,16 @@ from scbignn_infer.errors import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
     from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.choice import Reading
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.matrices import Verdict
     from scbignn_infer.pipeline import Progress
-    from scbignn_infer.readers import H5adQuery
+    from scbignn_infer.readers import FileQuery, Query
+    from scbignn_infer.readers.tables import Orientation
     from scbignn_infer.results import Annotation
 
 Summary = dict[str, Any]
@@ -89,6 +91,47 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
 
 
+def reading_options(command: Any) -> Any:
+    """Add the options on how a query is read."""
+    options = (
+        click.option(
+            "--matrix", metavar="X|raw|layers/NAME", help="Matrix to read; by default the best."
+        ),
+        click.option("--gene-column", metavar="NAME", help="Column of var with the gene names."),
+        click.option(
+            "--min-gene-coverage",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help="Refuse data with a lower share of the model's genes.",
+        ),
+        click.option(
+            "--allow-species-mismatch",
+            is_flag=True,
+            help="Match the symbols of another species, whatever their case.",
+        ),
+        click.option(
+            "--orientation",
+            type=click.Choice(["cells-by-genes", "genes-by-cells"]),
+            help="Rows by columns of a text table; by default found by the gene names.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _open(query: Path, orientation: Orientation | None = None) -> FileQuery:
+    """Open a file of cells; the names of genes tell which side of a text table has them."""
+    from scbignn_infer import gene_names, readers, registry
+    from scbignn_infer.readers import tables
+
+    known: set[str] = set()
+    if tables.is_table(query) and orientation is None:
+        bundles = map(registry.load_model, registry.list_models().values())
+        known = gene_names.all_names().union(*(b.gene_symbols for b in bundles))
+    return readers.open_query(query, known_genes=known, orientation=orientation)
+
+
 def _plain_key(key: str) -> str:
     if not key or "/" in key:
         raise click.BadParameter("must not be empty or hold a slash")
@@ -104,8 +147,10 @@ def _plain_key(key: str) -> str:
     type=FILE,
     help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
 )
-@click.option("--matrix", metavar="X|raw|layers/NAME", help="Matrix to read; by default the best.")
-@click.option("--gene-column", metavar="NAME", help="Column of var with the gene names.")
+@reading_options
+@click.option(
+    "--batch-key", metavar="KEY", help="Column of obs; only cells with one value are neighbours."
+)
 @key_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
@@ -137,6 +182,10 @@ def annotate(
     output: Path | None,
     matrix: str | None,
     gene_column: str | None,
+    min_gene_coverage: float | None,
+    allow_species_mismatch: bool,
+    orientation: Orientation | None,
+    batch_key: str | None,
     key_added: str,
     device: str,
     threads: int | None,
@@ -154,24 +203,32 @@ def annotate(
     """
     from time import perf_counter
 
-    from scbignn_infer import pipeline, readers, registry, writers
+    from scbignn_infer import pipeline, registry, writers
+    from scbignn_infer.choice import Reading
 
     start = perf_counter()
     target = _target(query, output, in_place=in_place)
     to_h5ad = target.suffix == ".h5ad"
+    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
     with ExitStack() as stack:
         progress = stack.enter_context(_progress(hidden=quiet or as_json))
-        cells = stack.enter_context(readers.open_query(query))
+        cells = stack.enter_context(_open(query, orientation))
+        if in_place and not cells.h5ad:
+            raise OutputError(
+                f"{query} is no .h5ad file of today's format, and labels cannot be written into it",
+                expected="a new file",
+                do="leave out --in-place",
+            )
         writers.check_target(target, overwrite=overwrite or in_place)
-        if to_h5ad:
-            slots = pipeline.slot_names(key_added)
+        slots = pipeline.slot_names(key_added)
+        if to_h5ad and cells.h5ad:
             writers.check_h5ad_slots(query, slots, overwrite=overwrite)
         choice, novelty = None, None
         if model is not None:
             bundle = registry.load_model(model)
         else:
             bundle, choice, novelty = pipeline.choose_model(
-                cells, matrix=matrix, gene_column=gene_column, device=device, threads=threads
+                cells, reading, device=device, threads=threads
             )
         annotator = pipeline.Annotator(
             bundle,
@@ -181,19 +238,23 @@ def annotate(
             batch_cells=batch_cells,
             memory_limit=memory_limit,
         )
-        size = query.stat().st_size if to_h5ad else 0
-        expected = annotator.estimate(cells.n_cells, output_bytes=size)
+        copied = to_h5ad and cells.h5ad
+        expected = annotator.estimate(
+            cells.n_cells, output_bytes=query.stat().st_size if copied else 0
+        )
         if expected.seconds > LONG_SECONDS and not (quiet or as_json):
             click.echo(_expectation(cells.n_cells, expected), err=True)
-        finish = stack.enter_context(writers.copying(query, target)) if to_h5ad else None
-        annotation = annotator.annotate_query(
-            cells, matrix=matrix, gene_column=gene_column, choice=choice, progress=progress
-        )
+        finish = stack.enter_context(writers.copying(query, target)) if copied else None
+        annotation = annotator.annotate_query(cells, reading, choice=choice, progress=progress)
+        whole = cells.to_adata() if to_h5ad and not copied else None
         names = [] if to_h5ad else cells.cell_names()
         cells.close()
         progress("write", 0, 1)
         if finish is not None:
             finish(pipeline.slot_values(annotation, key_added))
+        elif whole is not None:
+            writers.refuse_existing(pipeline.taken_slots(whole, key_added), overwrite=overwrite)
+            writers.write_new_h5ad(whole, target, pipeline.slot_values(annotation, key_added))
         else:
             writers.write_table(
                 target,
@@ -231,9 +292,15 @@ def _expectation(n_cells: int, expected: Estimate) -> str:
     return f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory"
 
 
+def _stem(query: Path) -> str:
+    """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
+    name = query.resolve().name
+    return re.sub(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$", "", name) or name
+
+
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
     if output is None:
-        return query if in_place else query.with_name(f"{query.stem}.scbignn.h5ad")
+        return query if in_place else query.with_name(f"{_stem(query)}.scbignn.h5ad")
     same = output.exists() and query.exists() and output.samefile(query)
     if in_place and not same:
         raise click.UsageError("--in-place writes into QUERY; leave out --output")
@@ -303,6 +370,7 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "stages": provenance["seconds"],
         "labels": labels,
         "unknown": labels.get(UNKNOWN, 0),
+        "empty": int(annotation.empty.sum()),
         "warnings": warnings,
     }
 
@@ -317,11 +385,12 @@ def _print_summary(summary: Summary) -> None:
     _print_pairs(
         console,
         {
-            "cells": f"{n:,}, of which {summary['unknown']:,} unknown",
+            "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
+            + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
             "model": f"{model['name']} {model['version']}{chosen}",
             "matrix": f"{matrix['name']}: {matrix['state']} ({matrix['reason']})",
-            "genes": f"{genes['n_shared']:,} shared by '{genes['column']}'; "
-            f"{genes['coverage']:.0%} of those the network reads",
+            "genes": f"{genes['n_shared']:,} shared by '{genes['column']}'{_other_genes(genes)}; "
+            f"{genes['coverage']:.0%} of what the network reads",
         },
     )
     if summary["adaptation"]:
@@ -333,47 +402,77 @@ def _print_summary(summary: Summary) -> None:
     _print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
 
 
+def _other_genes(genes: Mapping[str, Any]) -> str:
+    """Say what of the genes was renamed, summed or left out."""
+    left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes["left_out"].items())
+    parts = [
+        f"{genes['n_renamed']:,} by another name" if genes["n_renamed"] else "",
+        f"{genes['n_duplicates']:,} duplicates summed" if genes["n_duplicates"] else "",
+        f"left out: {left_out}" if left_out else "",
+    ]
+    said = "; ".join(filter(None, parts))
+    return f" ({said})" if said else ""
+
+
 @main.command()
 @click.argument("query", type=FILE)
 @model_option
+@reading_options
 @json_option
-def inspect(query: Path, model: str | None, as_json: bool) -> None:
+def inspect(
+    query: Path,
+    model: str | None,
+    matrix: str | None,
+    gene_column: str | None,
+    min_gene_coverage: float | None,
+    allow_species_mismatch: bool,
+    orientation: Orientation | None,
+    as_json: bool,
+) -> None:
     """Say what a file holds.
 
     Judges each matrix of QUERY and how its genes fit each model, before any labelling.
     """
-    from scbignn_infer import matrices, pipeline, readers, registry
+    from scbignn_infer import choice, matrices, registry
 
     models = {model: model} if model is not None else registry.list_models()
-    with readers.open_query(query) as cells:
-        verdicts = pipeline.judge_matrices(cells)
+    reading = choice.Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch)
+    with _open(query, orientation) as cells:
+        verdicts = choice.judge_matrices(cells)
         report: Summary = {
             "file": str(query),
             "cells": cells.n_cells,
             "matrix": None,
             "problem": "",
         }
-        try:
-            report["matrix"] = matrices.choose_matrix(verdicts)
-        except InputError as error:
-            report["problem"] = str(error)
         report["matrices"] = [_matrix_entry(cells, name, v) for name, v in verdicts.items()]
         report["models"] = [
-            _fit(cells, report["matrix"], name, path, listed=model is None)
+            _fit(cells, verdicts, name, path, reading, listed=model is None)
             for name, path in models.items()
         ]
+        n_genes = {m["name"]: m["genes"] for m in report["matrices"]}
+        try:
+            report["matrix"] = matrices.choose_matrix(verdicts, matrix, n_genes)
+        except InputError as error:
+            report["problem"] = str(error)
+        fitting = [m["matrix"] for m in report["models"] if m["fits"]]
+        report["matrix"] = next(iter(fitting), report["matrix"])
     if as_json:
         _print_json(report)
     else:
         _print_inspection(report)
 
 
-def _matrix_entry(cells: H5adQuery, name: str, verdict: Verdict) -> Summary:
+def _matrix_entry(cells: Query, name: str, verdict: Verdict) -> Summary:
+    from scbignn_infer.genes import genes_only
     from scbignn_infer.readers import INDEX
 
+    columns = cells.gene_columns(name)
+    _, left_out = genes_only(columns)
     return {
         "name": name,
-        "genes": len(cells.gene_columns(name)[INDEX]),
+        "genes": len(columns[INDEX]) - sum(left_out.values()),
+        "left_out": left_out,
         "state": verdict.state,
         "usable": verdict.usable,
         "reason": verdict.reason,
@@ -381,10 +480,16 @@ def _matrix_entry(cells: H5adQuery, name: str, verdict: Verdict) -> Summary:
 
 
 def _fit(
-    cells: H5adQuery, matrix: str | None, name: str, path: str | Path, *, listed: bool
+    cells: Query,
+    verdicts: Mapping[str, Verdict],
+    name: str,
+    path: str | Path,
+    reading: Reading,
+    *,
+    listed: bool,
 ) -> Summary:
     """Say how a file fits a model; a damaged model among those listed hides no other."""
-    from scbignn_infer import genes, pipeline, registry
+    from scbignn_infer import choice, genes, registry
 
     entry: Summary = {"name": name, "version": "", "fits": False, "reason": "no usable matrix"}
     try:
@@ -394,20 +499,31 @@ def _fit(
             raise
         return entry | {"reason": error.found}
     entry |= {"name": bundle.name, "version": bundle.spec.version}
-    if matrix is None:
+    wanted, reason = choice.model_genes(bundle), ""
+    try:
+        matrix, match = choice.join(cells, wanted, reading, verdicts)
+    except GeneError:
+        raise
+    except InputError:
         return entry
-    match = pipeline.match_model(cells.gene_columns(matrix), bundle, min_genes=0)
-    needed, read = bundle.spec.preprocessing.min_genes, bundle.spec.gene_level.net_genes
-    found = int(match.present[:read].sum())
+    try:
+        genes.refuse_unfit(
+            match,
+            cells.gene_columns(matrix),
+            wanted,
+            min_coverage=reading.min_gene_coverage,
+            allow_species_mismatch=reading.allow_species_mismatch,
+        )
+    except GeneError as error:
+        reason = f"{error.found}; expected {error.expected}"
     low = match.coverage < genes.LOW_COVERAGE
-    reason = "low coverage: labels are less reliable" if low else "enough genes"
-    if found < needed:
-        reason = f"{found} of the {read} genes that the network reads; at least {needed} are needed"
     return entry | {
-        "fits": found >= needed,
-        "reason": reason,
+        "fits": not reason,
+        "reason": reason or ("low coverage: labels are less reliable" if low else "enough genes"),
+        "matrix": matrix,
         "gene_column": match.column,
         "shared_genes": match.n_shared,
+        "renamed_genes": match.n_renamed,
         "coverage": match.coverage,
     }
 
@@ -673,11 +789,14 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from scbignn_infer import evaluation, pipeline, readers, registry, results
+    import numpy as np
+
+    from scbignn_infer import evaluation, pipeline, registry, results
 
     names = _read_map(map_file)
-    with readers.open_query(labelled) as cells:
-        true = _true_labels(cells, truth).map(lambda label: names.get(label, label)).to_numpy()
+    with _open(labelled) as cells:
+        given = _labels(cells, truth, "choose with --truth")
+        true = np.array([names.get(label, label) for label in given], dtype=object)
         if model is not None:
             annotation = pipeline.Annotator(registry.load_model(model)).annotate_query(cells)
             best, final, cell_types = (
@@ -737,29 +856,27 @@ def _read_map(path: Path | None) -> dict[str, str]:
     return names
 
 
-def _true_labels(cells: H5adQuery, key: str) -> pd.Series[str]:
+def _labels(cells: Query, key: str, do: str) -> list[str]:
     """Return a column of obs as strings, missing values as empty ones."""
-    if key not in cells.obs:
-        raise InputError(
-            f"{cells.path} has no obs['{key}']",
-            expected=f"one of {', '.join(map(str, cells.obs)) or 'some columns (there are none)'}",
-            do="choose with --truth",
-        )
-    column = cells.obs[key]
-    return column.astype(object).where(column.notna(), "").astype(str)
+    try:
+        return cells.obs_column(key)
+    except InputError as error:
+        raise InputError(error.found, expected=error.expected, do=do) from None
 
 
-def _written_labels(cells: H5adQuery, key: str) -> tuple[Any, Any, list[str]]:
+def _written_labels(cells: FileQuery, key: str) -> tuple[Any, Any, list[str]]:
     """Return best labels, final labels and the model's labels that annotate has written."""
+    import numpy as np
+
+    do = "run scbignn-infer annotate first, or pass -m MODEL"
     names, record = (f"{key}_best_cell_type", f"{key}_cell_type"), cells.uns(key)
-    written = isinstance(record, dict) and "cell_types" in record
-    if not written or not all(name in cells.obs for name in names):
+    if not isinstance(record, dict) or "cell_types" not in record:
         raise InputError(
             f"{cells.path} holds no labels of a model under the key '{key}'",
             expected=f"obs['{names[0]}']",
-            do="run scbignn-infer annotate first, or pass -m MODEL",
+            do=do,
         )
-    best, final = (_true_labels(cells, name).to_numpy() for name in names)
+    best, final = (np.array(_labels(cells, name, do), dtype=object) for name in names)
     return best, final, [str(c) for c in record["cell_types"]]
 
 

@@ -7,6 +7,7 @@ present genes and the imputation of absent ones. Nothing is fitted on the query.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,7 @@ class Densifier:
     The total of a cell is the sum over the genes that the file shares with the reference, divided
     by the share of the reference's counts that fall on them. So a file that lost genes gets the
     total that it would have had, and genes the reference does not know change nothing. Log-values
-    that were cut to some genes *after* normalisation keep their total of 10,000.
+    that were cut to some genes *after* normalisation keep the total that they were scaled to.
 
     Attributes
     ----------
@@ -121,6 +122,10 @@ class Densifier:
         Number of panel genes.
     state
         What the rows hold: ``counts`` (linear), ``log1p`` or ``log1p-cut``.
+    log_base
+        Natural logarithm of the base of the rows' logarithm.
+    target_sum
+        Total of each cell of a cut of log-values.
     """
 
     panel_column: Array
@@ -128,9 +133,20 @@ class Densifier:
     share: float
     panel_size: int
     state: str
+    log_base: float = 1.0
+    target_sum: float = TARGET_SUM
 
     @classmethod
-    def make(cls, reference_index: Array, share: Array, panel: Array, state: str) -> Densifier:
+    def make(
+        cls,
+        reference_index: Array,
+        share: Array,
+        panel: Array,
+        state: str,
+        *,
+        base: float = math.e,
+        target_sum: float = TARGET_SUM,
+    ) -> Densifier:
         """Lay out the columns for one file.
 
         Parameters
@@ -143,6 +159,8 @@ class Densifier:
             (k,) positions of the panel's genes among the reference genes.
         state
             ``counts``, ``log1p`` or ``log1p-cut``.
+        base, target_sum
+            Of the logarithm, and the cells' total before they were cut.
         """
         column = np.full(len(share) + 1, len(panel), np.int64)
         column[panel] = np.arange(len(panel))
@@ -153,6 +171,8 @@ class Densifier:
             share=max(float(share[np.unique(reference_index[known])].sum()), 1e-6),
             panel_size=len(panel),
             state=state,
+            log_base=math.log(base),
+            target_sum=target_sum,
         )
 
     def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array]:
@@ -178,12 +198,14 @@ class Densifier:
                 do="choose another matrix with --matrix, or mend the file",
             )
         if self.state != "counts":
-            values = np.expm1(values)
+            values = np.expm1(values * np.float32(self.log_base))
         n = rows.shape[0]
         linear = sp.csr_matrix((values, columns, rows.indptr), shape=rows.shape)
         sums = linear @ self.shared
         totals = (
-            np.where(sums > 0, TARGET_SUM, 0.0) if self.state == "log1p-cut" else sums / self.share
+            np.where(sums > 0, self.target_sum, 0.0)
+            if self.state == "log1p-cut"
+            else sums / self.share
         )
         # toarray adds up repeated columns, so duplicated genes are summed; the last column
         # gathers what the panel does not hold.

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
 
-State = Literal["counts", "log1p", "log1p-cut", "scaled", "non-finite", "empty", "unknown"]
+Array = np.ndarray[Any, Any]
+State = Literal[
+    "counts", "log1p", "log1p-cut", "scaled", "non-finite", "empty", "constant", "unknown"
+]
 USABLE: tuple[State, ...] = ("counts", "log1p", "log1p-cut")
 """States that can be annotated, best first."""
+BASES = {"log1p": math.e, "log2(1 + x)": 2.0, "log10(1 + x)": 10.0}
+"""Logarithms that are recognised, and how they are called."""
+MAX_LINEAR = 1e9
+"""A logarithm whose inversion gives more than this is none."""
 MAX_LOG1P = 12.0
 """log1p(1.6e5); a larger value of a log-normalised matrix would be a cell with one gene."""
+MAX_CUT = 1.01e4
+"""What values of unknown origin may sum to, to be taken for log1p of counts scaled to 10,000."""
+SAME_TOTAL = 0.01
+"""Spread of the totals, relative to their mean, below which cells were scaled to one total."""
+ENOUGH_CELLS = 5
+"""Fewer have one total by chance."""
+USUAL_TOTALS = (1e4, 1e5, 1e6)
+MULTIPLE = 50
+"""Multiples of a cell's least value that are looked at; larger ones are whole by chance."""
+ALIKE_CELLS = 10
 SAMPLE_ROWS = 512
 
 
@@ -26,15 +44,19 @@ class Verdict:
     Attributes
     ----------
     state
-        ``counts`` (non-negative, linear; whole or not), ``log1p`` (of the whole library scaled
-        to one total), ``log1p-cut`` (log-normalised first, then reduced to some of the genes),
-        ``scaled`` (negative values), ``non-finite``, ``empty`` or ``unknown``.
+        ``counts`` (non-negative, linear; whole or not, scaled to a total or not), ``log1p`` (the
+        logarithm of such counts, of all genes), ``log1p-cut`` (scaled over all genes, then reduced
+        to some of them), ``scaled`` (negative values), ``non-finite``, ``empty``, ``constant``
+        (all cells the same) or ``unknown``.
     reason
         The observation that decided.
+    base
+        Of the logarithm.
     """
 
     state: State
     reason: str
+    base: float = math.e
 
     @property
     def usable(self) -> bool:
@@ -50,37 +72,127 @@ def sample_rows(n_rows: int, n: int = SAMPLE_ROWS) -> np.ndarray[tuple[int], np.
 def judge(rows: sp.csr_matrix) -> Verdict:
     """Say what a matrix holds from a sample of its rows.
 
+    Values are counts if they are whole, or scaled counts if each cell has the same total. They are
+    a logarithm if its inversion makes them one of these, or makes the values of each cell multiples
+    of its least one, as counts that were divided by a size factor are.
+
     Parameters
     ----------
     rows
         (n, n_genes) sampled rows.
     """
-    values = np.asarray(rows.data, dtype=np.float64)
-    if rows.shape[0] == 0 or rows.shape[1] == 0 or not np.any(values):
+    error = np.finfo(rows.dtype).eps if rows.dtype.kind == "f" else 0.0
+    rows = sp.csr_matrix(rows, dtype=np.float64, copy=True)
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    values = rows.data
+    if not len(values):
         return Verdict("empty", f"{rows.shape[0]} sampled cells x {rows.shape[1]} genes, all zero")
     if not np.isfinite(values).all():
         return Verdict("non-finite", f"{int((~np.isfinite(values)).sum())} NaN or infinite values")
     low, high = float(values.min()), float(values.max())
     if low < 0:
         return Verdict("scaled", f"negative values (down to {low:.3g})")
+    if rows.shape[0] >= ALIKE_CELLS and _alike(rows):
+        return Verdict("constant", f"all {rows.shape[0]} sampled cells hold the same values")
     if np.array_equal(values, np.round(values)):
         return Verdict("counts", f"whole numbers up to {high:.0f}")
+    return _linear(rows, high) or _logarithm(rows, error) or _by_size(rows, high)
+
+
+def _linear(rows: sp.csr_matrix, high: float) -> Verdict | None:
+    if _multiples(rows):
+        return Verdict("counts", f"counts divided by a size factor, up to {high:.4g}")
+    totals = _totals(rows)
+    if len(totals) >= ENOUGH_CELLS and _same(totals):
+        return Verdict("counts", f"linear values that sum to {np.median(totals):.4g} in each cell")
+    return None
+
+
+def _logarithm(rows: sp.csr_matrix, error: float) -> Verdict | None:
+    """Return the verdict on the first logarithm whose inversion explains the values."""
+    for name, base in BASES.items():
+        if float(rows.data.max()) * math.log(base) > math.log(MAX_LINEAR):
+            continue
+        linear = _inverse(rows, base)
+        totals = _totals(linear)
+        total = float(np.median(totals))
+        inverted = "expm1" if base == math.e else f"{base:.0f}^x - 1"
+        if _whole(linear.data, error * rows.data * math.log(base) * (linear.data + 1)):
+            reason = f"{name} of whole numbers up to {linear.data.max():.0f}"
+            return Verdict("log1p", reason, base)
+        multiples = _multiples(linear)
+        known = any(abs(total / target - 1) < SAME_TOTAL for target in USUAL_TOTALS)
+        if _same(totals) and (len(totals) >= ENOUGH_CELLS or multiples or known):
+            return Verdict("log1p", f"{inverted} sums to {total:.0f} in each cell", base)
+        if multiples:
+            reason = f"{inverted} sums to {totals.min():.0f}-{totals.max():.0f} a cell"
+            return Verdict("log1p-cut", f"{reason}, in multiples of one value", base)
+    return None
+
+
+def _by_size(rows: sp.csr_matrix, high: float) -> Verdict:
+    """Return the verdict on values that nothing explains, such as those of corrected counts."""
     if high > MAX_LOG1P:
         return Verdict("counts", f"non-integer linear values up to {high:.4g}")
-    linear = rows.astype(np.float64)
-    linear.data = np.expm1(linear.data)
-    totals = np.asarray(linear.sum(axis=1)).ravel()
-    totals = totals[totals > 0]
-    spread = float(totals.std() / totals.mean())
-    if spread < 0.01:
-        return Verdict("log1p", f"expm1 sums to {np.median(totals):.0f} in each cell")
-    if float(np.median(totals)) <= 1.01e4:
+    totals = _totals(_inverse(rows, math.e))
+    if float(np.median(totals)) <= MAX_CUT:
         return Verdict("log1p-cut", f"expm1 sums to {totals.min():.0f}-{totals.max():.0f} a cell")
     return Verdict("unknown", f"fractions up to {high:.3g}, neither linear nor log1p of CP10k")
 
 
-def choose_matrix(verdicts: Mapping[str, Verdict], wanted: str | None = None) -> str:
-    """Choose the matrix to annotate from: counts before log1p before a cut of log1p.
+def _inverse(rows: sp.csr_matrix, base: float) -> sp.csr_matrix:
+    return sp.csr_matrix(
+        (np.expm1(rows.data * math.log(base)), rows.indices, rows.indptr), shape=rows.shape
+    )
+
+
+def _totals(rows: sp.csr_matrix) -> Array:
+    """Return the sums of the cells that are not empty."""
+    totals = np.asarray(rows.sum(axis=1)).ravel()
+    return totals[totals > 0]
+
+
+def _same(totals: Array) -> bool:
+    return bool(totals.std() < SAME_TOTAL * totals.mean())
+
+
+def _alike(rows: sp.csr_matrix) -> bool:
+    n = np.diff(rows.indptr)
+    if not (n == n[0]).all():
+        return False
+    indices, values = rows.indices.reshape(len(n), -1), rows.data.reshape(len(n), -1)
+    return bool((indices == indices[0]).all() and (values == values[0]).all())
+
+
+def _whole(values: Array, error: Array) -> bool:
+    """Tell whether values are whole within the error of their storage."""
+    tolerance = np.maximum(1e-3, 4 * error)
+    telling = tolerance < 0.1
+    near = np.abs(values - np.round(values)) <= tolerance
+    return bool(telling.mean() > 0.5 and near[telling].mean() > 0.999)
+
+
+def _multiples(rows: sp.csr_matrix) -> bool:
+    """Tell whether in nearly every cell small values are multiples of its least one."""
+    starts = rows.indptr[:-1][np.diff(rows.indptr) > 0]
+    n = np.diff([*starts, len(rows.data)])
+    ratio = rows.data / np.repeat(np.minimum.reduceat(rows.data, starts), n)
+    telling = (ratio > 1.5) & (ratio < MULTIPLE)
+    off = telling & (np.abs(ratio - np.round(ratio)) > 0.02)
+    wrong, looked_at = (np.add.reduceat(flags.astype(int), starts) for flags in (off, telling))
+    seen = looked_at >= 3
+    return bool(seen.any() and (wrong[seen] <= 0.02 * looked_at[seen]).mean() > 0.9)
+
+
+def choose_matrix(
+    verdicts: Mapping[str, Verdict],
+    wanted: str | None = None,
+    n_genes: Mapping[str, int] | None = None,
+) -> str:
+    """Choose the matrix to annotate from.
+
+    What was cut after it was scaled comes last; then more genes win, then counts over log1p.
 
     Parameters
     ----------
@@ -88,6 +200,8 @@ def choose_matrix(verdicts: Mapping[str, Verdict], wanted: str | None = None) ->
         Verdict of each candidate, in the order of preference among equals.
     wanted
         The user's choice, taken if usable.
+    n_genes
+        Genes of each candidate.
 
     Raises
     ------
@@ -106,7 +220,12 @@ def choose_matrix(verdicts: Mapping[str, Verdict], wanted: str | None = None) ->
         raise InputError(
             "no usable matrix: "
             + "; ".join(f"{n} is {v.state} ({v.reason})" for n, v in candidates.items()),
-            expected="counts, or log1p of counts scaled to 10,000 a cell, in X, raw or a layer",
+            expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",
             do="store the raw counts as layers['counts'] and try again",
         )
-    return min(usable, key=lambda n: USABLE.index(candidates[n].state))
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        state = candidates[name].state
+        return state == "log1p-cut", -(n_genes or {}).get(name, 0), USABLE.index(state)
+
+    return min(usable, key=rank)

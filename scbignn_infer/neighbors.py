@@ -121,17 +121,18 @@ def build_graph(
         (n_cells, k) int64; (n_cells, k) float32 cosine similarity, most similar first; and
         ``exact`` or ``pynndescent``.
     """
-    unit = unit_rows(embedding)
-    n = len(unit)
+    n = len(embedding)
     if n == 1:
         return np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), "exact"
     k = min(n_neighbors, n - 1)
     if n <= exact_max_cells:
+        unit = unit_rows(embedding)
         indices, similarity = ExactSearch(runtime).search(unit, unit, k + 1)
         builder = "exact"
     else:
-        indices = _approximate(unit, k + 1, runtime.threads, seed)
-        similarity = _similarity(unit, indices)
+        embedding = np.ascontiguousarray(embedding, np.float32)
+        indices = _approximate(embedding, k + 1, runtime.threads, seed)
+        similarity = _similarity(embedding, indices)
         builder = "pynndescent"
     return *_without_self(indices, similarity), builder
 
@@ -154,19 +155,19 @@ def compile_ahead(
     def compile_() -> None:
         points = np.random.default_rng(0).standard_normal((1000, size), np.float32)
         with suppress(Exception):  # what is wrong is said when the graph is built
-            _descend(unit_rows(points), 16, runtime.threads, 0)
+            _descend(points, 16, runtime.threads, 0)
 
     threading.Thread(target=compile_, name="scbignn-compile", daemon=True).start()
 
 
-def _descend(unit: Array, k: int, threads: int, seed: int) -> Array:
+def _descend(embedding: Array, k: int, threads: int, seed: int) -> Array:
     with _numba:
         from pynndescent import NNDescent
 
         indices, _ = NNDescent(
-            unit,
+            embedding,  # of any length; a copy of length 1 would be what the memory peaks with
             metric="cosine",
-            n_neighbors=min(int(k * WIDER), len(unit)),
+            n_neighbors=min(int(k * WIDER), len(embedding)),
             max_candidates=CANDIDATES,
             random_state=seed,
             n_jobs=threads,
@@ -174,22 +175,26 @@ def _descend(unit: Array, k: int, threads: int, seed: int) -> Array:
     return np.asarray(indices[:, :k])
 
 
-def _approximate(unit: Array, k: int, threads: int, seed: int) -> Array:
-    indices = _descend(unit, k, threads, seed)
+def _approximate(embedding: Array, k: int, threads: int, seed: int) -> Array:
+    indices = _descend(embedding, k, threads, seed)
     if (indices < 0).any():  # pynndescent marks a place it could not fill with -1
         repair = np.nonzero((indices < 0).any(axis=1))[0]
+        unit = unit_rows(embedding)
         exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)
         indices[repair] = exact
     return np.asarray(indices, np.int64)
 
 
-def _similarity(unit: Array, indices: Array) -> Array:
+def _similarity(embedding: Array, indices: Array) -> Array:
     """Cosine similarity of each row with its neighbours, in chunks that bound the gather."""
+    length = np.maximum(np.linalg.norm(embedding, axis=1), 1e-12)
     similarity = np.empty(indices.shape, np.float32)
-    step = max(1, BLOCK_VALUES // (indices.shape[1] * unit.shape[1]))
-    for i in range(0, len(unit), step):
+    step = max(1, BLOCK_VALUES // (indices.shape[1] * embedding.shape[1]))
+    for i in range(0, len(embedding), step):
         rows = slice(i, i + step)
-        similarity[rows] = np.einsum("nd,nkd->nk", unit[rows], unit[indices[rows]])
+        near = indices[rows]
+        products = np.einsum("nd,nkd->nk", embedding[rows], embedding[near])
+        similarity[rows] = products / (length[rows, None] * length[near])
     return similarity
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,11 @@ import numpy as np
 
 from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
+from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, judge_matrices
 from scbignn_infer.errors import BundleError, GeneError, InputError
 from scbignn_infer.estimate import Estimate, estimate
 from scbignn_infer.expression import Densifier, panel_tables
-from scbignn_infer.genes import GeneMatch, match_genes
-from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
+from scbignn_infer.matrices import sample_rows
 from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
 from scbignn_infer.parallel import in_order
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery, Query
@@ -28,7 +27,7 @@ from scbignn_infer.sessions import Device, Run, Session, choose_runtime, install
 from scbignn_infer.writers import Slots, as_column, existing_slots, refuse_existing, write_adata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import anndata as ad
     import scipy.sparse as sp
@@ -45,60 +44,6 @@ MAX_NOVELTY = 0.99
 MIN_NOVELTY_GAP = 0.02
 """Without a wish of the user, a model must place the typical cell within its reference's range,
 and closer than the next model does."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What of a query is going to be read.
-
-    Attributes
-    ----------
-    matrix
-        The chosen matrix.
-    verdicts
-        What each candidate holds.
-    genes
-        Join of its genes with the model's.
-    """
-
-    matrix: str
-    verdicts: dict[str, Verdict]
-    genes: GeneMatch
-
-
-def judge_matrices(query: Query) -> dict[str, Verdict]:
-    """Return a verdict on each matrix of the query, from rows sampled across all of it.
-
-    Raises
-    ------
-    InputError
-        There are no cells, or a matrix cannot be read.
-    """
-    if query.n_cells == 0:
-        raise InputError(
-            f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
-        )
-    rows = sample_rows(query.n_cells)
-    return {name: judge(query.rows(name, rows)) for name in query.matrices()}
-
-
-def match_model(
-    columns: Mapping[str, Sequence[str]],
-    bundle: ModelBundle,
-    *,
-    column: str | None = None,
-    min_genes: int | None = None,
-) -> GeneMatch:
-    """Join the genes of a file with those of a model; by default it sets how many are enough."""
-    spec = bundle.spec
-    return match_genes(
-        columns,
-        bundle.gene_symbols,
-        [g.ensembl_id for g in spec.genes],
-        net_genes=spec.gene_level.net_genes,
-        min_genes=spec.preprocessing.min_genes if min_genes is None else min_genes,
-        column=column,
-    )
 
 
 class Annotator:
@@ -165,7 +110,12 @@ class Annotator:
         return ExactSearch(self.runtime)
 
     def annotate_matrix(
-        self, matrix: Any, gene_names: Sequence[str], *, progress: Progress | None = None
+        self,
+        matrix: Any,
+        gene_names: Sequence[str],
+        *,
+        reading: Reading = AS_FOUND,
+        progress: Progress | None = None,
     ) -> Annotation:
         """Label the cells of a matrix in memory; needs no file, anndata or pandas.
 
@@ -175,6 +125,8 @@ class Annotator:
             (n_cells, n_genes) counts or log1p(CP10k), scipy.sparse or numpy.
         gene_names
             (n_genes,) symbols or Ensembl ids.
+        reading
+            The user's wishes on how it is read.
         progress
             Called as work proceeds.
 
@@ -183,33 +135,24 @@ class Annotator:
         InputError
             Shapes do not fit, values cannot be used, or too few genes are the model's.
         """
-        return self.annotate_query(MatrixQuery(matrix, gene_names), progress=progress)
+        return self.annotate_query(MatrixQuery(matrix, gene_names), reading, progress=progress)
 
-    def choose(
-        self, query: Query, *, matrix: str | None = None, gene_column: str | None = None
-    ) -> Choice:
+    def choose(self, query: Query, reading: Reading = AS_FOUND) -> Choice:
         """Decide which matrix and which gene names to use, without labelling.
 
         Parameters
         ----------
         query
             The cells.
-        matrix, gene_column
-            The user's choice of either.
+        reading
+            The user's wishes.
 
         Raises
         ------
         InputError
-            No matrix is usable or too few genes are the model's.
+            No matrix is usable, too few genes are the model's, or they are of another species.
         """
-        verdicts = judge_matrices(query)
-        return self._choose(query, choose_matrix(verdicts, matrix), verdicts, gene_column)
-
-    def _choose(
-        self, query: Query, matrix: str, verdicts: dict[str, Verdict], gene_column: str | None
-    ) -> Choice:
-        columns = query.gene_columns(matrix)
-        return Choice(matrix, verdicts, match_model(columns, self.bundle, column=gene_column))
+        return choose(query, self.bundle, reading)
 
     def estimate(self, n_cells: int, *, output_bytes: int = 0) -> Estimate:
         """Estimate what labelling takes.
@@ -244,9 +187,8 @@ class Annotator:
     def annotate_query(
         self,
         query: Query,
+        reading: Reading = AS_FOUND,
         *,
-        matrix: str | None = None,
-        gene_column: str | None = None,
         choice: Choice | None = None,
         progress: Progress | None = None,
     ) -> Annotation:
@@ -256,10 +198,8 @@ class Annotator:
         ----------
         query
             The cells.
-        matrix
-            ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
-        gene_column
-            Column of the gene table with the names; by default the one that matches best.
+        reading
+            The user's wishes on how it is read.
         choice
             What :meth:`choose` or :func:`choose_model` found, where that has been asked already.
         progress
@@ -273,34 +213,36 @@ class Annotator:
         Raises
         ------
         InputError
-            No matrix is usable, too few genes are the model's, or the memory limit is too low.
+            No matrix is usable, too few genes are the model's or they are of another species, or
+            the memory limit is too low.
         """
         self._refuse_too_large(query)
         spec, clock = self.bundle.spec, _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
             if choice is None:
-                choice = self.choose(query, matrix=matrix, gene_column=gene_column)
-        compile_ahead(query.n_cells, spec.gene_level.embedding_size, runtime=self.runtime)
+                choice = self.choose(query, reading)
+            batches = _batches(query, reading.batch_key)
+        most = max(len(b) for b in batches) if batches else query.n_cells
+        compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
             embedding, gene_logits, empty = self._run_gene_level(query, choice, report)
-        # A slice takes no copy where no cell is empty, which is where the memory peaks.
-        kept = np.flatnonzero(~empty) if empty.any() else slice(None)
         n, n_classes = query.n_cells, len(self.bundle.cell_types)
         probabilities = np.zeros((n, n_classes), np.float32)
         agreement, novelty = np.zeros(n, np.float32), np.ones(n, np.float32)
-        builder = "none"
-        if not empty.all():
-            z, logits = embedding[kept], gene_logits[kept]
+        builders = set()
+        for cells in _with_counts(batches, empty):
+            z, logits = embedding[cells], gene_logits[cells]
             with clock.stage("graph"):
                 indices, similarity, builder = build_graph(
                     z, spec.graph.n_neighbors, runtime=self.runtime, seed=self.seed
                 )
+                builders.add(builder)
             with clock.stage("cell level") as report:
                 cell_logits = self._run_cell_level(logits, indices, similarity, report)
             with clock.stage("scores"):
-                probabilities[kept] = results.calibrate(cell_logits, spec.temperature)
-                agreement[kept] = results.agreement(cell_logits.argmax(1), indices, similarity)
-                novelty[kept] = self.novelty(z, indices)
+                probabilities[cells] = results.calibrate(cell_logits, spec.temperature)
+                agreement[cells] = results.agreement(cell_logits.argmax(1), indices, similarity)
+                novelty[cells] = self.novelty(z, indices)
         return Annotation(
             cell_types=self.bundle.cell_types,
             ontology_ids=[c.ontology_id for c in spec.cell_types],
@@ -311,7 +253,15 @@ class Annotator:
             embedding=embedding,
             empty=empty,
             confidence_threshold=spec.thresholds.confidence,
-            provenance=self._provenance(query, choice, builder, clock.seconds),
+            provenance=self._provenance(
+                choice,
+                {
+                    "graph_builder": "+".join(sorted(builders)) or "none",
+                    "batch_key": reading.batch_key or "",
+                    "n_batches": len(batches) if batches else 1,
+                },
+                clock.seconds,
+            ),
         )
 
     def embed(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
@@ -345,9 +295,15 @@ class Annotator:
             net_genes=spec.gene_level.net_genes,
             panel_genes=spec.preprocessing.panel_genes,
         )
-        state = choice.verdicts[choice.matrix].state
-        index = choice.genes.reference_index
-        return Densifier.make(index, statistics["gene_share"], panel, state), tables
+        densify = Densifier.make(
+            choice.genes.reference_index,
+            statistics["gene_share"],
+            panel,
+            choice.verdict.state,
+            base=choice.verdict.base,
+            target_sum=choice.target_sum,
+        )
+        return densify, tables
 
     def _run_gene_level(
         self, query: Query, choice: Choice, report: Progress
@@ -398,23 +354,33 @@ class Annotator:
         return own
 
     def _provenance(
-        self, query: Query, choice: Choice, builder: str, seconds: dict[str, float]
+        self, choice: Choice, graph: dict[str, Any], seconds: dict[str, float]
     ) -> dict[str, Any]:
-        spec, genes = self.bundle.spec, choice.genes
-        verdict = choice.verdicts[choice.matrix]
+        spec, genes, verdict = self.bundle.spec, choice.genes, choice.verdict
         return {
             "model": {"name": spec.name, "version": spec.version, "sha256": self.bundle.sha256},
             "adaptation": spec.training.adaptation,
-            "matrix": {"name": choice.matrix, "state": verdict.state, "reason": verdict.reason},
+            "matrix": {
+                "name": choice.matrix,
+                "state": verdict.state,
+                "reason": verdict.reason,
+                "target_sum": choice.target_sum if verdict.state == "log1p-cut" else 0.0,
+                "verdicts": {
+                    name.replace("/", ":"): f"{v.state} ({v.reason})"
+                    for name, v in choice.verdicts.items()
+                },
+            },
             "genes": {
                 "column": genes.column,
                 "n_shared": genes.n_shared,
                 "coverage": genes.coverage,
                 "n_duplicates": genes.n_duplicates,
+                "n_renamed": genes.n_renamed,
+                "left_out": genes.left_out,
             },
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,
-                "graph_builder": builder,
+                **graph,
                 "confidence_threshold": spec.thresholds.confidence,
                 "temperature": spec.temperature,
                 "seed": self.seed,
@@ -446,6 +412,22 @@ def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[
     return run(**{name: values[rows] for name, values in by_cell.items()})
 
 
+def _batches(query: Query, key: str | None) -> list[Array]:
+    """Return the cells of each value of a column of ``obs``, none without a column."""
+    if key is None:
+        return []
+    _, codes = np.unique(np.array(query.obs_column(key), dtype=object), return_inverse=True)
+    return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+
+
+def _with_counts(batches: list[Array], empty: Array) -> list[Any]:
+    """Return the cells that make a graph together, without empty ones."""
+    if not batches and not empty.any():
+        return [slice(None)]  # a slice takes no copy, here where the memory peaks
+    kept = [cells[~empty[cells]] for cells in batches or [np.arange(len(empty))]]
+    return [cells for cells in kept if len(cells)]
+
+
 class _Clock:
     """Times the stages and passes progress on."""
 
@@ -458,7 +440,7 @@ class _Clock:
         self._progress(name, 0, self._n)
         start = time.perf_counter()
         yield self._progress
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self._progress(name, self._n, self._n)
 
 
@@ -469,6 +451,9 @@ def annotate(
     key_added: str = results.DEFAULT_KEY,
     matrix: str | None = None,
     gene_column: str | None = None,
+    min_gene_coverage: float | None = None,
+    allow_species_mismatch: bool = False,
+    batch_key: str | None = None,
     device: Device = "auto",
     threads: int | None = None,
     seed: int = 0,
@@ -489,6 +474,13 @@ def annotate(
         ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
     gene_column
         Column of ``var`` with the gene names; by default the one that matches best.
+    min_gene_coverage
+        Share of the model's genes, weighted by how well they tell types apart, below which nothing
+        is labelled.
+    allow_species_mismatch
+        Match the symbols of another species, whatever their case.
+    batch_key
+        Column of ``obs``; cells are neighbours only of cells with the same value.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads
@@ -530,12 +522,9 @@ def annotate(
         What is wrong with the data, the model, existing slots or the device.
     """
     annotator = Annotator.load(model, device=device, threads=threads, seed=seed)
-    slots = {"obs": list(adata.obs), "obsm": list(adata.obsm), "uns": list(adata.uns)}
-    taken = existing_slots(slots, slot_names(key_added))
-    refuse_existing(taken, overwrite=overwrite)
-    annotation = annotator.annotate_query(
-        AnnDataQuery(adata), matrix=matrix, gene_column=gene_column
-    )
+    refuse_existing(taken_slots(adata, key_added), overwrite=overwrite)
+    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
+    annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
     target = adata.copy() if copy else adata
     write_adata(target, slot_values(annotation, key_added))
     return target if copy else None
@@ -548,6 +537,12 @@ def slot_names(key: str) -> dict[str, list[str]]:
         "obsm": [f"{key}_probabilities", f"X_{key}"],
         "uns": [key],
     }
+
+
+def taken_slots(adata: ad.AnnData, key: str) -> list[str]:
+    """List the slots of an annotation that an AnnData has already."""
+    slots = {"obs": list(adata.obs), "obsm": list(adata.obsm), "uns": list(adata.uns)}
+    return existing_slots(slots, slot_names(key))
 
 
 def slot_values(annotation: Annotation, key: str) -> Slots:
@@ -567,9 +562,8 @@ def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
 
 def choose_model(
     query: Query,
+    reading: Reading = AS_FOUND,
     *,
-    matrix: str | None = None,
-    gene_column: str | None = None,
     device: Device = "auto",
     threads: int | None = None,
 ) -> tuple[ModelBundle, Choice, dict[str, float]]:
@@ -582,8 +576,8 @@ def choose_model(
     ----------
     query
         The cells.
-    matrix, gene_column
-        As in :meth:`Annotator.choose`.
+    reading
+        The user's wishes on how it is read.
     device, threads
         As in :class:`Annotator`.
 
@@ -599,19 +593,22 @@ def choose_model(
         No model is found, none resembles the query, or two do equally well.
     """
     verdicts = judge_matrices(query)
-    chosen = choose_matrix(verdicts, matrix)
-    rows = query.rows(chosen, sample_rows(query.n_cells, CHOICE_CELLS))
+    sample = sample_rows(query.n_cells, CHOICE_CELLS)
+    rows: dict[str, sp.csr_matrix] = {}
     bundles = {name: load_model(path) for name, path in list_models().items()}
     choices: dict[str, Choice] = {}
     novelty: dict[str, float] = {}
     for name, bundle in bundles.items():
         annotator = Annotator(bundle, device=device, threads=threads)
         try:
-            choice = annotator._choose(query, chosen, verdicts, gene_column)
+            choice = choose(query, bundle, reading, verdicts=verdicts)
         except GeneError:
             continue  # a model for other genes, perhaps another species
         choices[name] = choice
-        novelty[name] = float(np.median(annotator.novelty(annotator.embed(rows, choice)[0])))
+        if choice.matrix not in rows:
+            rows[choice.matrix] = query.rows(choice.matrix, sample)
+        embedding, _ = annotator.embed(rows[choice.matrix], choice)
+        novelty[name] = float(np.median(annotator.novelty(embedding)))
     ranked = sorted(novelty, key=lambda name: novelty[name])
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]

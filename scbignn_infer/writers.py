@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -264,6 +265,20 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     for name, values in slots.matrices.items():
         adata.obsm[name] = values
     adata.uns[slots.key] = dict(slots.record)
+
+
+def write_new_h5ad(adata: ad.AnnData, target: Path, slots: Slots) -> None:
+    """Write an AnnData that was read from another format, with the slots of an annotation.
+
+    Raises
+    ------
+    OutputError
+        The output cannot be written; nothing is left behind.
+    """
+    with replacing(target) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that are not unique, which are kept
+        write_adata(adata, slots)
+        adata.write_h5ad(temporary)
 
 
 def write_table(

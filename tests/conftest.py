@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.io import mmwrite
 
 from scbignn_infer import bundle as records
 from scbignn_infer.bundle import ModelBundle, read_bundle
@@ -54,10 +58,18 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+def toy_files() -> dict[str, bytes]:
+    """Return the files of a toy bundle: its statistics can be read, its graphs are no ONNX."""
+    files = {name: f"the bytes of {name}".encode() for name in records.REQUIRED_FILES}
+    buffer = io.BytesIO()
+    np.savez(buffer, class_mean=np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]))
+    return files | {"statistics.npz": buffer.getvalue()}
+
+
 @pytest.fixture
 def record() -> dict[str, Any]:
     """Return the builtins of a valid ``bundle.json`` of two types and three genes."""
-    files = {name: f"the bytes of {name}".encode() for name in records.REQUIRED_FILES}
+    files = toy_files()
     spec = records.BundleSpec(
         format_version=2,
         name="toy",
@@ -111,8 +123,8 @@ def toy(tmp_path: Path, record: dict[str, Any]) -> Path:
     """Return the folder of a bundle whose record is valid and whose graphs are not ONNX."""
     folder = tmp_path / "models" / "toy"
     folder.mkdir(parents=True)
-    for name in records.REQUIRED_FILES:
-        (folder / name).write_bytes(f"the bytes of {name}".encode())
+    for name, data in toy_files().items():
+        (folder / name).write_bytes(data)
     (folder / records.RECORD).write_text(json.dumps(record))
     return folder
 
@@ -152,3 +164,61 @@ def h5ad(adata: ad.AnnData, tmp_path: Path) -> Path:
     path = tmp_path / "query.h5ad"
     adata.write_h5ad(path)
     return path
+
+
+@pytest.fixture
+def write_as() -> Callable[[ad.AnnData, Path, str], Path]:
+    """Return a function that writes cells in a format, as the programs of that format do."""
+    return _write_as
+
+
+def _write_as(adata: ad.AnnData, stem: Path, form: str) -> Path:
+    x = sp.csr_matrix(adata.X)
+    cells, genes = (np.array([n.encode() for n in v]) for v in (adata.obs_names, adata.var_names))
+    if form == "mtx":
+        stem.mkdir()
+        mmwrite(stem / "matrix.mtx", x.T)
+        names = "".join(f"id{i}\t{n}\n" for i, n in enumerate(adata.var_names))
+        (stem / "genes.tsv").write_text(names)
+        (stem / "barcodes.tsv").write_text("".join(f"{n}\n" for n in adata.obs_names))
+        return stem
+    path = Path(f"{stem}.{form.split()[-1]}")
+    if form == "h5ad":
+        adata.write_h5ad(path)
+    elif form == "zarr":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adata.write_zarr(path)
+    elif form in ("csv", "tsv.gz"):
+        table = adata.to_df() if form == "csv" else adata.to_df().T
+        table.to_csv(path, sep="," if form == "csv" else "\t")
+    else:
+        with h5py.File(path, "w") as file:
+            _HDF5[form](file, x, cells, genes)
+    return path
+
+
+def _write_tenx(file: h5py.File, x: sp.csr_matrix, cells: Any, genes: Any) -> None:
+    group = file.create_group("matrix")
+    for part in ("data", "indices", "indptr"):
+        group[part] = getattr(x, part)
+    group["shape"], group["barcodes"] = np.array(x.shape[::-1]), cells
+    group["features/name"], group["features/id"] = genes, genes
+
+
+def _write_loom(file: h5py.File, x: sp.csr_matrix, cells: Any, genes: Any) -> None:
+    file.create_dataset("matrix", data=x.toarray().T, chunks=(64, 64), compression="gzip")
+    file["row_attrs/Gene"], file["col_attrs/CellID"] = genes, cells
+
+
+def _write_old(file: h5py.File, x: sp.csr_matrix, cells: Any, genes: Any) -> None:
+    """Write tables as records and sparse matrices without encodings, as anndata 0.6 did."""
+    group = file.create_group("X")
+    group.attrs["h5sparse_format"], group.attrs["h5sparse_shape"] = "csr", np.array(x.shape)
+    for part in ("data", "indices", "indptr"):
+        group[part] = getattr(x, part)
+    for name, values in (("obs", cells), ("var", genes)):
+        file[name] = np.array([(v,) for v in values], dtype=[("index", values.dtype)])
+
+
+_HDF5 = {"h5": _write_tenx, "loom": _write_loom, "old h5ad": _write_old}

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, __version__, pipeline, registry
+from scbignn_infer import Annotator, __version__, cli, pipeline, registry
 from scbignn_infer.cli import TRAINING_MODULES, main
 
 COMMANDS = ("annotate", "doctor", "evaluate", "example", "inspect", "models", "train")
@@ -287,6 +287,74 @@ def test_a_tampered_model_is_one_line(query, pbmc_bundle, tmp_path):
     assert "gene_level.onnx was altered" in run("annotate", query, "-m", model, code=1).stderr
 
 
+# --- other formats -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv.gz", "zarr", "mtx", "h5", "loom", "old h5ad"])
+def test_any_format_is_labelled_alike_and_becomes_a_whole_h5ad(query, tmp_path, write_as, form):
+    adata = ad.read_h5ad(query)[::10].copy()
+    adata.X.sort_indices()
+    (tmp_path / "in").mkdir()
+    path = write_as(adata, tmp_path / "in" / "cells", form)
+    plain = write_as(adata, tmp_path / "plain", "h5ad")
+    summary = run_json("annotate", path, "-m", "human-pbmc")
+    expected = ad.read_h5ad(run_json("annotate", plain, "-m", "human-pbmc")["output"])
+    assert summary["output"].endswith("cells.scbignn.h5ad")
+    result = ad.read_h5ad(summary["output"])
+    labels = result.obs["scbignn_cell_type"].astype(str).tolist()
+    assert labels == expected.obs["scbignn_cell_type"].astype(str).tolist()
+    assert list(result.obs_names) == list(adata.obs_names)
+    assert list(result.var_names) == list(adata.var_names)
+    np.testing.assert_allclose(result.X.toarray(), adata.X.toarray(), rtol=1e-5)
+    table = tmp_path / "labels.csv"
+    run("annotate", path, "-m", "human-pbmc", "-o", table)
+    assert pd.read_csv(table, keep_default_na=False)["scbignn_cell_type"].tolist() == labels
+    assert "leave out --in-place" in run("annotate", path, "--in-place", code=1).stderr
+    assert run_json("inspect", path, "-m", "human-pbmc")["models"][0]["fits"]
+
+
+def test_a_table_with_names_that_tell_nothing_asks_for_its_orientation(tmp_path):
+    path = tmp_path / "a.csv"
+    pd.DataFrame(np.ones((3, 4)), list("abc"), list("wxyz")).to_csv(path)
+    assert "--orientation" in run("annotate", path, "-m", "human-pbmc", code=1).stderr
+    done = run("annotate", path, "-m", "human-pbmc", "--orientation", "cells-by-genes", code=1)
+    assert "share 0 of" in done.stderr
+
+
+def test_options_of_reading_reach_the_work(query, tmp_path):
+    adata = ad.read_h5ad(query)
+    adata.obs["sample"] = np.arange(700) % 2
+    adata.var_names = adata.var_names.str.capitalize()
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    start = ["annotate", tmp_path / "q.h5ad", "-m", "human-pbmc", "-o", tmp_path / "o.csv"]
+    assert "are of mouse" in run(*start, code=1).stderr
+    allowed = [*start, "--allow-species-mismatch", "--overwrite"]
+    summary = run_json(*allowed, "--batch-key", "sample", "--batch-cells", "64")
+    assert (summary["params"]["batch_key"], summary["params"]["n_batches"]) == ("sample", 2)
+    assert "coverage" in run(*allowed, "--min-gene-coverage", "0.9", code=1).stderr
+    assert "no obs['donor']" in run(*allowed, "--batch-key", "donor", code=1).stderr
+    assert "memory limit" in run(*allowed, "--memory-limit", "100MB", code=1).stderr
+    run(*allowed, "--memory-limit", "much", code=2)
+    run(*allowed, "--min-gene-coverage", "2", code=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes_"),
+    [("1000", 1000), ("2K", 2000), ("2kb", 2000), ("1.5GB", 1_500_000_000), ("3 t", 3 * 10**12)],
+)
+def test_sizes_are_in_powers_of_a_thousand(size, bytes_):
+    assert cli._bytes(size) == bytes_
+
+
+def test_long_work_is_announced(query, monkeypatch):
+    monkeypatch.setattr(cli, "LONG_SECONDS", 0.0)
+    done = run("annotate", query, "-m", "human-pbmc", "-o", query.with_suffix(".csv"))
+    assert "700 cells will take about" in done.stderr
+    assert "GB of memory" in done.stderr
+    done = run("annotate", query, "-m", "human-pbmc", "-q", "--overwrite")
+    assert done.output == ""
+
+
 # --- interruptions -------------------------------------------------------------------------------
 
 
@@ -295,13 +363,14 @@ def test_a_tampered_model_is_one_line(query, pbmc_bundle, tmp_path):
 def test_an_interrupted_write_leaves_nothing(query, number, code):
     process = python(
         f"""
-        import shutil, signal, time
+        import signal
+        from scbignn_infer import writers
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-        def copyfile(source, target):
-            open(target, "w").write("half")
+        def copy(source, target, stop):
+            target.write_text("half")
             print("writing", flush=True)
-            time.sleep(60)
-        shutil.copyfile = copyfile
+            stop.wait(60)
+        writers._copy = copy
         main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
         """
     )
@@ -335,7 +404,7 @@ def test_inspect_judges_every_matrix(h5ad, toy_models):
         "layers/log1p": ("log1p-cut", 30),
         "raw": ("counts", 40),
     }
-    assert (report["cells"], report["matrix"], report["problem"]) == (20, "X", "")
+    assert (report["cells"], report["matrix"], report["problem"]) == (20, "raw", "")
     assert all(m["reason"] for m in report["matrices"])
 
 

@@ -5,17 +5,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scbignn_infer import gene_names
 from scbignn_infer.errors import GeneError
-from scbignn_infer.genes import match_genes
+from scbignn_infer.gene_names import GeneNames, species_of
+from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
 
 SYMBOLS = ["CD3D", "MS4A1", "NKG7", "LYZ", "PPBP"]
-ENSEMBL = ["ENSG1", "ENSG2", "ENSG3", "ENSG4", ""]
+ENSEMBL = ["ENSG00000000001", "ENSG00000000002", "ENSG00000000003", "ENSG00000000004", ""]
 
 
-def match(candidates, *, net_genes=4, min_genes=1, column=None):
-    return match_genes(
-        candidates, SYMBOLS, ENSEMBL, net_genes=net_genes, min_genes=min_genes, column=column
+def match(
+    candidates,
+    *,
+    net_genes=4,
+    min_genes=1,
+    species="",
+    symbols=SYMBOLS,
+    ids=ENSEMBL,
+    column=None,
+    allow_species_mismatch=False,
+    min_coverage=None,
+):
+    genes = ModelGenes(symbols, ids, species, np.ones(net_genes), min_genes)
+    found = match_genes(candidates, genes, column=column, any_case=allow_species_mismatch)
+    refuse_unfit(
+        found,
+        candidates,
+        genes,
+        min_coverage=min_coverage,
+        allow_species_mismatch=allow_species_mismatch,
     )
+    return found
 
 
 def test_genes_are_joined_by_name_not_by_place():
@@ -29,22 +49,34 @@ def test_coverage_counts_the_genes_of_the_network_only():
     assert match({"index": ["PPBP", "CD3D"]}).coverage == 0.25
 
 
+def test_genes_that_tell_the_types_apart_weigh_more():
+    genes = ModelGenes(SYMBOLS, ENSEMBL, "", np.array([6.0, 2.0, 1.0, 1.0]))
+    assert match_genes({"index": ["CD3D"]}, genes).coverage == pytest.approx(0.6)
+    assert match_genes({"index": ["NKG7", "LYZ"]}, genes).coverage == pytest.approx(0.2)
+
+
+def test_coverage_below_the_floor_is_refused_and_the_floor_is_the_users():
+    with pytest.raises(GeneError, match=r"coverage of 25%.*at least 1 and 50%"):
+        match({"index": ["LYZ"]}, min_coverage=0.5)
+    assert match({"index": ["LYZ"]}, min_genes=3, min_coverage=0.25).coverage == 0.25
+
+
 def test_ensembl_ids_match_too():
-    found = match({"index": ["ENSG3", "ENSG1"]})
+    found = match({"index": ["ENSG00000000003", "ENSG00000000001"]})
     np.testing.assert_array_equal(found.reference_index, [2, 0])
 
 
 def test_the_column_that_covers_most_is_taken():
-    columns = {"index": ["ENSG1", "x", "y"], "symbol": ["CD3D", "NKG7", "LYZ"]}
+    columns = {"index": ["ENSG00000000001", "x", "y"], "symbol": ["CD3D", "NKG7", "LYZ"]}
     assert match(columns).column == "symbol"
 
 
 def test_the_earlier_column_wins_a_tie():
-    assert match({"index": ["CD3D"], "ids": ["ENSG1"]}).column == "index"
+    assert match({"index": ["CD3D"], "ids": ["ENSG00000000001"]}).column == "index"
 
 
 def test_an_empty_id_matches_no_nameless_gene():
-    assert match({"index": ["", "ENSG1"]}).n_shared == 1
+    assert match({"index": ["", "ENSG00000000001"]}).n_shared == 1
 
 
 def test_a_gene_that_is_there_twice_counts_once():
@@ -53,14 +85,14 @@ def test_a_gene_that_is_there_twice_counts_once():
 
 
 def test_the_users_column_is_taken_though_another_fits_better():
-    columns = {"index": ["CD3D", "LYZ"], "ids": ["ENSG1", "x"]}
+    columns = {"index": ["CD3D", "LYZ"], "ids": ["ENSG00000000001", "x"]}
     assert match(columns, column="ids").coverage == 0.25
     with pytest.raises(GeneError, match=r"no gene column 'symbol'.*index, ids"):
         match(columns, column="symbol")
 
 
 def test_too_few_genes_are_refused_with_names_of_both_sides():
-    with pytest.raises(GeneError, match=r"share 1 of the 4 .*index: Cd3d, LYZ.*at least 2.*CD3D"):
+    with pytest.raises(GeneError, match=r"share 1 of the 4 .*index: Cd3d, LYZ.*at least 2 .*CD3D"):
         match({"index": ["Cd3d", "LYZ", "Ms4a1"]}, min_genes=2)
 
 
@@ -76,3 +108,135 @@ def test_the_order_of_the_genes_changes_nothing(names):
     known = [(n, SYMBOLS[i]) for n, i in zip(names, found.reference_index, strict=True) if i >= 0]
     assert len(known) == 3
     assert all(name == symbol for name, symbol in known)
+
+
+# --- other names ---------------------------------------------------------------------------------
+
+
+def test_versions_of_ensembl_ids_are_stripped():
+    found = match({"index": ["ENSG00000000003.12", "ENSG00000000001.5_PAR_Y", "ENSG00000000002"]})
+    np.testing.assert_array_equal(found.reference_index, [2, 0, 1])
+    assert gene_names.without_version("RP11-206L10.2") == "RP11-206L10.2"
+
+
+HUMAN = ["GNB2L1", "SEPTIN7", "CD3D", "PCLAF"]
+"""A model with an old symbol among new ones."""
+
+
+def test_old_and_new_symbols_and_ids_find_each_other():
+    found = match(
+        {"index": ["RACK1", "SEPT7", "ENSG00000167286.8", "KIAA0101", "nothing"]},
+        species="human",
+        symbols=HUMAN,
+        ids=[""] * 4,
+    )
+    np.testing.assert_array_equal(found.reference_index, [0, 1, 2, 3, -1])
+    assert found.n_renamed == 4
+
+
+def test_the_models_own_name_goes_before_another():
+    found = match(
+        {"index": ["SEPT7", "SEPTIN7", "CD3D"]}, species="human", symbols=HUMAN, ids=[""] * 4
+    )
+    np.testing.assert_array_equal(found.reference_index, [-1, 1, 2])
+    assert (found.n_renamed, found.n_duplicates) == (0, 0)
+
+
+def test_a_name_of_two_genes_stands_for_neither():
+    names = GeneNames("ENSG1\tA\tOLD\nENSG2\tB\t\nENSG3\tB\t\n")
+    assert names.gene == {"ENSG1": "ENSG1", "A": "ENSG1", "OLD": "ENSG1"} | {
+        g: g for g in ("ENSG2", "ENSG3")
+    }
+
+
+@pytest.mark.parametrize("species", gene_names.SPECIES)
+def test_the_tables_name_each_gene_once_and_no_other_name_is_a_symbol(species):
+    names = GeneNames.of(species)
+    prefix = "ENSG" if species == "human" else "ENSMUSG"
+    ids = set(names.gene.values())
+    assert all(gene.startswith(prefix) and len(gene) == len(prefix) + 11 for gene in ids)
+    others = {n for n in names.gene if n not in names.symbols and not n.startswith(prefix)}
+    assert len(others) > 20_000
+    renamed = {
+        "human": {"SEPT7": "SEPTIN7", "FAM26F": "CALHM6"},
+        "mouse": {"Sept7": "Septin7"},
+    }
+    for old, new in renamed[species].items():
+        assert names.gene[old] == names.gene[new]
+
+
+def test_other_names_of_another_species_are_not_used():
+    with pytest.raises(GeneError, match="share 0"):
+        match({"index": ["SEPT7"]}, species="zebrafish", symbols=HUMAN, ids=[""] * 4)
+
+
+# --- features that are no genes ------------------------------------------------------------------
+
+
+def test_proteins_match_no_gene_of_their_name():
+    columns = {
+        "index": ["CD3D", "LYZ", "CD3D", "chr1:1-2"],
+        "feature_types": ["Gene Expression", "Gene Expression", "Antibody Capture", "Peaks"],
+    }
+    found = match(columns)
+    np.testing.assert_array_equal(found.reference_index, [0, 3, -1, -1])
+    assert found.left_out == {"Antibody Capture": 1, "Peaks": 1}
+    assert found.n_duplicates == 0
+
+
+@pytest.mark.parametrize("types", [["Gene Expression"] * 2, ["exon", "intron"]])
+def test_a_column_without_genes_among_others_means_nothing(types):
+    assert genes_only({"index": ["CD3D", "LYZ"], "feature_types": types}) == (None, {})
+
+
+# --- species -------------------------------------------------------------------------------------
+
+REAL = {
+    "cellbench_sc_mixology": ("human", False),
+    "mouse_lung_zilionis_800": ("mouse", True),
+    "mouse_pancreas_baron_mouse1": ("mouse", False),
+    "mouse_pancreas_bastidas_1000": ("mouse", False),
+    "pancreas_baron_human1": ("human", False),
+    "pancreas_baron_neuca_2000g": ("human", False),
+    "pancreas_segerstolpe_neuca_2000g": ("human", False),
+    "pbmc3k_seurat": ("human", False),
+    "pbmc_10studies_UNLABELLED_3000": ("human", False),
+    "scdcc_human_kidney_2000g": None,
+}
+
+
+@pytest.mark.parametrize("sure", [gene_names.SURE, 10**9])
+@pytest.mark.parametrize(("name", "species"), list(REAL.items()))
+def test_the_species_of_real_studies(real_data, monkeypatch, name, species, sure):
+    import anndata as ad
+
+    monkeypatch.setattr(gene_names, "SURE", sure)  # with the tables alone, too
+    names = ad.read_h5ad(real_data(f"{name}.h5ad"), backed="r").var_names
+    assert species_of(names) == species
+
+
+@pytest.mark.parametrize("species", gene_names.SPECIES)
+def test_the_species_of_ids_and_of_any_part_of_the_symbols(species):
+    names = GeneNames.of(species)
+    symbols = sorted(names.symbols)
+    ids = sorted(set(names.gene.values()))
+    rng = np.random.default_rng(0)
+    assert species_of(f"{g}.3" for g in ids[:200]) == (species, False)
+    for _ in range(5):
+        assert species_of(rng.choice(symbols, 300, replace=False)) == (species, False)
+    assert species_of(symbols[:20]) is None
+
+
+MOUSE = sorted(GeneNames.of("mouse").symbols)[20_000:21_000]
+
+
+@pytest.mark.parametrize("case", [str, str.upper])
+def test_another_species_is_refused_unless_allowed(case):
+    human = {"symbols": ["CD3D", "MS4A1"], "ids": ["", ""], "species": "human", "net_genes": 2}
+    columns = {"index": [case(n) for n in [*MOUSE, "Cd3d", "Ms4a1"]]}
+    with pytest.raises(GeneError, match=r"genes are of mouse.*model is of human.*--allow-species"):
+        match(columns, **human)
+    found = match(columns, **human, allow_species_mismatch=True)
+    assert found.coverage == 1
+    upper = match(columns, **(human | {"species": "rat"}), allow_species_mismatch=True)
+    assert upper.coverage == 1  # of a species that is not known, nothing is said

@@ -26,7 +26,9 @@ def test_whole_numbers_are_counts(counts):
 
 
 def test_corrected_counts_that_are_not_whole_are_counts(counts):
-    verdict = judge(counts * 17.3)
+    soup = counts * 17.3
+    soup.data -= np.random.default_rng(0).uniform(0, 3, len(soup.data))
+    verdict = judge(soup)
     assert verdict.state == "counts"
     assert "non-integer" in verdict.reason
 
@@ -66,6 +68,92 @@ def test_log_values_of_another_scale_are_unknown(counts):
     assert judge(sp.csr_matrix(noise)).state == "unknown"
 
 
+@pytest.mark.parametrize("base", [np.e, 2, 10])
+def test_a_logarithm_of_counts_of_any_base(counts, base):
+    log = counts.copy()
+    log.data = np.log1p(log.data) / np.log(base)
+    verdict = judge(log)
+    assert (verdict.state, verdict.base) == ("log1p", pytest.approx(base))
+    assert "whole numbers" in verdict.reason
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("target", [None, 1e4, 1e5, 1e6])
+@pytest.mark.parametrize("base", [np.e, 2])
+def test_a_logarithm_of_any_total_and_base(counts, dtype, target, base):
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    target = target or np.median(totals)
+    log = sp.csr_matrix(sp.diags_array(target / totals) @ counts)
+    log.data = (np.log1p(log.data) / np.log(base)).astype(dtype).astype(np.float64)
+    verdict = judge(log)
+    assert (verdict.state, verdict.base) == ("log1p", pytest.approx(base)), verdict
+    cut = judge(log[:, 1:60])
+    assert (cut.state, cut.base) == ("log1p-cut", pytest.approx(base)), cut
+
+
+def test_log2_of_counts_over_size_factors(counts):
+    """As scran's logNormCounts has it: no total is the same, values are multiples of one."""
+    factors = np.random.default_rng(0).uniform(0.3, 3, counts.shape[0])
+    log = sp.csr_matrix(sp.diags_array(1 / factors) @ counts)
+    log.data = np.log2(1 + log.data)
+    verdict = judge(log)
+    assert (verdict.state, verdict.base) == ("log1p-cut", 2.0)
+
+
+@pytest.mark.parametrize("target", [1, 1e4, 1e6])
+def test_linear_values_of_one_total_are_counts(counts, target):
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    verdict = judge(sp.csr_matrix(sp.diags_array(target / totals) @ counts))
+    assert (verdict.state, verdict.usable) == ("counts", True)
+    transcripts = np.random.default_rng(0).lognormal(0, 2, counts.shape)  # TPM: no multiples
+    transcripts *= target / transcripts.sum(axis=1, keepdims=True)
+    assert judge(sp.csr_matrix(transcripts)).state == "counts"
+
+
+def test_shallow_counts_over_size_factors_are_counts(counts):
+    factors = np.random.default_rng(0).uniform(0.5, 2, counts.shape[0])
+    shallow = sp.csr_matrix(sp.diags_array(1 / factors) @ counts)
+    assert shallow.max() < 12
+    assert judge(shallow).state == "counts"
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_few_cells_are_judged_as_many_are(counts, n):
+    assert judge(counts[:n]).state == "counts"
+    assert judge(cp10k(counts)[:n]).state == "log1p"
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    assert judge(sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts)[:n]).state == "counts"
+    log2 = sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts)
+    log2.data = np.log2(1 + log2.data)
+    assert judge(log2[:n]).base == 2.0
+
+
+def test_cells_that_are_all_the_same_are_not_usable(counts):
+    row = counts[:1] * 1.5
+    verdict = judge(sp.csr_matrix(sp.vstack([row] * 20)))
+    assert (verdict.state, verdict.usable) == ("constant", False)
+
+
+def test_explicit_zeros_and_repeated_indices_change_nothing(counts):
+    log = cp10k(counts)
+    parts = sp.coo_matrix(log)
+    zeros = sp.coo_matrix((np.zeros(5), (np.arange(5), np.arange(5))), shape=log.shape)
+    halves = [sp.coo_matrix((parts.data / 2, (parts.row, parts.col)), shape=log.shape)] * 2
+    odd = sp.hstack([sp.csr_matrix(log), sp.csr_matrix(log.shape)]).tocsr()[:, : log.shape[1]]
+    odd.data[:0] = 0
+    with_zeros = sp.csr_matrix(
+        (
+            np.concatenate([*(h.data for h in halves), zeros.data]),
+            (
+                np.concatenate([*(h.row for h in halves), zeros.row]),
+                np.concatenate([*(h.col for h in halves), zeros.col]),
+            ),
+        ),
+        shape=log.shape,
+    )
+    assert judge(with_zeros) == judge(odd) == judge(log)
+
+
 def test_rows_are_sampled_across_the_whole_in_order():
     rows = sample_rows(100_000)
     assert len(rows) == 512
@@ -81,6 +169,15 @@ def test_counts_are_chosen_before_log1p_before_a_cut():
     assert choose_matrix({"X": log1p, "raw": counts}) == "raw"
     assert choose_matrix({"X": cut, "raw": log1p}) == "raw"
     assert choose_matrix({"X": log1p, "raw": log1p}) == "X"
+
+
+def test_more_genes_win_but_for_a_cut():
+    log1p, cut, counts = (Verdict(s, "") for s in ("log1p", "log1p-cut", "counts"))
+    n_genes = {"X": 2000, "layers/counts": 2000, "raw": 20_000}
+    verdicts = {"X": log1p, "layers/counts": counts, "raw": log1p}
+    assert choose_matrix(verdicts, n_genes=n_genes) == "raw"
+    verdicts["raw"] = cut
+    assert choose_matrix(verdicts, n_genes=n_genes) == "layers/counts"
 
 
 def test_the_users_choice_is_taken_or_refused():
@@ -107,6 +204,31 @@ def test_real_counts_and_what_is_made_of_them(real_data):
     assert judge(normalised).state == "log1p"
     variable = np.argsort(-normalised.toarray().var(axis=0))[:2000]
     assert judge(normalised[:, variable]).state == "log1p-cut"
+
+
+@pytest.mark.parametrize("base", [np.e, 2])
+@pytest.mark.parametrize("target", [1e4, 1e6, None])
+@pytest.mark.parametrize(
+    "name", ["pbmc3k_seurat", "pancreas_baron_human1", "mouse_pancreas_bastidas_1000"]
+)
+def test_what_is_made_of_real_counts_of_any_depth(real_data, name, target, base):
+    counts = sp.csr_matrix(ad.read_h5ad(real_data(f"{name}.h5ad")).X[::5], dtype=np.float32)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    linear = sp.csr_matrix(
+        sp.diags_array(((target or np.median(totals)) / totals).astype(np.float32)) @ counts
+    )
+    assert judge(linear).state == "counts"
+    log = linear.copy()
+    log.data = np.log1p(log.data) / np.float32(np.log(base))
+    variable = np.argsort(-log.toarray().var(axis=0))[:2000]
+    for matrix, state in ((log, "log1p"), (log[:, variable], "log1p-cut")):
+        verdict = judge(sp.csr_matrix(matrix))
+        assert (verdict.state, verdict.base) == (state, pytest.approx(base)), verdict
+
+
+def test_a_real_study_that_is_not_whole(real_data):
+    rows = sp.csr_matrix(ad.read_h5ad(real_data("pbmc_10studies_UNLABELLED_3000.h5ad")).X)
+    assert judge(rows).state == "counts"
 
 
 def test_the_example_is_a_cut_of_log1p(example):

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 import scbignn_infer
 from scbignn_infer.bundle import CellType, ModelBundle
+from scbignn_infer.choice import Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
 from scbignn_infer.pipeline import Annotator, choose_model
 from scbignn_infer.readers import AnnDataQuery, open_query
@@ -147,7 +148,7 @@ def test_scaled_x_is_passed_over_for_raw(annotator: Annotator, blood: ad.AnnData
     assert choice.verdicts["X"].state == "scaled"
     np.testing.assert_array_equal(annotator.annotate_query(query).labels, plain.labels)
     with pytest.raises(InputError, match="X is scaled"):
-        annotator.annotate_query(query, matrix="X")
+        annotator.annotate_query(query, Reading(matrix="X"))
 
 
 def test_ensembl_column_is_found(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
@@ -272,3 +273,101 @@ def test_accuracy_on_unseen_studies_does_not_fall(
         found = annotator.annotate_query(cells)
     known = np.isin(truth, annotator.bundle.cell_types)
     assert (found.best_labels == truth)[known].mean() > least
+
+
+# --- what is read ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def islets() -> ad.AnnData:
+    """Return 400 real islet cells with counts of 4,000 genes."""
+    adata = ad.read_h5ad(REPOSITORY / "tests" / "data" / "pancreas400.h5ad")
+    adata.X = sp.csr_matrix(adata.X, dtype=np.float32)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def islet_model() -> Annotator:
+    return Annotator.load("human-pancreas", device="cpu", threads=1)
+
+
+def log_cut(adata: ad.AnnData, target: float | None, n: int = 1500) -> tuple[sp.csr_matrix, list]:
+    """Return log1p of counts scaled to a total, cut to the most variable genes."""
+    totals = np.asarray(adata.X.sum(axis=1)).ravel()
+    log = sp.csr_matrix(sp.diags_array((target or np.median(totals)) / totals) @ adata.X).log1p()
+    kept = np.sort(np.argsort(-log.toarray().var(axis=0))[:n])
+    return log[:, kept], list(adata.var_names[kept])
+
+
+@pytest.mark.parametrize(("target", "least"), [(1e4, 0.97), (None, 0.95), (1e6, 0.95), (1e3, 0.9)])
+def test_the_total_that_a_cut_was_scaled_to_is_found(
+    islets: ad.AnnData, islet_model: Annotator, target: float | None, least: float
+) -> None:
+    whole = islet_model.annotate_matrix(islets.X, list(islets.var_names))
+    found = islet_model.annotate_matrix(*log_cut(islets, target))
+    assert found.provenance["matrix"]["state"] == "log1p-cut"
+    total = np.median(np.asarray(islets.X.sum(axis=1)))
+    if target == 1e4:
+        assert found.provenance["matrix"]["target_sum"] == 1e4
+    elif target is not None:
+        assert 0.4 < found.provenance["matrix"]["target_sum"] / target < 2.5
+    else:
+        assert found.provenance["matrix"]["target_sum"] in (1e4, pytest.approx(total, rel=0.6))
+    assert (found.best_labels == whole.best_labels).mean() >= least
+
+
+def test_batches_are_labelled_as_if_each_came_alone(
+    islets: ad.AnnData, islet_model: Annotator
+) -> None:
+    adata = islets.copy()
+    adata.obs["sample"] = np.array(["a", "b", "c"])[np.arange(adata.n_obs) % 3]
+    adata.obs["sample"] = adata.obs["sample"].astype("category")
+    counts = adata.X.toarray()
+    counts[5] = 0
+    adata.X = sp.csr_matrix(counts)
+    found = islet_model.annotate_query(AnnDataQuery(adata), Reading(batch_key="sample"))
+    assert found.provenance["params"]["n_batches"] == 3
+    assert found.empty.sum() == 1
+    for name in "abc":
+        rows = np.flatnonzero(adata.obs["sample"] == name)
+        alone = islet_model.annotate_query(AnnDataQuery(adata[rows].copy()))
+        for part in ("probabilities", "novelty", "neighbor_agreement"):
+            np.testing.assert_array_equal(getattr(found, part)[rows], getattr(alone, part))
+    together = islet_model.annotate_query(AnnDataQuery(adata))
+    assert not np.array_equal(together.probabilities, found.probabilities)
+    with pytest.raises(InputError, match=r"no obs\['donor'\]"):
+        islet_model.annotate_query(AnnDataQuery(adata), Reading(batch_key="donor"))
+
+
+def test_a_batch_of_one_cell_works(islets: ad.AnnData, islet_model: Annotator) -> None:
+    adata = islets[:30].copy()
+    adata.obs["sample"] = ["alone", *["rest"] * 29]
+    found = islet_model.annotate_query(AnnDataQuery(adata), Reading(batch_key="sample"))
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_mouse_on_a_human_model_is_refused_whatever_the_case(
+    real_data: Callable[[str], Path], islet_model: Annotator
+) -> None:
+    adata = ad.read_h5ad(real_data("mouse_pancreas_baron_mouse1.h5ad"))
+    for case in (str, str.upper):
+        adata.var_names = [case(name) for name in adata.var_names]
+        with pytest.raises(GeneError, match=r"of mouse.*model is of human"):
+            islet_model.annotate_query(AnnDataQuery(adata))
+    allowed = islet_model.annotate_query(AnnDataQuery(adata), Reading(allow_species_mismatch=True))
+    truth = adata.obs["cell_type_common"].astype(str).to_numpy()
+    known = np.isin(truth, allowed.cell_types)
+    assert (allowed.best_labels == truth)[known].mean() > 0.7
+
+
+def test_ensembl_ids_label_as_symbols_do(islets: ad.AnnData, islet_model: Annotator) -> None:
+    from scbignn_infer.gene_names import GeneNames
+
+    gene = GeneNames.of("human").gene
+    kept = [i for i, name in enumerate(islets.var_names) if name in gene]
+    assert len(kept) > 3800
+    x, symbols = islets.X[:, kept], [islets.var_names[i] for i in kept]
+    by_symbol = islet_model.annotate_matrix(x, symbols)
+    by_id = islet_model.annotate_matrix(x, [f"{gene[s]}.7" for s in symbols])
+    assert by_id.provenance["genes"]["n_renamed"] > 3700
+    assert (by_id.best_labels == by_symbol.best_labels).mean() > 0.99

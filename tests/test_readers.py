@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import shutil
+import sys
+import warnings
+
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError
-from scbignn_infer.readers import AnnDataQuery, H5adQuery, MatrixQuery, open_query, string_columns
+from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.readers import AnnDataQuery, MatrixQuery, open_query
+from scbignn_infer.readers.anndata_files import AnnDataFile
+from scbignn_infer.readers.query import string_columns
 
 
 def all_rows(query, matrix="X", size=7):
@@ -121,8 +128,15 @@ def test_no_file(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=r"is a folder without matrix\.mtx"):
         open_query(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.rds", "b.h5Seurat", "c.xlsx"])
+def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(InputError, match=r"of another program.*writeH5AD"):
+        open_query(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"", b"cell,CD3D\na,1\n", b"PK\x03\x04" + bytes(100)])
@@ -151,12 +165,85 @@ def test_hdf5_that_is_no_anndata(tmp_path):
         open_query(path)
 
 
-def test_the_format_before_0_7(damaged, h5ad):
-    del damaged["obs"]
-    damaged["obs"] = np.zeros(20, dtype=[("index", "S5"), ("n", "i4")])
-    damaged.close()
-    with pytest.raises(InputError, match=r"anndata before 0\.7.*write_h5ad"):
-        open_query(h5ad)
+def write_0_6(adata, path):
+    """Write a file as anndata 0.6 did: tables as records, sparse groups without encodings."""
+
+    def records(index):
+        return np.array([(name.encode(),) for name in index], dtype=[("index", "S20")])
+
+    with h5py.File(path, "w") as file:
+        for name, matrix in (("X", adata.X), ("raw.X", adata.raw.X)):
+            group = file.create_group(name)
+            group.attrs["h5sparse_format"] = "csr"
+            group.attrs["h5sparse_shape"] = np.array(matrix.shape)
+            for part in ("data", "indices", "indptr"):
+                group[part] = getattr(matrix, part)
+        file["obs"] = records(adata.obs_names)
+        file["var"] = records(adata.var_names)
+        file["raw.var"] = records(adata.raw.var_names)
+
+
+def test_the_format_before_0_7(adata, tmp_path):
+    write_0_6(adata, tmp_path / "a.h5ad")
+    with open_query(tmp_path / "a.h5ad") as query:
+        assert not query.h5ad
+        assert query.matrices() == ["X", "raw"]
+        assert query.cell_names() == list(adata.obs_names)
+        np.testing.assert_array_equal(all_rows(query), adata.X.toarray())
+        np.testing.assert_array_equal(all_rows(query, "raw"), adata.raw.X.toarray())
+        assert query.to_adata().shape == adata.shape
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray()])
+def test_zarr_stores_are_read_as_files_are(adata, h5ad, tmp_path, zarr_format, form):
+    adata.X = form(adata.X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with ad.settings.override(zarr_write_format=zarr_format):
+            adata.write_zarr(tmp_path / "a.zarr")
+    with open_query(tmp_path / "a.zarr") as query, open_query(h5ad) as plain:
+        assert not query.h5ad
+        assert query.n_cells == 20
+        assert query.matrices() == plain.matrices()
+        assert query.cell_names() == plain.cell_names()
+        assert query.obs_column("truth") == plain.obs_column("truth")
+        rows = np.array([0, 5, 19])
+        for matrix in query.matrices():
+            assert query.gene_columns(matrix) == plain.gene_columns(matrix)
+            np.testing.assert_array_equal(all_rows(query, matrix), all_rows(plain, matrix))
+            np.testing.assert_array_equal(
+                query.rows(matrix, rows).toarray(), plain.rows(matrix, rows).toarray()
+            )
+        assert query.to_adata().shape == adata.shape
+
+
+def test_a_damaged_zarr_store_is_one_line(adata, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adata.write_zarr(tmp_path / "a.zarr")
+    shutil.rmtree(tmp_path / "a.zarr" / "X" / "indptr")
+    with open_query(tmp_path / "a.zarr") as query, pytest.raises(InputError, match="Zarr store"):
+        next(query.blocks("X", 5))
+
+
+def test_zarr_that_is_not_installed_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / ".zgroup").write_text("{}")
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(MissingExtraError, match=r"scbignn-infer\[zarr\]"):
+        open_query(tmp_path / "a.zarr")
+
+
+def test_a_column_of_obs_as_strings(h5ad, adata):
+    expected = ["B", "T", "odd", ""] * 5
+    with open_query(h5ad) as query:
+        assert query.obs_column("truth") == expected
+        with pytest.raises(InputError, match=r"no obs\['absent'\]; expected one of truth, n"):
+            query.obs_column("absent")
+    assert AnnDataQuery(adata).obs_column("truth") == expected
+    with pytest.raises(InputError, match="expected annotated cells"):
+        MatrixQuery(adata.X, list(adata.var_names)).obs_column("truth")
 
 
 def test_zero_cells(adata, tmp_path):
@@ -197,7 +284,7 @@ def test_a_sparse_matrix_without_its_values(damaged, h5ad):
 
 
 def test_cells_are_counted_without_reading_their_annotations(h5ad, monkeypatch):
-    monkeypatch.setattr(H5adQuery, "_read_table", lambda self, name: pytest.fail(name))
+    monkeypatch.setattr(AnnDataFile, "_read_table", lambda self, name: pytest.fail(name))
     with open_query(h5ad) as query:
         assert query.n_cells == 20
 

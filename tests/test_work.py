@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scbignn_infer import choice as choices
 from scbignn_infer import pipeline
 from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.matrices import SAMPLE_ROWS
@@ -83,8 +84,8 @@ def test_choosing_a_model_judges_the_matrices_once(
     many(blood, 3000).write_h5ad(path)
     with open_query(path) as query:
         reads, judged = Reads(monkeypatch), []
-        judge = pipeline.judge
-        monkeypatch.setattr(pipeline, "judge", lambda rows: judged.append(rows) or judge(rows))
+        judge = choices.judge
+        monkeypatch.setattr(choices, "judge", lambda rows: judged.append(rows) or judge(rows))
         bundle, choice, _ = pipeline.choose_model(query, device="cpu", threads=1)
         annotation = Annotator(bundle, device="cpu", threads=1).annotate_query(query, choice=choice)
     assert bundle.name == "human-pbmc"

@@ -340,7 +340,7 @@ class TestBadReferences:
 
     def test_no_label_column(self, parts):
         line = self.last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
-        assert "no obs column 'celltype'" in line
+        assert "no obs['celltype']" in line
         assert "--label-key" in line
 
     def test_no_h5ad(self, recipe_file):

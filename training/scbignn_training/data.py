@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.choice import judge_matrices
 from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import Densifier
-from scbignn_infer.genes import match_genes
-from scbignn_infer.matrices import choose_matrix, judge, sample_rows
-from scbignn_infer.readers import INDEX, H5adQuery, open_query
+from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
+from scbignn_infer.matrices import choose_matrix
+from scbignn_infer.readers import INDEX, Query, open_query
 from scbignn_infer.results import UNKNOWN
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
 
@@ -183,9 +184,9 @@ def read_study(
             values = _column(query, column)
             keep &= np.array([not any(fnmatch(v, p) for p in patterns) for v in values])
         labels = _column(query, label_key) if label_key else np.full(query.n_cells, "", object)
-        rows = sample_rows(query.n_cells)
-        verdicts = {name: judge(query.rows(name, rows)) for name in query.matrices()}
-        matrix = choose_matrix(verdicts)
+        verdicts = judge_matrices(query)
+        n_genes = {name: len(query.gene_columns(name)[INDEX]) for name in verdicts}
+        matrix = choose_matrix(verdicts, n_genes=n_genes)
         if verdicts[matrix].state == "log1p-cut":
             raise InputError(
                 f"{path}: {matrix} holds log-values of only some genes",
@@ -194,9 +195,13 @@ def read_study(
             )
         counts = sp.csr_matrix(sp.vstack(list(query.blocks(matrix, READ_CELLS))), dtype=np.float32)
         if verdicts[matrix].state == "log1p":
-            counts.data = np.expm1(counts.data)
+            counts.data = np.expm1(counts.data * np.float32(np.log(verdicts[matrix].base)))
         counts.sum_duplicates()
         columns = query.gene_columns(matrix)
+        mask, _ = genes_only(columns)
+        if mask is not None:
+            counts = counts[:, np.flatnonzero(mask)]
+            columns = {k: np.array(v)[mask].tolist() for k, v in columns.items()}
     names = np.array(columns[INDEX])
     symbols, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     if len(symbols) < len(names):
@@ -208,15 +213,15 @@ def read_study(
     return Study(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
 
 
-def _column(query: H5adQuery, name: str) -> Array:
-    if name not in query.obs:
+def _column(query: Query, name: str) -> Array:
+    try:
+        return np.array(query.obs_column(name), dtype=object)
+    except InputError as error:
         raise InputError(
-            f"{query.path} has no obs column '{name}'",
-            expected=f"one of {', '.join(map(str, query.obs.columns[:20]))}",
+            error.found,
+            expected=error.expected,
             do="choose with --label-key (or in the recipe)",
-        )
-    values = query.obs[name]
-    return values.astype(str).where(values.notna(), "").to_numpy(dtype=object)
+        ) from None
 
 
 def join(
@@ -347,15 +352,18 @@ def unlabelled_cells(
         return None
     parts = []
     present = np.ones(n_genes, dtype=bool)
+    genes = ModelGenes(
+        reference.symbols,
+        reference.ensembl_ids,
+        species="",
+        weight=np.ones(net_genes),
+        min_genes=MIN_UNLABELLED_GENES,
+    )
     for study in studies:
         try:
-            match = match_genes(
-                {"symbol": study.symbols, "ensembl_id": study.ensembl_ids},
-                reference.symbols,
-                reference.ensembl_ids,
-                net_genes=net_genes,
-                min_genes=MIN_UNLABELLED_GENES,
-            )
+            names = {"symbol": study.symbols, "ensembl_id": study.ensembl_ids}
+            match = match_genes(names, genes)
+            refuse_unfit(match, names, genes)
         except GeneError as error:
             raise GeneError(
                 f"{study.path}: {error.found}",

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer import columns
-from scbignn_infer.columns import ColumnStored
+from scbignn_infer.readers import stored as columns
+from scbignn_infer.readers.stored import ColumnStored
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def matrix() -> sp.csc_matrix:
     return sp.csc_matrix(values)
 
 
-def stored(path: Path, matrix: sp.csc_matrix) -> ColumnStored:
+def on_disk(path: Path, matrix: sp.csc_matrix) -> ColumnStored:
     group = h5py.File(path, "w").create_group("X")
     for name in ("data", "indices", "indptr"):
         group[name] = getattr(matrix, name)
@@ -37,7 +37,7 @@ def test_rows_are_those_of_scipy(
 ) -> None:
     monkeypatch.setattr(columns, "READ_VALUES", read)
     monkeypatch.setattr(columns, "HELD_VALUES", held)
-    rows = stored(tmp_path / "a.h5", matrix)
+    rows = on_disk(tmp_path / "a.h5", matrix)
     dense = matrix.toarray()
     for size in (1, 10, 57, 100):
         found = [rows[i : i + size] for i in range(0, 57, size)]
@@ -50,7 +50,7 @@ def test_passes_are_as_few_as_memory_allows(
     matrix: sp.csc_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(columns, "HELD_VALUES", matrix.nnz // 3 + 40)
-    rows = stored(tmp_path / "a.h5", matrix)
+    rows = on_disk(tmp_path / "a.h5", matrix)
     read = ColumnStored._read
     passes = []
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def test_passes_are_as_few_as_memory_allows(
 def test_one_pass_serves_samples_and_slices_where_all_rows_fit(
     matrix: sp.csc_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = stored(tmp_path / "a.h5", matrix)
+    rows = on_disk(tmp_path / "a.h5", matrix)
     read = ColumnStored._read
     passes = []
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_one_pass_serves_samples_and_slices_where_all_rows_fit(
 def test_rows_that_are_not_there_are_refused(
     matrix: sp.csc_matrix, tmp_path: Path, wrong: int
 ) -> None:
-    rows = stored(tmp_path / "a.h5", matrix)
+    rows = on_disk(tmp_path / "a.h5", matrix)
     rows._indices[5] = wrong
     with pytest.raises((ValueError, IndexError), match=str(wrong)):
         rows[:10]
@@ -94,7 +94,7 @@ def test_memory_does_not_grow_with_the_file(
     monkeypatch.setattr(columns, "READ_VALUES", 1 << 14)
     monkeypatch.setattr(columns, "HELD_VALUES", 1 << 16)
     matrix = sp.random(20_000, 100, density=0.5, format="csc", dtype=np.float32, random_state=0)
-    rows = stored(tmp_path / "a.h5", matrix)
+    rows = on_disk(tmp_path / "a.h5", matrix)
     tracemalloc.start()
     for i in range(0, 20_000, 1000):
         rows[i : i + 1000]

@@ -1,0 +1,204 @@
+"""What of a query is read: which matrix, in which state, by which gene names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.expression import TARGET_SUM, Densifier
+from scbignn_infer.genes import GeneMatch, ModelGenes, genes_only, match_genes, refuse_unfit
+from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
+from scbignn_infer.readers import Query
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scbignn_infer.bundle import ModelBundle
+
+Array = np.ndarray[Any, Any]
+USUAL_WITHIN = 3.0
+"""A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The user's wishes on how a query is read.
+
+    Attributes
+    ----------
+    matrix
+        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+    gene_column
+        Column of the gene table with the names; by default the one that matches best.
+    min_gene_coverage
+        Share of the model's genes, weighted by how well they tell types apart, below which nothing
+        is labelled; by default :data:`scbignn_infer.genes.MIN_COVERAGE`.
+    allow_species_mismatch
+        Match the symbols of another species, whatever their case.
+    batch_key
+        Column of ``obs``; cells are neighbours only of cells with the same value.
+    """
+
+    matrix: str | None = None
+    gene_column: str | None = None
+    min_gene_coverage: float | None = None
+    allow_species_mismatch: bool = False
+    batch_key: str | None = None
+
+
+AS_FOUND = Reading()
+"""No wishes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a query is going to be read.
+
+    Attributes
+    ----------
+    matrix
+        The chosen matrix.
+    verdicts
+        What each candidate holds.
+    genes
+        Join of its genes with the model's.
+    target_sum
+        Total that each cell had before it was cut, where the matrix is a cut of log-values.
+    """
+
+    matrix: str
+    verdicts: dict[str, Verdict]
+    genes: GeneMatch
+    target_sum: float = TARGET_SUM
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the chosen matrix holds."""
+        return self.verdicts[self.matrix]
+
+
+def judge_matrices(query: Query) -> dict[str, Verdict]:
+    """Return a verdict on each matrix of the query, from rows sampled across all of it.
+
+    Features that are no genes are left out.
+
+    Raises
+    ------
+    InputError
+        There are no cells, or a matrix cannot be read.
+    """
+    if query.n_cells == 0:
+        raise InputError(
+            f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
+        )
+    rows = sample_rows(query.n_cells)
+    return {name: judge(gene_rows(query, name, rows)) for name in query.matrices()}
+
+
+def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
+    """Return some rows of a matrix, without the features that are no genes."""
+    mask, _ = genes_only(query.gene_columns(matrix))
+    found = query.rows(matrix, rows)
+    return found if mask is None else found[:, np.flatnonzero(mask)]
+
+
+def model_genes(bundle: ModelBundle) -> ModelGenes:
+    """Return the genes of a model; those whose means differ between its types weigh more."""
+    spec = bundle.spec
+    class_mean = bundle.statistics["class_mean"][:, : spec.gene_level.net_genes]
+    return ModelGenes(
+        bundle.gene_symbols,
+        [g.ensembl_id for g in spec.genes],
+        spec.species,
+        class_mean.var(axis=0),
+        spec.preprocessing.min_genes,
+    )
+
+
+def choose(
+    query: Query,
+    bundle: ModelBundle,
+    reading: Reading = AS_FOUND,
+    *,
+    verdicts: Mapping[str, Verdict] | None = None,
+) -> Choice:
+    """Decide which matrix and which gene names to use for a model.
+
+    Parameters
+    ----------
+    query
+        The cells.
+    bundle
+        The model.
+    reading
+        The user's wishes.
+    verdicts
+        What :func:`judge_matrices` said, where it was asked already.
+
+    Raises
+    ------
+    InputError
+        No matrix is usable, too few genes are the model's, or they are of another species.
+    """
+    verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
+    wanted = model_genes(bundle)
+    matrix, genes = join(query, wanted, reading, verdicts)
+    refuse_unfit(
+        genes,
+        query.gene_columns(matrix),
+        wanted,
+        min_coverage=reading.min_gene_coverage,
+        allow_species_mismatch=reading.allow_species_mismatch,
+    )
+    choice = Choice(matrix, verdicts, genes)
+    if choice.verdict.state != "log1p-cut":
+        return choice
+    return Choice(matrix, verdicts, genes, _target_sum(query, bundle, choice))
+
+
+def join(
+    query: Query, genes: ModelGenes, reading: Reading, verdicts: Mapping[str, Verdict]
+) -> tuple[str, GeneMatch]:
+    """Return the best matrix and its genes' join with a model's, whether these are enough or not.
+
+    Raises
+    ------
+    InputError
+        No matrix is usable.
+    """
+    matches: dict[str, GeneMatch] = {}
+    for name in verdicts:
+        if name != "raw" and matches.keys() - {"raw"}:
+            matches[name] = next(m for n, m in matches.items() if n != "raw")  # of the same table
+            continue
+        matches[name] = match_genes(
+            query.gene_columns(name),
+            genes,
+            column=reading.gene_column,
+            any_case=reading.allow_species_mismatch,
+        )
+    n_genes = {name: match.n_shared for name, match in matches.items()}
+    matrix = choose_matrix(verdicts, reading.matrix, n_genes)
+    return matrix, matches[matrix]
+
+
+def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
+    """Estimate to which total log-values were scaled before most genes were cut away.
+
+    The shared genes' part of it is known, and which part they are of the reference's counts.
+    Where that is near 10,000, it is taken to be that.
+    """
+    share = bundle.statistics["gene_share"]
+    nothing = np.zeros(0, np.int64)
+    densify = Densifier.make(
+        choice.genes.reference_index, share, nothing, "log1p", base=choice.verdict.base
+    )
+    _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
+    totals = totals[totals > 0]
+    guess = float(np.median(totals)) if len(totals) else TARGET_SUM
+    usual = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    return TARGET_SUM if usual else guess

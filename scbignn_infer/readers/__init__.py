@@ -1,0 +1,109 @@
+"""Readers: files and objects behind one protocol, :class:`Query`, that yields CSR row blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query
+
+if TYPE_CHECKING:
+    from scbignn_infer.readers.tables import Orientation
+
+__all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "open_query"]
+FORMATS = (
+    "a .h5ad file, a Zarr store of AnnData, an .h5 or a matrix.mtx folder of Cell Ranger, "
+    "a .loom file, or a table (.csv, .tsv)"
+)
+ZARR_FILES = (".zgroup", ".zattrs", "zarr.json")
+OF_OTHER_PROGRAMS = (".rds", ".rda", ".rdata", ".h5seurat", ".xlsx", ".xls")
+
+
+def open_query(
+    path: str | Path,
+    *,
+    known_genes: Collection[str] = (),
+    orientation: Orientation | None = None,
+) -> FileQuery:
+    """Open a file of cells; what it holds decides how, not its name.
+
+    Parameters
+    ----------
+    path
+        A ``.h5ad`` file, a Zarr store of AnnData, an ``.h5`` or a folder of Cell Ranger, a loom
+        file or a text table.
+    known_genes
+        Names by which a text table shows which of its sides has the genes.
+    orientation
+        Of a text table: ``cells-by-genes`` or ``genes-by-cells``.
+
+    Raises
+    ------
+    InputError
+        It is none of these, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no file {path}", expected=FORMATS, do="check the path")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path} is no plain file", expected=FORMATS, do="save it as a file first")
+    try:
+        return _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path} ({error.strerror or error})",
+            expected="a file that may be read",
+            do="check its permissions",
+        ) from None
+
+
+def _open_folder(folder: Path) -> FileQuery:
+    from scbignn_infer.readers import anndata_files, tenx
+
+    if any((folder / name).exists() for name in ZARR_FILES):
+        return anndata_files.open_zarr(folder)
+    files = tenx.find_folder(folder)
+    if files is None:
+        raise InputError(
+            f"{folder} is a folder without {tenx.MATRIX[0]} or a Zarr store",
+            expected=FORMATS,
+            do="check the path",
+        )
+    return tenx.read_folder(folder, files)
+
+
+def _open_file(
+    path: Path, known_genes: Collection[str], orientation: Orientation | None
+) -> FileQuery:
+    import h5py
+
+    from scbignn_infer.readers import anndata_files, loom, tables, tenx
+    from scbignn_infer.readers.query import one_line
+
+    if h5py.is_hdf5(path):
+        with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
+            is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
+        if is_loom:
+            return loom.LoomQuery(path)
+        return tenx.H5Query(path) if is_tenx else anndata_files.open_h5ad(path)
+    if path.name.endswith(tenx.MATRIX):
+        return _open_folder(path.parent)
+    if path.name.endswith(".zarr.zip"):
+        return anndata_files.open_zarr(path)
+    if tables.is_table(path):
+        return tables.read_table(path, known_genes, orientation)
+    size = path.stat().st_size
+    if path.suffix.lower() in OF_OTHER_PROGRAMS:
+        raise InputError(
+            f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
+        )
+    raise InputError(
+        f"{path} is not an HDF5 file ({size} bytes)",
+        expected=FORMATS,
+        do="check that it was copied to its end, or convert it",
+    )
+
+
+IN_R = "in R: zellkonverter::writeH5AD(as.SingleCellExperiment(object), 'cells.h5ad')"

@@ -1,0 +1,241 @@
+"""AnnData in HDF5 (.h5ad) or Zarr, whose rows are streamed; old .h5ad files are read whole."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.readers.query import (
+    HeldFile,
+    column_of,
+    one_line,
+    refuse_no_cells,
+    refuse_no_genes,
+    string_columns,
+)
+from scbignn_infer.readers.stored import ColumnStored, RowStored, numbers
+
+if TYPE_CHECKING:
+    import anndata as ad
+    import pandas as pd
+
+Array = np.ndarray[Any, Any]
+KIND = ".h5ad file (AnnData in HDF5)"
+ZARR = "Zarr store of AnnData"
+SPARSE = {"csr_matrix": RowStored, "csc_matrix": ColumnStored}
+"""How sparse matrices are stored, by their encoding."""
+
+
+def open_h5ad(path: Path) -> AnnDataFile | HeldFile:
+    """Open an ``.h5ad`` file.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or holds no cells.
+    """
+    import h5py
+
+    with one_line(path, KIND):
+        file = h5py.File(path, "r")
+        old = isinstance(file.get("obs"), h5py.Dataset)
+    if not old:
+        return AnnDataFile(path, file, KIND)
+    file.close()
+    with one_line(path, KIND), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import anndata as ad
+
+        return HeldFile(path, ad.read_h5ad(path))
+
+
+def open_zarr(path: Path) -> AnnDataFile:
+    """Open a Zarr store of an AnnData, a folder or a ``.zip`` of one.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or holds no cells.
+    MissingExtraError
+        zarr is not installed.
+    """
+    try:
+        import zarr
+    except ImportError:
+        raise MissingExtraError("zarr", extra="zarr", purpose="reading Zarr stores") from None
+    with one_line(path, ZARR), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AnnDataFile(path, zarr.open_group(str(path), mode="r"), ZARR)
+
+
+class AnnDataFile:
+    """An AnnData on disk; only cell and gene names are held.
+
+    Parameters
+    ----------
+    path
+        The file or store.
+    group
+        Its root, open for reading.
+    kind
+        What it is, for messages.
+
+    Raises
+    ------
+    InputError
+        There are no cells, or what tells their number is damaged.
+    """
+
+    def __init__(self, path: Path, group: Any, kind: str) -> None:
+        self.path, self.name = path, str(path)
+        self.h5ad = kind == KIND
+        self._file, self._kind = group, kind
+        self._matrices: dict[str, Any] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
+        with one_line(self.path, kind):
+            self.n_cells = self._count_cells()
+        refuse_no_cells(self.name, self.n_cells)
+
+    def _count_cells(self) -> int:
+        """Return the number of cells, from the index alone where that is one plain column."""
+        obs = self._file.get("obs")
+        if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
+            index = obs.get(obs.attrs["_index"])
+            if len(getattr(index, "shape", ())) == 1:
+                return int(index.shape[0])
+        return len(self.obs)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.h5ad:
+            self._file.close()
+
+    def __enter__(self) -> AnnDataFile:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _table(self, name: str) -> pd.DataFrame:
+        if name not in self._tables:
+            with one_line(self.path, self._kind):
+                self._tables[name] = self._read_table(name)
+        return self._tables[name]
+
+    def _read_table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if name not in self._file:
+            raise InputError(
+                f"{self.path} has no '{name}'", expected="an AnnData file", do="check the file"
+            )
+        table = read_element(self._file[name])
+        if not isinstance(table, pd.DataFrame):
+            raise InputError(
+                f"'{name}' of {self.path} is no table", expected="a table", do="check the file"
+            )
+        return table
+
+    @property
+    def obs(self) -> pd.DataFrame:
+        """Annotations of the cells."""
+        return self._table("obs")
+
+    def uns(self, key: str) -> Any:
+        """Return ``uns[key]``, or ``None`` where there is none."""
+        with one_line(self.path, self._kind):
+            node = self._file.get(f"uns/{key}")
+            return None if node is None else read_element(node)
+
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+        return [str(c) for c in self.obs.index]
+
+    def obs_column(self, key: str) -> list[str]:
+        """Return a column of ``obs`` as strings."""
+        return column_of(self.obs, key, self.name)
+
+    def matrices(self) -> list[str]:
+        """Name X, the layers and raw, as far as there are any."""
+        with one_line(self.path, self._kind):
+            names = ["X"] if not _is_null(self._file.get("X")) else []
+            names += [f"layers/{k}" for k in self._file.get("layers", ())]
+            return [*names, "raw"] if "raw/X" in self._file else names
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the index and the string columns of the matrix's gene table."""
+        table = self._var(matrix)
+        refuse_no_genes(self.name, matrix, len(table))
+        return string_columns(table)
+
+    def _var(self, matrix: str) -> pd.DataFrame:
+        return self._table("raw/var" if matrix == "raw" else "var")
+
+    def _node(self, matrix: str) -> Any:
+        """Return the matrix as something whose row slices are read from disk."""
+        if matrix in self._matrices:
+            return self._matrices[matrix]
+        node = self._file["raw/X" if matrix == "raw" else matrix]
+        form = dict(node.attrs)
+        shape = tuple(map(int, node.shape if hasattr(node, "shape") else form["shape"]))
+        expected = (self.n_cells, len(self._var(matrix)))
+        if shape != expected:
+            raise InputError(
+                f"{matrix} of {self.path} has the shape {shape}",
+                expected=f"the shape {expected} of its tables, cells x genes",
+                do="check how the file was made",
+            )
+        stored = node
+        if not hasattr(node, "shape"):
+            stored = SPARSE[form["encoding-type"]](node, expected)
+        self._matrices[matrix] = stored
+        return stored
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+        with one_line(self.path, self._kind):
+            node = self._node(matrix)
+            dense = hasattr(node, "oindex")  # an array of Zarr, which has its own way to rows
+            return _sparse(node.oindex[indices] if dense else node[indices])
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        with one_line(self.path, self._kind):
+            node = self._node(matrix)
+        for i in range(0, self.n_cells, size):
+            with one_line(self.path, self._kind):
+                block = _sparse(node[i : i + size])
+            yield block
+
+    def to_adata(self) -> ad.AnnData:
+        """Return all of the file in memory."""
+        import anndata as ad
+
+        read = ad.read_h5ad if self.h5ad else ad.read_zarr
+        with one_line(self.path, self._kind), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return read(self.path)
+
+
+def _sparse(rows: Any) -> sp.csr_matrix:
+    return rows if isinstance(rows, sp.csr_matrix) else sp.csr_matrix(numbers(rows))
+
+
+def _is_null(node: Any) -> bool:
+    return node is None or dict(node.attrs).get("encoding-type") == "null"
+
+
+def read_element(node: Any) -> Any:
+    """Read one element of an AnnData file, without a word about its age."""
+    import anndata as ad
+    from anndata.io import read_elem
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ad.OldFormatWarning)
+        return read_elem(node)
