@@ -171,7 +171,7 @@ def speed() -> Figure | None:
 
 def coverage() -> Figure | None:
     """Draw accuracy, macro-F1 and confidence against the share of the model's genes."""
-    found = report.results("coverage")
+    found = report.results("gene_coverage")
     if not found:
         return None
     figure, axes = plt.subplots(1, 3, figsize=(7.2, 3.0), sharey=True)

@@ -242,6 +242,35 @@ COVERAGE = {
 }
 
 
+def unseen(found: list[Row]) -> list[str]:
+    """Return a table of tasks by signals, with means of the groups."""
+    signals = list(dict.fromkeys(r["signal"] for r in found))
+    groups = {
+        "mean, blood": ("zheng without", "pbmc3k without"),
+        "mean, islets": ("baron without",),
+        "mean, kidney": ("kidney without",),
+        "mean, across studies": ("->",),
+        "mean": ("",),
+    }
+    lines = ["| task | unseen cells | " + " | ".join(signals) + " |"]
+    lines.append("|---|---|" + "---|" * len(signals))
+
+    def row(name: str, n: str, chosen: list[Row]) -> str:
+        cells = []
+        for signal in signals:
+            own = [r for r in chosen if r["signal"] == signal]
+            area, kept = (float(np.mean([r[k] for r in own])) for k in ("auroc", "labelled"))
+            cells.append(f"{area:.3f} ({kept:.2f})")
+        return f"| {name} | {n} | " + " | ".join(cells) + " |"
+
+    for task in dict.fromkeys(r["task"] for r in found):
+        own = [r for r in found if r["task"] == task]
+        lines.append(row(task, f"{own[0]['unseen']:,}", own))
+    for name, parts in groups.items():
+        lines.append(row(name, "", [r for r in found if any(p in r["task"] for p in parts)]))
+    return lines
+
+
 def coverage(found: list[Row]) -> list[str]:
     """Return a table of hidden genes, means over the seeds, and the figure."""
     shown = []
@@ -306,7 +335,9 @@ def main() -> None:
         page = fill(page, "crossover", table(graph["crossover"], CROSSOVER))
         page = fill(page, "recall", table(graph["recall"], RECALL))
         page = fill(page, "labels", table(graph["labels"], LABELS))
-    if hidden := results("coverage"):
+    if types := results("unseen"):
+        page = fill(page, "unseen", unseen(types))
+    if hidden := results("gene_coverage"):
         page = fill(page, "coverage", coverage(hidden))
     PAGE.write_text(page)
 

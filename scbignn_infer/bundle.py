@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 RECORD = "bundle.json"
 MAX_FILE_BYTES = 1 << 30
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,11 +40,21 @@ class Gene(Record, frozen=True, kw_only=True, omit_defaults=True):
     ensembl_id: str = ""
 
 
-class CellType(Record, frozen=True, kw_only=True):
+class Term(Record, frozen=True, kw_only=True):
+    """A group of types, by a term of the Cell Ontology that they have in common."""
+
+    label: str
+    ontology_id: str
+    level: Count
+
+
+class CellType(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One class of the model; its position is the label code."""
 
     label: str
     ontology_id: str = ""
+    lineage: list[Term] = []
+    """Groups that it belongs to, from narrow to wide."""
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
@@ -49,7 +62,7 @@ class Preprocessing(Record, frozen=True, kw_only=True):
 
     normalisation: Literal["log1p"] = "log1p"
     target_sum: float = 1e4
-    panel_genes: int
+    panel_genes: Count
     """How many of the best-ranked present genes enter ``gene_level.onnx``."""
     min_genes: int = 50
     """Fewer present genes than this among the net's genes is an error."""
@@ -60,9 +73,9 @@ class GeneLevel(Record, frozen=True, kw_only=True):
 
     file: str = "gene_level.onnx"
     form: str = "program"
-    net_genes: int
+    net_genes: Count
     """The first ``net_genes`` of the ranked genes feed the attention network."""
-    embedding_size: int
+    embedding_size: Count
     settings: dict[str, float | int | str] = {}
 
 
@@ -84,14 +97,14 @@ class CellLevel(Record, frozen=True, kw_only=True):
 class Graph(Record, frozen=True, kw_only=True):
     """How the kNN graph of the cells is built."""
 
-    n_neighbors: int = 15
+    n_neighbors: Count = 15
     metric: Literal["cosine"] = "cosine"
 
 
 class Thresholds(Record, frozen=True, kw_only=True):
     """Below ``confidence`` a cell is called unknown."""
 
-    confidence: float
+    confidence: Share
 
 
 class Dataset(Record, frozen=True, kw_only=True):
@@ -138,6 +151,44 @@ class Confusion(Record, frozen=True, kw_only=True):
     n: int
 
 
+class GeneWeight(Record, frozen=True, kw_only=True):
+    """A gene and how much it carries a type."""
+
+    symbol: str
+    weight: float
+
+
+class PairWeight(Record, frozen=True, kw_only=True):
+    """Two genes and how much they are attended to together."""
+
+    genes: tuple[str, str]
+    weight: float
+
+
+class Interpretation(Record, frozen=True, kw_only=True):
+    """What the gene level looks at to call a type, largest weights first."""
+
+    genes: list[GeneWeight] = []
+    pairs: list[PairWeight] = []
+
+
+class ReliabilityBin(Record, frozen=True, kw_only=True):
+    """Cells of like confidence."""
+
+    confidence: float
+    """Their mean."""
+    accuracy: float
+    n_cells: int
+
+
+class Calibration(Record, frozen=True, kw_only=True):
+    """How far confidence is what it says."""
+
+    error: float
+    """The expected calibration error: accuracy less confidence, absolute, mean over the cells."""
+    bins: list[ReliabilityBin] = []
+
+
 class Training(Record, frozen=True, kw_only=True):
     """What the model was trained on and how well it did on cells it did not see."""
 
@@ -154,6 +205,8 @@ class Training(Record, frozen=True, kw_only=True):
     scores: dict[str, float] = {}
     scores_per_type: dict[str, float] = {}
     """F1 of each type, out of fold."""
+    calibration: Calibration | None = None
+    """On the cells that the temperature was fitted on: of studies left out, or out of fold."""
     held_out_scores: dict[str, StudyScores] = {}
     """Of each study, left out in turn, where there are several."""
     held_out_scores_per_type: dict[str, float] = {}
@@ -201,9 +254,10 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     cell_level: CellLevel
     graph: Graph
     thresholds: Thresholds
-    temperature: float
+    temperature: Positive
     training: Training
-    interpretation: dict[str, list[str]] = {}
+    interpretation: dict[str, Interpretation] = {}
+    """By the label of the type."""
     files: dict[str, FileRecord]
     created_with: dict[str, str]
 
@@ -350,7 +404,7 @@ def _check_supported(spec: BundleSpec, path: Path) -> None:
 def _decode(raw: bytes, path: Path) -> BundleSpec:
     try:
         version = msgspec.json.decode(raw, type=dict[str, Any])["format_version"]
-    except (msgspec.MsgspecError, KeyError) as error:
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{path}: {RECORD} is not a bundle record ({error})",
             expected="JSON with a format_version",

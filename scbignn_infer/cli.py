@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from scbignn_infer.bundle import BundleSpec
-    from scbignn_infer.choice import Reading
+    from scbignn_infer.choice import Choice, Reading
     from scbignn_infer.estimate import Estimate
+    from scbignn_infer.evaluation import Scores
     from scbignn_infer.matrices import Verdict
-    from scbignn_infer.pipeline import Progress
+    from scbignn_infer.pipeline import Annotator, Progress
     from scbignn_infer.readers import FileQuery, Query
     from scbignn_infer.readers.tables import Orientation
     from scbignn_infer.results import Annotation
@@ -56,7 +58,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except ScBiGNNError as error:
@@ -68,6 +70,26 @@ class Commands(click.Group):
             ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
+
+
+_terminated: list[int] = []
+"""Signals that were received."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    _terminated.append(number)
+    sys.exit(128 + number)
+
+
+def _alive(progress: Progress) -> Progress:
+    """Let progress end the process, where a library has swallowed what a signal raised."""
+
+    def report(stage: str, done: int, total: int) -> None:
+        if _terminated:
+            sys.exit(128 + _terminated[0])
+        progress(stage, done, total)
+
+    return report
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -172,6 +194,23 @@ def _plain_key(key: str) -> str:
     callback=lambda ctx, parameter, value: _bytes(value),
     help="Refuse, before any work, what is estimated to need more, such as 4GB.",
 )
+@click.option(
+    "--unknown-threshold",
+    type=click.FloatRange(0, 1),
+    metavar="CONFIDENCE",
+    help="Call cells below it unknown, novel ones sooner; by default the model's.",
+)
+@click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label.")
+@click.option(
+    "--level",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Coarser labels: so many steps up the Cell Ontology.",
+)
+@click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group.")
+@click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
+@click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
 @overwrite_option
 @click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -192,6 +231,12 @@ def annotate(
     seed: int,
     batch_cells: int | None,
     memory_limit: int | None,
+    unknown_threshold: float | None,
+    no_unknown: bool,
+    level: int,
+    group_map: Path | None,
+    report: Path | None,
+    sample_key: str | None,
     overwrite: bool,
     in_place: bool,
     quiet: bool,
@@ -211,7 +256,7 @@ def annotate(
     to_h5ad = target.suffix == ".h5ad"
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
     with ExitStack() as stack:
-        progress = stack.enter_context(_progress(hidden=quiet or as_json))
+        progress = _alive(stack.enter_context(_progress(hidden=quiet or as_json)))
         cells = stack.enter_context(_open(query, orientation))
         if in_place and not cells.h5ad:
             raise OutputError(
@@ -220,6 +265,8 @@ def annotate(
                 do="leave out --in-place",
             )
         writers.check_target(target, overwrite=overwrite or in_place)
+        if report is not None:
+            _check_report(report, cells, sample_key or batch_key, overwrite=overwrite)
         slots = pipeline.slot_names(key_added)
         if to_h5ad and cells.h5ad:
             writers.check_h5ad_slots(query, slots, overwrite=overwrite)
@@ -237,6 +284,10 @@ def annotate(
             seed=seed,
             batch_cells=batch_cells,
             memory_limit=memory_limit,
+            unknown=not no_unknown,
+            unknown_threshold=unknown_threshold,
+            level=level,
+            groups=_read_map(group_map) if group_map is not None else None,
         )
         copied = to_h5ad and cells.h5ad
         expected = annotator.estimate(
@@ -245,7 +296,12 @@ def annotate(
         if expected.seconds > LONG_SECONDS and not (quiet or as_json):
             click.echo(_expectation(cells.n_cells, expected), err=True)
         finish = stack.enter_context(writers.copying(query, target)) if copied else None
+        choice = choice or annotator.choose(cells, reading)
         annotation = annotator.annotate_query(cells, reading, choice=choice, progress=progress)
+        if report is not None:
+            progress("report", 0, 1)
+            _write_report(report, annotator, cells, choice, annotation, sample_key or batch_key)
+            progress("report", 1, 1)
         whole = cells.to_adata() if to_h5ad and not copied else None
         names = [] if to_h5ad else cells.cell_names()
         cells.close()
@@ -340,25 +396,9 @@ def _progress(*, hidden: bool) -> Iterator[Progress]:
 
 
 def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Summary:
-    from statistics import median
-
-    from scbignn_infer.genes import LOW_COVERAGE
-    from scbignn_infer.pipeline import MAX_NOVELTY
     from scbignn_infer.results import UNKNOWN
 
     provenance, labels = annotation.provenance, annotation.counts()
-    coverage = provenance["genes"]["coverage"]
-    warnings = []
-    if coverage < LOW_COVERAGE:
-        warnings.append(
-            f"the data have only {coverage:.0%} of the genes that the model's network reads; "
-            "labels are less reliable"
-        )
-    if median(annotation.novelty.tolist()) > MAX_NOVELTY:
-        warnings.append(
-            f"most cells are unlike any that {provenance['model']['name']} was trained on "
-            f"(median novelty above {MAX_NOVELTY}); is it the right model?"
-        )
     return {
         "cells": len(annotation),
         "model": provenance["model"],
@@ -371,8 +411,78 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "labels": labels,
         "unknown": labels.get(UNKNOWN, 0),
         "empty": int(annotation.empty.sum()),
-        "warnings": warnings,
+        "warnings": _warnings(annotation),
     }
+
+
+def _warnings(annotation: Annotation) -> list[str]:
+    """Return what the user should know before the labels are believed."""
+    from statistics import median
+
+    from scbignn_infer.genes import LOW_COVERAGE
+    from scbignn_infer.pipeline import MAX_NOVELTY
+
+    provenance = annotation.provenance
+    coverage = provenance["genes"]["coverage"]
+    warnings = []
+    if coverage < LOW_COVERAGE:
+        warnings.append(
+            f"the data have only {coverage:.0%} of the genes that the model's network reads; "
+            "labels are less reliable"
+        )
+    if median(annotation.novelty.tolist()) > MAX_NOVELTY:
+        warnings.append(
+            f"most cells are unlike any that {provenance['model']['name']} was trained on "
+            f"(median novelty above {MAX_NOVELTY}); is it the right model?"
+        )
+    return warnings
+
+
+def _check_report(report: Path, cells: FileQuery, key: str | None, *, overwrite: bool) -> None:
+    """Refuse a report that cannot be written, before any work is done."""
+    from importlib.util import find_spec
+
+    if report.suffix != ".html":
+        raise OutputError(
+            f"the report '{report.name}'", expected="a name that ends in .html", do="rename it"
+        )
+    if not report.parent.is_dir():
+        raise OutputError(
+            f"no folder {report.parent}", expected="an existing folder", do="make it first"
+        )
+    if report.exists() and not overwrite:
+        raise OutputError(
+            f"{report} exists", expected="a new file", do="choose another or pass --overwrite"
+        )
+    if find_spec("umap") is None:
+        raise MissingExtraError("umap", extra="report", purpose="the map of the report")
+    if key is not None:
+        cells.obs_column(key)
+
+
+def _write_report(
+    report: Path,
+    annotator: Annotator,
+    cells: FileQuery,
+    choice: Choice,
+    annotation: Annotation,
+    key: str | None,
+) -> None:
+    from scbignn_infer.report import write_report
+    from scbignn_infer.report.layout import lay_out
+    from scbignn_infer.report.markers import express
+
+    write_report(
+        report,
+        annotation,
+        annotator.bundle.spec,
+        lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
+        name=cells.path.name,
+        cell_names=cells.cell_names(),
+        warnings=_warnings(annotation),
+        samples=None if key is None else cells.obs_column(key),
+        markers=express(annotator, cells, choice, annotation),
+    )
 
 
 def _print_summary(summary: Summary) -> None:
@@ -738,8 +848,6 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Says what is installed, which devices really work, and what to repair.
     """
-    from dataclasses import asdict
-
     from scbignn_infer.doctor import examine
 
     report = examine()
@@ -774,6 +882,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 )
 @key_option
 @click.option("--map", "map_file", type=FILE, help="JSON object that renames true labels.")
+@click.option(
+    "--against", metavar="KEY", help="Column of obs with other labels, to compare and to score."
+)
 @json_option
 def evaluate(
     labelled: Path,
@@ -781,35 +892,70 @@ def evaluate(
     model: str | None,
     key_added: str,
     map_file: Path | None,
+    against: str | None,
     as_json: bool,
 ) -> None:
     """Score labels against the truth.
 
     Takes the labels that annotate wrote into LABELLED (.h5ad), or those of --model.
     """
-    from dataclasses import asdict
-
     import numpy as np
 
     from scbignn_infer import evaluation, pipeline, registry, results
 
-    names = _read_map(map_file)
+    names = _read_map(map_file) if map_file is not None else {}
     with _open(labelled) as cells:
         given = _labels(cells, truth, "choose with --truth")
         true = np.array([names.get(label, label) for label in given], dtype=object)
         if model is not None:
             annotation = pipeline.Annotator(registry.load_model(model)).annotate_query(cells)
-            best, final, cell_types = (
+            found = _Labels(
                 annotation.best_labels,
                 annotation.labels,
+                annotation.confidence,
                 annotation.cell_types,
             )
         else:
-            best, final, cell_types = _written_labels(cells, key_added)
-    scores = evaluation.score(true, best, final != results.UNKNOWN, cell_types)
+            found = _written_labels(cells, key_added)
+        other = None
+        if against is not None:
+            named = _labels(cells, against, "choose with --against")
+            other = np.array([names.get(label, label) for label in named], dtype=object)
+    scores = evaluation.score(
+        true,
+        found.best,
+        found.final != results.UNKNOWN,
+        found.cell_types,
+        confidence=found.confidence,
+    )
+    compared: Summary | None = None
+    if other is not None:
+        known = np.isin(true, found.cell_types) & (other != "")
+        compared = {
+            "key": against,
+            "agreement": asdict(evaluation.agreement(found.best, other)),
+            "scores": None,
+        }
+        if known.any():
+            theirs = evaluation.score(true, other, known, found.cell_types)
+            compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
     if as_json:
-        _print_json({"file": str(labelled), **scores.as_dict()})
-        return
+        _print_json({"file": str(labelled), **scores.as_dict(), "against": compared})
+    else:
+        _print_scores(scores, compared)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels that are scored, (n,) each, and the types that their model knows."""
+
+    best: Any
+    final: Any
+    confidence: Any
+    cell_types: list[str]
+
+
+def _print_scores(scores: Scores, compared: Summary | None) -> None:
     console = _console()
     left_out = [f"{label or '(none)'} {n:,}" for label, n in scores.left_out.items()]
     n_left_out = sum(scores.left_out.values())
@@ -824,6 +970,7 @@ def evaluate(
             "macro-F1": _score(scores.macro_f1),
             "called unknown": f"{scores.unknown_share:.1%}",
             "accuracy of the called": _score(scores.called_accuracy),
+            "calibration error": _score(scores.calibration_error),
         },
     )
     rows = [
@@ -837,11 +984,25 @@ def evaluate(
     ]
     numbers = [str(i) for i in range(1, len(scores.labels) + 1)]
     console.print(_table(["true type (row), best label (column)", *numbers], counts))
+    bins = [(_score(b.confidence), _score(b.accuracy), f"{b.n:,}") for b in scores.reliability]
+    console.print(_table(["mean confidence", "accuracy", "cells"], bins))
+    if compared is None:
+        return
+    agreed, theirs = compared["agreement"], compared["scores"] or {}
+    _print_pairs(
+        console,
+        {
+            f"against {compared['key']}": f"{agreed['share']:.1%} of {agreed['n_cells']:,} cells "
+            f"have the same label (kappa {agreed['kappa']:.3f})",
+            "its accuracy": _score(theirs.get("accuracy")),
+            "its macro-F1": _score(theirs.get("macro_f1")),
+        },
+    )
+    differ = [(a, b, f"{n:,}") for a, b, n in agreed["pairs"]]
+    console.print(_table(["label", compared["key"], "cells"], differ))
 
 
-def _read_map(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
+def _read_map(path: Path) -> dict[str, str]:
     reason = "not an object of strings"
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
@@ -851,7 +1012,7 @@ def _read_map(path: Path | None) -> dict[str, str]:
         raise InputError(
             f"cannot use the map {path} ({reason})",
             expected='a JSON object such as {"CD14+ Monocyte": "CD14 Mono"}',
-            do="mend the file given to --map",
+            do="mend the file",
         )
     return names
 
@@ -864,20 +1025,127 @@ def _labels(cells: Query, key: str, do: str) -> list[str]:
         raise InputError(error.found, expected=error.expected, do=do) from None
 
 
-def _written_labels(cells: FileQuery, key: str) -> tuple[Any, Any, list[str]]:
-    """Return best labels, final labels and the model's labels that annotate has written."""
+def _written_labels(cells: FileQuery, key: str) -> _Labels:
+    """Return the labels that annotate has written."""
     import numpy as np
 
     do = "run scbignn-infer annotate first, or pass -m MODEL"
-    names, record = (f"{key}_best_cell_type", f"{key}_cell_type"), cells.uns(key)
+    record = cells.uns(key)
+    names = [f"{key}_{name}" for name in ("best_cell_type", "cell_type", "confidence")]
     if not isinstance(record, dict) or "cell_types" not in record:
         raise InputError(
             f"{cells.path} holds no labels of a model under the key '{key}'",
             expected=f"obs['{names[0]}']",
             do=do,
         )
-    best, final = (np.array(_labels(cells, name, do), dtype=object) for name in names)
-    return best, final, [str(c) for c in record["cell_types"]]
+    best, final, confidence = (np.array(_labels(cells, name, do), dtype=object) for name in names)
+    return _Labels(
+        best, final, confidence.astype(np.float64), [str(c) for c in record["cell_types"]]
+    )
+
+
+@main.command()
+@click.argument("target")
+@click.option("--cell-type", metavar="LABEL", help="Of a model: this type alone.")
+@click.option("--cells", metavar="NAME,...", help="Of a query: the cells to explain.")
+@click.option("--n", "n_genes", type=click.IntRange(1, 20), default=10, show_default=True)
+@model_option
+@reading_options
+@json_option
+def explain(
+    target: str,
+    cell_type: str | None,
+    cells: str | None,
+    n_genes: int,
+    model: str | None,
+    matrix: str | None,
+    gene_column: str | None,
+    min_gene_coverage: float | None,
+    allow_species_mismatch: bool,
+    orientation: Orientation | None,
+    as_json: bool,
+) -> None:
+    """Say which genes carry a label.
+
+    Of a model (TARGET is its name or path) the genes and pairs of genes that carry each type; of a
+    query (TARGET is a file, with --cells) why these cells were called what they were.
+    """
+    from scbignn_infer import registry
+    from scbignn_infer.choice import Reading
+
+    if cells is None:
+        _explain_model(registry.load_model(target).spec, cell_type, n_genes, as_json=as_json)
+        return
+    from scbignn_infer import explanation, pipeline
+
+    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch)
+    with _open(Path(target), orientation) as query:
+        if model is not None:
+            bundle = registry.load_model(model)
+        else:
+            bundle, _, _ = pipeline.choose_model(query, reading)
+        annotator = pipeline.Annotator(bundle)
+        wanted = [name.strip() for name in cells.split(",") if name.strip()]
+        found = explanation.explain_cells(annotator, query, wanted, reading)
+    if as_json:
+        _print_json({"model": bundle.name, "cells": [asdict(cell) for cell in found]})
+        return
+    console = _console()
+    for cell in found:
+        _print_pairs(
+            console,
+            {
+                "cell": cell.cell,
+                "label": f"{cell.label}"
+                + (f" (best: {cell.best_label})" if cell.label != cell.best_label else ""),
+                "confidence": f"{cell.confidence:.3f}, novelty {cell.novelty:.2f}",
+                "gene level": _shares(cell.gene_level),
+                "cell level": _shares(cell.cell_level),
+                "neighbours": ", ".join(f"{k} {n}" for k, n in cell.neighbors.items()),
+                "present": _effects(cell.present, n_genes),
+                "missing": _effects(cell.missing, n_genes),
+            },
+        )
+        console.print()
+
+
+def _explain_model(spec: BundleSpec, cell_type: str | None, n_genes: int, *, as_json: bool) -> None:
+    import msgspec
+
+    if not spec.interpretation:
+        raise BundleError(
+            f"the model {spec.name} says nothing of what it looks at",
+            expected="a model that was trained by this version or a later one",
+            do="train it again with: scbignn-infer train",
+        )
+    labels = [c.label for c in spec.cell_types]
+    if cell_type is not None and cell_type not in labels:
+        raise InputError(
+            f"the model {spec.name} has no type '{cell_type}'",
+            expected=f"one of {', '.join(labels)}",
+            do="choose with --cell-type",
+        )
+    chosen = labels if cell_type is None else [cell_type]
+    if as_json:
+        found = {label: spec.interpretation[label] for label in chosen}
+        _print_json({"model": spec.name, "types": msgspec.to_builtins(found)})
+        return
+    rows = []
+    for label in chosen:
+        found_ = spec.interpretation[label]
+        genes = ", ".join(f"{g.symbol} {g.weight:.2f}" for g in found_.genes[:n_genes])
+        pairs = ", ".join("-".join(p.genes) for p in found_.pairs[:n_genes])
+        rows.append((label, genes, pairs))
+    titles = ["type", "genes that carry it", "pairs attended to together"]
+    _console().print(_table(titles, rows))
+
+
+def _shares(probabilities: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {p:.2f}" for label, p in probabilities.items())
+
+
+def _effects(effects: Mapping[str, float], n: int) -> str:
+    return ", ".join(f"{symbol} {e:+.2f}" for symbol, e in list(effects.items())[:n])
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,37 @@ class ClassScores:
     recall: float
     f1: float
     n: int
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Cells of like confidence: their mean confidence, how many of them are right, and how many."""
+
+    confidence: float
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two labellings of the same cells agree.
+
+    Attributes
+    ----------
+    n_cells
+        Cells that both label.
+    share
+        Of them, those with the same label.
+    kappa
+        The share beyond what chance would give, Cohen's (1960).
+    pairs
+        Label of the first, of the second, and cells; the most frequent pairs that differ.
+    """
+
+    n_cells: int
+    share: float
+    kappa: float
+    pairs: list[tuple[str, str, int]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +77,9 @@ class Scores:
         Types present in the truth or among the best labels.
     confusion
         (len(labels), len(labels)) cells by true type (row) and best label (column).
+    calibration_error, reliability
+        Accuracy less confidence, absolute, mean over the cells, in ten bins of confidence (Naeini
+        et al. 2015); and the bins that hold cells. ``None`` and empty without confidences.
     """
 
     n_cells: int
@@ -56,13 +91,22 @@ class Scores:
     per_class: dict[str, ClassScores]
     labels: list[str]
     confusion: Array
+    calibration_error: float | None = None
+    reliability: tuple[ReliabilityBin, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as JSON can hold them."""
         return asdict(self) | {"confusion": self.confusion.tolist()}
 
 
-def score(truth: Array, best: Array, called: Array, cell_types: Sequence[str]) -> Scores:
+def score(
+    truth: Array,
+    best: Array,
+    called: Array,
+    cell_types: Sequence[str],
+    *,
+    confidence: Array | None = None,
+) -> Scores:
     """Compare labels with the truth.
 
     Parameters
@@ -73,6 +117,8 @@ def score(truth: Array, best: Array, called: Array, cell_types: Sequence[str]) -
         (n,) whether the final label is one of the model's, not unknown.
     cell_types
         The labels that the model knows; cells of another true label are left out.
+    confidence
+        (n,) of the best labels.
 
     Raises
     ------
@@ -89,6 +135,7 @@ def score(truth: Array, best: Array, called: Array, cell_types: Sequence[str]) -
             do="rename the labels with --map, or choose another --truth or model",
         )
     truth, best, called = truth[known], best[known], called[known]
+    bins = () if confidence is None else reliability(confidence[known], truth == best)
     met = {*truth, *best}
     labels = [c for c in cell_types if c in met]
     labels += sorted(met.difference(labels))
@@ -118,4 +165,57 @@ def score(truth: Array, best: Array, called: Array, cell_types: Sequence[str]) -
         per_class=per_class,
         labels=labels,
         confusion=confusion,
+        calibration_error=calibration_error(bins),
+        reliability=bins,
     )
+
+
+def reliability(confidence: Array, right: Array, n_bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """Return how often cells of like confidence are right, in bins from 0 to 1 that hold any."""
+    place = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
+    return tuple(
+        ReliabilityBin(
+            float(confidence[place == b].mean()),
+            float(right[place == b].mean()),
+            int((place == b).sum()),
+        )
+        for b in np.unique(place)
+    )
+
+
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float | None:
+    """Return the expected calibration error of bins, ``None`` of none."""
+    n = sum(b.n for b in bins)
+    return sum(b.n * abs(b.accuracy - b.confidence) for b in bins) / n if n else None
+
+
+def agreement(first: Array, second: Array, *, most: int = 10) -> Agreement:
+    """Compare two labellings of the same cells; those without a label in either are left out.
+
+    Parameters
+    ----------
+    first, second
+        (n,) labels.
+    most
+        Pairs of different labels to list.
+
+    Raises
+    ------
+    InputError
+        No cell has a label in both.
+    """
+    both = (first != "") & (second != "")
+    if not both.any():
+        raise InputError(
+            "no cell has a label in both columns",
+            expected="two labellings of the same cells",
+            do="choose another column with --against",
+        )
+    pairs = Counter(zip(first[both].tolist(), second[both].tolist(), strict=True))
+    n = int(both.sum())
+    share = sum(count for (a, b), count in pairs.items() if a == b) / n
+    sides = [Counter(side[both].tolist()) for side in (first, second)]
+    chance = sum(sides[0][label] * sides[1][label] for label in sides[0]) / n**2
+    kappa = (share - chance) / (1 - chance) if chance < 1 else 1.0
+    differ = [(a, b, count) for (a, b), count in pairs.most_common() if a != b]
+    return Agreement(n, share, kappa, differ[:most])

@@ -28,8 +28,9 @@ MAX_CUT = 1.01e4
 """What values of unknown origin may sum to, to be taken for log1p of counts scaled to 10,000."""
 SAME_TOTAL = 0.01
 """Spread of the totals, relative to their mean, below which cells were scaled to one total."""
+SAME_TOTAL_OF_FEW = 1e-4
 ENOUGH_CELLS = 5
-"""Fewer have one total by chance."""
+"""Fewer may have nearly one total by chance."""
 USUAL_TOTALS = (1e4, 1e5, 1e6)
 MULTIPLE = 50
 """Multiples of a cell's least value that are looked at; larger ones are whole by chance."""
@@ -97,42 +98,94 @@ def judge(rows: sp.csr_matrix) -> Verdict:
         return Verdict("constant", f"all {rows.shape[0]} sampled cells hold the same values")
     if np.array_equal(values, np.round(values)):
         return Verdict("counts", f"whole numbers up to {high:.0f}")
-    return _linear(rows, high) or _logarithm(rows, error) or _by_size(rows, high)
+    forms = [_Form("", 1.0, rows), *_logarithms(rows)]
+    return (
+        _whole_counts(forms, error) or _of_one_unit(forms) or _of_one_total(forms) or _by_size(rows)
+    )
 
 
-def _linear(rows: sp.csr_matrix, high: float) -> Verdict | None:
-    if _multiples(rows):
-        return Verdict("counts", f"counts divided by a size factor, up to {high:.4g}")
-    totals = _totals(rows)
-    if len(totals) >= ENOUGH_CELLS and _same(totals):
-        return Verdict("counts", f"linear values that sum to {np.median(totals):.4g} in each cell")
+@dataclass(frozen=True)
+class _Form:
+    """Values as they are, or inverted as if they were a logarithm."""
+
+    name: str
+    base: float
+    linear: sp.csr_matrix
+
+    @property
+    def totals(self) -> Array:
+        """Sums of the cells that are not empty."""
+        return _totals(self.linear)
+
+    @property
+    def spread(self) -> float:
+        """How far the totals differ, relative to their mean."""
+        return float(self.totals.std() / self.totals.mean())
+
+    @property
+    def sums(self) -> str:
+        """The inversion and what it sums to, in words."""
+        inverted = {1.0: "values sum", math.e: "expm1 sums"}.get(
+            self.base, f"{self.base:.0f}^x - 1 sums"
+        )
+        low, high = self.totals.min(), self.totals.max()
+        return f"{inverted} to {low:.4g}-{high:.4g} a cell"
+
+    def verdict(self, *, same: bool) -> Verdict:
+        """Return what it holds if this is the right form."""
+        total = float(np.median(self.totals))
+        if self.base == 1.0:
+            reason = f"linear values that sum to {total:.4g} in each cell"
+            return Verdict("counts", reason if same else "counts divided by a size factor")
+        if same:
+            reason = self.sums.split(" to ")[0] + f" to {total:.0f} in each cell"
+            return Verdict("log1p", reason, self.base)
+        return Verdict("log1p-cut", f"{self.sums}, in multiples of one value", self.base)
+
+
+def _logarithms(rows: sp.csr_matrix) -> list[_Form]:
+    high = float(rows.data.max())
+    return [
+        _Form(name, base, _inverse(rows, base))
+        for name, base in BASES.items()
+        if high * math.log(base) <= math.log(MAX_LINEAR)
+    ]
+
+
+def _whole_counts(forms: list[_Form], error: float) -> Verdict | None:
+    """Return the verdict on a logarithm of whole numbers."""
+    for form in forms[1:]:
+        linear = form.linear.data
+        if _whole(linear, error * np.log1p(linear) * (linear + 1)):
+            reason = f"{form.name} of whole numbers up to {linear.max():.0f}"
+            return Verdict("log1p", reason, form.base)
     return None
 
 
-def _logarithm(rows: sp.csr_matrix, error: float) -> Verdict | None:
-    """Return the verdict on the first logarithm whose inversion explains the values."""
-    for name, base in BASES.items():
-        if float(rows.data.max()) * math.log(base) > math.log(MAX_LINEAR):
-            continue
-        linear = _inverse(rows, base)
-        totals = _totals(linear)
-        total = float(np.median(totals))
-        inverted = "expm1" if base == math.e else f"{base:.0f}^x - 1"
-        if _whole(linear.data, error * rows.data * math.log(base) * (linear.data + 1)):
-            reason = f"{name} of whole numbers up to {linear.data.max():.0f}"
-            return Verdict("log1p", reason, base)
-        multiples = _multiples(linear)
-        known = any(abs(total / target - 1) < SAME_TOTAL for target in USUAL_TOTALS)
-        if _same(totals) and (len(totals) >= ENOUGH_CELLS or multiples or known):
-            return Verdict("log1p", f"{inverted} sums to {total:.0f} in each cell", base)
-        if multiples:
-            reason = f"{inverted} sums to {totals.min():.0f}-{totals.max():.0f} a cell"
-            return Verdict("log1p-cut", f"{reason}, in multiples of one value", base)
+def _of_one_unit(forms: list[_Form]) -> Verdict | None:
+    """Return the verdict on values that are multiples of each cell's least one."""
+    for form in forms:
+        if _multiples(form.linear):
+            most = SAME_TOTAL if len(form.totals) >= ENOUGH_CELLS else SAME_TOTAL_OF_FEW
+            return form.verdict(same=form.spread < most)
     return None
 
 
-def _by_size(rows: sp.csr_matrix, high: float) -> Verdict:
+def _of_one_total(forms: list[_Form]) -> Verdict | None:
+    """Return the verdict on values that were scaled to one total: the form that differs least."""
+    best = min(forms, key=lambda form: form.spread)
+    if len(best.totals) >= ENOUGH_CELLS:
+        return best.verdict(same=True) if best.spread < SAME_TOTAL else None
+    for form in forms:
+        total = float(np.median(form.totals))
+        if any(abs(total / usual - 1) < SAME_TOTAL for usual in USUAL_TOTALS):
+            return form.verdict(same=True)
+    return None
+
+
+def _by_size(rows: sp.csr_matrix) -> Verdict:
     """Return the verdict on values that nothing explains, such as those of corrected counts."""
+    high = float(rows.data.max())
     if high > MAX_LOG1P:
         return Verdict("counts", f"non-integer linear values up to {high:.4g}")
     totals = _totals(_inverse(rows, math.e))
@@ -151,10 +204,6 @@ def _totals(rows: sp.csr_matrix) -> Array:
     """Return the sums of the cells that are not empty."""
     totals = np.asarray(rows.sum(axis=1)).ravel()
     return totals[totals > 0]
-
-
-def _same(totals: Array) -> bool:
-    return bool(totals.std() < SAME_TOTAL * totals.mean())
 
 
 def _alike(rows: sp.csr_matrix) -> bool:

@@ -16,7 +16,8 @@ from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, judge_matrices
 from scbignn_infer.errors import BundleError, GeneError, InputError
 from scbignn_infer.estimate import Estimate, estimate
-from scbignn_infer.expression import Densifier, panel_tables
+from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
+from scbignn_infer.grouping import Grouping
 from scbignn_infer.matrices import sample_rows
 from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
 from scbignn_infer.parallel import in_order
@@ -27,7 +28,7 @@ from scbignn_infer.sessions import Device, Run, Session, choose_runtime, install
 from scbignn_infer.writers import Slots, as_column, existing_slots, refuse_existing, write_adata
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import anndata as ad
     import scipy.sparse as sp
@@ -40,6 +41,10 @@ CELL_CHUNK = 4096
 CHOICE_CELLS = 256
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
+SCALED_STEPS = 15.0
+"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds it."""
+NEVER_UNKNOWN = -2.0
+"""A threshold that no cell is below."""
 MAX_NOVELTY = 0.99
 MIN_NOVELTY_GAP = 0.02
 """Without a wish of the user, a model must place the typical cell within its reference's range,
@@ -63,6 +68,14 @@ class Annotator:
         Cells that go through the gene level at once; by default 256, on a GPU 4096.
     memory_limit
         Bytes; queries that are estimated to need more are refused before any work.
+    unknown
+        Whether cells may be called unknown.
+    unknown_threshold
+        Below it they are, by their :attr:`~scbignn_infer.results.Annotation.support`; by default
+        the model's.
+    level, groups
+        Coarser labels: so many steps up the Cell Ontology, or a group for each type's name;
+        probabilities are summed.
 
     Examples
     --------
@@ -84,8 +97,18 @@ class Annotator:
         seed: int = 0,
         batch_cells: int | None = None,
         memory_limit: int | None = None,
+        unknown: bool = True,
+        unknown_threshold: float | None = None,
+        level: int = 0,
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         self.bundle = bundle
+        own = bundle.spec.thresholds.confidence if unknown_threshold is None else unknown_threshold
+        self.threshold = own if unknown else NEVER_UNKNOWN
+        types = bundle.spec.cell_types
+        self.grouping = Grouping.by_level(types, level)
+        if groups is not None:
+            self.grouping = Grouping.by_map(types, groups)
         self.runtime = choose_runtime(device, threads)
         self.seed = seed
         self.batch_cells = batch_cells or BATCH_CELLS[self.runtime.provider]
@@ -225,10 +248,11 @@ class Annotator:
         most = max(len(b) for b in batches) if batches else query.n_cells
         compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
-            embedding, gene_logits, empty = self._run_gene_level(query, choice, report)
-        n, n_classes = query.n_cells, len(self.bundle.cell_types)
-        probabilities = np.zeros((n, n_classes), np.float32)
-        agreement, novelty = np.zeros(n, np.float32), np.ones(n, np.float32)
+            embedding, gene_logits, scaled, empty = self._run_gene_level(query, choice, report)
+        n, grouping = query.n_cells, self.grouping
+        probabilities = np.zeros((n, len(grouping.labels)), np.float32)
+        agreement, residual = np.zeros((2, n), np.float32)
+        novelty = np.ones(n, np.float32)
         builders = set()
         for cells in _with_counts(batches, empty):
             z, logits = embedding[cells], gene_logits[cells]
@@ -240,19 +264,24 @@ class Annotator:
             with clock.stage("cell level") as report:
                 cell_logits = self._run_cell_level(logits, indices, similarity, report)
             with clock.stage("scores"):
-                probabilities[cells] = results.calibrate(cell_logits, spec.temperature)
-                agreement[cells] = results.agreement(cell_logits.argmax(1), indices, similarity)
-                novelty[cells] = self.novelty(z, indices)
+                own = grouping.sum(results.calibrate(cell_logits, spec.temperature))
+                probabilities[cells] = own
+                agreement[cells] = results.agreement(own.argmax(1), indices, similarity)
+                residual[cells], strange = self._residual(
+                    scaled[cells], indices, cell_logits.argmax(1), choice
+                )
+                novelty[cells] = np.maximum(self.novelty(z, indices), strange)
         return Annotation(
-            cell_types=self.bundle.cell_types,
-            ontology_ids=[c.ontology_id for c in spec.cell_types],
+            cell_types=grouping.labels,
+            ontology_ids=grouping.ontology_ids,
             probabilities=probabilities,
-            gene_level_codes=gene_logits.argmax(axis=1),
+            gene_level_codes=grouping.sum(np.exp(gene_logits)).argmax(axis=1),
             neighbor_agreement=agreement,
             novelty=novelty,
+            residual=residual,
             embedding=embedding,
             empty=empty,
-            confidence_threshold=spec.thresholds.confidence,
+            confidence_threshold=self.threshold,
             provenance=self._provenance(
                 choice,
                 {
@@ -268,7 +297,62 @@ class Annotator:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
         densify, tables = self._densifier(choice)
         run = partial(self._gene_level.run, **tables)
-        return _label_cells(rows, run=run, densify=densify, batch_cells=self.batch_cells)[:2]
+        return _label_cells(rows, run=run, densify=densify, batch_cells=self.batch_cells)
+
+    def gene_effects(
+        self, row: sp.csr_matrix, choice: Choice, code: int
+    ) -> tuple[Array, Array, list[str], Array]:
+        """Tell what each gene does to a cell's log-odds of a type, at the gene level.
+
+        Parameters
+        ----------
+        row
+            (1, n_file_genes) of the chosen matrix.
+        choice
+            What :meth:`choose` found.
+        code
+            Label code of the type.
+
+        Returns
+        -------
+        effect, counts, symbols, logits
+            (k,) log-odds less those with the reference's mean expression of the gene in the cell's
+            place, (k,) counts and symbols of the panel's genes; and the (c,) gene logits.
+        """
+        densify, tables = self._densifier(choice)
+        counts, totals = densify(row)
+        total = max(float(totals[0, 0]), 1.0)
+        mean = np.expm1(np.maximum(tables["gene_mean"], 0)) * (total / TARGET_SUM)
+        k = counts.shape[1]
+        variants = np.repeat(counts, k + 1, axis=0)
+        variants[np.arange(k), np.arange(k)] = mean
+        totals = np.full((k + 1, 1), total, np.float32)
+        run, step = self._gene_level.holding(**tables), self.batch_cells
+        logits = np.concatenate(
+            [
+                run(counts=variants[rows], totals=totals[rows])[1]
+                for rows in (slice(i, i + step) for i in range(0, k + 1, step))
+            ]
+        )
+        odds = _log_odds(logits, code)
+        effect = odds[-1] - odds[:k]
+        return effect, counts[0], self.panel_symbols(choice), logits[-1]
+
+    def densify(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
+        """Return counts (n, k) of the panel's genes and library totals (n, 1) of some rows."""
+        densify, _ = self._densifier(choice)
+        return densify(rows)
+
+    def panel_symbols(self, choice: Choice) -> list[str]:
+        """Return the symbols of the panel's genes, those of a query that the model reads."""
+        ranked = len(self.bundle.statistics["gene_mean"])
+        panel = np.flatnonzero(choice.genes.present[:ranked])
+        panel = panel[: self.bundle.spec.preprocessing.panel_genes]
+        return [self.bundle.gene_symbols[i] for i in panel]
+
+    def graphs(self, query: Query, reading: Reading, empty: Array) -> list[Any]:
+        """Return the cells of each graph: those with counts, by batch if there are batches."""
+        return _with_counts(_batches(query, reading.batch_key), empty)
 
     def novelty(self, embedding: Array, neighbor_indices: Array | None = None) -> Array:
         """Distance to the reference bank as a quantile of held-out reference cells.
@@ -307,23 +391,52 @@ class Annotator:
 
     def _run_gene_level(
         self, query: Query, choice: Choice, report: Progress
-    ) -> tuple[Array, Array, Array]:
-        """Pass 1, streamed: embedding (n, d), gene logits (n, c), empty cells (n,)."""
+    ) -> tuple[Array, Array, Array, Array]:
+        """Pass 1, streamed: embedding (n, d), gene logits (n, c), scaled genes, empty cells."""
         spec, n = self.bundle.spec, query.n_cells
         densify, tables = self._densifier(choice)
         embedding = np.empty((n, spec.gene_level.embedding_size), np.float32)
         logits = np.empty((n, len(self.bundle.cell_types)), np.float32)
         empty = np.empty(n, dtype=bool)
         run = self._gene_level.holding(**tables)
-        label = partial(_label_cells, run=run, densify=densify, batch_cells=self.batch_cells)
+        kept = min(results.RESIDUAL_GENES, densify.panel_size)
+        scaled = np.empty((n, kept), np.int8)
+        label = partial(
+            _label_and_scale,
+            run=run,
+            densify=densify,
+            batch_cells=self.batch_cells,
+            mean=tables["gene_mean"][:kept],
+            scale=tables["gene_scale"][:kept],
+        )
         blocks = query.blocks(choice.matrix, max(READ_CELLS, self.batch_cells))
         start = 0
-        for z, o, none in in_order(label, blocks, workers=self.runtime.workers):
+        for z, o, genes, none in in_order(label, blocks, workers=self.runtime.workers):
             rows = slice(start, start + len(z))
-            embedding[rows], logits[rows], empty[rows] = z, o, none
+            embedding[rows], logits[rows], scaled[rows], empty[rows] = z, o, genes, none
             start = rows.stop
             report("gene level", start, n)
-        return embedding, logits, empty
+        return embedding, logits, scaled, empty
+
+    def _residual(
+        self, scaled: Array, indices: Array, codes: Array, choice: Choice
+    ) -> tuple[Array, Array]:
+        """Return the residual of cells, relative and as a quantile; nothing if unknown."""
+        quantiles = self.bundle.reference.get("residual_quantiles")
+        n, statistics = len(scaled), self.bundle.statistics
+        if quantiles is None:
+            return np.zeros(n, np.float32), np.zeros(n, np.float32)
+        ranked = len(statistics["gene_mean"])
+        genes = np.flatnonzero(choice.genes.present[:ranked])[: scaled.shape[1]]
+        found = results.residual(
+            scaled,
+            indices,
+            codes,
+            statistics["class_mean"][:, genes] * SCALED_STEPS,
+            results.within_spread(statistics, genes) * SCALED_STEPS,
+        )
+        most = np.interp(0.99, np.linspace(0, 1, len(quantiles)), quantiles)
+        return found / most, results.novelty_quantile(found, quantiles)
 
     def _run_cell_level(
         self, gene_logits: Array, indices: Array, similarity: Array, report: Progress
@@ -381,7 +494,7 @@ class Annotator:
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,
                 **graph,
-                "confidence_threshold": spec.thresholds.confidence,
+                "confidence_threshold": self.threshold,
                 "temperature": spec.temperature,
                 "seed": self.seed,
                 "threads": self.runtime.threads,
@@ -396,15 +509,44 @@ class Annotator:
         }
 
 
+def _log_odds(logits: Array, code: int) -> Array:
+    """Return log p / (1 - p) of a type, which does not stand still where a cell is sure."""
+    others = np.delete(logits, code, axis=1).astype(np.float64)
+    most = others.max(axis=1)
+    odds: Array = logits[:, code] - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+    return odds
+
+
 def _label_cells(
     block: sp.csr_matrix, *, run: Run, densify: Densifier, batch_cells: int
-) -> tuple[Array, Array, Array]:
-    """Run the gene level on some rows of a file: embedding, gene logits, empty cells."""
+) -> tuple[Array, Array]:
+    """Run the gene level on some rows of a file: embedding and gene logits."""
     counts, totals = densify(block)
+    return _run_batches(counts, totals, run, batch_cells)
+
+
+def _run_batches(counts: Array, totals: Array, run: Run, batch_cells: int) -> tuple[Array, Array]:
     batches = [slice(i, i + batch_cells) for i in range(0, len(counts), batch_cells)]
     parts = [run(counts=counts[b], totals=np.maximum(totals[b], 1.0)) for b in batches]
     embedding, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return embedding, logits, totals[:, 0] <= 0
+    return embedding, logits
+
+
+def _label_and_scale(
+    block: sp.csr_matrix,
+    *,
+    run: Run,
+    densify: Densifier,
+    batch_cells: int,
+    mean: Array,
+    scale: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Run the gene level on some rows, and keep scaled expression of the first genes."""
+    counts, totals = densify(block)
+    embedding, logits = _run_batches(counts, totals, run, batch_cells)
+    first = np.log1p(counts[:, : len(mean)] * (TARGET_SUM / np.maximum(totals, 1.0)))
+    scaled = np.clip((first - mean) / scale, -results.LIMIT, results.LIMIT)
+    return embedding, logits, np.rint(scaled * SCALED_STEPS).astype(np.int8), totals[:, 0] <= 0
 
 
 def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:

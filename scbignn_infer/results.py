@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,14 @@ from scipy.special import softmax
 Array = np.ndarray[Any, Any]
 UNKNOWN = "unknown"
 DEFAULT_KEY = "scbignn"
+NOVELTY_WEIGHT, NOVELTY_POWER = 0.1, 20
+RESIDUAL_WEIGHT, RESIDUAL_FREE, RESIDUAL_MOST = 0.5, 0.8, 1.0
+RESIDUAL_GENES, RESIDUAL_TOP = 128, 10
+"""Best-ranked present genes that are compared with a type's profile, and how many decide."""
+RESIDUAL_NOISE = 0.3
+"""Added to the spread of a gene within types, so that none decides by being still."""
+LIMIT = 8.0
+"""Scaled expression is cut at it, as in the gene level."""
 COLUMNS = (
     "cell_type",
     "cell_type_ontology_id",
@@ -40,13 +49,17 @@ class Annotation:
     neighbor_agreement
         (n_cells,) weighted share of graph neighbours with the same best label.
     novelty
-        (n_cells,) distance to the reference bank as a quantile of held-out reference cells.
+        (n_cells,) how unlike the reference a cell and its neighbours are, as a quantile of held-out
+        reference cells: by distance to the bank in the embedding, or by the genes in which they
+        differ from the type that they are called, whichever is more.
+    residual
+        (n_cells,) the latter, relative to what 99 % of held-out reference cells are within.
     embedding
         (n_cells, d) float32 cell embedding.
     empty
         (n_cells,) cells without a count on any known gene; they are unknown.
     confidence_threshold
-        Below it a cell is called unknown.
+        A cell is called unknown where its :attr:`support` is below it.
     provenance
         Model, matrix, genes, parameters, versions and timings of the run.
     """
@@ -57,6 +70,7 @@ class Annotation:
     gene_level_codes: Array
     neighbor_agreement: Array
     novelty: Array
+    residual: Array
     embedding: Array
     empty: Array
     confidence_threshold: float
@@ -72,6 +86,11 @@ class Annotation:
         return best
 
     @property
+    def support(self) -> Array:
+        """(n_cells,) confidence, less for cells that are unlike any of the reference."""
+        return support(self.confidence, self.novelty, self.residual)
+
+    @property
     def best_codes(self) -> Array:
         """(n_cells,) label codes without rejection; -1 for empty cells."""
         return np.where(self.empty, -1, self.probabilities.argmax(axis=1))
@@ -79,7 +98,7 @@ class Annotation:
     @property
     def codes(self) -> Array:
         """(n_cells,) final label codes; -1 is unknown."""
-        return np.where(self.confidence >= self.confidence_threshold, self.best_codes, -1)
+        return np.where(self.support >= self.confidence_threshold, self.best_codes, -1)
 
     @property
     def labels(self) -> Array:
@@ -131,6 +150,82 @@ class Annotation:
 def calibrate(logits: Array, temperature: float) -> Array:
     """Return softmax(logits / temperature) as float32, rows summing to 1."""
     return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1), np.float32)
+
+
+def support(confidence: Array, novelty: Array, residual: Array) -> Array:
+    r"""Return what decides whether a cell is called unknown: confidence, less what is strange.
+
+    :math:`c - 0.1 \nu^{20} - 0.5 \min(\max(r - 0.8, 0), 1)`: only cells beyond nearly all of the
+    reference lose by their novelty, and only those whose genes are far from the type that they are
+    called by their residual. A study of another laboratory is novel as a whole, and its cells keep
+    a label that is sure. That the sum tells types that a model never saw better than any part is
+    in docs/benchmarks.md.
+
+    Parameters
+    ----------
+    confidence, novelty, residual
+        (n,) of the cells, see :class:`Annotation`.
+    """
+    strange = np.clip(np.asarray(residual) - RESIDUAL_FREE, 0, RESIDUAL_MOST)
+    found: Array = (
+        confidence
+        - NOVELTY_WEIGHT * np.asarray(novelty) ** NOVELTY_POWER
+        - RESIDUAL_WEIGHT * strange
+    )
+    return found
+
+
+def within_spread(statistics: Mapping[str, Array], genes: Array) -> Array:
+    """Return the standard deviation of some genes within types, and a little noise.
+
+    Parameters
+    ----------
+    statistics
+        Tables of ``statistics.npz``, genes in rank order.
+    genes
+        (g,) positions.
+    """
+    factors, rest = statistics["within_factors"][genes], statistics["within_residual"][genes]
+    spread: Array = np.sqrt((factors**2).sum(axis=1) + rest) + RESIDUAL_NOISE
+    return spread
+
+
+def residual(
+    scaled: Array, neighbor_indices: Array, codes: Array, class_mean: Array, spread: Array
+) -> Array:
+    """Tell how far genes of a cell and its neighbours are from the type that it is called.
+
+    Averaging over the neighbours leaves what they have in common: genes of a type that the model
+    does not know, rather than noise.
+
+    Parameters
+    ----------
+    scaled
+        (n, g) scaled expression of the best-ranked present genes.
+    neighbor_indices
+        (n, k) graph.
+    codes
+        (n,) label codes.
+    class_mean, spread
+        (c, g) profiles of the types, and (g,) what :func:`within_spread` returns; in the unit of
+        ``scaled``.
+
+    Returns
+    -------
+    ndarray
+        (n,) the mean of the ten largest differences, in standard deviations.
+    """
+    found = np.empty(len(scaled), np.float32)
+    top = min(RESIDUAL_TOP, scaled.shape[1])
+    for i in range(0, len(scaled), 4096):
+        rows = slice(i, i + 4096)
+        total = scaled[rows].astype(np.float32)
+        for column in neighbor_indices[rows].T:
+            total += scaled[column]
+        smoothed = total / (1 + neighbor_indices.shape[1])
+        off = np.abs(smoothed - class_mean[codes[rows]]) / spread
+        found[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
+    return found
 
 
 def agreement(codes: Array, neighbor_indices: Array, neighbor_similarity: Array) -> Array:

@@ -196,15 +196,15 @@ def copying(source: Path, target: Path) -> Iterator[Callable[[Slots], None]]:
     """
     with _beside(target) as temporary:
         stop, pool = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy")
-        copied = pool.submit(_copy, source, temporary, stop)
+        try:  # from here on, since a signal may come while the thread starts
+            copied = pool.submit(_copy, source, temporary, stop)
 
-        def finish(slots: Slots) -> None:
-            with _one_line(target):
-                copied.result()
-                _add_slots(temporary, slots)
-                _put(temporary, target)
+            def finish(slots: Slots) -> None:
+                with _one_line(target):
+                    copied.result()
+                    _add_slots(temporary, slots)
+                    _put(temporary, target)
 
-        try:
             yield finish
         finally:
             stop.set()

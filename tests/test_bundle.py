@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from scbignn_infer import bundle
 from scbignn_infer.bundle import REQUIRED_FILES, FileRecord, read_bundle
 from scbignn_infer.errors import BundleError
 
@@ -25,14 +26,14 @@ def zipped(folder, path, compression=zipfile.ZIP_STORED):
 
 
 def test_reads_record_and_files(toy):
-    bundle = read_bundle(toy)
-    assert bundle.name == "toy"
-    assert bundle.cell_types == ["B", "T [naive]"]
-    assert bundle.gene_symbols == ["CD3D", "MS4A1", "NKG7"]
-    assert bundle.read("gene_level.onnx") == b"the bytes of gene_level.onnx"
-    assert bundle.sha256 == hashlib.sha256((toy / "bundle.json").read_bytes()).hexdigest()
+    found = read_bundle(toy)
+    assert found.name == "toy"
+    assert found.cell_types == ["B", "T [naive]"]
+    assert found.gene_symbols == ["CD3D", "MS4A1", "NKG7"]
+    assert found.read("gene_level.onnx") == b"the bytes of gene_level.onnx"
+    assert found.sha256 == hashlib.sha256((toy / "bundle.json").read_bytes()).hexdigest()
     with pytest.raises(AttributeError):
-        bundle.spec.name = "other"
+        found.spec.name = "other"
 
 
 def test_a_zip_is_the_same_bundle(toy, tmp_path):
@@ -140,6 +141,66 @@ def test_a_zip_that_lacks_a_file_is_refused(toy, tmp_path):
     (tmp_path / "part" / "toy" / "reference.npz").unlink()
     with pytest.raises(BundleError, match=r"reference\.npz is missing"):
         read_bundle(zipped(tmp_path / "part" / "toy", tmp_path / "toy.zip"))
+
+
+@pytest.mark.parametrize("name", ["../../bundle.json", "/etc/bundle.json", "a/../../bundle.json"])
+def test_a_zip_is_never_unpacked_outside(toy, tmp_path, name):
+    """Nothing is unpacked to disk at all: files are read out of the archive by their last name."""
+    path, before = tmp_path / "toy.zip", sorted(p.name for p in tmp_path.iterdir())
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in toy.iterdir():
+            archive.write(file, name if file.name == "bundle.json" else file.name)
+    assert read_bundle(path).name == "toy"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*before, "toy.zip"])
+
+
+def test_a_zip_bomb_is_refused_by_the_size_that_it_unpacks_to(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "MAX_FILE_BYTES", 100_000)
+    (toy / "gene_level.onnx").write_bytes(bytes(10_000_000))
+    path = zipped(toy, tmp_path / "toy.zip", zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(BundleError, match=r"gene_level\.onnx is missing or larger than 0 MiB"):
+        read_bundle(path)
+
+
+def test_a_graph_with_weights_in_another_file_is_refused(toy, record):
+    import onnx
+
+    weights = onnx.numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "w")
+    graph = onnx.helper.make_graph([], "g", [], [], [weights])
+    model = onnx.helper.make_model(graph)
+    tensor = model.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(tensor, location="../../secret.bin")
+    tensor.ClearField("raw_data")
+    data = model.SerializeToString()
+    (toy / "gene_level.onnx").write_bytes(data)
+    record["files"]["gene_level.onnx"] = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "size": len(data),
+    }
+    write(toy, record)
+    with pytest.raises(BundleError, match=r"gene_level\.onnx may refer to data in another file"):
+        read_bundle(toy)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("temperature",), 0.0),
+        (("graph", "n_neighbors"), 0),
+        (("thresholds", "confidence"), 1.5),
+        (("gene_level", "net_genes"), 0),
+        (("preprocessing", "panel_genes"), -1),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(toy, record, path, value):
+    node = record
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    write(toy, record)
+    with pytest.raises(BundleError, match=path[-1]):
+        read_bundle(toy)
 
 
 def test_tables_are_float64_and_never_unpickled(toy, record):

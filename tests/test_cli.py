@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from scbignn_infer import Annotator, __version__, cli, pipeline, registry
 from scbignn_infer.cli import TRAINING_MODULES, main
 
-COMMANDS = ("annotate", "doctor", "evaluate", "example", "inspect", "models", "train")
+COMMANDS = ("annotate", "doctor", "evaluate", "example", "explain", "inspect", "models", "train")
 
 
 def run(*arguments, code=0):
@@ -323,8 +323,9 @@ def test_a_table_with_names_that_tell_nothing_asks_for_its_orientation(tmp_path)
 
 def test_options_of_reading_reach_the_work(query, tmp_path):
     adata = ad.read_h5ad(query)
+    adata = adata[:, [n for n in adata.var_names if "orf" not in n]].copy()
     adata.obs["sample"] = np.arange(700) % 2
-    adata.var_names = adata.var_names.str.capitalize()
+    adata.var_names = adata.var_names.str.capitalize()  # as in mouse
     adata.write_h5ad(tmp_path / "q.h5ad")
     start = ["annotate", tmp_path / "q.h5ad", "-m", "human-pbmc", "-o", tmp_path / "o.csv"]
     assert "are of mouse" in run(*start, code=1).stderr
@@ -517,6 +518,8 @@ def labelled(adata, tmp_path):
     final[:2] = "unknown"
     adata.obs["scbignn_best_cell_type"] = pd.Categorical(best)
     adata.obs["scbignn_cell_type"] = pd.Categorical(final)
+    adata.obs["scbignn_confidence"] = np.linspace(0.4, 1, 20, dtype=np.float32)
+    adata.obs["other"] = pd.Categorical(["B", "b", "T", "T"] * 5)
     adata.uns["scbignn"] = {"cell_types": ["B", "T", "NK"]}
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     return tmp_path / "labelled.h5ad"
@@ -573,7 +576,38 @@ def test_evaluate_labels_in_memory_as_annotate_does(query):
     written = run_json("evaluate", annotated, *truth)
     assert written["accuracy"] == 1
     in_memory = run_json("evaluate", annotated, *truth, "-m", "human-pbmc")
-    assert {**in_memory, "file": ""} == {**written, "file": ""}
+    error = "calibration_error"
+    assert in_memory.pop(error) == pytest.approx(written.pop(error), abs=1e-6)
+    bins = in_memory.pop("reliability"), written.pop("reliability")
+    for mine, other in zip(*bins, strict=True):
+        assert mine == pytest.approx(other, abs=1e-6)
+    assert in_memory == written
+
+
+def test_evaluate_against_another_labelling(labelled, tmp_path):
+    (tmp_path / "map.json").write_text('{"b": "B"}')
+    found = run_json(
+        "evaluate",
+        labelled,
+        "--truth",
+        "truth",
+        "--against",
+        "other",
+        "--map",
+        tmp_path / "map.json",
+    )["against"]
+    assert found["key"] == "other"
+    assert found["agreement"]["share"] == 1
+    plain = run_json("evaluate", labelled, "--truth", "truth", "--against", "other")["against"]
+    assert plain["agreement"]["n_cells"] == 20
+    assert plain["agreement"]["share"] == 0.75
+    assert plain["agreement"]["pairs"] == [["B", "b", 5]]
+    assert plain["scores"]["accuracy"] == 0.5
+    text = run("evaluate", labelled, "--truth", "truth", "--against", "other").stdout
+    assert "75.0% of 20 cells have the same label" in text
+    assert "calibration error" in text
+    done = run("evaluate", labelled, "--truth", "truth", "--against", "absent", code=1)
+    assert "--against" in done.stderr
 
 
 # --- example and train ---------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.evaluation import score
+from scbignn_infer.evaluation import agreement, calibration_error, reliability, score
 
 TYPES = ["B", "CD4 T", "CD8 T", "NK", "never"]
 labels = st.sampled_from(TYPES[:4])
@@ -93,3 +94,41 @@ def test_scores_go_through_json():
     document = json.loads(json.dumps(score(truth, truth, np.ones(2, bool), TYPES).as_dict()))
     assert document["confusion"] == [[1, 0], [0, 1]]
     assert document["per_class"]["B"] == {"precision": 1, "recall": 1, "f1": 1, "n": 1}
+
+
+def test_reliability_is_that_of_numpy_and_a_calibrated_labelling_has_no_error():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0, 1, 200_000)
+    right = rng.uniform(0, 1, 200_000) < confidence
+    bins = reliability(confidence, right)
+    assert len(bins) == 10
+    assert sum(b.n for b in bins) == 200_000
+    for i, b in enumerate(bins):
+        inside = (confidence >= i / 10) & (confidence < (i + 1) / 10)
+        assert b.n == inside.sum()
+        assert b.accuracy == pytest.approx(right[inside].mean())
+    assert calibration_error(bins) < 0.01
+    sure = reliability(np.ones(1000), rng.uniform(0, 1, 1000) < 0.7)
+    assert len(sure) == 1
+    assert calibration_error(sure) == pytest.approx(0.3, abs=0.05)
+    assert calibration_error(()) is None
+
+
+@given(st.lists(st.tuples(labels, labels), min_size=1, max_size=60))
+def test_agreement_is_that_of_scikit_learn(pairs):
+    first, second = (np.array(side, dtype=object) for side in zip(*pairs, strict=True))
+    found = agreement(first, second)
+    assert found.share == pytest.approx(metrics.accuracy_score(first, second))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kappa = metrics.cohen_kappa_score(first, second)
+    assert found.kappa == pytest.approx(1.0 if np.isnan(kappa) else kappa)
+    assert sum(n for *_, n in found.pairs) == (first != second).sum()
+    assert all(a != b for a, b, _ in found.pairs)
+
+
+def test_cells_without_a_label_in_either_are_left_out():
+    found = agreement(np.array(["B", "", "B"], object), np.array(["B", "B", ""], object))
+    assert (found.n_cells, found.share) == (1, 1)
+    with pytest.raises(InputError, match="no cell has a label in both"):
+        agreement(np.array(["B", ""], object), np.array(["", "B"], object))

@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 import scbignn_infer
+from scbignn_infer import results
 from scbignn_infer.bundle import CellType, ModelBundle
 from scbignn_infer.choice import Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
@@ -71,13 +72,41 @@ def test_the_number_of_threads_changes_no_bit(pbmc_bundle: ModelBundle, example:
         np.testing.assert_array_equal(getattr(one, name), getattr(three, name))
 
 
-def test_unknown_is_exactly_below_the_threshold(
-    pbmc_bundle: ModelBundle, blood: ad.AnnData
+def test_unknown_is_exactly_below_the_threshold(annotator: Annotator, blood: ad.AnnData) -> None:
+    found = annotator.annotate_query(AnnDataQuery(blood))
+    confidence, novelty, residual = found.confidence, found.novelty, found.residual
+    strange = np.clip(residual - 0.8, 0, 1)
+    support = confidence - 0.1 * novelty**20 - 0.5 * strange
+    low = support < annotator.bundle.spec.thresholds.confidence
+    assert 0 < low.sum() < 200
+    assert ((found.labels == "unknown") == low).all()
+    sure = (confidence > 0.9) & (strange == 0)
+    assert not low[sure].any()  # novelty alone makes no cell unknown
+
+
+def test_cells_of_a_type_that_the_model_never_saw_stand_out(
+    real_data: Callable[[str], Path], annotator: Annotator
 ) -> None:
-    scbignn_infer.annotate(blood, pbmc_bundle, device="cpu")
-    low = blood.obs["scbignn_confidence"] < pbmc_bundle.spec.thresholds.confidence
-    assert 0 < low.sum() < 100
-    assert (blood.obs["scbignn_cell_type"] == "unknown").tolist() == low.tolist()
+    """Islet cells on a model of blood: hardly one keeps its label, though many are sure."""
+    islets = ad.read_h5ad(real_data("pancreas_baron_human1.h5ad"))
+    found = annotator.annotate_query(AnnDataQuery(islets))
+    truth = islets.obs["cell_type_common"].astype(str).to_numpy()
+    known = np.isin(truth, ["macrophage", "t_cell", "mast"])
+    assert (found.labels[~known] == "unknown").mean() > 0.8
+    assert np.median(found.novelty) > 0.99
+    assert np.median(found.residual) > 1.5
+
+
+def test_the_residual_is_the_mean_of_the_largest_differences() -> None:
+    rng = np.random.default_rng(0)
+    scaled, codes = rng.normal(size=(9, 40)), rng.integers(0, 3, 9)
+    near = np.array([[(i + j) % 9 for j in (1, 2, 3)] for i in range(9)])
+    profile, spread = rng.normal(size=(3, 40)), rng.uniform(0.5, 2, 40)
+    found = results.residual(scaled, near, codes, profile, spread)
+    for i in range(9):
+        smoothed = scaled[[i, *near[i]]].mean(axis=0)
+        off = np.sort(np.abs(smoothed - profile[codes[i]]) / spread)[::-1]
+        assert found[i] == pytest.approx(off[:10].mean(), rel=1e-4)
 
 
 def test_annotated_adata_survives_a_file(

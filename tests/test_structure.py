@@ -15,13 +15,15 @@ import scbignn_infer
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"
-FILES = sorted([*RUNTIME.glob("*.py"), *RUNTIME.glob("readers/*.py")])
+PACKAGES = ("readers", "report")
+FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.glob(f"{p}/*.py"))])
 LAYERS = (
     {"errors"},
     {"bundle", "gene_names", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
-    {"choice", "estimate"},
+    {"choice", "estimate", "grouping"},
     {"pipeline", "doctor"},
+    {"explanation", "report"},
     {"cli"},
 )
 WITHIN_A_LAYER = {("registry", "bundle")}
@@ -57,8 +59,8 @@ def imports(file: Path, *, top_level_only: bool = False) -> Iterator[str]:
 
 
 def module(file: Path) -> str:
-    """Return the name of a file's module, that of the package for the readers."""
-    return "readers" if file.parent.name == "readers" else file.stem
+    """Return the name of a file's module, or of the package that it is in."""
+    return file.parent.name if file.parent.name in PACKAGES else file.stem
 
 
 def own_modules(file: Path) -> set[str]:
@@ -82,7 +84,7 @@ def test_imports_point_down(file: Path) -> None:
     own = module(file)
     wrong = {
         other
-        for other in own_modules(file) - ({"readers"} if own == "readers" else set())
+        for other in own_modules(file) - ({own} if own in PACKAGES else set())
         if height[other] >= height[own] and (own, other) not in WITHIN_A_LAYER
     }
     assert not wrong, f"{file.stem} imports {wrong}, which are no lower than itself"

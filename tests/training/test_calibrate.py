@@ -5,7 +5,12 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from scbignn_infer.results import novelty_quantile
-from scbignn_training.calibrate import distance_quantiles, fit_temperature, fit_threshold
+from scbignn_training.calibrate import (
+    calibration,
+    distance_quantiles,
+    fit_temperature,
+    fit_threshold,
+)
 
 
 @pytest.fixture
@@ -66,3 +71,11 @@ def test_distances_are_placed_among_their_quantiles():
     placed = novelty_quantile(distance, quantiles)
     exact = distance.argsort().argsort() / 4999
     np.testing.assert_allclose(placed, exact, atol=0.005)
+
+
+def test_calibration_is_recorded_and_a_wrong_temperature_shows(calibrated):
+    logits, codes = calibrated
+    true = calibration(softmax(logits, axis=1), codes)
+    assert true.error < 0.02
+    assert sum(b.n_cells for b in true.bins) == len(codes)
+    assert calibration(softmax(4 * logits, axis=1), codes).error > 0.1

@@ -56,7 +56,8 @@ class TestCrossFitting:
         logits = (confidence * torch.eye(n_types)[codes] + noise).log_softmax(1)
         distance = np.linspace(0, 1, len(codes))
         embedding = torch.randn(len(codes), 8)
-        return FoldView(embedding, logits, np.array(codes), distance, clean=clean)
+        scaled, profile = np.zeros((len(codes), 4)), (np.zeros((n_types, 4)), np.ones(4))
+        return FoldView(embedding, logits, np.array(codes), distance, clean, scaled, profile)
 
     def test_graphs_hold_calibrated_logits(self):
         view = self.view(np.arange(90) % 3, confidence=4.0)

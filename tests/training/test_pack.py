@@ -16,6 +16,7 @@ from scipy.special import softmax
 import scbignn_infer
 from scbignn_infer.bundle import StudyScores
 from scbignn_infer.errors import BundleError, OutputError
+from scbignn_infer.gene_names import GeneNames
 from scbignn_infer.pipeline import Annotator
 from scbignn_training import pack
 from scbignn_training.pack import check_free, write_bundle
@@ -288,9 +289,12 @@ def test_held_out_studies_bear_the_names_of_the_recipe(model, recipe, tmp_path):
 
 
 def test_genes_without_an_id_take_no_place_for_it(bundle, model):
-    record = json.loads((bundle / "bundle.json").read_text())
-    assert model.reference.ensembl_ids[0] == ""
-    assert record["genes"][0] == {"symbol": model.reference.symbols[0]}
+    genes = json.loads((bundle / "bundle.json").read_text())["genes"]
+    known = GeneNames.of("human").gene
+    assert set(model.reference.ensembl_ids) == {""}
+    assert {"ensembl_id" in gene for gene in genes} == {True, False}
+    for gene in genes:
+        assert gene.get("ensembl_id") == known.get(gene["symbol"])
 
 
 def test_a_failed_parity_check_writes_nothing(model, recipe, tmp_path, monkeypatch):

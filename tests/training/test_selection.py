@@ -107,7 +107,7 @@ class TestOneStudy:
 
 def outcome(f1, code=0):
     """Return what stands for held-out cells; the gene level is always a tenth of the pair."""
-    return Outcome(f1 / 10, f1, np.array([code]), np.array([code]))
+    return Outcome(f1 / 10, f1, np.array([code]), np.array([code]), np.zeros((1, 2)))
 
 
 class TestKeeping:

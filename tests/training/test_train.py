@@ -111,6 +111,11 @@ class TestTheModel:
         assert min(found.gene_level_f1, found.cell_level_f1) > 0.8
 
 
+def said(codes, pair):
+    """Return logits that call the right types."""
+    return np.eye(len(pair.cell.shield))[codes]
+
+
 class TestHeldOutCells:
     """What decides on the iteration has taught nothing that it is scored by."""
 
@@ -122,7 +127,7 @@ class TestHeldOutCells:
         def validate(pair, held_out, settings):
             calls.append((pair, held_out))
             codes = held_out[0].codes
-            return Outcome(0.5, 0.5, codes, codes)
+            return Outcome(0.5, 0.5, codes, codes, said(codes, pair))
 
         monkeypatch.setattr(em, "validate", validate)
         return calls
@@ -199,7 +204,10 @@ class TestHeldOutCells:
             found = [(0.1, 0.9), (0.2, 0.7), (0.3, 0.2)] if study else [(0.5, 0.6)] * 3
             truth = np.array([0, 0, 0, 1]) if study else np.array([1, 1])
             called = [np.roll(truth, i) for i in (0, 1, 2)]
-            return iter([Outcome(*f1, truth, c) for f1, c in zip(found, called, strict=True)])
+            logits = np.eye(len(reference.cell_types))[truth]
+            return iter(
+                [Outcome(*f1, truth, c, logits) for f1, c in zip(found, called, strict=True)]
+            )
 
         monkeypatch.setattr(module, "_split_outcomes", scores)
         model = fit(replace(reference, batches=studies), [foreign], settings)
@@ -471,7 +479,8 @@ class TestLargeReferences:
 
         def validate(pair, cells, settings):
             shown.append(cells)
-            return Outcome(0, 0, cells[0].codes, cells[0].codes)
+            codes = cells[0].codes
+            return Outcome(0, 0, codes, codes, said(codes, pair))
 
         monkeypatch.setattr(em, "validate", validate)
         none = msgspec.structs.replace(bounded, em_iterations=0)

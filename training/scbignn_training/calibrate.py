@@ -8,6 +8,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from scbignn_infer.bundle import Calibration, ReliabilityBin
+from scbignn_infer.evaluation import calibration_error, reliability
+
 Array = np.ndarray[Any, Any]
 
 
@@ -26,6 +29,26 @@ def fit_temperature(logits: Array, codes: Array) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))
+
+
+def calibration(probabilities: Array, codes: Array) -> Calibration:
+    """Return how far confidence is what it says, for a bundle's record.
+
+    Parameters
+    ----------
+    probabilities, codes
+        (n, c) of held-out cells and their (n,) label codes.
+    """
+    bins = reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == codes)
+    return Calibration(
+        error=round(calibration_error(bins) or 0.0, 4),
+        bins=[
+            ReliabilityBin(
+                confidence=round(b.confidence, 4), accuracy=round(b.accuracy, 4), n_cells=b.n
+            )
+            for b in bins
+        ],
+    )
 
 
 def fit_threshold(probabilities: Array, codes: Array) -> float:

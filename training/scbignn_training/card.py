@@ -18,6 +18,8 @@ def model_card(spec: BundleSpec) -> str:
         *_facts(spec),
         "",
         *_types(spec),
+        *_looks_at(spec),
+        *_calibration(spec),
         *_confusions(spec),
         *_cannot_tell(spec),
         *_data(spec),
@@ -59,6 +61,40 @@ def _types(spec: BundleSpec) -> list[str]:
     )
     table = _table((*head, "F1, held-out studies"), rows)
     return ["## What it can say", "", *table, ""]
+
+
+def _looks_at(spec: BundleSpec) -> list[str]:
+    if not spec.interpretation:
+        return []
+    rows = (
+        (label, ", ".join(g.symbol for g in found.genes[:10]))
+        for label, found in spec.interpretation.items()
+    )
+    return [
+        "## What it looks at",
+        "",
+        "The genes that carry each type most, by integrated gradients of the gene level:",
+        "",
+        *_table(("cell type", "genes"), rows),
+        "",
+    ]
+
+
+def _calibration(spec: BundleSpec) -> list[str]:
+    found = spec.training.calibration
+    if found is None:
+        return []
+    where = "of studies left out" if spec.training.held_out_scores else "out of fold"
+    rows = ((b.confidence, b.accuracy, b.n_cells) for b in found.bins)
+    return [
+        "## How sure it is",
+        "",
+        f"Expected calibration error on cells {where}, on which the temperature was fitted: "
+        f"{found.error}.",
+        "",
+        *_table(("mean confidence", "accuracy", "cells"), rows),
+        "",
+    ]
 
 
 def _confusions(spec: BundleSpec) -> list[str]:

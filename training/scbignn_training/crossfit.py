@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scbignn_infer.results import smooth
+from scbignn_infer.results import RESIDUAL_GENES, smooth, within_spread
 from scbignn_training.augment import views
 from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature
@@ -42,6 +42,9 @@ class FoldView:
         on.
     clean
         Whether the cells are shown as they are.
+    scaled, profile
+        Of clean cells, (n, g) scaled expression of the first genes, and the fold's class means
+        (c, g) and spread (g,) of these.
     """
 
     embedding: torch.Tensor
@@ -49,6 +52,8 @@ class FoldView:
     codes: Array
     distance: Array
     clean: bool
+    scaled: Array
+    profile: tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,15 @@ class CrossFit:
         Which graphs show cells as they are.
     distance
         (n,) distance of the clean cells to the reference, averaged over graph neighbours.
+    views
+        The held-out cells themselves.
     """
 
     temperature: float
     graphs: list[CellGraph]
     clean: list[bool]
     distance: Array
+    views: list[FoldView]
 
 
 def cross_fit(
@@ -109,7 +117,13 @@ def cross_fit(
             panel = Panel(level, present, settings.panel_genes)
             embedding, logits = panel.run(counts, totals)
             distance = _distance(embedding, bank)
-            found.append(FoldView(embedding, logits, shown.codes, distance, clean=v == 0))
+            first = panel.genes[:RESIDUAL_GENES]
+            scaled = panel.run(counts, totals, "impute")[0][:, : len(first)].numpy()
+            tables = level.statistics
+            profile = tables["class_mean"][:, first], within_spread(tables, first)
+            found.append(
+                FoldView(embedding, logits, shown.codes, distance, v == 0, scaled, profile)
+            )
     return found
 
 
@@ -143,4 +157,4 @@ def settle(folds: list[FoldView], settings: Settings) -> CrossFit:
         for v, g in zip(folds, graphs, strict=True)
         if v.clean
     ]
-    return CrossFit(temperature, graphs, [v.clean for v in folds], np.concatenate(distance))
+    return CrossFit(temperature, graphs, [v.clean for v in folds], np.concatenate(distance), folds)

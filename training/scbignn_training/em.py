@@ -154,15 +154,16 @@ def m_step(
 @torch.no_grad()
 def validate(pair: Pair, held_out: list[Cells], settings: Settings) -> Outcome:
     """Label views of held-out cells, of which the first shows them as they are."""
-    scores, called = [], []
+    scores, called, said = [], [], []
     for cells in held_out:
         graph = run_gene_level(pair.gene, cells, settings)
         both = graph.gene_logits, pair.cell(graph.gene_logits, graph)
         best = [logits.argmax(1).numpy() for logits in both]
         scores.append([macro_f1(cells.codes, codes) for codes in best])
         called.append(best[1])
+        said.append(both[1].numpy())
     gene, cell = np.mean(scores, axis=0)
-    return Outcome(float(gene), float(cell), held_out[0].codes, called[0])
+    return Outcome(float(gene), float(cell), held_out[0].codes, called[0], said[0])
 
 
 def iterate(

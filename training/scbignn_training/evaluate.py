@@ -26,12 +26,15 @@ class Outcome:
         Macro-F1 of the gene level alone and of the pair, mean over views of the cells.
     truth, called
         (n,) label codes of the cells as they are, and what the pair calls them.
+    logits
+        (n, c) of the cell level, where the types are those of all cells.
     """
 
     gene_level_f1: float
     cell_level_f1: float
     truth: Array
     called: Array
+    logits: Array
 
 
 def macro_f1(truth: Array, predicted: Array) -> float:

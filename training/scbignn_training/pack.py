@@ -18,11 +18,14 @@ import torch
 
 from scbignn_infer import bundle as b
 from scbignn_infer.errors import OutputError
+from scbignn_infer.gene_names import SPECIES, GeneNames
 from scbignn_training.card import model_card
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level
 from scbignn_training.gene_level import Panel
+from scbignn_training.interpret import interpret
+from scbignn_training.ontology import lineages
 from scbignn_training.recipe import Recipe, Source
 from scbignn_training.train import Model
 
@@ -142,6 +145,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
         "embedding": model.bank.astype(np.float16),
         "codes": model.bank_codes.astype(np.int32),
         "novelty_quantiles": model.novelty_quantiles,
+        "residual_quantiles": model.residual_quantiles,
     }
     return {
         "gene_level.onnx": gene,
@@ -157,9 +161,21 @@ def _npz(arrays: dict[str, Array]) -> bytes:
     return buffer.getvalue()
 
 
+def _interpretation(model: Model, recipe: Recipe) -> list[b.Interpretation]:
+    """Return what the gene level looks at for each type, with all of the reference's genes."""
+    reference, gene = model.reference, model.pair.gene
+    m = len(gene.statistics["gene_mean"])
+    cells = reference.cells(m)
+    panel = Panel(gene, cells.present, recipe.settings.panel_genes)
+    return interpret(gene, panel, cells, reference.symbols, len(reference.cell_types))
+
+
 def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec:
     reference, settings = model.reference, recipe.settings
     net = model.pair.gene.net
+    interpretation = _interpretation(model, recipe)
+    terms = [recipe.ontology.get(t, "") for t in reference.cell_types]
+    ids = GeneNames.of(recipe.species).gene if recipe.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     batches = np.bincount(reference.batches, minlength=len(recipe.reference))
     datasets = [
@@ -180,12 +196,12 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         description=recipe.description,
         licence=recipe.licence,
         genes=[
-            b.Gene(symbol=s, ensembl_id=e)
+            b.Gene(symbol=s, ensembl_id=e or ids.get(s, ""))
             for s, e in zip(reference.symbols, reference.ensembl_ids, strict=True)
         ],
         cell_types=[
-            b.CellType(label=t, ontology_id=recipe.ontology.get(t, ""))
-            for t in reference.cell_types
+            b.CellType(label=t, ontology_id=term, lineage=lineage)
+            for t, term, lineage in zip(reference.cell_types, terms, lineages(terms), strict=True)
         ],
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevel(
@@ -223,10 +239,12 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
                 for study, scores in model.held_out.by_study.items()
             },
             held_out_scores_per_type=model.held_out.per_type,
+            calibration=model.calibration,
             confusions=model.confusions,
             cannot_tell=recipe.cannot_tell,
             notes=recipe.notes,
         ),
+        interpretation=dict(zip(reference.cell_types, interpretation, strict=True)),
         files={
             name: b.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
             for name, data in files.items()

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from scbignn_infer.errors import InputError
+from scbignn_training.ontology import check_terms
 from scbignn_training.settings import Settings
 
 DATA_VARIABLE = "SCBIGNN_DATA"
@@ -132,7 +133,7 @@ def read_recipe(path: str | Path) -> Recipe:
     Raises
     ------
     InputError
-        There is no such file, or it is no recipe.
+        There is no such file, it is no recipe, or it has an ontology id that there is not.
     """
     try:
         recipe = msgspec.toml.decode(Path(path).read_bytes(), type=Recipe)
@@ -142,6 +143,7 @@ def read_recipe(path: str | Path) -> Recipe:
             expected="a TOML file like those in training/recipes",
             do="mend the recipe",
         ) from None
+    check_terms(recipe.ontology)
     names = [s.called for s in recipe.reference]
     for name in names:
         if names.count(name) > 1:

@@ -11,13 +11,18 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.bundle import Confusion, EMIteration, StudyScores
+from scbignn_infer.bundle import Calibration, Confusion, EMIteration, StudyScores
 from scbignn_infer.errors import InputError
-from scbignn_infer.results import calibrate
+from scbignn_infer.results import calibrate, residual
 from scbignn_training import em, selection
 from scbignn_training.augment import views
 from scbignn_training.blocks import moments
-from scbignn_training.calibrate import distance_quantiles, fit_temperature, fit_threshold
+from scbignn_training.calibrate import (
+    calibration,
+    distance_quantiles,
+    fit_temperature,
+    fit_threshold,
+)
 from scbignn_training.cell_level import CellGraph, cells_of_graph
 from scbignn_training.checkpoint import Checkpoint, key_of
 from scbignn_training.crossfit import BANK_CELLS, CrossFit, cross_fit, settle
@@ -32,6 +37,8 @@ from scbignn_training.sampling import even, stratified
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+NEVER = -1e4
+"""Logit of a type that a split does not know."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,18 @@ class Model:
         What was held out for the history.
     temperature, threshold
         Of the final probabilities.
-    bank, bank_codes, novelty_quantiles
-        Reference embeddings (m, d), their label codes, and quantiles of held-out distances.
+    bank, bank_codes, novelty_quantiles, residual_quantiles
+        Reference embeddings (m, d), their label codes, and quantiles of held-out distances and
+        residuals.
     scores, scores_per_type
         Out of fold.
     held_out
         Scores on held-out studies.
     confusions
         The worst, on held-out studies, or out of fold where there is one study.
+    calibration
+        On the cells that the temperature was fitted on: of held-out studies where there are
+        several, which tell how sure the model may be of a study that it has not seen.
     n_unlabelled
         Unlabelled cells of each file.
     device
@@ -89,10 +100,12 @@ class Model:
     bank: Array
     bank_codes: Array
     novelty_quantiles: Array
+    residual_quantiles: Array
     scores: dict[str, float]
     scores_per_type: dict[str, float]
     held_out: HeldOut
     confusions: list[Confusion]
+    calibration: Calibration
     n_unlabelled: list[int]
     device: str = "cpu"
 
@@ -283,8 +296,11 @@ def fit(
 
 
 def _with_studies(model: Model, outcomes: dict[int, Outcome]) -> Model:
-    """Add the scores of held-out studies."""
+    """Add the scores of held-out studies, and be as sure as they allow."""
     truth = np.concatenate([o.truth for o in outcomes.values()])
+    logits = np.concatenate([o.logits for o in outcomes.values()])
+    temperature = fit_temperature(logits, truth)
+    probabilities = calibrate(logits, temperature)
     called = np.concatenate([o.called for o in outcomes.values()])
     types = model.reference.cell_types
     by_study = {
@@ -297,6 +313,8 @@ def _with_studies(model: Model, outcomes: dict[int, Outcome]) -> Model:
     }
     return replace(
         model,
+        temperature=temperature,
+        calibration=calibration(probabilities, truth),
         held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
         confusions=confusions(truth, called, types),
     )
@@ -360,7 +378,9 @@ def _split_outcomes(
     place = np.array([reference.cell_types.index(t) for t in start.reference.cell_types])
     for pair in start.iterate(settings, settings.em_iterations, run):
         found = em.validate(pair, held_out, settings)
-        yield replace(found, truth=place[found.truth], called=place[found.called])
+        logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
+        logits[:, place] = found.logits
+        yield replace(found, truth=place[found.truth], called=place[found.called], logits=logits)
 
 
 def _variability(x: sp.csr_matrix) -> Array:
@@ -390,6 +410,15 @@ def _calibrated(
     truth = np.concatenate([codes[i] for i in clean])
     probabilities = calibrate(np.concatenate([logits[i] for i in clean]), temperature)
     best = probabilities.argmax(axis=1)
+    off = [
+        residual(
+            crossfit.views[i].scaled,
+            crossfit.graphs[i].neighbor_indices.numpy(),
+            logits[i].argmax(1),
+            *crossfit.views[i].profile,
+        )
+        for i in clean
+    ]
     if not history:
         history = [_out_of_fold(crossfit.graphs, logits, codes)]
         log.iteration(history[0])
@@ -406,6 +435,7 @@ def _calibrated(
         bank=torch.nn.functional.normalize(bank).numpy(),
         bank_codes=labelled.codes[rows],
         novelty_quantiles=distance_quantiles(crossfit.distance),
+        residual_quantiles=distance_quantiles(np.concatenate(off)),
         scores={
             "out_of_fold_accuracy": round(float((best == truth).mean()), 4),
             "out_of_fold_macro_f1": round(macro_f1(truth, best), 4),
@@ -413,6 +443,7 @@ def _calibrated(
         scores_per_type=f1_per_type(truth, best, reference.cell_types),
         held_out=HeldOut({}, {}),
         confusions=confusions(truth, best, reference.cell_types),
+        calibration=calibration(probabilities, truth),
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
 

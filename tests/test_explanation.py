@@ -1,0 +1,139 @@
+"""Why: known markers carry the types, and a gene's effect is what leaving it out does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from click.testing import CliRunner
+
+from scbignn_infer.cli import main
+from scbignn_infer.errors import InputError
+from scbignn_infer.explanation import explain_cells
+from scbignn_infer.pipeline import Annotator
+from scbignn_infer.readers import AnnDataQuery
+from scbignn_infer.registry import load_model
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MARKERS = {
+    "human-pbmc": {
+        "B": {"MS4A1", "CD79A", "CD79B"},
+        "CD14 Mono": {"LYZ", "S100A8", "S100A9", "CD14"},
+        "CD16 Mono": {"FCGR3A", "MS4A7"},
+        "NK": {"NKG7", "GNLY"},
+        "Megakaryocyte": {"PPBP", "PF4"},
+        "DC": {"FCER1A", "CST3"},
+        "CD8 T": {"CD8A", "CD8B", "CCL5"},
+    },
+    "human-pancreas": {
+        "beta": {"INS", "IAPP"},
+        "alpha": {"GCG"},
+        "delta": {"SST"},
+        "gamma": {"PPY"},
+        "epsilon": {"GHRL"},
+        "acinar": {"PRSS2", "CELA3A", "CTRB1"},
+        "ductal": {"KRT19", "KRT7", "CFTR"},
+    },
+}
+
+
+@pytest.mark.parametrize("model", list(MARKERS))
+def test_the_genes_that_carry_a_type_are_its_markers(model: str) -> None:
+    found = load_model(model).spec.interpretation
+    for label, markers in MARKERS[model].items():
+        genes = [g.symbol for g in found[label].genes]
+        weights = [g.weight for g in found[label].genes]
+        assert markers & set(genes[:20]), (label, genes)
+        assert weights == sorted(weights, reverse=True)
+        assert all(w > 0 for w in weights)
+        assert all(a < b for a, b in (p.genes for p in found[label].pairs))
+
+
+@pytest.fixture(scope="module")
+def islets() -> ad.AnnData:
+    return ad.read_h5ad(REPOSITORY / "tests" / "data" / "pancreas400.h5ad")
+
+
+@pytest.fixture(scope="module")
+def annotator() -> Annotator:
+    return Annotator.load("human-pancreas", device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(("label", "gene"), [("beta", "INS"), ("alpha", "GCG"), ("delta", "SST")])
+def test_a_cell_is_called_for_its_hormone(
+    annotator: Annotator, islets: ad.AnnData, label: str, gene: str
+) -> None:
+    cells = islets.obs_names[islets.obs["cell_type"] == label][:3]
+    for found in explain_cells(annotator, AnnDataQuery(islets), list(cells)):
+        assert found.best_label == label
+        assert gene in list(found.present)[:5]
+        assert found.gene_level.keys() & {label}
+        assert sum(found.neighbors.values()) == 15
+        assert max(found.neighbors, key=lambda k: found.neighbors[k]) == label
+        assert all(effect > 0 for effect in found.present.values())
+
+
+def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: ad.AnnData) -> None:
+    query = AnnDataQuery(islets)
+    choice = annotator.choose(query)
+    row = query.rows(choice.matrix, np.array([7]))
+    code = annotator.bundle.cell_types.index("beta")
+    effect, counts, symbols, logits = annotator.gene_effects(row, choice, code)
+    assert len(effect) == len(counts) == len(symbols)
+    _, plain = annotator.embed(row, choice)
+    np.testing.assert_allclose(logits, plain[0], atol=1e-4)
+    j = int(np.argmax(np.abs(effect)))
+    column = islets.var_names.get_loc(symbols[j])
+    changed, total = islets.X[7].toarray(), float(annotator.densify(row, choice)[1][0, 0])
+    densify, tables = annotator._densifier(choice)
+    changed[0, column] = np.expm1(max(float(tables["gene_mean"][j]), 0)) * total / 1e4
+    run = annotator._gene_level.run
+    moved, _ = densify(sp.csr_matrix(changed))
+    _, without = run(counts=moved, totals=np.full((1, 1), total, np.float32), **tables)
+    before, after = (
+        x[code] - np.log(np.exp(np.delete(x, code).astype(np.float64)).sum())
+        for x in (logits, without[0])
+    )
+    assert effect[j] == pytest.approx(float(before - after), abs=1e-3)
+
+
+def test_cells_that_are_not_there_or_empty_are_refused(
+    annotator: Annotator, islets: ad.AnnData
+) -> None:
+    with pytest.raises(InputError, match="has no cell 'nobody'"):
+        explain_cells(annotator, AnnDataQuery(islets), ["nobody"])
+    blank = islets[:40].copy()
+    counts = blank.X.toarray()
+    counts[3] = 0
+    blank.X = counts
+    with pytest.raises(InputError, match="no count on any gene"):
+        explain_cells(annotator, AnnDataQuery(blank), [blank.obs_names[3]])
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    done = CliRunner().invoke(main, ["explain", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.stdout if code == 0 else done.stderr
+
+
+def test_the_command_explains_models_and_cells(islets: ad.AnnData, tmp_path: Path) -> None:
+    text = run("human-pancreas")
+    assert "INS" in text
+    assert "alpha" in text
+    one = json.loads(run("human-pancreas", "--cell-type", "beta", "--json"))["types"]
+    assert list(one) == ["beta"]
+    assert {"genes", "pairs"} == set(one["beta"])
+    assert "no type 'gut'" in run("human-pancreas", "--cell-type", "gut", code=1)
+    islets.write_h5ad(tmp_path / "q.h5ad")
+    cells = ",".join(islets.obs_names[:2])
+    text = run(tmp_path / "q.h5ad", "--cells", cells, "-m", "human-pancreas")
+    for word in ("gene level", "cell level", "neighbours", "present", islets.obs_names[1]):
+        assert word in text
+    found = json.loads(run(tmp_path / "q.h5ad", "--cells", cells, "--json"))
+    assert found["model"] == "human-pancreas"
+    assert [c["cell"] for c in found["cells"]] == list(islets.obs_names[:2])
+    assert "no model named" in run("nothing", code=1)

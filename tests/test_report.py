@@ -1,0 +1,248 @@
+"""The report: what it holds, how large it is, and that it works in a browser without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from scbignn_infer.cli import main
+from scbignn_infer.report import figures
+from scbignn_infer.report.layout import lay_out
+from scbignn_infer.sessions import Runtime
+
+CPU = Runtime("cpu", 0, 1)
+pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of their own matters
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Label the example, in three samples with a strange name, and return where the files are."""
+    folder = tmp_path_factory.mktemp("report")
+    example = Path(__file__).resolve().parents[1] / "scbignn_infer" / "examples" / "pbmc700.h5ad"
+    adata = ad.read_h5ad(example)
+    names = np.array(["first", "<second> & 'more'", "drei ä"])
+    adata.obs["sample"] = names[np.arange(adata.n_obs) % 3]
+    adata.write_h5ad(folder / "q.h5ad")
+    options = ["-m", "human-pbmc", "-q", "-o", str(folder / "o.h5ad"), "--sample-key", "sample"]
+    done = CliRunner().invoke(
+        main, ["annotate", str(folder / "q.h5ad"), *options, "--report", str(folder / "r.html")]
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+class Reader(HTMLParser):
+    """Collects the words, and everything that a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+        self.loads += [str(v) for k, v in attrs if k in ("src", "href", "data", "srcset")]
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+def read(path: Path) -> tuple[str, Reader, dict[str, Any]]:
+    text, reader = path.read_text(encoding="utf-8"), Reader()
+    reader.feed(text)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert data is not None
+    return text, reader, json.loads(data[1])
+
+
+def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
+    text, reader, data = read(folder / "r.html")
+    assert reader.loads == ["data:,"]
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|https?://(?!www\.w3\.org)", text)
+    words = " ".join(reader.words)
+    labels = ad.read_h5ad(folder / "o.h5ad").obs["scbignn_cell_type"]
+    for label, n in labels.value_counts().items():
+        assert str(label) in words
+        shown = next(c for c in data["kinds"]["label"]["categories"] if c["label"] == label)
+        assert shown["n"] == n
+    for part in ("Map of the cells", "Composition", "How sure", "Genes that carry the labels"):
+        assert part in words
+    assert "log1p-cut" in words
+    assert "<second>" not in text.replace("\\u003c", "<").split('id="data"')[0]
+    assert "&lt;second&gt;" in text
+    assert words.index("warning") if "warning" in words else True
+    assert "MS4A1" in words or "CD79A" in words
+
+
+def test_warnings_come_first(folder: Path) -> None:
+    text, _, _ = read(folder / "r.html")
+    assert text.index('class="warning"') < text.index("Map of the cells")
+
+
+def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> None:
+    from scbignn_infer import report
+    from scbignn_infer.pipeline import Annotator
+    from scbignn_infer.readers import open_query
+    from scbignn_infer.results import Annotation
+
+    annotator = Annotator.load("human-pbmc", device="cpu", threads=1)
+    with open_query(folder / "q.h5ad") as query:
+        few = annotator.annotate_query(query)
+    many = np.random.default_rng(0).integers(0, 700, 100_000)
+    per_cell = (
+        "probabilities",
+        "gene_level_codes",
+        "neighbor_agreement",
+        "novelty",
+        "residual",
+        "embedding",
+    )
+    parts = {name: getattr(few, name)[many] for name in (*per_cell, "empty")}
+    rest = {
+        name: getattr(few, name)
+        for name in ("cell_types", "ontology_ids", "confidence_threshold", "provenance")
+    }
+    report.write_report(
+        tmp_path / "r.html",
+        Annotation(**parts, **rest),
+        annotator.bundle.spec,
+        np.random.default_rng(1).random((100_000, 2)),
+        name="many",
+        cell_names=[f"cell{i}" for i in range(100_000)],
+        samples=[f"sample {i % 40}" for i in range(100_000)],
+    )
+    assert (tmp_path / "r.html").stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--report", "r.txt"], "ends in .html"),
+        (["--report", "nowhere/r.html"], "no folder nowhere"),
+        (["--report", "r.html", "--sample-key", "absent"], "no obs['absent']"),
+    ],
+)
+def test_wrong_wishes_are_refused_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = ["annotate", str(folder / "q.h5ad"), "-m", "human-pbmc", "-o", "o.h5ad"]
+    done = CliRunner().invoke(main, [*start, *options])
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 60])
+def test_any_number_of_cells_is_laid_out_the_same_twice(n: int) -> None:
+    z = np.random.default_rng(0).standard_normal((n, 12)).astype(np.float32)
+    place = lay_out(z, runtime=CPU)
+    assert place.shape == (n, 2)
+    assert np.isfinite(place).all()
+    assert place.min() >= 0
+    assert place.max() <= 1
+    np.testing.assert_array_equal(place, lay_out(z, runtime=CPU))
+
+
+def test_like_cells_lie_together() -> None:
+    rng = np.random.default_rng(0)
+    z = np.repeat(np.eye(3, 16), 80, axis=0) + 0.1 * rng.standard_normal((240, 16))
+    place = lay_out(z.astype(np.float32), runtime=CPU)
+    own = np.repeat(np.arange(3), 80)
+    distance = np.linalg.norm(place[:, None] - place[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert (own[distance.argmin(axis=1)] == own).mean() > 0.99
+
+
+def luminance(colour: str) -> float:
+    return sum(w * int(colour[i : i + 2], 16) for w, i in ((0.3, 1), (0.6, 3), (0.1, 5)))
+
+
+def test_the_ramp_grows_lighter_and_colours_differ() -> None:
+    lights = [luminance(figures.ramp(i / 20)) for i in range(21)]
+    assert lights == sorted(lights)
+    assert len(set(figures.PALETTE)) == 16
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+CHROMIUM = next(
+    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_it_works_in_chromium(browser: Any, folder: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.on("request", lambda r: asked.append(r.url))
+    page.goto((folder / "r.html").as_uri())
+    assert page.evaluate("document.body.scrollWidth") <= width
+    count = """() => {
+        const c = document.getElementById("map"), d = c.getContext("2d");
+        const p = d.getImageData(0, 0, c.width, c.height).data, seen = new Set();
+        let n = 0;
+        for (let i = 0; i < p.length; i += 4)
+            if (p[i + 3]) { n++; seen.add(p[i] + "," + p[i + 1] + "," + p[i + 2]); }
+        return [n, seen.size];
+    }"""
+    drawn, colours = page.evaluate(count)
+    assert drawn > 1000
+    assert colours >= 4
+    shown: dict[str, str] = {}
+    for kind in ("confidence", "novelty", "sample", "label"):
+        page.select_option("#colour-by", kind)
+        assert page.get_attribute("#map", "data-drawn") == kind
+        shown[kind] = page.evaluate("document.getElementById('map').toDataURL()")
+        assert page.evaluate(count)[0] > 1000
+    assert len(set(shown.values())) == 4
+    page.click("#legend button >> nth=0")
+    assert page.evaluate(count)[0] < drawn
+    page.click("#legend button >> nth=0")
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    first = page.evaluate("""() => {
+        const d = JSON.parse(document.getElementById("data").textContent);
+        const b = (t) => new Uint16Array(Uint8Array.from(atob(t), (c) => c.charCodeAt(0)).buffer);
+        return [b(d.x)[0] / 65535, b(d.y)[0] / 65535];
+    }""")
+    page.mouse.move(
+        box["x"] + (0.02 + 0.96 * first[0]) * box["width"],
+        box["y"] + (0.98 - 0.96 * first[1]) * box["height"],
+    )
+    tip = page.inner_text("#tip")
+    assert "label: " in tip
+    assert "confidence: " in tip
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()

@@ -1,0 +1,83 @@
+"""The Cell Ontology: what the types of a model have in common, and what that is called."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+from scbignn_infer.bundle import Term
+from scbignn_infer.errors import InputError
+
+BY_FUNCTION = frozenset(
+    {
+        "cell",
+        "electrically active cell",
+        "electrically responsive cell",
+        "electrically signaling cell",
+        "eukaryotic cell",
+        "motile cell",
+        "nucleate cell",
+        "protein secreting cell",
+        "secretory cell",
+        "single nucleate cell",
+        "stuff accumulating cell",
+    }
+)
+"""Terms that group cells across tissues and lineages, which nobody labels cells by."""
+
+
+@cache
+def _terms() -> dict[str, tuple[str, frozenset[str]]]:
+    """Map each term to its label and its ancestors, itself among them."""
+    table = files("scbignn_training").joinpath("cell_ontology.tsv.gz").read_bytes()
+    rows = (line.split("\t") for line in gzip.decompress(table).decode().splitlines())
+    return {term: (label, frozenset([term, *above.split()])) for term, label, above in rows}
+
+
+def check_terms(ontology: Mapping[str, str]) -> None:
+    """Raise if a type is given an id that the ontology has not.
+
+    Raises
+    ------
+    InputError
+        There is no such term, or it is deprecated.
+    """
+    for label, term in ontology.items():
+        if term and term not in _terms():
+            raise InputError(
+                f"the ontology id '{term}' of '{label}'",
+                expected="a term of the Cell Ontology that is not deprecated, such as CL:0000236",
+                do="look it up at https://www.ebi.ac.uk/ols4/ontologies/cl and mend the recipe",
+            )
+
+
+def lineages(terms: Sequence[str]) -> list[list[Term]]:
+    """Return for each type the groups that it belongs to, from narrow to wide.
+
+    A group is a term that some of the types, and not all, have above them; where several terms
+    have the same types, the one of the shortest name stands for them, which is the usual one ("T
+    cell" rather than "mature alpha-beta T cell"). Smaller groups go first, and one that would
+    cross another is left out, so that groups make a tree. A group's level is one above that of
+    the highest group within it, and 1 where there is none.
+
+    Parameters
+    ----------
+    terms
+        Ontology id of each type, or an empty string, which belongs to no group.
+    """
+    above = [_terms()[t][1] if t else frozenset() for t in terms]
+    named: dict[frozenset[int], list[str]] = {}
+    for term in frozenset().union(*above):
+        members = frozenset(i for i, a in enumerate(above) if term in a)
+        if 1 < len(members) < len(terms) and _terms()[term][0] not in BY_FUNCTION:
+            named.setdefault(members, []).append(term)
+    tree: dict[frozenset[int], Term] = {}
+    for members in sorted(named, key=lambda m: (len(m), sorted(m))):
+        if any(members & other and not other <= members for other in tree):
+            continue
+        term = min(named[members], key=lambda t: (len(_terms()[t][0]), t))
+        level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
+        tree[members] = Term(label=_terms()[term][0], ontology_id=term, level=level)
+    return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]
