@@ -17,7 +17,7 @@ ENOUGH = 50
 """Names that must be known before a species is told from them."""
 SHAPES = {
     "human": re.compile(r"ENSG\d{11}$|C\d+orf\d+$|LINC\d{5}$|HLA-[A-Z]"),
-    "mouse": re.compile(r"ENSMUSG\d{11}$|Gm\d+$|[A-Z\d]+\d{2}Rik$|H2-[A-Z][a-z]"),
+    "mouse": re.compile(r"ENSMUSG\d{11}$|[A-Z][a-z][a-z\d]+$|[A-Z\d]+\d{2}Rik$|H2-[A-Z][a-z]"),
 }
 """Names that only one species has, as it writes them."""
 SURE = 10
