@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.bundle import BundleSpec, Interpretation
     from scbignn_infer.choice import Choice, Reading
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.evaluation import Scores
@@ -442,22 +442,27 @@ def _check_report(report: Path, cells: FileQuery, key: str | None, *, overwrite:
     """Refuse a report that cannot be written, before any work is done."""
     from importlib.util import find_spec
 
-    if report.suffix != ".html":
-        raise OutputError(
-            f"the report '{report.name}'", expected="a name that ends in .html", do="rename it"
-        )
-    if not report.parent.is_dir():
-        raise OutputError(
-            f"no folder {report.parent}", expected="an existing folder", do="make it first"
-        )
-    if report.exists() and not overwrite:
-        raise OutputError(
-            f"{report} exists", expected="a new file", do="choose another or pass --overwrite"
-        )
+    _check_page(report, overwrite=overwrite)
     if find_spec("umap") is None:
         raise MissingExtraError("umap", extra="report", purpose="the map of the report")
     if key is not None:
         cells.obs_column(key)
+
+
+def _check_page(page: Path, *, overwrite: bool) -> None:
+    """Refuse an HTML page that cannot be written."""
+    if page.suffix != ".html":
+        raise OutputError(
+            f"the page '{page.name}'", expected="a name that ends in .html", do="rename it"
+        )
+    if not page.parent.is_dir():
+        raise OutputError(
+            f"no folder {page.parent}", expected="an existing folder", do="make it first"
+        )
+    if page.exists() and not overwrite:
+        raise OutputError(
+            f"{page} exists", expected="a new file", do="choose another or pass --overwrite"
+        )
 
 
 def _write_report(
@@ -766,13 +771,14 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
         (
             c.label,
             c.ontology_id,
+            ", ".join(f"{t.level} {t.label}" for t in c.lineage),
             f"{training.cells_per_type.get(c.label, 0):,}",
             _score(training.scores_per_type.get(c.label)),
             _score(training.held_out_scores_per_type.get(c.label)),
         )
         for c in spec.cell_types
     ]
-    titles = ["label", "ontology", "training cells", "F1 out of fold", "F1 in held-out studies"]
+    titles = ["label", "ontology", "levels", "training cells", "F1 out of fold", "F1 held out"]
     console.print(_table(titles, types))
     for set_ in training.datasets:
         known = (set_.title, set_.citation, set_.accession, set_.licence)
@@ -885,6 +891,8 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 @click.option(
     "--against", metavar="KEY", help="Column of obs with other labels, to compare and to score."
 )
+@click.option("-o", "--output", type=FILE, help="HTML page to write instead of tables.")
+@overwrite_option
 @json_option
 def evaluate(
     labelled: Path,
@@ -893,6 +901,8 @@ def evaluate(
     key_added: str,
     map_file: Path | None,
     against: str | None,
+    output: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Score labels against the truth.
@@ -903,6 +913,8 @@ def evaluate(
 
     from scbignn_infer import evaluation, pipeline, registry, results
 
+    if output is not None:
+        _check_page(output, overwrite=overwrite)
     names = _read_map(map_file) if map_file is not None else {}
     with _open(labelled) as cells:
         given = _labels(cells, truth, "choose with --truth")
@@ -941,8 +953,12 @@ def evaluate(
             compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
     if as_json:
         _print_json({"file": str(labelled), **scores.as_dict(), "against": compared})
-    else:
+    elif output is None:
         _print_scores(scores, compared)
+    if output is not None:
+        from scbignn_infer.report.summaries import write_scores
+
+        write_scores(output, labelled.name, scores, compared)
 
 
 @dataclass(frozen=True)
@@ -1051,6 +1067,8 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
 @click.option("--n", "n_genes", type=click.IntRange(1, 20), default=10, show_default=True)
 @model_option
 @reading_options
+@click.option("-o", "--output", type=FILE, help="HTML page to write instead of tables.")
+@overwrite_option
 @json_option
 def explain(
     target: str,
@@ -1063,6 +1081,8 @@ def explain(
     min_gene_coverage: float | None,
     allow_species_mismatch: bool,
     orientation: Orientation | None,
+    output: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Say which genes carry a label.
@@ -1073,8 +1093,17 @@ def explain(
     from scbignn_infer import registry
     from scbignn_infer.choice import Reading
 
+    if output is not None:
+        _check_page(output, overwrite=overwrite)
     if cells is None:
-        _explain_model(registry.load_model(target).spec, cell_type, n_genes, as_json=as_json)
+        spec = registry.load_model(target).spec
+        found_ = _interpretation(spec, cell_type)
+        if output is not None:
+            from scbignn_infer.report.summaries import write_model
+
+            write_model(output, spec.name, found_)
+        if as_json or output is None:
+            _print_interpretation(spec.name, found_, n_genes, as_json=as_json)
         return
     from scbignn_infer import explanation, pipeline
 
@@ -1087,8 +1116,13 @@ def explain(
         annotator = pipeline.Annotator(bundle)
         wanted = [name.strip() for name in cells.split(",") if name.strip()]
         found = explanation.explain_cells(annotator, query, wanted, reading)
+    if output is not None:
+        from scbignn_infer.report.summaries import write_cells
+
+        write_cells(output, Path(target).name, found)
     if as_json:
         _print_json({"model": bundle.name, "cells": [asdict(cell) for cell in found]})
+    if as_json or output is not None:
         return
     console = _console()
     for cell in found:
@@ -1109,9 +1143,8 @@ def explain(
         console.print()
 
 
-def _explain_model(spec: BundleSpec, cell_type: str | None, n_genes: int, *, as_json: bool) -> None:
-    import msgspec
-
+def _interpretation(spec: BundleSpec, cell_type: str | None) -> dict[str, Interpretation]:
+    """Return what a model looks at for each of its types, or for one."""
     if not spec.interpretation:
         raise BundleError(
             f"the model {spec.name} says nothing of what it looks at",
@@ -1126,15 +1159,21 @@ def _explain_model(spec: BundleSpec, cell_type: str | None, n_genes: int, *, as_
             do="choose with --cell-type",
         )
     chosen = labels if cell_type is None else [cell_type]
+    return {label: spec.interpretation[label] for label in chosen}
+
+
+def _print_interpretation(
+    name: str, types: Mapping[str, Interpretation], n_genes: int, *, as_json: bool
+) -> None:
+    import msgspec
+
     if as_json:
-        found = {label: spec.interpretation[label] for label in chosen}
-        _print_json({"model": spec.name, "types": msgspec.to_builtins(found)})
+        _print_json({"model": name, "types": msgspec.to_builtins(types)})
         return
     rows = []
-    for label in chosen:
-        found_ = spec.interpretation[label]
-        genes = ", ".join(f"{g.symbol} {g.weight:.2f}" for g in found_.genes[:n_genes])
-        pairs = ", ".join("-".join(p.genes) for p in found_.pairs[:n_genes])
+    for label, found in types.items():
+        genes = ", ".join(f"{g.symbol} {g.weight:.2f}" for g in found.genes[:n_genes])
+        pairs = ", ".join("-".join(p.genes) for p in found.pairs[:n_genes])
         rows.append((label, genes, pairs))
     titles = ["type", "genes that carry it", "pairs attended to together"]
     _console().print(_table(titles, rows))

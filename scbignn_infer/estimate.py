@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scbignn_infer.neighbors import EXACT_MAX_CELLS
+from scbignn_infer.results import RESIDUAL_GENES
 
 START_SECONDS, START_BYTES = 1.0, 300_000_000
 """Of a process that labels one cell."""
@@ -17,6 +18,8 @@ SECONDS_A_PRODUCT = 4e-11
 SECONDS_A_DESCENT = 9e-5
 """Of one thread, for one cell in pynndescent."""
 COMPILE_SECONDS = 30.0
+DESCENT_BYTES = 600
+"""What pynndescent holds for a cell beside its embedding and neighbours."""
 BYTES_A_SECOND = 5e8
 """That are copied to the output."""
 
@@ -66,9 +69,11 @@ def estimate(
         else SECONDS_A_DESCENT * n_cells + COMPILE_SECONDS
     )
     seconds = (SECONDS_A_CELL * n_cells + graph) / threads
-    # float32: the embedding, its unit rows and pynndescent's copy; logits and states of the cell
-    # level and probabilities; indices and similarities of the graph while its own are dropped.
-    held = 12 * embedding_size + 24 * n_classes + 60 * n_neighbors
+    # float32: the embedding and its unit rows; logits and states of the cell level and
+    # probabilities; indices and similarities of the graph while its own are dropped; a byte for
+    # each of some genes. pynndescent holds heaps and candidates.
+    held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
+    held += 0 if exact else DESCENT_BYTES
     return Estimate(
         START_SECONDS + seconds + output_bytes / BYTES_A_SECOND,
         START_BYTES + THREAD_BYTES * threads + held * n_cells,

@@ -149,6 +149,31 @@ def test_wrong_wishes_are_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_scores_and_explanations_become_pages(folder: Path, tmp_path: Path) -> None:
+    def page(*arguments: object) -> tuple[str, list[str]]:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.html"
+        done = CliRunner().invoke(main, [*map(str, arguments), "-o", str(path)])
+        assert done.exit_code == 0, done.output
+        assert done.stdout == ""
+        reader = Reader()
+        reader.feed(path.read_text(encoding="utf-8"))
+        assert reader.loads == ["data:,"]
+        assert path.read_text(encoding="utf-8").count("<svg") == path.read_text().count("</svg>")
+        return " ".join(reader.words), reader.loads
+
+    truth = ["--truth", "scbignn_gene_level_cell_type", "--against", "scbignn_best_cell_type"]
+    words, _ = page("evaluate", folder / "o.h5ad", *truth)
+    for part in ("Calibration", "True type (row)", "Against scbignn_best_cell_type", "macro-F1"):
+        assert part in words
+    words, _ = page("explain", "human-pbmc")
+    assert {"MS4A1", "NKG7", "Megakaryocyte"} <= set(words.split())
+    names = list(ad.read_h5ad(folder / "q.h5ad", backed="r").obs_names[:2])
+    words, _ = page("explain", folder / "q.h5ad", "--cells", ",".join(names), "-m", "human-pbmc")
+    assert all(name in words for name in names)
+    again = ["explain", "human-pbmc", "-o", str(tmp_path / "1.html")]
+    assert "exists" in CliRunner().invoke(main, again).stderr
+
+
 @pytest.mark.parametrize("n", [1, 2, 20, 60])
 def test_any_number_of_cells_is_laid_out_the_same_twice(n: int) -> None:
     z = np.random.default_rng(0).standard_normal((n, 12)).astype(np.float32)

@@ -120,3 +120,75 @@ def dots(
                 )
     width = left + max(len(genes), 1) * step + 40
     return svg(width, top + step * max(len(labels), 1) + 12, parts, title)
+
+
+def bars(values: Mapping[str, float], title: str, axis: str) -> str:
+    """Draw a bar for each name, from the largest on as they come."""
+    left, wide, step = 110.0, 330.0, 18.0
+    most = max((abs(v) for v in values.values()), default=1.0) or 1.0
+    parts = []
+    for i, (name, value) in enumerate(values.items()):
+        y = 4 + i * step
+        parts.append(text(left - 8, y + 12, name, anchor="end"))
+        parts.append(
+            f'<rect x="{left:.1f}" y="{y:.1f}" width="{wide * abs(value) / most:.1f}" height="13" '
+            f'fill="{PALETTE[0] if value >= 0 else PALETTE[5]}"/>'
+        )
+        parts.append(text(left + wide * abs(value) / most + 6, y + 12, f"{value:.2f}"))
+    bottom = 12 + step * max(len(values), 1)
+    parts.append(text(left + wide / 2, bottom + 8, axis, anchor="middle"))
+    return svg(left + wide + 60, bottom + 14, parts, title)
+
+
+def confusion(labels: Sequence[str], counts: Array, title: str) -> str:
+    """Draw cells by true type (row) and best label (column); colour is the share of the row."""
+    step, left, top = 34.0, 130.0, 110.0
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    parts = []
+    for i, label in enumerate(labels):
+        shown = label if len(label) < 19 else f"{label[:17]}…"
+        parts.append(text(left - 8, top + (i + 0.6) * step, shown, anchor="end"))
+        parts.append(text(left + (i + 0.6) * step, top - 8, shown, turn=-60))
+        for j in range(len(labels)):
+            x, y, dark = left + j * step, top + i * step, share[i, j] < 0.6
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{step - 1}" height="{step - 1}" '
+                f'fill="{ramp(float(share[i, j]))}"><title>{escape(label)} as '
+                f"{escape(labels[j])}: {int(counts[i, j]):,} ({share[i, j]:.1%})</title></rect>"
+            )
+            if counts[i, j]:
+                parts.append(
+                    f'<text x="{x + step / 2:.1f}" y="{y + step / 2 + 4:.1f}" text-anchor="middle" '
+                    f'style="fill:{"#fff" if dark else INK};font-size:10px">'
+                    f"{int(counts[i, j]):,}</text>"
+                )
+    side = step * max(len(labels), 1)
+    return svg(left + side + 60, top + side + 10, parts, title)
+
+
+def reliability(bins: Sequence[tuple[float, float, int]], title: str) -> str:
+    """Draw accuracy against mean confidence; on the line, confidence is what it says."""
+    left, top, side = 48.0, 12.0, 240.0
+
+    def at(confidence: float, accuracy: float) -> tuple[float, float]:
+        return left + side * confidence, top + side * (1 - accuracy)
+
+    (x0, y0), (x1, y1) = at(0, 0), at(1, 1)
+    parts = [
+        f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="#999" stroke-dasharray="4 3"/>',
+        f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="none" stroke="{GRID}"/>',
+    ]
+    for tick in (0, 0.5, 1):
+        parts.append(text(left + side * tick, top + side + 14, f"{tick:g}", anchor="middle"))
+        parts.append(text(left - 6, top + side * (1 - tick) + 4, f"{tick:g}", anchor="end"))
+    most = max((n for *_, n in bins), default=1)
+    for confidence, accuracy, n in bins:
+        x, y = at(confidence, accuracy)
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 6 * float(np.sqrt(n / most)):.1f}" '
+            f'fill="{PALETTE[0]}"><title>{n:,} cells: confidence {confidence:.2f}, accuracy '
+            f"{accuracy:.2f}</title></circle>"
+        )
+    parts.append(text(left + side / 2, top + side + 30, "mean confidence", anchor="middle"))
+    parts.append(text(12, top + side / 2, "accuracy", anchor="middle", turn=-90))
+    return svg(left + side + 20, top + side + 36, parts, title)

@@ -81,12 +81,26 @@ def write_report(
         _model(spec),
     ]
     data = _data(annotation, places, labels, order, colour, cell_names, samples)
+    shown = json.dumps(data).replace("<", "\\u003c")
+    script = (
+        f'<script type="application/json" id="data">{shown}</script>\n'
+        f"<script>{_resource('map.js')}</script>"
+    )
+    write_page(target, f"{name} labelled by {spec.name}", [*parts, script])
+
+
+def write_page(target: Path, title: str, parts: Sequence[str]) -> None:
+    """Write parts of HTML as one page that loads nothing else.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written; nothing is left behind.
+    """
     html = _TEMPLATE.format(
-        title=escape(f"{name} labelled by {spec.name}"),
+        title=escape(title),
         style=_resource("style.css"),
         body="\n".join(part for part in parts if part),
-        data=json.dumps(data).replace("<", "\\u003c"),
-        script=_resource("map.js"),
     )
     with replacing(target) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -103,8 +117,6 @@ _TEMPLATE = """<!doctype html>
 </head>
 <body>
 {body}
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
 </body>
 </html>
 """
@@ -114,7 +126,7 @@ def _resource(name: str) -> str:
     return files("scbignn_infer").joinpath("report", name).read_text(encoding="utf-8")
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
     """Return a table; the columns of ``numbers`` stand at the right."""
 
     def row(cells: Sequence[str], tag: str) -> str:
@@ -128,7 +140,8 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequen
     return f'<div class="wide"><table><thead>{row(titles, "th")}</thead>{body}</table></div>'
 
 
-def _facts(pairs: Mapping[str, str]) -> str:
+def facts(pairs: Mapping[str, str]) -> str:
+    """Return names and values side by side, those that are not empty."""
     parts = [
         f"<div><b>{escape(key)}</b>{escape(value)}</div>" for key, value in pairs.items() if value
     ]
@@ -139,7 +152,7 @@ def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequenc
     n, counts = len(annotation), annotation.counts()
     shown = [f'<p class="warning">{escape(w)}</p>' for w in warnings]
     matrix, genes = annotation.provenance["matrix"], annotation.provenance["genes"]
-    facts = {
+    known = {
         "cells": f"{n:,}",
         "unknown": f"{counts.get(UNKNOWN, 0):,} ({counts.get(UNKNOWN, 0) / n:.1%})",
         "model": f"{spec.name} {spec.version}",
@@ -148,7 +161,7 @@ def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequenc
         "median confidence": f"{float(np.median(annotation.confidence)):.2f}",
         "median novelty": f"{float(np.median(annotation.novelty)):.2f}",
     }
-    return f"<h1>{escape(name)}</h1>{''.join(shown)}{_facts(facts)}"
+    return f"<h1>{escape(name)}</h1>{''.join(shown)}{facts(known)}"
 
 
 def _map() -> str:
@@ -180,7 +193,7 @@ def _labels(annotation: Annotation, order: Sequence[str], colour: Mapping[str, s
         for label in order
     ]
     titles = ("label", "Cell Ontology", "cells", "share", "median confidence", "median novelty")
-    return f"<h2>Labels</h2>{_table(titles, rows, (2, 3, 4, 5))}"
+    return f"<h2>Labels</h2>{table(titles, rows, (2, 3, 4, 5))}"
 
 
 def _samples(
@@ -232,8 +245,8 @@ def _levels(annotation: Annotation) -> str:
     said = (
         f"<p>The neighbours changed the label of {changed:,} cells ({changed / len(gene):.1%}).</p>"
     )
-    table = _table(("gene level alone", "with neighbours", "cells"), rows, (2,)) if rows else ""
-    return f"<h2>From gene level to cell level</h2>{said}{table}"
+    changes = table(("gene level alone", "with neighbours", "cells"), rows, (2,)) if rows else ""
+    return f"<h2>From gene level to cell level</h2>{said}{changes}"
 
 
 def _markers(markers: Markers | None) -> str:
@@ -261,7 +274,7 @@ def _read(annotation: Annotation) -> str:
     ]
     genes = provenance["genes"]
     left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes["left_out"].items())
-    facts = {
+    known = {
         "matrix read": f"{provenance['matrix']['name']} ({provenance['matrix']['reason']})",
         "gene names": f"column '{genes['column']}'",
         "by another name": f"{genes['n_renamed']:,}" if genes["n_renamed"] else "",
@@ -272,12 +285,12 @@ def _read(annotation: Annotation) -> str:
         f"{provenance['params']['n_batches']} graphs",
         "versions": ", ".join(f"{k} {v}" for k, v in provenance["versions"].items()),
     }
-    return f"<h2>What was read</h2>{_facts(facts)}{_table(('matrix', 'verdict'), rows, ())}"
+    return f"<h2>What was read</h2>{facts(known)}{table(('matrix', 'verdict'), rows, ())}"
 
 
 def _model(spec: BundleSpec) -> str:
     training = spec.training
-    facts = {
+    known = {
         "model": f"{spec.name} {spec.version}",
         "of": ", ".join(filter(None, (spec.species, spec.tissue, *spec.assays))),
         "trained on": f"{training.n_cells:,} cells",
@@ -296,8 +309,8 @@ def _model(spec: BundleSpec) -> str:
     sources = [d.citation or d.title or d.file for d in training.datasets]
     cannot = "".join(f"<p>Cannot tell: {escape(line)}</p>" for line in training.cannot_tell)
     return (
-        f"<h2>The model</h2><p>{escape(spec.description)}</p>{_facts(facts)}"
-        f"{_table(titles, rows, (1, 2, 3))}<p>{escape('; '.join(sources))}</p>{cannot}"
+        f"<h2>The model</h2><p>{escape(spec.description)}</p>{facts(known)}"
+        f"{table(titles, rows, (1, 2, 3))}<p>{escape('; '.join(sources))}</p>{cannot}"
     )
 
 
