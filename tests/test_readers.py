@@ -112,6 +112,23 @@ def test_uns_is_read_by_key(adata, tmp_path):
         assert query.uns("other") is None
 
 
+def test_nullable_and_string_columns_are_read(adata, tmp_path):
+    del adata.raw
+    adata.var["symbol"] = pd.array([f"S{i}" for i in range(29)] + [None], dtype="string")
+    adata.var["count"] = pd.array([None, *range(29)], dtype="Int64")
+    adata.var["flag"] = pd.array([None, *[True] * 29], dtype="boolean")
+    adata.obs["sample"] = pd.array(["a", None] * 10, dtype="string")
+    adata.obs["number"] = pd.array([1, None] * 10, dtype="Int64")
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(tmp_path / "a.h5ad")
+    with open_query(tmp_path / "a.h5ad") as query:
+        columns = query.gene_columns("X")
+        assert set(columns) == {"index", "ensembl", "symbol"}
+        assert columns["symbol"][:2] == ["S0", "S1"]
+        assert query.obs_column("sample") == ["a", ""] * 10
+        assert query.obs_column("number") == ["1", ""] * 10
+
+
 def test_real_file_is_streamed_whole(real_data):
     with open_query(real_data("pbmc3k_seurat.h5ad")) as query:
         assert query.matrices() == ["X"]
