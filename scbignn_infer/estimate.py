@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from scbignn_infer.neighbors import EXACT_MAX_CELLS
 from scbignn_infer.results import RESIDUAL_GENES
 
-START_SECONDS, START_BYTES = 1.0, 300_000_000
+START_SECONDS, START_BYTES = 2.0, 300_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of exact search holds at once."""
@@ -15,9 +15,9 @@ SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
 SECONDS_A_PRODUCT = 4e-11
 """Of one thread, for one dimension of one pair of cells in exact search."""
-SECONDS_A_DESCENT = 9e-5
+SECONDS_A_DESCENT = 1.5e-4
 """Of one thread, for one cell in pynndescent."""
-COMPILE_SECONDS = 30.0
+COMPILE_SECONDS = 50.0
 DESCENT_BYTES = 600
 """What pynndescent holds for a cell beside its embedding and neighbours."""
 BYTES_A_SECOND = 5e8

@@ -338,10 +338,10 @@ class Annotator:
         effect = odds[-1] - odds[:k]
         return effect, counts[0], self.panel_symbols(choice), logits[-1]
 
-    def densify(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
-        """Return counts (n, k) of the panel's genes and library totals (n, 1) of some rows."""
+    def densifier(self, choice: Choice) -> Densifier:
+        """Return what turns rows into counts (n, k) of the panel's genes and totals (n, 1)."""
         densify, _ = self._densifier(choice)
-        return densify(rows)
+        return densify
 
     def panel_symbols(self, choice: Choice) -> list[str]:
         """Return the symbols of the panel's genes, those of a query that the model reads."""
@@ -652,7 +652,7 @@ def annotate(
         ``obs[f"{key_added}_neighbor_agreement"]``
             Weighted share of graph neighbours with the same best label.
         ``obs[f"{key_added}_novelty"]``
-            Distance to the reference as a quantile of held-out reference cells.
+            How unlike the reference, as a quantile of held-out reference cells.
         ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
             Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
         ``uns[key_added]``

@@ -19,14 +19,13 @@ MODEL = {"embedding_size": 96, "n_classes": 9, "n_neighbors": 15}
 BYTES_A_CELL = 6600
 
 
-def test_estimates_are_near_the_benchmark() -> None:
+def test_estimates_are_within_a_factor_of_two_of_the_benchmark() -> None:
     rows = [r for r in json.loads(MEASURED.read_text()) if r["method"] == "scBiGNN"]
     assert len(rows) >= 4
     for row in rows:
         n = row["cells"]
         expected = estimate(n, **MODEL, threads=2, output_bytes=BYTES_A_CELL * n)
-        if n >= 10_000:  # of fewer, it is how quickly a machine starts Python
-            assert 0.4 < expected.seconds / row["seconds"] < 2.5, row
+        assert 0.5 < expected.seconds / row["seconds"] < 2, row
         assert 0.66 < expected.memory / (row["peak_mb"] * 1e6) < 1.5, row
 
 

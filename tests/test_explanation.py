@@ -88,7 +88,7 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     np.testing.assert_allclose(logits, plain[0], atol=1e-4)
     j = int(np.argmax(np.abs(effect)))
     column = islets.var_names.get_loc(symbols[j])
-    changed, total = islets.X[7].toarray(), float(annotator.densify(row, choice)[1][0, 0])
+    changed, total = islets.X[7].toarray(), float(annotator.densifier(choice)(row)[1][0, 0])
     densify, tables = annotator._densifier(choice)
     changed[0, column] = np.expm1(max(float(tables["gene_mean"][j]), 0)) * total / 1e4
     run = annotator._gene_level.run

@@ -14,6 +14,7 @@ import anndata as ad
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from playwright.sync_api import sync_playwright
 
 from scbignn_infer.cli import main
 from scbignn_infer.report import figures
@@ -86,7 +87,6 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
     assert "log1p-cut" in words
     assert "<second>" not in text.replace("\\u003c", "<").split('id="data"')[0]
     assert "&lt;second&gt;" in text
-    assert words.index("warning") if "warning" in words else True
     assert "MS4A1" in words or "CD79A" in words
 
 
@@ -216,8 +216,7 @@ CHROMIUM = next(
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
+    with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

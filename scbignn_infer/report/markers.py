@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.pipeline import READ_CELLS
 
 if TYPE_CHECKING:
     from scbignn_infer.choice import Choice
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 PER_TYPE, MOST = 4, 48
-READ_CELLS = 1024
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def express(annotator: Annotator, query: Query, choice: Choice, annotation: Anno
     code = {label: i for i, label in enumerate(labels)}
     codes = np.array([code[label] for label in annotation.labels])
     total, some = np.zeros((2, len(labels), len(genes)))
-    start = 0
+    start, densify = 0, annotator.densifier(choice)
     for block in query.blocks(choice.matrix, READ_CELLS):
-        counts, totals = annotator.densify(block, choice)
+        counts, totals = densify(block)
         shown = np.log1p(counts[:, columns] * (TARGET_SUM / np.maximum(totals, 1)))
         rows = codes[start : start + len(shown)]
         np.add.at(total, rows, shown)
