@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.readers.tables import Orientation
 
 Array = np.ndarray[Any, Any]
 USUAL_WITHIN = 3.0
@@ -41,6 +42,8 @@ class Reading:
         Match the symbols of another species, whatever their case.
     batch_key
         Column of ``obs``; cells are neighbours only of cells with the same value.
+    orientation
+        Of a text table: ``cells-by-genes`` or ``genes-by-cells``; by default found by the names.
     """
 
     matrix: str | None = None
@@ -48,6 +51,7 @@ class Reading:
     min_gene_coverage: float | None = None
     allow_species_mismatch: bool = False
     batch_key: str | None = None
+    orientation: Orientation | None = None
 
 
 AS_FOUND = Reading()

@@ -140,6 +140,30 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
 
 
+def check_page(page: Path, *, overwrite: bool, suffixes: Sequence[str] = (".html",)) -> None:
+    """Refuse a page or picture that cannot be written, before any work is done.
+
+    Raises
+    ------
+    OutputError
+        Another suffix, a missing folder, or a file that exists and may not be overwritten.
+    """
+    if page.suffix not in suffixes:
+        raise OutputError(
+            f"the page '{page.name}'",
+            expected=f"a name that ends in {', '.join(suffixes)}",
+            do="rename it",
+        )
+    if not page.parent.is_dir():
+        raise OutputError(
+            f"no folder {page.parent}", expected="an existing folder", do="make it first"
+        )
+    if page.exists() and not overwrite:
+        raise OutputError(
+            f"{page} exists", expected="a new file", do="choose another or pass --overwrite"
+        )
+
+
 def existing_slots(slots: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """List the wanted slots that exist already, such as ``obs['scbignn_cell_type']``."""
     return [f"{s}['{k}']" for s, keys in wanted.items() for k in keys if k in slots.get(s, ())]

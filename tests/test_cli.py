@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, __version__, cli, pipeline, registry
-from scbignn_infer.cli import TRAINING_MODULES, main
+from scbignn_infer import Annotator, __version__, pipeline, registry
+from scbignn_infer.cli import main
+from scbignn_infer.cli.options import as_bytes
+from scbignn_infer.cli.train import TRAINING_MODULES
 
 COMMANDS = ("annotate", "doctor", "evaluate", "example", "explain", "inspect", "models", "train")
 
@@ -344,11 +346,11 @@ def test_options_of_reading_reach_the_work(query, tmp_path):
     [("1000", 1000), ("2K", 2000), ("2kb", 2000), ("1.5GB", 1_500_000_000), ("3 t", 3 * 10**12)],
 )
 def test_sizes_are_in_powers_of_a_thousand(size, bytes_):
-    assert cli._bytes(size) == bytes_
+    assert as_bytes(size) == bytes_
 
 
 def test_long_work_is_announced(query, monkeypatch):
-    monkeypatch.setattr(cli, "LONG_SECONDS", 0.0)
+    monkeypatch.setattr(sys.modules["scbignn_infer.cli.annotate"], "LONG_SECONDS", 0.0)
     done = run("annotate", query, "-m", "human-pbmc", "-o", query.with_suffix(".csv"))
     assert "700 cells will take about" in done.stderr
     assert "GB of memory" in done.stderr

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import anndata as ad
+import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
@@ -37,6 +40,18 @@ MARKERS = {
         "epsilon": {"GHRL"},
         "acinar": {"PRSS2", "CELA3A", "CTRB1"},
         "ductal": {"KRT19", "KRT7", "CFTR"},
+    },
+    "mouse-pancreas": {
+        "beta": {"Ins1", "Ins2", "Iapp"},
+        "alpha": {"Gcg"},
+        "delta": {"Sst"},
+        "gamma": {"Ppy"},
+        "ductal": {"Krt19", "Krt18", "Sox9", "Spp1"},
+        "endothelial": {"Pecam1", "Plvap", "Cdh5"},
+        "macrophage": {"Cd68", "C1qa", "Lyz2", "Apoe"},
+        "epsilon": {"Ghrl"},
+        "Ngn3 high EP": {"Neurog3"},
+        "Pre-endocrine": {"Fev"},
     },
 }
 
@@ -137,3 +152,30 @@ def test_the_command_explains_models_and_cells(islets: ad.AnnData, tmp_path: Pat
     assert found["model"] == "human-pancreas"
     assert [c["cell"] for c in found["cells"]] == list(islets.obs_names[:2])
     assert "no model named" in run("nothing", code=1)
+
+
+def test_explanations_are_drawn_and_listed(islets: ad.AnnData, tmp_path: Path) -> None:
+    run("human-pancreas", "-o", tmp_path / "m.png")
+    picture = matplotlib.image.imread(tmp_path / "m.png")
+    assert min(picture.shape[:2]) > 400
+    assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10  # not an empty page
+    run("human-pancreas", "-o", tmp_path / "m.csv")
+    listed = pd.read_csv(tmp_path / "m.csv")
+    assert listed.loc[listed["cell_type"] == "beta", "gene"].iloc[0] in ("INS", "IAPP")
+    islets.write_h5ad(tmp_path / "q.h5ad")
+    why = [tmp_path / "q.h5ad", "--cells", islets.obs_names[0], "-m", "human-pancreas", "-o"]
+    run(*why, tmp_path / "c.png")
+    assert matplotlib.image.imread(tmp_path / "c.png").shape[0] > 200
+    run(*why, tmp_path / "c.tsv")
+    effects = pd.read_csv(tmp_path / "c.tsv", sep="\t")["log_odds"]
+    assert effects.max() > 0 > effects.min()
+    assert "c.png exists" in run(*why, tmp_path / "c.png", code=1)
+    assert ".png" in run(*why, tmp_path / "c.pdf", code=1)
+
+
+def test_a_picture_without_its_extra_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert "scbignn-infer[report]" in run("human-pbmc", "-o", tmp_path / "m.png", code=1)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,220 @@
+"""``annotate``: label the cells of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.options import (
+    FILE,
+    as_bytes,
+    json_option,
+    key_option,
+    model_option,
+    overwrite_option,
+    read_map,
+    reading_options,
+)
+from scbignn_infer.cli.printing import (
+    make_console,
+    make_table,
+    print_json,
+    print_pairs,
+    show_progress,
+)
+from scbignn_infer.cli.running import alive
+from scbignn_infer.errors import OutputError
+
+if TYPE_CHECKING:
+    from scbignn_infer.choice import Reading
+    from scbignn_infer.estimate import Estimate
+
+Summary = dict[str, Any]
+LONG_SECONDS = 20.0
+"""What takes longer is said beforehand."""
+
+
+@click.command()
+@click.argument("query", type=FILE)
+@model_option
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+)
+@reading_options
+@click.option(
+    "--batch-key", metavar="KEY", help="Column of obs; only cells with one value are neighbours."
+)
+@key_option
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the approximate graph search.",
+)
+@click.option(
+    "--batch-cells",
+    type=click.IntRange(min=1),
+    help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
+)
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=lambda ctx, parameter, value: as_bytes(value),
+    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
+)
+@click.option(
+    "--unknown-threshold",
+    type=click.FloatRange(0, 1),
+    metavar="CONFIDENCE",
+    help="Call cells below it unknown, novel ones sooner; by default the model's.",
+)
+@click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label.")
+@click.option(
+    "--level",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Coarser labels: so many steps up the Cell Ontology.",
+)
+@click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group.")
+@click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
+@click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
+@overwrite_option
+@click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@json_option
+def annotate(
+    query: Path,
+    model: str | None,
+    output: Path | None,
+    reading: Reading,
+    key_added: str,
+    device: str,
+    threads: int | None,
+    seed: int,
+    batch_cells: int | None,
+    memory_limit: int | None,
+    unknown_threshold: float | None,
+    no_unknown: bool,
+    level: int,
+    group_map: Path | None,
+    report: Path | None,
+    sample_key: str | None,
+    overwrite: bool,
+    in_place: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Label the cells of a file.
+
+    Writes a copy of QUERY (.h5ad) with the labels, or a table of them.
+    """
+    from scbignn_infer import files
+
+    target = _target(query, output, in_place=in_place)
+    settings = files.Settings(
+        model=model,
+        reading=reading,
+        key_added=key_added,
+        device=device,
+        threads=threads,
+        seed=seed,
+        batch_cells=batch_cells,
+        memory_limit=memory_limit,
+        unknown=not no_unknown,
+        unknown_threshold=unknown_threshold,
+        level=level,
+        groups=read_map(group_map) if group_map is not None else None,
+    )
+    silent = quiet or as_json
+    page = files.ReportFile(report, sample_key or reading.batch_key) if report else None
+    with show_progress(hidden=silent) as progress:
+        summary = files.label_file(
+            query,
+            target,
+            settings,
+            overwrite=overwrite,
+            report=page,
+            progress=alive(progress),
+            announce=None if silent else _announce,
+        )
+    if as_json:
+        print_json(summary)
+    elif not quiet:
+        _print_summary(summary)
+
+
+def _announce(n_cells: int, expected: Estimate) -> None:
+    """Say what takes long before it is done."""
+    if expected.seconds <= LONG_SECONDS:
+        return
+    seconds, gigabytes = expected.seconds, expected.memory / 1e9
+    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    click.echo(
+        f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory", err=True
+    )
+
+
+def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
+    from scbignn_infer import files
+
+    if output is None:
+        return query if in_place else query.with_name(f"{files.stem(query)}.scbignn.h5ad")
+    same = output.exists() and query.exists() and output.samefile(query)
+    if in_place and not same:
+        raise click.UsageError("--in-place writes into QUERY; leave out --output")
+    if same and not in_place:
+        raise OutputError(
+            f"the output {output} is the input",
+            expected="another file",
+            do="choose another -o, or pass --in-place",
+        )
+    return output
+
+
+def _print_summary(summary: Summary) -> None:
+    console = make_console(stderr=True)
+    model, matrix, genes, n = (summary[k] for k in ("model", "matrix", "genes", "cells"))
+    chosen = ""
+    if summary["median_novelty"] is not None:
+        novelty = ", ".join(f"{k} {v:.2f}" for k, v in summary["median_novelty"].items())
+        chosen = f", nearest to the cells (median novelty: {novelty})"
+    print_pairs(
+        console,
+        {
+            "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
+            + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
+            "model": f"{model['name']} {model['version']}{chosen}",
+            "matrix": f"{matrix['name']}: {matrix['state']} ({matrix['reason']})",
+            "genes": f"{genes['n_shared']:,} shared by '{genes['column']}'{_other_genes(genes)}; "
+            f"{genes['coverage']:.0%} of what the network reads",
+        },
+    )
+    if summary["adaptation"]:
+        console.print(summary["adaptation"], soft_wrap=True)
+    rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
+    console.print(make_table(["label", "cells", "share"], rows))
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
+
+
+def _other_genes(genes: Mapping[str, Any]) -> str:
+    """Say what of the genes was renamed, summed or left out."""
+    left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes["left_out"].items())
+    parts = [
+        f"{genes['n_renamed']:,} by another name" if genes["n_renamed"] else "",
+        f"{genes['n_duplicates']:,} duplicates summed" if genes["n_duplicates"] else "",
+        f"left out: {left_out}" if left_out else "",
+    ]
+    said = "; ".join(filter(None, parts))
+    return f" ({said})" if said else ""

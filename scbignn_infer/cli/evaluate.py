@@ -1,0 +1,191 @@
+"""``evaluate``: score labels against the truth and against other labels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.options import (
+    FILE,
+    json_option,
+    key_option,
+    overwrite_option,
+    read_map,
+)
+from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json, print_pairs
+from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    from scbignn_infer.evaluation import Scores
+    from scbignn_infer.readers import FileQuery, Query
+
+Summary = dict[str, Any]
+
+
+@click.command()
+@click.argument("labelled", type=FILE)
+@click.option("--truth", required=True, metavar="KEY", help="Column of obs with the true labels.")
+@click.option(
+    "-m", "--model", metavar="NAME|PATH", help="Label the cells with this model first, in memory."
+)
+@key_option
+@click.option("--map", "map_file", type=FILE, help="JSON object that renames true labels.")
+@click.option(
+    "--against", metavar="KEY", help="Column of obs with other labels, to compare and to score."
+)
+@click.option("-o", "--output", type=FILE, help="HTML page to write instead of tables.")
+@overwrite_option
+@json_option
+def evaluate(
+    labelled: Path,
+    truth: str,
+    model: str | None,
+    key_added: str,
+    map_file: Path | None,
+    against: str | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Score labels against the truth.
+
+    Takes the labels that annotate wrote into LABELLED (.h5ad), or those of --model.
+    """
+    import numpy as np
+
+    from scbignn_infer import evaluation, pipeline, registry, results, writers
+    from scbignn_infer.files import open_file
+
+    if output is not None:
+        writers.check_page(output, overwrite=overwrite)
+    names = read_map(map_file) if map_file is not None else {}
+    with open_file(labelled) as cells:
+        given = _labels(cells, truth, "choose with --truth")
+        true = np.array([names.get(label, label) for label in given], dtype=object)
+        if model is not None:
+            annotation = pipeline.Annotator(registry.load_model(model)).annotate_query(cells)
+            found = _Labels(
+                annotation.best_labels,
+                annotation.labels,
+                annotation.confidence,
+                annotation.cell_types,
+            )
+        else:
+            found = _written_labels(cells, key_added)
+        other = None
+        if against is not None:
+            named = _labels(cells, against, "choose with --against")
+            other = np.array([names.get(label, label) for label in named], dtype=object)
+    scores = evaluation.score(
+        true,
+        found.best,
+        found.final != results.UNKNOWN,
+        found.cell_types,
+        confidence=found.confidence,
+    )
+    compared: Summary | None = None
+    if other is not None:
+        known = np.isin(true, found.cell_types) & (other != "")
+        compared = {
+            "key": against,
+            "agreement": asdict(evaluation.agreement(found.best, other)),
+            "scores": None,
+        }
+        if known.any():
+            theirs = evaluation.score(true, other, known, found.cell_types)
+            compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
+    if as_json:
+        print_json({"file": str(labelled), **scores.as_dict(), "against": compared})
+    elif output is None:
+        _print_scores(scores, compared)
+    if output is not None:
+        from scbignn_infer.report.summaries import write_scores
+
+        write_scores(output, labelled.name, scores, compared)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels that are scored, (n,) each, and the types that their model knows."""
+
+    best: Any
+    final: Any
+    confidence: Any
+    cell_types: list[str]
+
+
+def _print_scores(scores: Scores, compared: Summary | None) -> None:
+    console = make_console()
+    left_out = [f"{label or '(none)'} {n:,}" for label, n in scores.left_out.items()]
+    n_left_out = sum(scores.left_out.values())
+    print_pairs(
+        console,
+        {
+            "cells scored": f"{scores.n_cells:,}",
+            "left out": f"{n_left_out:,}, unknown to the model: {', '.join(left_out)}"
+            if left_out
+            else "",
+            "accuracy": as_score(scores.accuracy),
+            "macro-F1": as_score(scores.macro_f1),
+            "called unknown": f"{scores.unknown_share:.1%}",
+            "accuracy of the called": as_score(scores.called_accuracy),
+            "calibration error": as_score(scores.calibration_error),
+        },
+    )
+    rows = [
+        (label, *(as_score(v) for k, v in asdict(c).items() if k != "n"), f"{c.n:,}")
+        for label, c in scores.per_class.items()
+    ]
+    console.print(make_table(["type", "precision", "recall", "F1", "cells"], rows))
+    counts = [
+        (f"{i} {label}", *(f"{n:,}" for n in row))
+        for i, (label, row) in enumerate(zip(scores.labels, scores.confusion, strict=True), 1)
+    ]
+    numbers = [str(i) for i in range(1, len(scores.labels) + 1)]
+    console.print(make_table(["true type (row), best label (column)", *numbers], counts))
+    bins = [(as_score(b.confidence), as_score(b.accuracy), f"{b.n:,}") for b in scores.reliability]
+    console.print(make_table(["mean confidence", "accuracy", "cells"], bins))
+    if compared is None:
+        return
+    agreed, theirs = compared["agreement"], compared["scores"] or {}
+    print_pairs(
+        console,
+        {
+            f"against {compared['key']}": f"{agreed['share']:.1%} of {agreed['n_cells']:,} cells "
+            f"have the same label (kappa {agreed['kappa']:.3f})",
+            "its accuracy": as_score(theirs.get("accuracy")),
+            "its macro-F1": as_score(theirs.get("macro_f1")),
+        },
+    )
+    differ = [(a, b, f"{n:,}") for a, b, n in agreed["pairs"]]
+    console.print(make_table(["label", compared["key"], "cells"], differ))
+
+
+def _labels(cells: Query, key: str, do: str) -> list[str]:
+    """Return a column of obs as strings, missing values as empty ones."""
+    try:
+        return cells.obs_column(key)
+    except InputError as error:
+        raise InputError(error.found, expected=error.expected, do=do) from None
+
+
+def _written_labels(cells: FileQuery, key: str) -> _Labels:
+    """Return the labels that annotate has written."""
+    import numpy as np
+
+    do = "run scbignn-infer annotate first, or pass -m MODEL"
+    record = cells.uns(key)
+    names = [f"{key}_{name}" for name in ("best_cell_type", "cell_type", "confidence")]
+    if not isinstance(record, dict) or "cell_types" not in record:
+        raise InputError(
+            f"{cells.path} holds no labels of a model under the key '{key}'",
+            expected=f"obs['{names[0]}']",
+            do=do,
+        )
+    best, final, confidence = (np.array(_labels(cells, name, do), dtype=object) for name in names)
+    return _Labels(
+        best, final, confidence.astype(np.float64), [str(c) for c in record["cell_types"]]
+    )

@@ -1,0 +1,210 @@
+"""``explain``: which genes carry a type, and why a cell was called what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.options import (
+    FILE,
+    json_option,
+    model_option,
+    overwrite_option,
+    reading_options,
+)
+from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.errors import BundleError, InputError
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import BundleSpec, Interpretation
+    from scbignn_infer.choice import Reading
+    from scbignn_infer.explanation import CellExplanation
+
+OUTPUTS = (".html", ".png", ".csv", ".tsv")
+
+
+@click.command()
+@click.argument("target")
+@click.option("--cell-type", metavar="LABEL", help="Of a model: this type alone.")
+@click.option("--cells", metavar="NAME,...", help="Of a query: the cells to explain.")
+@click.option("--n", "n_genes", type=click.IntRange(1, 20), default=10, show_default=True)
+@model_option
+@reading_options
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    help="File to write instead of tables: .html, .png, .csv or .tsv.",
+)
+@overwrite_option
+@json_option
+def explain(
+    target: str,
+    cell_type: str | None,
+    cells: str | None,
+    n_genes: int,
+    model: str | None,
+    reading: Reading,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Say which genes carry a label.
+
+    Of a model (TARGET is its name or path) the genes and pairs of genes that carry each type; of a
+    query (TARGET is a file, with --cells) why these cells were called what they were.
+    """
+    if output is not None:
+        from scbignn_infer import writers
+
+        writers.check_page(output, overwrite=overwrite, suffixes=OUTPUTS)
+    if cells is None:
+        _explain_model(target, cell_type, n_genes, output, as_json=as_json)
+        return
+    wanted = [name.strip() for name in cells.split(",") if name.strip()]
+    name, found = _explain_cells(Path(target), wanted, model, reading)
+    if output is not None:
+        _write_cells(output, Path(target).name, found, n_genes)
+    if as_json:
+        print_json({"model": name, "cells": [asdict(cell) for cell in found]})
+    elif output is None:
+        _print_cells(found, n_genes)
+
+
+def _explain_model(
+    target: str, cell_type: str | None, n_genes: int, output: Path | None, *, as_json: bool
+) -> None:
+    from scbignn_infer import registry
+
+    spec = registry.load_model(target).spec
+    found = _interpretation(spec, cell_type)
+    if output is not None:
+        _write_model(output, spec.name, found, n_genes)
+    if as_json or output is None:
+        _print_interpretation(spec.name, found, n_genes, as_json=as_json)
+
+
+def _explain_cells(
+    path: Path, wanted: list[str], model: str | None, reading: Reading
+) -> tuple[str, list[CellExplanation]]:
+    """Label a file and return the model's name and why these cells were called what they were."""
+    from scbignn_infer import explanation, files, pipeline, registry
+
+    with files.open_file(path, reading) as query:
+        if model is not None:
+            bundle = registry.load_model(model)
+        else:
+            bundle, _, _ = pipeline.choose_model(query, reading)
+        annotator = pipeline.Annotator(bundle)
+        return bundle.name, explanation.explain_cells(annotator, query, wanted, reading)
+
+
+def _write_model(
+    output: Path, name: str, types: Mapping[str, Interpretation], n_genes: int
+) -> None:
+    from scbignn_infer.report import pictures, summaries
+
+    if output.suffix == ".png":
+        pictures.draw_model(output, types, n_genes)
+    elif output.suffix == ".html":
+        summaries.write_model(output, name, types)
+    else:
+        rows = [(label, g.symbol, g.weight) for label, t in types.items() for g in t.genes]
+        _write_rows(output, ("cell_type", "gene", "weight"), rows)
+
+
+def _write_cells(output: Path, name: str, found: list[CellExplanation], n_genes: int) -> None:
+    from scbignn_infer.report import pictures, summaries
+
+    if output.suffix == ".png":
+        pictures.draw_cells(output, found, n_genes)
+    elif output.suffix == ".html":
+        summaries.write_cells(output, name, found)
+    else:
+        rows = [
+            (cell.cell, cell.best_label, symbol, sign * effect)
+            for cell in found
+            for genes, sign in ((cell.present, 1), (cell.missing, -1))
+            for symbol, effect in genes.items()
+        ]
+        _write_rows(output, ("cell", "label", "gene", "log_odds"), rows)
+
+
+def _write_rows(output: Path, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table of tab- or comma-separated values."""
+    import csv
+
+    from scbignn_infer import writers
+
+    with writers.replacing(output) as temporary, open(temporary, "w", newline="") as file:
+        table = csv.writer(file, delimiter="\t" if output.suffix == ".tsv" else ",")
+        table.writerow(titles)
+        table.writerows(rows)
+
+
+def _print_cells(found: Sequence[CellExplanation], n_genes: int) -> None:
+    console = make_console()
+    for cell in found:
+        best = f" (best: {cell.best_label})" if cell.label != cell.best_label else ""
+        print_pairs(
+            console,
+            {
+                "cell": cell.cell,
+                "label": f"{cell.label}{best}",
+                "confidence": f"{cell.confidence:.3f}, novelty {cell.novelty:.2f}",
+                "gene level": _shares(cell.gene_level),
+                "cell level": _shares(cell.cell_level),
+                "neighbours": ", ".join(f"{k} {n}" for k, n in cell.neighbors.items()),
+                "present": _effects(cell.present, n_genes),
+                "missing": _effects(cell.missing, n_genes),
+            },
+        )
+        console.print()
+
+
+def _interpretation(spec: BundleSpec, cell_type: str | None) -> dict[str, Interpretation]:
+    """Return what a model looks at for each of its types, or for one."""
+    if not spec.interpretation:
+        raise BundleError(
+            f"the model {spec.name} says nothing of what it looks at",
+            expected="a model that was trained by this version or a later one",
+            do="train it again with: scbignn-infer train",
+        )
+    labels = [c.label for c in spec.cell_types]
+    if cell_type is not None and cell_type not in labels:
+        raise InputError(
+            f"the model {spec.name} has no type '{cell_type}'",
+            expected=f"one of {', '.join(labels)}",
+            do="choose with --cell-type",
+        )
+    chosen = labels if cell_type is None else [cell_type]
+    return {label: spec.interpretation[label] for label in chosen}
+
+
+def _print_interpretation(
+    name: str, types: Mapping[str, Interpretation], n_genes: int, *, as_json: bool
+) -> None:
+    import msgspec
+
+    if as_json:
+        print_json({"model": name, "types": msgspec.to_builtins(types)})
+        return
+    rows = []
+    for label, found in types.items():
+        genes = ", ".join(f"{g.symbol} {g.weight:.2f}" for g in found.genes[:n_genes])
+        pairs = ", ".join("-".join(p.genes) for p in found.pairs[:n_genes])
+        rows.append((label, genes, pairs))
+    titles = ["type", "genes that carry it", "pairs attended to together"]
+    make_console().print(make_table(titles, rows))
+
+
+def _shares(probabilities: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {p:.2f}" for label, p in probabilities.items())
+
+
+def _effects(effects: Mapping[str, float], n: int) -> str:
+    return ", ".join(f"{symbol} {e:+.2f}" for symbol, e in list(effects.items())[:n])

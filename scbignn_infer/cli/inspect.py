@@ -1,0 +1,159 @@
+"""``inspect``: what a file holds, and which model fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.options import FILE, json_option, model_option, reading_options
+from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.errors import BundleError, GeneError, InputError
+
+if TYPE_CHECKING:
+    from scbignn_infer.choice import Reading
+    from scbignn_infer.matrices import Verdict
+    from scbignn_infer.readers import Query
+
+Summary = dict[str, Any]
+
+
+@click.command()
+@click.argument("query", type=FILE)
+@model_option
+@reading_options
+@json_option
+def inspect(
+    query: Path,
+    model: str | None,
+    reading: Reading,
+    as_json: bool,
+) -> None:
+    """Say what a file holds.
+
+    Judges each matrix of QUERY and how its genes fit each model, before any labelling.
+    """
+    from scbignn_infer import choice, matrices, registry
+    from scbignn_infer.files import open_file
+
+    models = {model: model} if model is not None else registry.list_models()
+    with open_file(query, reading) as cells:
+        verdicts = choice.judge_matrices(cells)
+        report: Summary = {
+            "file": str(query),
+            "cells": cells.n_cells,
+            "matrix": None,
+            "problem": "",
+        }
+        report["matrices"] = [_matrix_entry(cells, name, v) for name, v in verdicts.items()]
+        report["models"] = [
+            _fit(cells, verdicts, name, path, reading, listed=model is None)
+            for name, path in models.items()
+        ]
+        n_genes = {m["name"]: m["genes"] for m in report["matrices"]}
+        try:
+            report["matrix"] = matrices.choose_matrix(verdicts, reading.matrix, n_genes)
+        except InputError as error:
+            report["problem"] = str(error)
+        fitting = [m["matrix"] for m in report["models"] if m["fits"]]
+        report["matrix"] = next(iter(fitting), report["matrix"])
+    if as_json:
+        print_json(report)
+    else:
+        _print_inspection(report)
+
+
+def _matrix_entry(cells: Query, name: str, verdict: Verdict) -> Summary:
+    from scbignn_infer.genes import genes_only
+    from scbignn_infer.readers import INDEX
+
+    columns = cells.gene_columns(name)
+    _, left_out = genes_only(columns)
+    return {
+        "name": name,
+        "genes": len(columns[INDEX]) - sum(left_out.values()),
+        "left_out": left_out,
+        "state": verdict.state,
+        "usable": verdict.usable,
+        "reason": verdict.reason,
+    }
+
+
+def _fit(
+    cells: Query,
+    verdicts: Mapping[str, Verdict],
+    name: str,
+    path: str | Path,
+    reading: Reading,
+    *,
+    listed: bool,
+) -> Summary:
+    """Say how a file fits a model; a damaged model among those listed hides no other."""
+    from scbignn_infer import choice, genes, registry
+
+    entry: Summary = {"name": name, "version": "", "fits": False, "reason": "no usable matrix"}
+    try:
+        bundle = registry.load_model(path)
+    except BundleError as error:
+        if not listed:
+            raise
+        return entry | {"reason": error.found}
+    entry |= {"name": bundle.name, "version": bundle.spec.version}
+    wanted, reason = choice.model_genes(bundle), ""
+    try:
+        matrix, match = choice.join(cells, wanted, reading, verdicts)
+    except GeneError:
+        raise
+    except InputError:
+        return entry
+    try:
+        genes.refuse_unfit(
+            match,
+            cells.gene_columns(matrix),
+            wanted,
+            min_coverage=reading.min_gene_coverage,
+            allow_species_mismatch=reading.allow_species_mismatch,
+        )
+    except GeneError as error:
+        reason = f"{error.found}; expected {error.expected}"
+    low = match.coverage < genes.LOW_COVERAGE
+    return entry | {
+        "fits": not reason,
+        "reason": reason or ("low coverage: labels are less reliable" if low else "enough genes"),
+        "matrix": matrix,
+        "gene_column": match.column,
+        "shared_genes": match.n_shared,
+        "renamed_genes": match.n_renamed,
+        "coverage": match.coverage,
+    }
+
+
+def _print_inspection(report: Summary) -> None:
+    console = make_console()
+    chosen = report["matrix"]
+    print_pairs(console, {"file": report["file"], "cells": f"{report['cells']:,}"})
+    matrices = [
+        ("->" if m["name"] == chosen else "", m["name"], f"{m['genes']:,}", m["state"], m["reason"])
+        for m in report["matrices"]
+    ]
+    console.print(make_table(["used", "matrix", "genes", "holds", "because"], matrices))
+    if report["problem"]:
+        console.print(report["problem"], soft_wrap=True)
+    models = [
+        (
+            f"{m['name']} {m['version']}",
+            m.get("gene_column", ""),
+            f"{m['shared_genes']:,}" if "shared_genes" in m else "",
+            f"{m['coverage']:.0%}" if "coverage" in m else "",
+            "yes" if m["fits"] else "no",
+            m["reason"],
+        )
+        for m in report["models"]
+    ]
+    console.print(
+        make_table(["model", "gene names", "shared", "coverage", "fits", "because"], models)
+    )
+    if not any(m["fits"] for m in report["models"]):
+        console.print("No model fits this file.")

@@ -1,0 +1,201 @@
+"""``models``: list, show and verify what is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.options import json_option
+from scbignn_infer.cli.printing import (
+    as_megabytes,
+    as_score,
+    make_console,
+    make_table,
+    print_json,
+    print_pairs,
+)
+from scbignn_infer.errors import BundleError
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import BundleSpec
+
+Summary = dict[str, Any]
+
+
+@click.group()
+def models() -> None:
+    """List, show or verify models."""
+
+
+@models.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the models."""
+    from scbignn_infer import registry
+
+    entries = [_model_entry(name, path) for name, path in registry.list_models().items()]
+    if as_json:
+        print_json({"models": entries})
+        return
+    console = make_console()
+    if not entries:
+        folders = ", ".join(map(str, registry.model_folders()))
+        console.print(f"No model in {folders}", soft_wrap=True)
+        return
+    titles = ["model", "version", "species", "tissue", "types", "size", "path"]
+    rows = [
+        (
+            e["name"],
+            e["version"] or "damaged",
+            e.get("species", ""),
+            e.get("tissue", ""),
+            str(len(e.get("cell_types", ()))),
+            as_megabytes(e.get("size", 0)),
+            e["path"],
+        )
+        for e in entries
+    ]
+    console.print(make_table(titles, rows))
+
+
+def _model_entry(name: str, path: Path) -> Summary:
+    """Describe a model, or say what is wrong with it."""
+    from scbignn_infer import registry
+
+    entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
+    try:
+        bundle = registry.load_model(path)
+    except BundleError as error:
+        return entry | {"problem": str(error)}
+    spec = bundle.spec
+    return entry | {
+        "version": spec.version,
+        "species": spec.species,
+        "tissue": spec.tissue,
+        "cell_types": bundle.cell_types,
+        "files": len(spec.files),
+        "size": sum(f.size for f in spec.files.values()),
+        "sha256": bundle.sha256,
+    }
+
+
+@models.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show the card of a model.
+
+    NAME is that of a model, or the path of one.
+    """
+    import msgspec
+
+    from scbignn_infer import registry
+
+    bundle = registry.load_model(name)
+    if as_json:
+        card: Summary = msgspec.to_builtins(bundle.spec)
+        genes = card.pop("genes")
+        print_json({**card, "n_genes": len(genes), "path": str(bundle.path)})
+    else:
+        _print_card(bundle.spec, bundle.path)
+
+
+def _print_card(spec: BundleSpec, path: Path) -> None:
+    console, training = make_console(), spec.training
+    console.print(f"{spec.name} {spec.version}", style="bold")
+    print_pairs(
+        console,
+        {
+            "": spec.description,
+            "path": str(path),
+            "licence": spec.licence,
+            "species": spec.species,
+            "tissue": spec.tissue,
+            "assays": ", ".join(spec.assays),
+            "genes": f"{len(spec.genes):,}, the network reads {spec.gene_level.net_genes:,}",
+            "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",
+            "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
+            f"(temperature {spec.temperature:.3g})",
+            "cells": f"{training.n_cells:,}, seed {training.seed}",
+        },
+    )
+    types = [
+        (
+            c.label,
+            c.ontology_id,
+            ", ".join(f"{t.level} {t.label}" for t in c.lineage),
+            f"{training.cells_per_type.get(c.label, 0):,}",
+            as_score(training.scores_per_type.get(c.label)),
+            as_score(training.held_out_scores_per_type.get(c.label)),
+        )
+        for c in spec.cell_types
+    ]
+    titles = ["label", "ontology", "levels", "training cells", "F1 out of fold", "F1 held out"]
+    console.print(make_table(titles, types))
+    for set_ in training.datasets:
+        known = (set_.title, set_.citation, set_.accession, set_.licence)
+        details = "; ".join(filter(None, known))
+        line = f"{set_.role} {set_.file} ({set_.n_cells:,} cells): {details}"
+        console.print(line, soft_wrap=True)
+    if training.adaptation:
+        console.print(training.adaptation, soft_wrap=True)
+    history = [
+        (
+            str(e.iteration),
+            as_score(e.gene_level_f1),
+            as_score(e.cell_level_f1),
+            "*" if e.kept else "",
+            f"{e.seconds:.1f}",
+        )
+        for e in training.em_history
+    ]
+    console.print(make_table(["EM", "gene level F1", "cell level F1", "kept", "seconds"], history))
+    print_pairs(console, {name: as_score(value) for name, value in training.scores.items()})
+    studies = [
+        (name, f"{s.n_cells:,}", as_score(s.accuracy), as_score(s.macro_f1))
+        for name, s in training.held_out_scores.items()
+    ]
+    if studies:
+        console.print(make_table(["study left out", "cells", "accuracy", "macro-F1"], studies))
+    confused = [f"{c.truth} as {c.called} {c.share:.0%}" for c in training.confusions]
+    print_pairs(console, {"confuses": ", ".join(confused)})
+    for line in training.cannot_tell:
+        console.print(f"cannot tell: {line}", soft_wrap=True)
+    merged = [f"{old} -> {new}" for old, new in training.merged_labels.items()]
+    dropped = [f"{label} ({n})" for label, n in training.dropped_labels.items()]
+    print_pairs(console, {"merged": ", ".join(merged), "dropped": ", ".join(dropped)})
+    for note in training.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
+    """Check models against their checksums.
+
+    Reads every file of each NAME, or of all models that can be found.
+    """
+    from scbignn_infer import registry
+
+    found = registry.list_models()
+    if not names and not found:
+        raise BundleError(
+            "no model was found",
+            expected=f"one in {', '.join(map(str, registry.model_folders()))}",
+            do=f"install one, or set {registry.MODEL_PATH_VARIABLE}",
+        )
+    chosen = {name: found.get(name, Path(name)) for name in names} if names else found
+    entries = [_model_entry(name, path) for name, path in chosen.items()]
+    if as_json:
+        print_json({"models": entries})
+    else:
+        for e in entries:
+            details = e["problem"] or f"{e['files']} files, {as_megabytes(e['size'])}"
+            click.echo(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
+    if any(e["problem"] for e in entries):
+        ctx.exit(1)

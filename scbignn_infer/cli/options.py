@@ -1,0 +1,97 @@
+"""Options that commands share, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scbignn_infer.errors import InputError
+
+FILE = click.Path(path_type=Path)
+model_option = click.option(
+    "-m", "--model", metavar="NAME|PATH", help="Model to use; by default the one that fits best."
+)
+key_option = click.option(
+    "--key-added",
+    default="scbignn",
+    show_default=True,
+    callback=lambda ctx, parameter, value: _plain_key(value),
+    help="Prefix of everything that annotate writes.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
+
+
+def reading_options(command: Any) -> Any:
+    """Add the options on how a query is read; the command gets them as one ``reading``."""
+    options = (
+        click.option(
+            "--matrix", metavar="X|raw|layers/NAME", help="Matrix to read; by default the best."
+        ),
+        click.option("--gene-column", metavar="NAME", help="Column of var with the gene names."),
+        click.option(
+            "--min-gene-coverage",
+            type=click.FloatRange(0, 1),
+            metavar="SHARE",
+            help="Refuse data with a lower share of the model's genes.",
+        ),
+        click.option(
+            "--allow-species-mismatch",
+            is_flag=True,
+            help="Match the symbols of another species, whatever their case.",
+        ),
+        click.option(
+            "--orientation",
+            type=click.Choice(["cells-by-genes", "genes-by-cells"]),
+            help="Rows by columns of a text table; by default found by the gene names.",
+        ),
+    )
+
+    @wraps(command)
+    def with_reading(**values: Any) -> Any:
+        from scbignn_infer.choice import Reading
+
+        given = {field.name: values.pop(field.name, None) for field in fields(Reading)}
+        return command(reading=Reading(**given), **values)
+
+    for option in reversed(options):
+        with_reading = option(with_reading)
+    return with_reading
+
+
+def _plain_key(key: str) -> str:
+    if not key or "/" in key:
+        raise click.BadParameter("must not be empty or hold a slash")
+    return key
+
+
+def as_bytes(size: str | None) -> int | None:
+    """Return a size such as 500MB or 4G in bytes, in powers of 1,000."""
+    if size is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"'{size}' is no size such as 500MB or 4GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
+def read_map(path: Path) -> dict[str, str]:
+    """Read a JSON object of strings."""
+    reason = "not an object of strings"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        names, reason = None, str(error)
+    if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+        raise InputError(
+            f"cannot use the map {path} ({reason})",
+            expected='a JSON object such as {"CD14+ Monocyte": "CD14 Mono"}',
+            do="mend the file",
+        )
+    return names

@@ -1,0 +1,309 @@
+"""One file of cells, labelled and written whole: what commands, workers and services share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer import gene_names, pipeline, readers, registry, writers
+from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer.genes import LOW_COVERAGE
+from scbignn_infer.readers import tables
+from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.choice import Choice
+    from scbignn_infer.estimate import Estimate
+    from scbignn_infer.pipeline import Annotator, Progress
+    from scbignn_infer.readers import FileQuery
+    from scbignn_infer.results import Annotation
+    from scbignn_infer.sessions import Device
+
+Summary = dict[str, Any]
+SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a file is labelled.
+
+    Attributes
+    ----------
+    model
+        Name or path; by default the model that fits best.
+    reading
+        How the file is read.
+    key_added
+        Prefix of everything that is written.
+    device, threads, seed, batch_cells, memory_limit, unknown, unknown_threshold, level, groups
+        As in :class:`~scbignn_infer.pipeline.Annotator`.
+    """
+
+    model: str | None = None
+    reading: Reading = AS_FOUND
+    key_added: str = DEFAULT_KEY
+    device: Device = "auto"
+    threads: int | None = None
+    seed: int = 0
+    batch_cells: int | None = None
+    memory_limit: int | None = None
+    unknown: bool = True
+    unknown_threshold: float | None = None
+    level: int = 0
+    groups: Mapping[str, str] | None = None
+
+    def annotator(self, bundle: ModelBundle) -> Annotator:
+        """Return the annotator of a model with these settings."""
+        return pipeline.Annotator(
+            bundle,
+            device=self.device,
+            threads=self.threads,
+            seed=self.seed,
+            batch_cells=self.batch_cells,
+            memory_limit=self.memory_limit,
+            unknown=self.unknown,
+            unknown_threshold=self.unknown_threshold,
+            level=self.level,
+            groups=self.groups,
+        )
+
+    def as_dict(self) -> Summary:
+        """Return the settings as JSON can hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """The HTML report that is written beside the labels.
+
+    Attributes
+    ----------
+    path
+        Where it goes.
+    sample_key
+        Column of ``obs`` that it divides by.
+    """
+
+    path: Path
+    sample_key: str | None = None
+
+
+def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
+    """Open a file of cells; the names of genes tell which side of a text table has them."""
+    known: set[str] = set()
+    if tables.is_table(path) and reading.orientation is None:
+        bundles = map(registry.load_model, registry.list_models().values())
+        known = gene_names.all_names().union(*(b.gene_symbols for b in bundles))
+    return readers.open_query(path, known_genes=known, orientation=reading.orientation)
+
+
+def stem(query: Path) -> str:
+    """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
+    name = query.resolve().name
+    return SUFFIXES.sub("", name) or name
+
+
+def label_file(
+    query: Path,
+    target: Path,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    report: ReportFile | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[int, Estimate], None] | None = None,
+    make_annotator: Callable[[Settings, ModelBundle], Annotator] = Settings.annotator,
+) -> Summary:
+    """Label the cells of a file and write them to another, whole or not at all.
+
+    Parameters
+    ----------
+    query
+        Any file that :func:`~scbignn_infer.readers.open_query` opens.
+    target
+        ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``; the query itself to write into it.
+    settings
+        How.
+    overwrite
+        Replace an existing target, report and slots.
+    report
+        A report to write, too.
+    progress
+        Called as work proceeds.
+    announce
+        Called with the number of cells and the estimate before the work.
+    make_annotator
+        Where annotators are held for many files, this finds the one of a model.
+
+    Returns
+    -------
+    dict
+        What was read, chosen, found and written.
+
+    Raises
+    ------
+    ScBiGNNError
+        The file, the model or the output is not what it should be; nothing is left behind.
+    """
+    tell = progress or (lambda stage, done, total: None)
+    start, key, reading = perf_counter(), settings.key_added, settings.reading
+    with ExitStack() as stack:
+        cells = stack.enter_context(open_file(query, reading))
+        _check_outputs(cells, target, key, report, overwrite=overwrite)
+        choice, novelty = None, None
+        if settings.model is not None:
+            bundle = registry.load_model(settings.model)
+        else:
+            bundle, choice, novelty = pipeline.choose_model(
+                cells, reading, device=settings.device, threads=settings.threads
+            )
+        annotator = make_annotator(settings, bundle)
+        copied = target.suffix == ".h5ad" and cells.h5ad
+        if announce is not None:
+            size = query.stat().st_size if copied else 0
+            announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
+        finish = stack.enter_context(writers.copying(query, target)) if copied else None
+        choice = choice or annotator.choose(cells, reading)
+        annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
+        if report is not None:
+            tell("report", 0, 1)
+            _write_report(report, annotator, cells, choice, annotation)
+            tell("report", 1, 1)
+        if finish is None:
+            tell("write", 0, 1)
+            _write_new(target, cells, annotation, key, overwrite=overwrite)
+        else:
+            cells.close()
+            tell("write", 0, 1)
+            finish(pipeline.slot_values(annotation, key))
+        tell("write", 1, 1)
+    return {
+        "input": str(query),
+        "output": str(target),
+        **_summary(annotation, novelty),
+        "seconds": round(perf_counter() - start, 3),
+    }
+
+
+def _check_outputs(
+    cells: FileQuery, target: Path, key: str, report: ReportFile | None, *, overwrite: bool
+) -> None:
+    """Refuse what cannot be written, before any work is done."""
+    query = cells.path
+    into_itself = target.exists() and target.samefile(query)
+    if into_itself and not cells.h5ad:
+        raise OutputError(
+            f"{query} is no .h5ad file of today's format, and labels cannot be written into it",
+            expected="a new file",
+            do="leave out --in-place",
+        )
+    writers.check_target(target, overwrite=overwrite or into_itself)
+    if report is not None:
+        writers.check_page(report.path, overwrite=overwrite)
+        _need_umap()
+        if report.sample_key is not None:
+            cells.obs_column(report.sample_key)
+    if target.suffix != ".h5ad":
+        return
+    if cells.h5ad:
+        writers.check_h5ad_slots(query, pipeline.slot_names(key), overwrite=overwrite)
+    elif cells.uns(key) is not None:
+        writers.refuse_existing([f"uns['{key}']"], overwrite=overwrite)
+
+
+def _need_umap() -> None:
+    """Say that the report's map cannot be drawn, before any work is done."""
+    from importlib.util import find_spec
+
+    if find_spec("umap") is None:
+        raise MissingExtraError("umap", extra="report", purpose="the map of the report")
+
+
+def _write_new(
+    target: Path, cells: FileQuery, annotation: Annotation, key: str, *, overwrite: bool
+) -> None:
+    """Write a table, or an AnnData made of a file in another format."""
+    if target.suffix == ".h5ad":
+        whole = cells.to_adata()
+        cells.close()
+        writers.refuse_existing(pipeline.taken_slots(whole, key), overwrite=overwrite)
+        writers.write_new_h5ad(whole, target, pipeline.slot_values(annotation, key))
+        return
+    names = cells.cell_names()
+    cells.close()
+    writers.write_table(
+        target,
+        names,
+        columns=pipeline.obs_columns(annotation, key),
+        probabilities=annotation.probabilities,
+        cell_types=annotation.cell_types,
+    )
+
+
+def _write_report(
+    report: ReportFile,
+    annotator: Annotator,
+    cells: FileQuery,
+    choice: Choice,
+    annotation: Annotation,
+) -> None:
+    from scbignn_infer.report import write_report
+    from scbignn_infer.report.layout import lay_out
+    from scbignn_infer.report.markers import express
+
+    write_report(
+        report.path,
+        annotation,
+        annotator.bundle.spec,
+        lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
+        name=cells.path.name,
+        cell_names=cells.cell_names(),
+        warnings=warnings_of(annotation),
+        samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
+        markers=express(annotator, cells, choice, annotation),
+    )
+
+
+def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Summary:
+    provenance, labels = annotation.provenance, annotation.counts()
+    return {
+        "cells": len(annotation),
+        "model": provenance["model"],
+        "adaptation": provenance["adaptation"],
+        "median_novelty": novelty,
+        "matrix": provenance["matrix"],
+        "genes": provenance["genes"],
+        "params": provenance["params"],
+        "stages": provenance["seconds"],
+        "labels": labels,
+        "unknown": labels.get(UNKNOWN, 0),
+        "empty": int(annotation.empty.sum()),
+        "warnings": warnings_of(annotation),
+    }
+
+
+def warnings_of(annotation: Annotation) -> list[str]:
+    """Return what the user should know before the labels are believed."""
+    provenance = annotation.provenance
+    coverage, most = provenance["genes"]["coverage"], pipeline.MAX_NOVELTY
+    warnings = []
+    if coverage < LOW_COVERAGE:
+        warnings.append(
+            f"the data have only {coverage:.0%} of the genes that the model's network reads; "
+            "labels are less reliable"
+        )
+    if np.median(annotation.novelty) > most:
+        warnings.append(
+            f"most cells are unlike any that {provenance['model']['name']} was trained on "
+            f"(median novelty above {most}); is it the right model?"
+        )
+    return warnings

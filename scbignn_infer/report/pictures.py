@@ -1,0 +1,82 @@
+"""Explanations as one PNG picture, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scbignn_infer.errors import MissingExtraError
+from scbignn_infer.report.figures import PALETTE
+from scbignn_infer.writers import replacing
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import Interpretation
+    from scbignn_infer.explanation import CellExplanation
+
+COLUMNS = 3
+BAR, PANEL = 0.19, 3.4
+"""Height of a bar and width of a panel, in inches."""
+TITLE = 0.9
+"""Height that title and axis of a panel take, in inches."""
+
+
+def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) -> None:
+    """Draw the genes that carry each type.
+
+    Parameters
+    ----------
+    target
+        The ``.png`` file.
+    types
+        Of a model.
+    n_genes
+        Genes of each.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    OutputError
+        The file cannot be written; nothing is left behind.
+    """
+    panels = {
+        label: {g.symbol: g.weight for g in found.genes[:n_genes]} for label, found in types.items()
+    }
+    _draw(target, panels, "integrated gradient")
+
+
+def draw_cells(target: Path, cells: Sequence[CellExplanation], n_genes: int) -> None:
+    """Draw the genes that speak for and against the label of each cell; see :func:`draw_model`."""
+    panels = {
+        f"{cell.cell}\n{cell.best_label}, confidence {cell.confidence:.2f}": {
+            **dict(list(cell.present.items())[:n_genes]),
+            **{symbol: -e for symbol, e in list(cell.missing.items())[:n_genes]},
+        }
+        for cell in cells
+    }
+    _draw(target, panels, "log-odds for the label")
+
+
+def _draw(target: Path, panels: Mapping[str, Mapping[str, float]], axis: str) -> None:
+    """Draw a panel of bars for each title, the largest on top."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", extra="report", purpose="a PNG picture") from None
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    bars = max(1, *(len(values) for values in panels.values()))
+    figure = Figure(figsize=(PANEL * columns, (BAR * bars + TITLE) * rows), layout="constrained")
+    for i, (title, values) in enumerate(panels.items(), 1):
+        panel = figure.add_subplot(rows, columns, i)
+        colours = [PALETTE[0] if v >= 0 else PALETTE[5] for v in values.values()]
+        panel.barh(range(len(values)), list(values.values()), color=colours)
+        panel.set_yticks(range(len(values)), list(values), fontsize=8)
+        panel.set_ylim(bars - 0.4, -0.6)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel(axis, fontsize=8)
+        panel.tick_params(axis="x", labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
