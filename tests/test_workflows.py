@@ -1,0 +1,233 @@
+"""Snakemake runs the shipped rule; the Nextflow module is parsed and its scripts run in bash."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import anndata as ad
+import pytest
+import yaml
+from click.testing import CliRunner
+from groovy_parser.parser import parse_groovy_content
+from lark.exceptions import ParseError
+
+from scbignn_infer import __version__
+from scbignn_infer.cli import main
+
+WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+SNAKEMAKE, NEXTFLOW = WORKFLOWS / "snakemake", WORKFLOWS / "nextflow"
+MODULE = NEXTFLOW / "modules" / "local" / "scbignninfer" / "annotate"
+NAME = f"{MODULE.parent.name}_{MODULE.name}"
+MAIN = (MODULE / "main.nf").read_text()
+NEXTFLOW_FILES = ("main.nf", "nextflow.config", str(MODULE.relative_to(NEXTFLOW) / "main.nf"))
+FILES = {"first": "first.h5ad", "second": "second donor.csv"}
+SHELL = ("bash", "-euo", "pipefail")
+VALUES = {
+    "query": "first.h5ad",
+    "prefix": "first.scbignn",
+    "args": "--model human-pbmc",
+    "memory": "--memory-limit 4096MB",
+    "task.cpus": "2",
+    "task.process": "SCBIGNNINFER_ANNOTATE",
+}
+"""What Nextflow would put into the scripts of the module."""
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that finds ``scbignn-infer`` and keeps its cache in the folder it runs in."""
+    env = {k: v for k, v in os.environ.items() if k != "SCBIGNN_MODEL_PATH"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    env["XDG_CACHE_HOME"] = str(cwd / "cache")
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def snakemake(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-m", "snakemake", "--cores", "2", *options, cwd=cwd)
+
+
+def labels(path: Path) -> dict[str, str]:
+    return ad.read_h5ad(path).obs["scbignn_cell_type"].to_dict()
+
+
+@pytest.fixture(scope="module")
+def samples(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two samples of 200 cells, the second a table."""
+    folder = tmp_path_factory.mktemp("samples")
+    adata = ad.read_h5ad(example)
+    adata[:200].write_h5ad(folder / FILES["first"])
+    adata[200:400].to_df().to_csv(folder / FILES["second"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serial(samples: Path) -> dict[str, dict[str, str]]:
+    """Return the labels that ``annotate`` gives to each sample on one thread."""
+    for name, file in FILES.items():
+        command = ["annotate", samples / file, "-o", samples / f"{name}.out.h5ad", "--threads", 1]
+        done = CliRunner().invoke(main, [*map(str, command), "--model", "human-pbmc"])
+        assert done.exit_code == 0, done.output
+    return {name: labels(samples / f"{name}.out.h5ad") for name in FILES}
+
+
+# --- Snakemake -----------------------------------------------------------------------------------
+
+
+def workflow(folder: Path, samples: Path, files: dict[str, str]) -> Path:
+    """Copy the shipped workflow into a folder, with a table of other samples."""
+    shutil.copytree(SNAKEMAKE, folder, dirs_exist_ok=True)
+    rows = [f"{name}\t{samples / file}\n" for name, file in files.items()]
+    (folder / "samples.tsv").write_text("sample\tfile\n" + "".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the workflow after it has labelled both samples."""
+    folder = workflow(tmp_path_factory.mktemp("workflow"), samples, FILES)
+    done = snakemake(cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_snakemake_labels_as_annotate_does(
+    name: str, labelled: Path, serial: dict[str, dict[str, str]]
+) -> None:
+    assert labels(labelled / "labelled" / f"{name}.h5ad") == serial[name]
+    record = json.loads((labelled / "labelled" / f"{name}.json").read_text())
+    config = yaml.safe_load((SNAKEMAKE / "config.yaml").read_text())
+    assert record["cells"] == 200
+    assert record["model"]["name"] == config["model"]
+    assert record["params"]["threads"] == config["threads"]
+    assert (labelled / "logs" / "scbignn_infer" / f"{name}.log").read_text() == ""
+
+
+def test_a_second_run_does_nothing(labelled: Path) -> None:
+    done = snakemake(cwd=labelled)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_broken_sample_fails_with_a_line_in_its_log(samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.h5ad").write_bytes((samples / FILES["first"]).read_bytes()[:1000])
+    files = {"broken": str(tmp_path / "broken.h5ad"), "first": FILES["first"]}
+    folder = workflow(tmp_path / "workflow", samples, files)
+    done = snakemake("--keep-going", cwd=folder)
+    assert done.returncode != 0
+    (line,) = (folder / "logs" / "scbignn_infer" / "broken.log").read_text().splitlines()
+    assert line.startswith("error: ")
+    assert "broken.h5ad" in line
+    assert sorted(p.name for p in (folder / "labelled").iterdir()) == ["first.h5ad", "first.json"]
+
+
+def test_the_rule_can_be_included(samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "Snakefile").write_text(f'include: "{SNAKEMAKE / "scbignn_infer.smk"}"\n')
+    (tmp_path / "queries").mkdir()
+    shutil.copy(samples / FILES["first"], tmp_path / "queries")
+    options = ("--config", "model=human-pbmc", "--dry-run", "--printshellcmds")
+    done = snakemake("labelled/first.h5ad", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "scbignn-infer annotate queries/first.h5ad" in done.stdout + done.stderr
+    assert "--threads 2 --memory-limit 4000MB" in done.stdout + done.stderr
+
+
+# --- Nextflow ------------------------------------------------------------------------------------
+
+
+def section(label: str) -> str:
+    """Return what stands in the process under a label such as ``input:``."""
+    (found,) = re.findall(rf"^    {label}:\n(.*?)(?=^    \w+:\n|^}}$)", MAIN, re.M | re.S)
+    return found
+
+
+def script(label: str) -> str:
+    """Return the script under a label as bash gets it."""
+    (text,) = re.findall(r'"""\n(.*?)"""', section(label), re.S)
+    filled = re.sub(r"(?<!\\)\$\{([\w.]+)\}", lambda found: VALUES[found[1]], text)
+    assert not re.search(r"(?<!\\)\$", filled)
+    return textwrap.dedent(re.sub(r"\\(.)", r"\1", filled, flags=re.S))
+
+
+def lines(label: str) -> list[str]:
+    return [line for line in section(label).splitlines() if line.strip()]
+
+
+def keys(parts: list[dict[str, object]]) -> list[str]:
+    return [key for part in parts for key in part]
+
+
+def names(channel: str) -> list[str]:
+    """Return the variables, files and patterns of a line under ``input:`` or ``output:``."""
+    return [a or b for a, b in re.findall(r'(?:val|path)\((\w+)\)|path[( ]"([^"]+)"', channel)]
+
+
+@pytest.mark.parametrize("file", NEXTFLOW_FILES)
+def test_nextflow_files_are_groovy(file: str) -> None:
+    parse_groovy_content((NEXTFLOW / file).read_text())
+
+
+@pytest.mark.parametrize(("whole", "broken"), [('"*.h5ad")', '"*.h5ad"'), ('"""', '""')])
+def test_a_broken_module_is_no_groovy(whole: str, broken: str) -> None:
+    with pytest.raises(ParseError):
+        parse_groovy_content(MAIN.replace(whole, broken, 1))
+
+
+def test_module_has_the_manners_of_nf_core() -> None:
+    assert MAIN.startswith(f"process {NAME.upper()} {{\n")
+    for directive in ('tag "$meta.id"', "label 'process_medium'", "conda ", "container "):
+        assert f"\n    {directive}" in MAIN
+    assert section("when").strip() == "task.ext.when == null || task.ext.when"
+    for label in ("script", "stub"):
+        assert 'def prefix = task.ext.prefix ?: "${meta.id}"' in section(label)
+        assert 'if ("${query}" == "${prefix}.h5ad")' in section(label)
+    assert "task.ext.args ?: ''" in section("script")
+
+
+def test_module_and_its_description_agree() -> None:
+    meta = yaml.safe_load((MODULE / "meta.yml").read_text())
+    assert meta["name"] == NAME
+    inputs = [names(line) for line in lines("input")]
+    outputs = {re.findall(r"emit: (\w+)", line)[0]: names(line) for line in lines("output")}
+    assert [keys(parts) for parts in meta["input"]] == inputs
+    assert {name: keys(parts) for one in meta["output"] for name, parts in one.items()} == outputs
+
+
+def test_module_asks_for_this_version() -> None:
+    assert f'container "scbignn-infer:{__version__}"' in MAIN
+    environment = yaml.safe_load((MODULE / "environment.yml").read_text())
+    assert {"pip": [f"scbignn-infer=={__version__}"]} in environment["dependencies"]
+
+
+@pytest.mark.parametrize("label", ["script", "stub"])
+def test_scripts_of_the_module_run(
+    label: str, samples: Path, serial: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    shutil.copy(samples / VALUES["query"], tmp_path)
+    (tmp_path / "command.sh").write_text(script(label))
+    assert run("bash", "-n", "command.sh", cwd=tmp_path).returncode == 0
+    done = run(*SHELL, "command.sh", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    h5ad, record = (tmp_path / f"{VALUES['prefix']}.{kind}" for kind in ("h5ad", "json"))
+    if label == "script":
+        assert labels(h5ad) == serial["first"]
+        assert json.loads(record.read_text())["cells"] == 200
+    else:
+        assert h5ad.stat().st_size == record.stat().st_size == 0
+    versions = yaml.safe_load((tmp_path / "versions.yml").read_text())
+    assert versions == {VALUES["task.process"]: {"scbignn-infer": __version__}}
+
+
+def test_script_of_the_module_fails_on_a_broken_query(tmp_path: Path) -> None:
+    (tmp_path / VALUES["query"]).write_bytes(b"broken")
+    done = run(*SHELL, "-c", script("script"), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert not list(tmp_path.glob("*.scbignn.h5ad"))
+    assert not (tmp_path / "versions.yml").exists()
