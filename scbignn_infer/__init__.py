@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scbignn_infer.adata import annotate
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.choice import Reading
     from scbignn_infer.errors import (
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
         OutputError,
         ScBiGNNError,
     )
-    from scbignn_infer.pipeline import Annotator, annotate
+    from scbignn_infer.pipeline import Annotator
     from scbignn_infer.registry import list_models, load_model
     from scbignn_infer.results import Annotation
 
@@ -34,7 +35,7 @@ _HOME = {
     "OutputError": "errors",
     "Reading": "choice",
     "ScBiGNNError": "errors",
-    "annotate": "pipeline",
+    "annotate": "adata",
     "list_models": "registry",
     "load_model": "registry",
 }

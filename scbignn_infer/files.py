@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer import gene_names, pipeline, readers, registry, writers
+from scbignn_infer import gene_names, model_choice, pipeline, readers, registry, slots, writers
 from scbignn_infer.choice import AS_FOUND, Reading
 from scbignn_infer.errors import MissingExtraError, OutputError
 from scbignn_infer.genes import LOW_COVERAGE
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.choice import Choice
     from scbignn_infer.estimate import Estimate
-    from scbignn_infer.pipeline import Annotator, Progress
+    from scbignn_infer.pipeline import Annotator, GraphKind, Progress
     from scbignn_infer.readers import FileQuery
     from scbignn_infer.results import Annotation
     from scbignn_infer.sessions import Device
@@ -44,6 +44,10 @@ class Settings:
         How the file is read.
     key_added
         Prefix of everything that is written.
+    graph
+        Where neighbours come from, as in :class:`~scbignn_infer.pipeline.Annotator`.
+    write_graph
+        Whether the graph of the cells is written, too.
     device, threads, seed, batch_cells, memory_limit, unknown, unknown_threshold, level, groups
         As in :class:`~scbignn_infer.pipeline.Annotator`.
     """
@@ -60,6 +64,8 @@ class Settings:
     unknown_threshold: float | None = None
     level: int = 0
     groups: Mapping[str, str] | None = None
+    graph: GraphKind = "query"
+    write_graph: bool = False
 
     def annotator(self, bundle: ModelBundle) -> Annotator:
         """Return the annotator of a model with these settings."""
@@ -74,6 +80,8 @@ class Settings:
             unknown_threshold=self.unknown_threshold,
             level=self.level,
             groups=self.groups,
+            graph=self.graph,
+            keep_graph=self.write_graph,
         )
 
     def as_dict(self) -> Summary:
@@ -158,12 +166,12 @@ def label_file(
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
         cells = stack.enter_context(open_file(query, reading))
-        _check_outputs(cells, target, key, report, overwrite=overwrite)
+        _check_outputs(cells, target, settings, report, overwrite=overwrite)
         choice, novelty = None, None
         if settings.model is not None:
             bundle = registry.load_model(settings.model)
         else:
-            bundle, choice, novelty = pipeline.choose_model(
+            bundle, choice, novelty = model_choice.choose_model(
                 cells, reading, device=settings.device, threads=settings.threads
             )
         annotator = make_annotator(settings, bundle)
@@ -184,7 +192,7 @@ def label_file(
         else:
             cells.close()
             tell("write", 0, 1)
-            finish(pipeline.slot_values(annotation, key))
+            finish(slots.slot_values(annotation, key))
         tell("write", 1, 1)
     return {
         "input": str(query),
@@ -195,7 +203,12 @@ def label_file(
 
 
 def _check_outputs(
-    cells: FileQuery, target: Path, key: str, report: ReportFile | None, *, overwrite: bool
+    cells: FileQuery,
+    target: Path,
+    settings: Settings,
+    report: ReportFile | None,
+    *,
+    overwrite: bool,
 ) -> None:
     """Refuse what cannot be written, before any work is done."""
     query = cells.path
@@ -212,11 +225,17 @@ def _check_outputs(
         _need_umap()
         if report.sample_key is not None:
             cells.obs_column(report.sample_key)
-    if target.suffix != ".h5ad":
-        return
-    if cells.h5ad:
-        writers.check_h5ad_slots(query, pipeline.slot_names(key), overwrite=overwrite)
-    elif cells.uns(key) is not None:
+    key, graph = settings.key_added, settings.write_graph
+    if graph and (target.suffix != ".h5ad" or settings.graph == "reference"):
+        raise OutputError(
+            "a graph is to be written" + ("" if settings.graph == "query" else " of the reference"),
+            expected="the graph of the query's cells and an output that ends in .h5ad",
+            do="leave out --write-graph",
+        )
+    if target.suffix == ".h5ad" and cells.h5ad:
+        names = slots.slot_names(key, graph=graph)
+        writers.check_h5ad_slots(query, names, overwrite=overwrite)
+    elif target.suffix == ".h5ad" and cells.uns(key) is not None:
         writers.refuse_existing([f"uns['{key}']"], overwrite=overwrite)
 
 
@@ -235,15 +254,15 @@ def _write_new(
     if target.suffix == ".h5ad":
         whole = cells.to_adata()
         cells.close()
-        writers.refuse_existing(pipeline.taken_slots(whole, key), overwrite=overwrite)
-        writers.write_new_h5ad(whole, target, pipeline.slot_values(annotation, key))
+        writers.refuse_existing(slots.taken_slots(whole, key), overwrite=overwrite)
+        writers.write_new_h5ad(whole, target, slots.slot_values(annotation, key))
         return
     names = cells.cell_names()
     cells.close()
     writers.write_table(
         target,
         names,
-        columns=pipeline.obs_columns(annotation, key),
+        columns=slots.obs_columns(annotation, key),
         probabilities=annotation.probabilities,
         cell_types=annotation.cell_types,
     )

@@ -1,58 +1,58 @@
-"""The two passes in order: gene level, graph, cell level. No arithmetic of its own."""
+"""Label cells: gene level, graph, cell level, scores, in order. No arithmetic of its own."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
-from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, judge_matrices
-from scbignn_infer.errors import BundleError, GeneError, InputError
+from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose
+from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import Estimate, estimate
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
 from scbignn_infer.grouping import Grouping
-from scbignn_infer.matrices import sample_rows
 from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
-from scbignn_infer.parallel import in_order
-from scbignn_infer.readers import AnnDataQuery, MatrixQuery, Query
-from scbignn_infer.registry import list_models, load_model
+from scbignn_infer.passes import SCALED_STEPS, Graph, cell_pass, gene_pass, label_cells
+from scbignn_infer.readers import MatrixQuery, Query
+from scbignn_infer.registry import load_model
 from scbignn_infer.results import Annotation
-from scbignn_infer.sessions import Device, Run, Session, choose_runtime, installed_packages
-from scbignn_infer.writers import Slots, as_column, existing_slots, refuse_existing, write_adata
+from scbignn_infer.sessions import (
+    Device,
+    MakeSession,
+    Session,
+    choose_runtime,
+    installed_packages,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import anndata as ad
     import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
-READ_CELLS = 1024
-CELL_CHUNK = 4096
-CHOICE_CELLS = 256
+GraphKind = Literal["query", "reference"]
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
-SCALED_STEPS = 15.0
-"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds it."""
 NEVER_UNKNOWN = -2.0
 """A threshold that no cell is below."""
 MAX_NOVELTY = 0.99
-MIN_NOVELTY_GAP = 0.02
-"""Without a wish of the user, a model must place the typical cell within its reference's range,
-and closer than the next model does."""
+"""Of the typical cell; above it, a query is unlike the reference as a whole."""
 
 
 class Annotator:
     """A model made ready to label cells; reuse it for many queries.
+
+    Threads may share one, and it can be pickled: sessions are opened where it is unpickled.
 
     Parameters
     ----------
@@ -76,6 +76,14 @@ class Annotator:
     level, groups
         Coarser labels: so many steps up the Cell Ontology, or a group for each type's name;
         probabilities are summed.
+    graph
+        ``query``: a cell's neighbours are the query's. ``reference``: they are those of the
+        model's reference bank, so that a cell's label does not depend on the cells beside it.
+    keep_graph
+        Whether annotations hold the graph of their cells.
+    make_session
+        Called with a graph's file name and bytes, returns the onnxruntime ``InferenceSession`` to
+        run it with, ready or new; by default one is made for ``device``.
 
     Examples
     --------
@@ -101,7 +109,14 @@ class Annotator:
         unknown_threshold: float | None = None,
         level: int = 0,
         groups: Mapping[str, str] | None = None,
+        graph: GraphKind = "query",
+        keep_graph: bool = False,
+        make_session: MakeSession | None = None,
     ) -> None:
+        if graph not in ("query", "reference"):
+            raise InputError(
+                f"graph '{graph}'", expected="query or reference", do="choose one of these"
+            )
         self.bundle = bundle
         own = bundle.spec.thresholds.confidence if unknown_threshold is None else unknown_threshold
         self.threshold = own if unknown else NEVER_UNKNOWN
@@ -113,24 +128,35 @@ class Annotator:
         self.seed = seed
         self.batch_cells = batch_cells or BATCH_CELLS[self.runtime.provider]
         self.memory_limit = memory_limit
+        self.graph: GraphKind = graph
+        self.keep_graph = keep_graph
+        self._make_session = make_session
+        self._sessions: dict[str, Session] = {}
+        self._opening = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_sessions", "_opening")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._sessions, self._opening = {}, threading.Lock()
 
     @classmethod
     def load(cls, model: str | Path | ModelBundle, **settings: Any) -> Annotator:
         """Load a model by name or path; ``settings`` are those of the class."""
         return cls(load_model(model), **settings)
 
-    @cached_property
+    def _session(self, file: str) -> Session:
+        """Return the session of one of the bundle's graphs; the first caller opens it."""
+        with self._opening:
+            if file not in self._sessions:
+                graph = self.bundle.read(file)
+                self._sessions[file] = Session(graph, self.runtime, file, self._make_session)
+            return self._sessions[file]
+
+    @property
     def _gene_level(self) -> Session:
-        return Session(self.bundle.read(self.bundle.spec.gene_level.file), self.runtime)
-
-    @cached_property
-    def _cell_level(self) -> dict[str, Session]:
-        files = dict.fromkeys(layer.file for layer in self.bundle.spec.cell_level.layers)
-        return {name: Session(self.bundle.read(name), self.runtime) for name in files}
-
-    @cached_property
-    def _search(self) -> ExactSearch:
-        return ExactSearch(self.runtime)
+        return self._session(self.bundle.spec.gene_level.file)
 
     def annotate_matrix(
         self,
@@ -245,46 +271,72 @@ class Annotator:
             if choice is None:
                 choice = self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
-        most = max(len(b) for b in batches) if batches else query.n_cells
-        compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
+        if self.graph == "query":
+            most = max(len(b) for b in batches) if batches else query.n_cells
+            compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
-            embedding, gene_logits, scaled, empty = self._run_gene_level(query, choice, report)
+            densify, tables = self._densifier(choice)
+            genes = gene_pass(
+                query,
+                choice.matrix,
+                self._gene_level.holding(**tables),
+                densify,
+                tables,
+                sizes=(spec.gene_level.embedding_size, len(self.bundle.cell_types)),
+                batch_cells=self.batch_cells,
+                workers=self.runtime.workers,
+                report=report,
+            )
         n, grouping = query.n_cells, self.grouping
         probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         agreement, residual = np.zeros((2, n), np.float32)
         novelty = np.ones(n, np.float32)
-        builders = set()
-        for cells in _with_counts(batches, empty):
-            z, logits = embedding[cells], gene_logits[cells]
+        builders: set[str] = set()
+        parts: list[tuple[Any, Graph]] = []
+        for cells in _with_counts(batches, genes.empty):
+            z, logits = genes.embedding[cells], genes.logits[cells]
             with clock.stage("graph"):
-                indices, similarity, builder = build_graph(
-                    z, spec.graph.n_neighbors, runtime=self.runtime, seed=self.seed
-                )
-                builders.add(builder)
+                graph = self._neighbors(z)
+            builders.add(graph.builder)
             with clock.stage("cell level") as report:
-                cell_logits = self._run_cell_level(logits, indices, similarity, report)
+                files = {layer.file for layer in spec.cell_level.layers}
+                cell_logits = cell_pass(
+                    spec.cell_level.layers,
+                    {file: self._session(file) for file in files},
+                    logits,
+                    graph,
+                    workers=self.runtime.workers,
+                    report=report,
+                )
             with clock.stage("scores"):
                 own = grouping.sum(results.calibrate(cell_logits, spec.temperature))
                 probabilities[cells] = own
-                agreement[cells] = results.agreement(own.argmax(1), indices, similarity)
-                residual[cells], strange = self._residual(
-                    scaled[cells], indices, cell_logits.argmax(1), choice
-                )
-                novelty[cells] = np.maximum(self.novelty(z, indices), strange)
+                agreement[cells] = self._agreement(own.argmax(1), graph)
+                strange = np.zeros(len(own), np.float32)
+                if graph.state is None:
+                    residual[cells], strange = self._residual(
+                        genes.scaled[cells], graph.indices, cell_logits.argmax(1), choice
+                    )
+                smoothed = graph.indices if graph.state is None else None
+                novelty[cells] = np.maximum(self.novelty(z, smoothed), strange)
+            if self.keep_graph and graph.state is None:
+                parts.append((cells, graph))
         return Annotation(
             cell_types=grouping.labels,
             ontology_ids=grouping.ontology_ids,
             probabilities=probabilities,
-            gene_level_codes=grouping.sum(np.exp(gene_logits)).argmax(axis=1),
+            gene_level_codes=grouping.sum(np.exp(genes.logits)).argmax(axis=1),
             neighbor_agreement=agreement,
             novelty=novelty,
             residual=residual,
-            embedding=embedding,
-            empty=empty,
+            embedding=genes.embedding,
+            empty=genes.empty,
             confidence_threshold=self.threshold,
+            graph=_join_graphs(parts, n) if self.keep_graph else None,
             provenance=self._provenance(
                 choice,
                 {
+                    "graph": self.graph,
                     "graph_builder": "+".join(sorted(builders)) or "none",
                     "batch_key": reading.batch_key or "",
                     "n_batches": len(batches) if batches else 1,
@@ -293,11 +345,35 @@ class Annotator:
             ),
         )
 
+    def _neighbors(self, embedding: Array) -> Graph:
+        """Return the graph of some cells."""
+        k = self.bundle.spec.graph.n_neighbors
+        if self.graph == "query":
+            found = build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
+            return Graph(*found, reach=found[1].min(axis=1))
+        bank = unit_rows(self.bundle.reference["embedding"])
+        _, among, _ = build_graph(bank, k, runtime=self.runtime)
+        indices, similarity = ExactSearch(self.runtime).search(
+            unit_rows(embedding), bank, min(k, len(bank))
+        )
+        state = np.eye(len(self.bundle.cell_types), dtype=np.float32)
+        codes = self.bundle.reference["codes"]
+        return Graph(indices, similarity, "reference", among.min(axis=1), state[codes])
+
+    def _agreement(self, codes: Array, graph: Graph) -> Array:
+        """Return the weighted share of neighbours with a cell's own label."""
+        others = codes
+        if graph.state is not None:
+            others = self.grouping.group[self.bundle.reference["codes"]]
+        elif len(codes) == 1:
+            return np.full(1, np.nan, np.float32)
+        return results.agreement(codes, others[graph.indices], graph.similarity)
+
     def embed(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
         densify, tables = self._densifier(choice)
         run = partial(self._gene_level.run, **tables)
-        return _label_cells(rows, run=run, densify=densify, batch_cells=self.batch_cells)
+        return label_cells(rows, run=run, densify=densify, batch_cells=self.batch_cells)
 
     def gene_effects(
         self, row: sp.csr_matrix, choice: Choice, code: int
@@ -366,7 +442,7 @@ class Annotator:
         """
         reference = self.bundle.reference
         bank = unit_rows(reference["embedding"])
-        _, nearest = self._search.search(unit_rows(embedding), bank, 1)
+        _, nearest = ExactSearch(self.runtime).search(unit_rows(embedding), bank, 1)
         return results.novelty_quantile(
             results.smooth(1 - nearest[:, 0], neighbor_indices), reference["novelty_quantiles"]
         )
@@ -389,35 +465,6 @@ class Annotator:
         )
         return densify, tables
 
-    def _run_gene_level(
-        self, query: Query, choice: Choice, report: Progress
-    ) -> tuple[Array, Array, Array, Array]:
-        """Pass 1, streamed: embedding (n, d), gene logits (n, c), scaled genes, empty cells."""
-        spec, n = self.bundle.spec, query.n_cells
-        densify, tables = self._densifier(choice)
-        embedding = np.empty((n, spec.gene_level.embedding_size), np.float32)
-        logits = np.empty((n, len(self.bundle.cell_types)), np.float32)
-        empty = np.empty(n, dtype=bool)
-        run = self._gene_level.holding(**tables)
-        kept = min(results.RESIDUAL_GENES, densify.panel_size)
-        scaled = np.empty((n, kept), np.int8)
-        label = partial(
-            _label_and_scale,
-            run=run,
-            densify=densify,
-            batch_cells=self.batch_cells,
-            mean=tables["gene_mean"][:kept],
-            scale=tables["gene_scale"][:kept],
-        )
-        blocks = query.blocks(choice.matrix, max(READ_CELLS, self.batch_cells))
-        start = 0
-        for z, o, genes, none in in_order(label, blocks, workers=self.runtime.workers):
-            rows = slice(start, start + len(z))
-            embedding[rows], logits[rows], scaled[rows], empty[rows] = z, o, genes, none
-            start = rows.stop
-            report("gene level", start, n)
-        return embedding, logits, scaled, empty
-
     def _residual(
         self, scaled: Array, indices: Array, codes: Array, choice: Choice
     ) -> tuple[Array, Array]:
@@ -437,34 +484,6 @@ class Annotator:
         )
         most = np.interp(0.99, np.linspace(0, 1, len(quantiles)), quantiles)
         return found / most, results.novelty_quantile(found, quantiles)
-
-    def _run_cell_level(
-        self, gene_logits: Array, indices: Array, similarity: Array, report: Progress
-    ) -> Array:
-        """Pass 2: one layer after the other, in chunks of cells; returns logits (n, c)."""
-        n, layers = len(gene_logits), self.bundle.spec.cell_level.layers
-        own, state = gene_logits, np.exp(gene_logits)
-        reach = similarity.min(axis=1)
-        for step, layer in enumerate(layers):
-            update = partial(
-                _update_cells,
-                run=self._cell_level[layer.file].holding(
-                    state=state, reach=reach, layer=np.array(layer.layer, np.int64)
-                ),
-                by_cell={
-                    "own": own,
-                    "gene_logits": gene_logits,
-                    "neighbor_indices": indices,
-                    "neighbor_similarity": similarity,
-                },
-            )
-            own, state = np.empty_like(own), np.empty_like(state)
-            chunks = [slice(i, min(i + CELL_CHUNK, n)) for i in range(0, n, CELL_CHUNK)]
-            updated = in_order(update, chunks, workers=self.runtime.workers)
-            for rows, values in zip(chunks, updated, strict=True):
-                own[rows], state[rows] = values
-                report("cell level", step * n + rows.stop, len(layers) * n)
-        return own
 
     def _provenance(
         self, choice: Choice, graph: dict[str, Any], seconds: dict[str, float]
@@ -517,43 +536,6 @@ def _log_odds(logits: Array, code: int) -> Array:
     return odds
 
 
-def _label_cells(
-    block: sp.csr_matrix, *, run: Run, densify: Densifier, batch_cells: int
-) -> tuple[Array, Array]:
-    """Run the gene level on some rows of a file: embedding and gene logits."""
-    counts, totals = densify(block)
-    return _run_batches(counts, totals, run, batch_cells)
-
-
-def _run_batches(counts: Array, totals: Array, run: Run, batch_cells: int) -> tuple[Array, Array]:
-    batches = [slice(i, i + batch_cells) for i in range(0, len(counts), batch_cells)]
-    parts = [run(counts=counts[b], totals=np.maximum(totals[b], 1.0)) for b in batches]
-    embedding, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return embedding, logits
-
-
-def _label_and_scale(
-    block: sp.csr_matrix,
-    *,
-    run: Run,
-    densify: Densifier,
-    batch_cells: int,
-    mean: Array,
-    scale: Array,
-) -> tuple[Array, Array, Array, Array]:
-    """Run the gene level on some rows, and keep scaled expression of the first genes."""
-    counts, totals = densify(block)
-    embedding, logits = _run_batches(counts, totals, run, batch_cells)
-    first = np.log1p(counts[:, : len(mean)] * (TARGET_SUM / np.maximum(totals, 1.0)))
-    scaled = np.clip((first - mean) / scale, -results.LIMIT, results.LIMIT)
-    return embedding, logits, np.rint(scaled * SCALED_STEPS).astype(np.int8), totals[:, 0] <= 0
-
-
-def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:
-    """Run one layer of the cell level for a chunk of cells, which look at the state of all."""
-    return run(**{name: values[rows] for name, values in by_cell.items()})
-
-
 def _batches(query: Query, key: str | None) -> list[Array]:
     """Return the cells of each value of a column of ``obs``, none without a column."""
     if key is None:
@@ -586,179 +568,15 @@ class _Clock:
         self._progress(name, self._n, self._n)
 
 
-def annotate(
-    adata: ad.AnnData,
-    model: str | Path | ModelBundle,
-    *,
-    key_added: str = results.DEFAULT_KEY,
-    matrix: str | None = None,
-    gene_column: str | None = None,
-    min_gene_coverage: float | None = None,
-    allow_species_mismatch: bool = False,
-    batch_key: str | None = None,
-    device: Device = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    overwrite: bool = False,
-    copy: bool = False,
-) -> ad.AnnData | None:
-    """Label the cells of an AnnData.
+def _join_graphs(parts: list[tuple[Any, Graph]], n: int) -> sp.csr_matrix:
+    """Return similarities (n, n) of cells and their neighbours, those of every batch in one."""
+    import scipy.sparse as sp
 
-    Parameters
-    ----------
-    adata
-        The cells, with counts or log1p(CP10k) in ``X``, ``raw`` or a layer.
-    model
-        Name or path of a model, or a loaded one.
-    key_added
-        Prefix of everything that is written.
-    matrix
-        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
-    gene_column
-        Column of ``var`` with the gene names; by default the one that matches best.
-    min_gene_coverage
-        Share of the model's genes, weighted by how well they tell types apart, below which nothing
-        is labelled.
-    allow_species_mismatch
-        Match the symbols of another species, whatever their case.
-    batch_key
-        Column of ``obs``; cells are neighbours only of cells with the same value.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    threads
-        CPU threads; by default all that the process may use.
-    seed
-        Of the approximate graph search.
-    overwrite
-        Replace slots of an earlier run.
-    copy
-        Return an annotated copy and leave ``adata`` alone.
-
-    Returns
-    -------
-    AnnData or None
-        ``None``, or the copy. These slots are written:
-
-        ``obs[f"{key_added}_cell_type"]``
-            Final label, categorical; "unknown" below the threshold.
-        ``obs[f"{key_added}_cell_type_ontology_id"]``
-            Cell Ontology id or empty.
-        ``obs[f"{key_added}_best_cell_type"]``
-            Label without rejection.
-        ``obs[f"{key_added}_confidence"]``
-            Calibrated probability of the best label.
-        ``obs[f"{key_added}_gene_level_cell_type"]``
-            What the gene level alone said.
-        ``obs[f"{key_added}_neighbor_agreement"]``
-            Weighted share of graph neighbours with the same best label.
-        ``obs[f"{key_added}_novelty"]``
-            How unlike the reference, as a quantile of held-out reference cells.
-        ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
-            Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
-        ``uns[key_added]``
-            Model, matrix, genes, parameters, versions, and the names of the classes.
-
-    Raises
-    ------
-    InputError, BundleError, OutputError, DeviceError
-        What is wrong with the data, the model, existing slots or the device.
-    """
-    annotator = Annotator.load(model, device=device, threads=threads, seed=seed)
-    refuse_existing(taken_slots(adata, key_added), overwrite=overwrite)
-    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
-    annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
-    target = adata.copy() if copy else adata
-    write_adata(target, slot_values(annotation, key_added))
-    return target if copy else None
-
-
-def slot_names(key: str) -> dict[str, list[str]]:
-    """Name the slots that an annotation takes in an AnnData."""
-    return {
-        "obs": [f"{key}_{name}" for name in results.COLUMNS],
-        "obsm": [f"{key}_probabilities", f"X_{key}"],
-        "uns": [key],
-    }
-
-
-def taken_slots(adata: ad.AnnData, key: str) -> list[str]:
-    """List the slots of an annotation that an AnnData has already."""
-    slots = {"obs": list(adata.obs), "obsm": list(adata.obsm), "uns": list(adata.uns)}
-    return existing_slots(slots, slot_names(key))
-
-
-def slot_values(annotation: Annotation, key: str) -> Slots:
-    """Return what :func:`~scbignn_infer.writers.write_h5ad` writes for an annotation."""
-    return Slots(obs_columns(annotation, key), annotation.matrices(key), annotation.record(), key)
-
-
-def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
-    """Return the columns of ``obs``, strings as categoricals in the model's order."""
-    names = [*annotation.cell_types, results.UNKNOWN]
-    ids = list(dict.fromkeys([*annotation.ontology_ids, ""]))
-    return {
-        name: as_column(values, ids if name.endswith("ontology_id") else names)
-        for name, values in annotation.columns(key).items()
-    }
-
-
-def choose_model(
-    query: Query,
-    reading: Reading = AS_FOUND,
-    *,
-    device: Device = "auto",
-    threads: int | None = None,
-) -> tuple[ModelBundle, Choice, dict[str, float]]:
-    """Take the model whose reference the query resembles most, or refuse to guess.
-
-    Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
-    distance to its reference bank.
-
-    Parameters
-    ----------
-    query
-        The cells.
-    reading
-        The user's wishes on how it is read.
-    device, threads
-        As in :class:`Annotator`.
-
-    Returns
-    -------
-    bundle, choice, novelty
-        The model, what of the query it is to read, and the median novelty of the cells under each
-        model that could read them.
-
-    Raises
-    ------
-    BundleError
-        No model is found, none resembles the query, or two do equally well.
-    """
-    verdicts = judge_matrices(query)
-    sample = sample_rows(query.n_cells, CHOICE_CELLS)
-    rows: dict[str, sp.csr_matrix] = {}
-    bundles = {name: load_model(path) for name, path in list_models().items()}
-    choices: dict[str, Choice] = {}
-    novelty: dict[str, float] = {}
-    for name, bundle in bundles.items():
-        annotator = Annotator(bundle, device=device, threads=threads)
-        try:
-            choice = choose(query, bundle, reading, verdicts=verdicts)
-        except GeneError:
-            continue  # a model for other genes, perhaps another species
-        choices[name] = choice
-        if choice.matrix not in rows:
-            rows[choice.matrix] = query.rows(choice.matrix, sample)
-        embedding, _ = annotator.embed(rows[choice.matrix], choice)
-        novelty[name] = float(np.median(annotator.novelty(embedding)))
-    ranked = sorted(novelty, key=lambda name: novelty[name])
-    alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
-    close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
-    if len(close) != 1:
-        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
-        raise BundleError(
-            f"no model is clearly meant for {query.name} (median novelty of its cells: {shown})",
-            expected=f"one model below {MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
-            do="choose a model with -m; see: scbignn-infer models list",
-        )
-    return bundles[close[0]], choices[close[0]], novelty
+    rows, columns, values = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, np.float32)]
+    for cells, graph in parts:
+        own = np.arange(n)[cells]
+        rows.append(np.repeat(own, graph.indices.shape[1]))
+        columns.append(own[graph.indices].ravel())
+        values.append(graph.similarity.ravel())
+    row, column, value = (np.concatenate(x) for x in (rows, columns, values))
+    return sp.csr_matrix((value, (row, column)), shape=(n, n))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import softmax
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 UNKNOWN = "unknown"
@@ -60,6 +63,9 @@ class Annotation:
         (n_cells,) cells without a count on any known gene; they are unknown.
     confidence_threshold
         A cell is called unknown where its :attr:`support` is below it.
+    graph
+        (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
+        annotator keeps it.
     provenance
         Model, matrix, genes, parameters, versions and timings of the run.
     """
@@ -74,6 +80,7 @@ class Annotation:
     embedding: Array
     empty: Array
     confidence_threshold: float
+    graph: sp.csr_matrix | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -142,9 +149,27 @@ class Annotation:
         """Return the per-cell matrices as they stand in ``obsm``, by name."""
         return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding}
 
+    def pairs(self, key: str = DEFAULT_KEY) -> dict[str, Any]:
+        """Return the graph as it stands in ``obsp``, by name; none where it is not kept.
+
+        ``distances`` are 1 less the cosine similarity of a cell (row) and its neighbours;
+        ``connectivities`` the similarities, cut at 0, of pairs of which one is a neighbour of the
+        other.
+        """
+        if self.graph is None:
+            return {}
+        distances, near = self.graph.copy(), self.graph.copy()
+        distances.data = np.maximum(1 - distances.data, 1e-8)  # zeros would be no entries
+        near.data = np.maximum(near.data, 1e-8)
+        return {f"{key}_connectivities": near.maximum(near.T), f"{key}_distances": distances}
+
     def record(self) -> dict[str, Any]:
-        """Return what stands in ``uns``: the provenance and the names of the classes."""
-        return {**self.provenance, "cell_types": self.cell_types}
+        """Return what stands in ``uns``: the provenance and the names of the classes.
+
+        Timings are left out, so that the same input gives the same file.
+        """
+        kept = {k: v for k, v in self.provenance.items() if k != "seconds"}
+        return {**kept, "cell_types": self.cell_types}
 
 
 def calibrate(logits: Array, temperature: float) -> Array:
@@ -228,25 +253,23 @@ def residual(
     return found
 
 
-def agreement(codes: Array, neighbor_indices: Array, neighbor_similarity: Array) -> Array:
+def agreement(codes: Array, neighbor_codes: Array, neighbor_similarity: Array) -> Array:
     """Weighted share of neighbours with the cell's own label.
 
     Parameters
     ----------
     codes
         (n,) label codes.
-    neighbor_indices, neighbor_similarity
-        (n, k) graph; weights are the similarities, cut at 0.
+    neighbor_codes, neighbor_similarity
+        (n, k) labels of the neighbours, and weights: their similarities, cut at 0.
 
     Returns
     -------
     ndarray
-        (n,) in [0, 1]; NaN for a lone cell.
+        (n,) in [0, 1].
     """
-    if len(codes) == 1:
-        return np.full(1, np.nan, np.float32)
     weight = np.maximum(neighbor_similarity, 1e-6)
-    same = codes[neighbor_indices] == codes[:, None]
+    same = neighbor_codes == codes[:, None]
     share: Array = (weight * same).sum(axis=1) / weight.sum(axis=1)
     return share
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,11 @@ Device = str
 Array = np.ndarray[Any, Any]
 Run = Callable[..., tuple[Array, ...]]
 """Takes inputs by name and gives the outputs in the graph's order."""
+
+MakeSession = Callable[[str, bytes], Any]
+"""Takes a graph's file name and bytes and gives an ``onnxruntime.InferenceSession``."""
+_creating = threading.Lock()
+"""Held while a session is created: onnxruntime's first one sets up what all share."""
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -157,6 +163,10 @@ class Session:
         The serialised ONNX model.
     runtime
         Where to run it.
+    name
+        Of the graph.
+    make
+        Gives the session, where it is not to be made here.
 
     Raises
     ------
@@ -164,8 +174,19 @@ class Session:
         onnxruntime cannot load the graph, or fell back from CUDA to the CPU.
     """
 
-    def __init__(self, graph: bytes, runtime: Runtime) -> None:
-        ort = import_onnxruntime()
+    def __init__(
+        self, graph: bytes, runtime: Runtime, name: str = "", make: MakeSession | None = None
+    ) -> None:
+        with _creating:
+            self._ort = import_onnxruntime()
+            self._session = make(name, graph) if make else self._open(graph, runtime)
+        self._runtime = runtime
+        self.providers: list[str] = self._session.get_providers()
+        self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
+        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+
+    def _open(self, graph: bytes, runtime: Runtime) -> Any:
+        ort = self._ort
         ort.set_default_logger_severity(4)
         options = ort.SessionOptions()
         # Blocks side by side use the cores better than the threads of one operator, and a result
@@ -181,7 +202,7 @@ class Session:
                 ort.preload_dlls()  # CUDA and cuDNN as installed by pip
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": runtime.device_id}))
         try:
-            self._session = ort.InferenceSession(graph, options, providers=providers)
+            session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common root
             raise DeviceError(
                 f"onnxruntime {ort.__version__} cannot load the graph "
@@ -189,17 +210,15 @@ class Session:
                 expected="an ONNX graph of opset 18 or later that it supports",
                 do="upgrade onnxruntime, then see: scbignn-infer doctor",
             ) from None
-        self._runtime, self._ort = runtime, ort
-        self.providers: list[str] = self._session.get_providers()
-        if runtime.provider == "cuda" and "CUDAExecutionProvider" not in self.providers:
+        given = session.get_providers()
+        if runtime.provider == "cuda" and "CUDAExecutionProvider" not in given:
             raise DeviceError(
-                f"CUDA was asked for and onnxruntime {ort.__version__} gave {self.providers}",
+                f"CUDA was asked for and onnxruntime {ort.__version__} gave {given}",
                 expected="a GPU with its driver, CUDA and cuDNN",
                 do="run: pip install 'scbignn-infer[cuda]', or use --device cpu; "
                 "see: scbignn-infer doctor",
             )
-        self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
-        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+        return session
 
     def run(self, **arrays: Array) -> tuple[Array, ...]:
         """Run the graph; inputs by name, outputs in the graph's order. Threads may share it."""

@@ -44,16 +44,14 @@ class Slots:
 
     Attributes
     ----------
-    columns, matrices, record
-        What goes to ``obs``, ``obsm`` and ``uns[key]``.
-    key
-        Key in ``uns``.
+    columns, matrices, pairs, records
+        What goes to ``obs``, ``obsm``, ``obsp`` and ``uns``, by name.
     """
 
     columns: Mapping[str, Any]
     matrices: Mapping[str, Array]
-    record: Mapping[str, Any]
-    key: str
+    pairs: Mapping[str, Any]
+    records: Mapping[str, Any]
 
 
 @contextmanager
@@ -274,12 +272,12 @@ def _add_slots(path: Path, slots: Slots) -> None:
         order = [str(c) for c in obs.attrs.get("column-order", ())]
         order += [c for c in slots.columns if c not in order]
         obs.attrs["column-order"] = np.array(order, dtype=object)
-        for group in ("obsm", "uns"):
-            if group not in file:
+        others = {"obsm": slots.matrices, "obsp": slots.pairs, "uns": slots.records}
+        for group, values in others.items():
+            if values and group not in file:
                 write_elem(file, group, {})
-        for name, values in slots.matrices.items():
-            write_elem(file["obsm"], name, values)
-        write_elem(file["uns"], slots.key, dict(slots.record))
+            for name, value in values.items():
+                write_elem(file[group], name, value)
 
 
 def write_adata(adata: ad.AnnData, slots: Slots) -> None:
@@ -288,7 +286,9 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
         adata.obs[name] = values
     for name, values in slots.matrices.items():
         adata.obsm[name] = values
-    adata.uns[slots.key] = dict(slots.record)
+    for name, values in slots.pairs.items():
+        adata.obsp[name] = values
+    adata.uns.update(slots.records)
 
 
 def write_new_h5ad(adata: ad.AnnData, target: Path, slots: Slots) -> None:

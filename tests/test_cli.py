@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, __version__, pipeline, registry
+from scbignn_infer import Annotator, __version__, annotate, registry, slots
 from scbignn_infer.cli import main
 from scbignn_infer.cli.options import as_bytes
 from scbignn_infer.cli.train import TRAINING_MODULES
@@ -122,7 +122,7 @@ def test_annotate_writes_every_slot_beside_the_input(query, pbmc_bundle):
     assert done.stdout == ""
     assert query.read_bytes() == before
     result = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
-    for slot, names in pipeline.slot_names("scbignn").items():
+    for slot, names in slots.slot_names("scbignn").items():
         assert set(names) <= set(getattr(result, slot))
     labels = result.obs["scbignn_cell_type"]
     assert labels.isin([*pbmc_bundle.cell_types, "unknown"]).all()
@@ -160,7 +160,7 @@ def test_annotate_gives_what_the_api_gives(query):
     run("annotate", query, "-m", "human-pbmc", "--threads", "1", "-q")
     written = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
     adata = ad.read_h5ad(query)
-    pipeline.annotate(adata, "human-pbmc", threads=1)
+    annotate(adata, "human-pbmc", threads=1)
     pd.testing.assert_frame_equal(written.obs, adata.obs)
     np.testing.assert_array_equal(written.obsm["X_scbignn"], adata.obsm["X_scbignn"])
 

@@ -17,7 +17,8 @@ from scbignn_infer import results
 from scbignn_infer.bundle import CellType, ModelBundle
 from scbignn_infer.choice import Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
-from scbignn_infer.pipeline import Annotator, choose_model
+from scbignn_infer.model_choice import choose_model
+from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, open_query
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbignn_infer import pipeline
+from scbignn_infer import passes
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
 from scbignn_infer.registry import load_model
@@ -182,8 +182,8 @@ def test_batch_and_chunk_sizes_change_nothing(
     read: int,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(pipeline, "READ_CELLS", read)
-    monkeypatch.setattr(pipeline, "CELL_CHUNK", chunk)
+    monkeypatch.setattr(passes, "READ_CELLS", read)
+    monkeypatch.setattr(passes, "CELL_CHUNK", chunk)
     other = Annotator(annotator.bundle, device="cpu", batch_cells=batch)
     assert_same(other.annotate_matrix(*cells), plain)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
+from typing import Any
 
 import anndata as ad
 import h5py
@@ -353,3 +354,25 @@ def test_string_columns_leave_out_numbers():
         "category": ["c", "d"],
         "string": ["e", "f"],
     }
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_matrices_of_dask_are_computed_once_a_chunk(sparse: bool) -> None:
+    array = pytest.importorskip("dask.array")
+    held = np.random.default_rng(0).poisson(0.5, (50, 7)).astype(np.float32)
+    computed: list[int] = []
+
+    def count(chunk: np.ndarray) -> Any:
+        computed.append(len(chunk))
+        return sp.csr_matrix(chunk) if sparse else chunk
+
+    lazy = array.from_array(held, chunks=(20, 7)).map_blocks(count, meta=np.empty((0, 0)))
+    query = MatrixQuery(lazy, list("abcdefg"))
+    blocks = list(query.blocks("X", 8))
+    assert [b.shape[0] for b in blocks] == [8, 8, 4, 8, 8, 4, 8, 2]
+    np.testing.assert_array_equal(sp.vstack(blocks).toarray(), held)
+    assert computed == [20, 20, 10]
+    some = np.array([3, 21, 49])
+    np.testing.assert_array_equal(query.rows("X", some).toarray(), held[some])
+    adata = AnnDataQuery(ad.AnnData(lazy))
+    np.testing.assert_array_equal(sp.vstack(list(adata.blocks("X", 9))).toarray(), held)

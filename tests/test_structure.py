@@ -21,9 +21,9 @@ LAYERS = (
     {"errors"},
     {"bundle", "gene_names", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
-    {"choice", "estimate", "grouping"},
+    {"choice", "estimate", "grouping", "passes", "slots"},
     {"pipeline", "doctor"},
-    {"explanation", "report"},
+    {"adata", "explanation", "model_choice", "report"},
     {"files"},
     {"cli"},
 )

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer import choice as choices
-from scbignn_infer import pipeline
+from scbignn_infer import model_choice, passes
 from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.matrices import SAMPLE_ROWS
 from scbignn_infer.pipeline import Annotator
@@ -86,7 +86,7 @@ def test_choosing_a_model_judges_the_matrices_once(
         reads, judged = Reads(monkeypatch), []
         judge = choices.judge
         monkeypatch.setattr(choices, "judge", lambda rows: judged.append(rows) or judge(rows))
-        bundle, choice, _ = pipeline.choose_model(query, device="cpu", threads=1)
+        bundle, choice, _ = model_choice.choose_model(query, device="cpu", threads=1)
         annotation = Annotator(bundle, device="cpu", threads=1).annotate_query(query, choice=choice)
     assert bundle.name == "human-pbmc"
     assert len(judged) == 1
@@ -114,7 +114,7 @@ def test_each_cell_passes_each_graph_once(
     assert sum(cells_of["counts"]) == 5000
     assert len(cells_of["counts"]) == sum(-(-n // 256) for n in [1024] * 4 + [904])
     assert sum(cells_of["own"]) == 5000 * layers
-    assert len(cells_of["own"]) == -(-5000 // pipeline.CELL_CHUNK) * layers
+    assert len(cells_of["own"]) == -(-5000 // passes.CELL_CHUNK) * layers
     assert sum(cells_of["queries"]) == 2 * 5000  # among themselves, and in the reference bank
 
 

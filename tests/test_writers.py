@@ -30,8 +30,8 @@ def values():
             "k_confidence": np.linspace(0, 1, 20, dtype=np.float32),
         },
         matrices={"X_k": np.arange(40, dtype=np.float32).reshape(20, 2)},
-        record={"model": {"name": "toy"}, "cell_types": ["T", "B", "NK"]},
-        key="k",
+        pairs={},
+        records={"k": {"model": {"name": "toy"}, "cell_types": ["T", "B", "NK"]}},
     )
 
 
@@ -190,7 +190,8 @@ def test_a_file_is_replaced_by_its_annotated_self(h5ad, adata, values, tmp_path)
 
 def test_slots_can_be_written_again(h5ad, adata, values, tmp_path):
     writers.write_h5ad(h5ad, h5ad, values)
-    again = dataclasses.replace(values, record={**values.record, "new": 1})
+    records = {"k": {**values.records["k"], "new": 1}}
+    again = dataclasses.replace(values, records=records)
     writers.write_h5ad(h5ad, h5ad, again)
     result = ad.read_h5ad(h5ad)
     check(result, adata, values)

@@ -31,6 +31,7 @@ from scbignn_infer.errors import OutputError
 if TYPE_CHECKING:
     from scbignn_infer.choice import Reading
     from scbignn_infer.estimate import Estimate
+    from scbignn_infer.pipeline import GraphKind
 
 Summary = dict[str, Any]
 LONG_SECONDS = 20.0
@@ -86,6 +87,14 @@ LONG_SECONDS = 20.0
     help="Coarser labels: so many steps up the Cell Ontology.",
 )
 @click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group.")
+@click.option(
+    "--graph",
+    type=click.Choice(["query", "reference"]),
+    default="query",
+    show_default=True,
+    help="Whose cells are neighbours; with the reference's, no cell's label depends on others.",
+)
+@click.option("--write-graph", is_flag=True, help="Write the cell graph for scanpy, too.")
 @click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
 @click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
 @overwrite_option
@@ -107,6 +116,8 @@ def annotate(
     no_unknown: bool,
     level: int,
     group_map: Path | None,
+    graph: GraphKind,
+    write_graph: bool,
     report: Path | None,
     sample_key: str | None,
     overwrite: bool,
@@ -134,6 +145,8 @@ def annotate(
         unknown_threshold=unknown_threshold,
         level=level,
         groups=read_map(group_map) if group_map is not None else None,
+        graph=graph,
+        write_graph=write_graph,
     )
     silent = quiet or as_json
     page = files.ReportFile(report, sample_key or reading.batch_key) if report else None

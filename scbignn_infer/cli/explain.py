@@ -92,13 +92,13 @@ def _explain_cells(
     path: Path, wanted: list[str], model: str | None, reading: Reading
 ) -> tuple[str, list[CellExplanation]]:
     """Label a file and return the model's name and why these cells were called what they were."""
-    from scbignn_infer import explanation, files, pipeline, registry
+    from scbignn_infer import explanation, files, model_choice, pipeline, registry
 
     with files.open_file(path, reading) as query:
         if model is not None:
             bundle = registry.load_model(model)
         else:
-            bundle, _, _ = pipeline.choose_model(query, reading)
+            bundle, _, _ = model_choice.choose_model(query, reading)
         annotator = pipeline.Annotator(bundle)
         return bundle.name, explanation.explain_cells(annotator, query, wanted, reading)
 

@@ -73,7 +73,7 @@ class MatrixQuery:
     Parameters
     ----------
     matrix
-        (n_cells, n_genes) sparse or dense.
+        (n_cells, n_genes) sparse or dense, or a dask array of either.
     gene_names
         (n_genes,) names of the columns.
     """
@@ -93,7 +93,7 @@ class MatrixQuery:
             )
         self.name = "matrix"
         self.n_cells = int(matrix.shape[0])
-        self._matrix = sp.csr_matrix(matrix)
+        self._matrix = matrix if is_lazy(matrix) else sp.csr_matrix(matrix)
         self._genes = [str(g) for g in gene_names]
 
     def cell_names(self) -> list[str]:
@@ -114,12 +114,11 @@ class MatrixQuery:
 
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ``indices``."""
-        return self._matrix[indices]
+        return held_rows(self._matrix[indices])
 
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
-        for i in range(0, self.n_cells, size):
-            yield self._matrix[i : i + size]
+        return row_blocks(self._matrix, size)
 
 
 class AnnDataQuery:
@@ -162,15 +161,14 @@ class AnnDataQuery:
 
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""
-        return sp.csr_matrix(self._matrix(matrix)[indices])
+        return held_rows(self._matrix(matrix)[indices])
 
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
         values = self._matrix(matrix)
         if isinstance(values, sp.csc_matrix | sp.csc_array):
             values = values.tocsr()
-        for i in range(0, self.n_cells, size):
-            yield sp.csr_matrix(values[i : i + size])
+        return row_blocks(values, size)
 
 
 class HeldFile(AnnDataQuery):
@@ -229,6 +227,28 @@ def one_line(path: Path, kind: str) -> Iterator[None]:
             expected=f"a whole {kind}",
             do="check that it was copied to its end and that the program that wrote it opens it",
         ) from None
+
+
+def is_lazy(matrix: Any) -> bool:
+    """Tell whether values are computed when they are asked for, as those of dask."""
+    return hasattr(matrix, "dask") and hasattr(matrix, "chunks")
+
+
+def held_rows(rows: Any) -> sp.csr_matrix:
+    """Return rows of any kind of matrix as a sparse one in memory."""
+    return sp.csr_matrix(rows.compute() if is_lazy(rows) else rows)
+
+
+def row_blocks(matrix: Any, size: int) -> Iterator[sp.csr_matrix]:
+    """Yield all rows in order, at most ``size`` at a time; chunks of dask are computed once."""
+    chunks = matrix.chunks[0] if is_lazy(matrix) else (matrix.shape[0],)
+    start = 0
+    for length in chunks:
+        held = held_rows(matrix[start : start + length]) if is_lazy(matrix) else None
+        for i in range(0, length, size):
+            end = min(i + size, length)
+            yield held_rows(matrix[start + i : start + end]) if held is None else held[i:end]
+        start += length
 
 
 def refuse_no_cells(name: str, n_cells: int) -> None:

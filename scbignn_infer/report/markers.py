@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.expression import TARGET_SUM
-from scbignn_infer.pipeline import READ_CELLS
+from scbignn_infer.passes import READ_CELLS
 
 if TYPE_CHECKING:
     from scbignn_infer.choice import Choice

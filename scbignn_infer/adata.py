@@ -1,0 +1,112 @@
+"""Label an AnnData in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scbignn_infer import results, slots
+from scbignn_infer.choice import Reading
+from scbignn_infer.pipeline import Annotator
+from scbignn_infer.readers import AnnDataQuery
+from scbignn_infer.writers import refuse_existing, write_adata
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.sessions import Device
+
+
+def annotate(
+    adata: ad.AnnData,
+    model: str | Path | ModelBundle,
+    *,
+    key_added: str = results.DEFAULT_KEY,
+    matrix: str | None = None,
+    gene_column: str | None = None,
+    min_gene_coverage: float | None = None,
+    allow_species_mismatch: bool = False,
+    batch_key: str | None = None,
+    device: Device = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    write_graph: bool = False,
+    overwrite: bool = False,
+    copy: bool = False,
+) -> ad.AnnData | None:
+    """Label the cells of an AnnData.
+
+    Parameters
+    ----------
+    adata
+        The cells, with counts or log1p(CP10k) in ``X``, ``raw`` or a layer.
+    model
+        Name or path of a model, or a loaded one.
+    key_added
+        Prefix of everything that is written.
+    matrix
+        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+    gene_column
+        Column of ``var`` with the gene names; by default the one that matches best.
+    min_gene_coverage
+        Share of the model's genes, weighted by how well they tell types apart, below which nothing
+        is labelled.
+    allow_species_mismatch
+        Match the symbols of another species, whatever their case.
+    batch_key
+        Column of ``obs``; cells are neighbours only of cells with the same value.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads
+        CPU threads; by default all that the process may use.
+    seed
+        Of the approximate graph search.
+    write_graph
+        Write the cell graph, too, as scanpy's functions take it with ``neighbors_key``.
+    overwrite
+        Replace slots of an earlier run.
+    copy
+        Return an annotated copy and leave ``adata`` alone.
+
+    Returns
+    -------
+    AnnData or None
+        ``None``, or the copy. These slots are written:
+
+        ``obs[f"{key_added}_cell_type"]``
+            Final label, categorical; "unknown" below the threshold.
+        ``obs[f"{key_added}_cell_type_ontology_id"]``
+            Cell Ontology id or empty.
+        ``obs[f"{key_added}_best_cell_type"]``
+            Label without rejection.
+        ``obs[f"{key_added}_confidence"]``
+            Calibrated probability of the best label.
+        ``obs[f"{key_added}_gene_level_cell_type"]``
+            What the gene level alone said.
+        ``obs[f"{key_added}_neighbor_agreement"]``
+            Weighted share of graph neighbours with the same best label.
+        ``obs[f"{key_added}_novelty"]``
+            How unlike the reference, as a quantile of held-out reference cells.
+        ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
+            Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
+        ``uns[key_added]``
+            Model, matrix, genes, parameters, versions, and the names of the classes.
+        ``obsp[f"{key_added}_connectivities"]``, ``obsp[f"{key_added}_distances"]``
+            The graph with its record in ``uns[f"{key_added}_neighbors"]``, if asked for.
+
+    Raises
+    ------
+    InputError, BundleError, OutputError, DeviceError
+        What is wrong with the data, the model, existing slots or the device.
+    """
+    annotator = Annotator.load(
+        model, device=device, threads=threads, seed=seed, keep_graph=write_graph
+    )
+    taken = slots.taken_slots(adata, key_added, graph=write_graph)
+    refuse_existing(taken, overwrite=overwrite)
+    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
+    annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
+    target = adata.copy() if copy else adata
+    write_adata(target, slots.slot_values(annotation, key_added))
+    return target if copy else None

@@ -1,0 +1,87 @@
+"""Which model a query is meant for, where the user has not said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbignn_infer import pipeline
+from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, judge_matrices
+from scbignn_infer.errors import BundleError, GeneError
+from scbignn_infer.matrices import sample_rows
+from scbignn_infer.readers import Query
+from scbignn_infer.registry import list_models, load_model
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.sessions import Device
+
+CHOICE_CELLS = 256
+MIN_NOVELTY_GAP = 0.02
+"""Without a wish of the user, a model must place the typical cell within its reference's range,
+and closer than the next model does."""
+
+
+def choose_model(
+    query: Query,
+    reading: Reading = AS_FOUND,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+) -> tuple[ModelBundle, Choice, dict[str, float]]:
+    """Take the model whose reference the query resembles most, or refuse to guess.
+
+    Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
+    distance to its reference bank.
+
+    Parameters
+    ----------
+    query
+        The cells.
+    reading
+        The user's wishes on how it is read.
+    device, threads
+        As in :class:`Annotator`.
+
+    Returns
+    -------
+    bundle, choice, novelty
+        The model, what of the query it is to read, and the median novelty of the cells under each
+        model that could read them.
+
+    Raises
+    ------
+    BundleError
+        No model is found, none resembles the query, or two do equally well.
+    """
+    verdicts = judge_matrices(query)
+    sample = sample_rows(query.n_cells, CHOICE_CELLS)
+    rows: dict[str, sp.csr_matrix] = {}
+    bundles = {name: load_model(path) for name, path in list_models().items()}
+    choices: dict[str, Choice] = {}
+    novelty: dict[str, float] = {}
+    for name, bundle in bundles.items():
+        annotator = pipeline.Annotator(bundle, device=device, threads=threads)
+        try:
+            choice = choose(query, bundle, reading, verdicts=verdicts)
+        except GeneError:
+            continue  # a model for other genes, perhaps another species
+        choices[name] = choice
+        if choice.matrix not in rows:
+            rows[choice.matrix] = query.rows(choice.matrix, sample)
+        embedding, _ = annotator.embed(rows[choice.matrix], choice)
+        novelty[name] = float(np.median(annotator.novelty(embedding)))
+    ranked = sorted(novelty, key=lambda name: novelty[name])
+    alike = [name for name in ranked if novelty[name] <= pipeline.MAX_NOVELTY]
+    close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
+    if len(close) != 1:
+        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
+        raise BundleError(
+            f"no model is clearly meant for {query.name} (median novelty of its cells: {shown})",
+            expected=f"one model below {pipeline.MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
+            do="choose a model with -m; see: scbignn-infer models list",
+        )
+    return bundles[close[0]], choices[close[0]], novelty

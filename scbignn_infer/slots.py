@@ -1,0 +1,58 @@
+"""Where an annotation stands in an AnnData: obs, obsm, obsp and uns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scbignn_infer import results
+from scbignn_infer.writers import Slots, as_column, existing_slots
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from scbignn_infer.results import Annotation
+
+
+def slot_names(key: str, *, graph: bool = False) -> dict[str, list[str]]:
+    """Name the slots that an annotation takes in an AnnData, those of its graph if it is kept."""
+    return {
+        "obs": [f"{key}_{name}" for name in results.COLUMNS],
+        "obsm": [f"{key}_probabilities", f"X_{key}"],
+        "obsp": [f"{key}_connectivities", f"{key}_distances"] if graph else [],
+        "uns": [key, f"{key}_neighbors"] if graph else [key],
+    }
+
+
+def taken_slots(adata: ad.AnnData, key: str, *, graph: bool = False) -> list[str]:
+    """List the slots of an annotation that an AnnData has already."""
+    wanted = slot_names(key, graph=graph)
+    return existing_slots({slot: list(getattr(adata, slot)) for slot in wanted}, wanted)
+
+
+def slot_values(annotation: Annotation, key: str) -> Slots:
+    """Return what :func:`~scbignn_infer.writers.write_h5ad` writes for an annotation."""
+    uns: dict[str, Any] = {key: annotation.record()}
+    pairs: dict[str, Any] = {}
+    if annotation.graph is not None:
+        pairs = annotation.pairs(key)
+        uns[f"{key}_neighbors"] = {
+            "connectivities_key": f"{key}_connectivities",
+            "distances_key": f"{key}_distances",
+            "params": {
+                "n_neighbors": int(annotation.provenance["params"]["n_neighbors"]),
+                "method": "scbignn",
+                "metric": "cosine",
+                "use_rep": f"X_{key}",
+            },
+        }
+    return Slots(obs_columns(annotation, key), annotation.matrices(key), pairs, uns)
+
+
+def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
+    """Return the columns of ``obs``, strings as categoricals in the model's order."""
+    names = [*annotation.cell_types, results.UNKNOWN]
+    ids = list(dict.fromkeys([*annotation.ontology_ids, ""]))
+    return {
+        name: as_column(values, ids if name.endswith("ontology_id") else names)
+        for name, values in annotation.columns(key).items()
+    }
