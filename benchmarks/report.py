@@ -193,12 +193,13 @@ def speed(found: list[Row]) -> list[str]:
     return lines
 
 
-def table(found: list[Row], columns: dict[str, tuple[str, str]]) -> list[str]:
+def table(found: list[Row], columns: dict[str, tuple[str, str]], blank: str = "") -> list[str]:
     """Return rows as they are: columns by their titles, each with its key and its format."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---|" * (len(columns) - 1)]
     for row in found:
         cells = [
-            "" if row.get(key) is None else format(row[key], how) for key, how in columns.values()
+            blank if row.get(key) is None else format(row[key], how)
+            for key, how in columns.values()
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -230,6 +231,25 @@ LABELS = {
     "recall": ("recall", ".2f"),
     "labels that stay": ("same", ".4f"),
     "accuracy": ("accuracy", ".4f"),
+}
+GRAPH_KINDS = {
+    "model and study": ("case", ""),
+    "neighbours": ("graph", ""),
+    "cells": ("cells", ",d"),
+    "gene level alone": ("gene_level_accuracy", ".3f"),
+    "accuracy": ("accuracy", ".3f"),
+    "macro-F1": ("macro_f1", ".3f"),
+    "called unknown": ("unknown", ".1%"),
+    "accuracy of the called": ("called_accuracy", ".3f"),
+}
+FOOTPRINT = {
+    "tool": ("tool", ""),
+    "version": ("version", ""),
+    "packages": ("packages", "d"),
+    "download, MB": ("download_mb", ",.0f"),
+    "installed, MB": ("installed_mb", ",.0f"),
+    "import, s": ("import_seconds", ".2f"),
+    "import of all that labelling needs, s": ("ready_seconds", ".1f"),
 }
 COVERAGE = {
     "hidden": ("hidden", ".1%"),
@@ -335,6 +355,10 @@ def main() -> None:
         page = fill(page, "crossover", table(graph["crossover"], CROSSOVER))
         page = fill(page, "recall", table(graph["recall"], RECALL))
         page = fill(page, "labels", table(graph["labels"], LABELS))
+    if footprint := results("footprint"):
+        page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
+    if kinds := results("graph_kinds"):
+        page = fill(page, "graph kinds", table(kinds, GRAPH_KINDS))
     if types := results("unseen"):
         page = fill(page, "unseen", unseen(types))
     if hidden := results("gene_coverage"):

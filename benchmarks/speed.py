@@ -80,10 +80,13 @@ def store(source: Path, path: Path, form: str, compression: Any) -> None:
     cells.write_h5ad(path, compression=compression)
 
 
-def run(method: str, n: int, command: list[str]) -> Row:
-    """Run a command to its end and return what it cost."""
+def run(method: str, n: int, command: list[str], said: Path | None = None) -> Row:
+    """Run a command to its end and return what it cost; what it prints goes to a file."""
     start = time.perf_counter()
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL) as process:
+    with (
+        open(said or os.devnull, "wb") as stdout,
+        subprocess.Popen(command, cwd=HERE, stdout=stdout) as process,
+    ):
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -113,7 +116,7 @@ def main() -> None:
     folder = arguments.folder.resolve()
     output, model = folder / "output.h5ad", folder / "celltypist.pkl"
     peer = [str(arguments.celltypist), "-m"]
-    options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "-q"]
+    options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "--json"]
 
     def query_of(n: int) -> Path:
         query = folder / f"{n}.h5ad"
@@ -123,11 +126,10 @@ def main() -> None:
 
     def ours(method: str, n: int, query: Path) -> Row:
         command = [sys.executable, "-m", "scbignn_infer.cli", "annotate"]
-        row = run(method, n, [*command, str(query), "-o", str(output), *options])
-        with h5py.File(output) as file:
-            seconds = file["uns/scbignn/seconds"]
-            row["stages"] = {name: round(float(seconds[name][()]), 2) for name in seconds}
-        return row
+        said = folder / "summary.json"
+        row = run(method, n, [*command, str(query), "-o", str(output), *options], said)
+        stages = json.loads(said.read_text())["stages"]
+        return row | {"stages": {name: round(seconds, 2) for name, seconds in stages.items()}}
 
     rows: list[Row] = []
     for n in map(int, filter(None, arguments.sizes.split(","))):

@@ -328,6 +328,8 @@ SUPPORTED = {
     "target sum": (1e4,),
 }
 """Forms of the two levels, and target sums, that the runtime knows how to run."""
+SPEC = msgspec.json.Decoder(BundleSpec)
+"""Made while the module is imported: msgspec crashes where two threads decode a type first."""
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
 EXTERNAL = b"location"
 """The key under which ONNX keeps the path of weights outside the graph; no graph of ours has it."""
@@ -403,8 +405,8 @@ def _check_supported(spec: BundleSpec, path: Path) -> None:
 
 def _decode(raw: bytes, path: Path) -> BundleSpec:
     try:
-        version = msgspec.json.decode(raw, type=dict[str, Any])["format_version"]
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+        version = msgspec.json.decode(raw)["format_version"]
+    except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{path}: {RECORD} is not a bundle record ({error})",
             expected="JSON with a format_version",
@@ -418,7 +420,7 @@ def _decode(raw: bytes, path: Path) -> BundleSpec:
             do="upgrade with: pip install -U scbignn-infer" if newer else FETCH_AGAIN,
         )
     try:
-        return msgspec.json.decode(raw, type=BundleSpec)
+        return SPEC.decode(raw)
     except msgspec.MsgspecError as error:
         raise BundleError(
             f"{path}: {RECORD} does not hold what its version promises ({error})",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ScBiGNNError(Exception):
     """Root of the package's errors.
@@ -19,6 +21,17 @@ class ScBiGNNError(Exception):
     def __init__(self, found: str, *, expected: str, do: str) -> None:
         self.found, self.expected, self.do = found, expected, do
         super().__init__(f"{found}; expected {expected}; {do}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error travel between processes."""
+        return _again, (type(self), self.found, self.expected, self.do)
+
+
+def _again(kind: type[ScBiGNNError], found: str, expected: str, do: str) -> ScBiGNNError:
+    """Make an error anew, whatever its class is made from."""
+    error = kind.__new__(kind)
+    ScBiGNNError.__init__(error, found, expected=expected, do=do)
+    return error
 
 
 class InputError(ScBiGNNError):

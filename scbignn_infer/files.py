@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from scbignn_infer.sessions import Device
 
 Summary = dict[str, Any]
+Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
+"""Gives the annotation of an open file, whose matrix and genes are chosen."""
+MANY_UNKNOWN = 0.5
+"""Share of unknown cells that is more than the odd type."""
 SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
@@ -126,10 +130,12 @@ def label_file(
     settings: Settings,
     *,
     overwrite: bool = False,
+    replace: bool = False,
     report: ReportFile | None = None,
     progress: Progress | None = None,
     announce: Callable[[int, Estimate], None] | None = None,
     make_annotator: Callable[[Settings, ModelBundle], Annotator] = Settings.annotator,
+    annotate: Annotate | None = None,
 ) -> Summary:
     """Label the cells of a file and write them to another, whole or not at all.
 
@@ -143,6 +149,8 @@ def label_file(
         How.
     overwrite
         Replace an existing target, report and slots.
+    replace
+        Replace an existing target and report alone.
     report
         A report to write, too.
     progress
@@ -151,6 +159,8 @@ def label_file(
         Called with the number of cells and the estimate before the work.
     make_annotator
         Where annotators are held for many files, this finds the one of a model.
+    annotate
+        Gives the labels, where they are not to be made here.
 
     Returns
     -------
@@ -166,7 +176,7 @@ def label_file(
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
         cells = stack.enter_context(open_file(query, reading))
-        _check_outputs(cells, target, settings, report, overwrite=overwrite)
+        _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
         choice, novelty = None, None
         if settings.model is not None:
             bundle = registry.load_model(settings.model)
@@ -181,7 +191,10 @@ def label_file(
             announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
         finish = stack.enter_context(writers.copying(query, target)) if copied else None
         choice = choice or annotator.choose(cells, reading)
-        annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
+        if annotate is None:
+            annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
+        else:
+            annotation = annotate(annotator, cells, choice)
         if report is not None:
             tell("report", 0, 1)
             _write_report(report, annotator, cells, choice, annotation)
@@ -209,6 +222,7 @@ def _check_outputs(
     report: ReportFile | None,
     *,
     overwrite: bool,
+    replace: bool,
 ) -> None:
     """Refuse what cannot be written, before any work is done."""
     query = cells.path
@@ -219,9 +233,9 @@ def _check_outputs(
             expected="a new file",
             do="leave out --in-place",
         )
-    writers.check_target(target, overwrite=overwrite or into_itself)
+    writers.check_target(target, overwrite=overwrite or replace or into_itself)
     if report is not None:
-        writers.check_page(report.path, overwrite=overwrite)
+        writers.check_page(report.path, overwrite=overwrite or replace)
         _need_umap()
         if report.sample_key is not None:
             cells.obs_column(report.sample_key)
@@ -324,5 +338,12 @@ def warnings_of(annotation: Annotation) -> list[str]:
         warnings.append(
             f"most cells are unlike any that {provenance['model']['name']} was trained on "
             f"(median novelty above {most}); is it the right model?"
+        )
+    unknown = float(np.mean(annotation.codes < 0))
+    if unknown > MANY_UNKNOWN:
+        warnings.append(
+            f"{unknown:.0%} of the cells are called unknown: they are of other types, or of a "
+            "tissue, state or technology that the model has not seen; best_cell_type holds what "
+            "they resemble most, --report shows where they lie"
         )
     return warnings

@@ -95,6 +95,7 @@ def import_onnxruntime() -> Any:
     DeviceError
         It is not installed, or installing two of its packages over each other has emptied it.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import onnxruntime
     except ImportError as error:

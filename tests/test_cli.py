@@ -21,7 +21,17 @@ from scbignn_infer.cli import main
 from scbignn_infer.cli.options import as_bytes
 from scbignn_infer.cli.train import TRAINING_MODULES
 
-COMMANDS = ("annotate", "doctor", "evaluate", "example", "explain", "inspect", "models", "train")
+COMMANDS = (
+    "annotate",
+    "doctor",
+    "evaluate",
+    "example",
+    "explain",
+    "inspect",
+    "models",
+    "serve",
+    "train",
+)
 
 
 def run(*arguments, code=0):
@@ -256,6 +266,16 @@ def test_in_place_and_the_slots_of_an_earlier_run(query):
     run("annotate", query, "-m", "human-pbmc", "--in-place", "--key-added", "other")
     assert {"scbignn", "other"} <= set(ad.read_h5ad(query, backed="r").uns)
     assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
+def test_much_that_is_unknown_is_said(query):
+    summary = run_json("annotate", query, "-m", "human-pancreas")
+    assert summary["unknown"] > 350
+    assert any("best_cell_type" in warning for warning in summary["warnings"])
+    assert not any(
+        "best_cell_type" in w
+        for w in run_json("annotate", query, "-m", "human-pbmc", "--overwrite")["warnings"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 import scbignn_infer
@@ -34,3 +36,16 @@ def test_gene_errors_are_input_errors():
 def test_an_error_needs_all_three_parts():
     with pytest.raises(TypeError):
         errors.InputError("found")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InputError("no file a", expected="a file", do="check the path"),
+        errors.MissingExtraError("torch", extra="training", purpose="training"),
+    ],
+)
+def test_errors_travel_between_processes(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), again.do) == (str(error), error.do)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import types
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,3 +171,18 @@ def test_a_gpu_receives_constants_once(monkeypatch: pytest.MonkeyPatch, graph: b
     for _ in range(4):
         run(queries=np.eye(4, dtype=np.float32))
     assert sent == [("cuda", 2)] * 3
+
+
+def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
+    """onnxruntime's own telemetry would leave a session file in the temporary folder."""
+    program = (
+        "import numpy as np\n"
+        "from scbignn_infer import Annotator\n"
+        "a = Annotator.load('human-pbmc', device='cpu', threads=1)\n"
+        "a.annotate_matrix(np.ones((5, 300)), a.bundle.gene_symbols[:300])"
+    )
+    clean = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, env=clean | {"TMPDIR": str(tmp_path)}
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from scbignn_infer.cli.explain import explain
 from scbignn_infer.cli.inspect import inspect
 from scbignn_infer.cli.models import models
 from scbignn_infer.cli.running import Commands
+from scbignn_infer.cli.serve import serve
 from scbignn_infer.cli.train import train
 
 __all__ = ["main"]
@@ -24,5 +25,5 @@ def main() -> None:
     """Label the cells of single-cell RNA-seq data with a bilevel graph neural network."""
 
 
-for command in (annotate, doctor, evaluate, example, explain, inspect, models, train):
+for command in (annotate, doctor, evaluate, example, explain, inspect, models, serve, train):
     main.add_command(command)

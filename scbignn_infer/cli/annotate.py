@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from scbignn_infer.cli.options import (
     FILE,
@@ -26,6 +27,7 @@ from scbignn_infer.cli.printing import (
     show_progress,
 )
 from scbignn_infer.cli.running import alive
+from scbignn_infer.cli.samples import SampleOptions, annotate_samples
 from scbignn_infer.errors import OutputError
 
 if TYPE_CHECKING:
@@ -34,18 +36,35 @@ if TYPE_CHECKING:
     from scbignn_infer.pipeline import GraphKind
 
 Summary = dict[str, Any]
+ONE = {"output": "-o", "in_place": "--in-place", "report": "--report"}
+MANY = {
+    "samples": "--samples",
+    "suffix": "--format",
+    "reports": "--reports",
+    "workers": "--workers",
+    "scheduler": "--scheduler",
+    "split": "--split",
+}
+"""Options for one file, and for a folder of samples."""
 LONG_SECONDS = 20.0
 """What takes longer is said beforehand."""
 
 
 @click.command()
-@click.argument("query", type=FILE)
+@click.argument("queries", nargs=-1, metavar="QUERY...")
 @model_option
 @click.option(
     "-o",
     "--output",
     type=FILE,
     help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+)
+@click.option(
+    "-O",
+    "--output-folder",
+    "folder",
+    type=FILE,
+    help="Label many QUERY, each a sample of its own, into this folder.",
 )
 @reading_options
 @click.option(
@@ -97,14 +116,43 @@ LONG_SECONDS = 20.0
 @click.option("--write-graph", is_flag=True, help="Write the cell graph for scanpy, too.")
 @click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
 @click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
+@click.option("--samples", type=FILE, help="With -O: CSV of samples, columns query and name.")
+@click.option(
+    "--format",
+    "suffix",
+    type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
+    default="h5ad",
+    show_default=True,
+    help="With -O: of the outputs.",
+)
+@click.option("--reports", is_flag=True, help="With -O: write a report beside each output.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="With -O: local processes (extra 'distributed').",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="With -O: a running dask scheduler whose workers do it instead.",
+)
+@click.option(
+    "--split",
+    type=click.IntRange(min=1),
+    metavar="CELLS",
+    help="With -O and --graph reference: divide samples of more cells.",
+)
 @overwrite_option
 @click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 @json_option
 def annotate(
-    query: Path,
+    queries: tuple[str, ...],
     model: str | None,
     output: Path | None,
+    folder: Path | None,
     reading: Reading,
     key_added: str,
     device: str,
@@ -120,18 +168,24 @@ def annotate(
     write_graph: bool,
     report: Path | None,
     sample_key: str | None,
+    samples: Path | None,
+    suffix: str,
+    reports: bool,
+    workers: int,
+    scheduler: str | None,
+    split: int | None,
     overwrite: bool,
     in_place: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Label the cells of a file.
+    """Label the cells of a file, or of many.
 
-    Writes a copy of QUERY (.h5ad) with the labels, or a table of them.
+    Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
+    or a pattern) is labelled on its own into a folder; what is whole there is not done again.
     """
     from scbignn_infer import files
 
-    target = _target(query, output, in_place=in_place)
     settings = files.Settings(
         model=model,
         reading=reading,
@@ -148,7 +202,25 @@ def annotate(
         graph=graph,
         write_graph=write_graph,
     )
+    given = _given(MANY if folder is None else ONE)
+    if folder is None and (len(queries) != 1 or given):
+        raise click.UsageError(
+            f"{', '.join(given) or f'{len(queries)} files'}: many files are labelled into a "
+            "folder; pass -O FOLDER"
+            if queries or given
+            else "name a file to label, or several and -O FOLDER"
+        )
     silent = quiet or as_json
+    if folder is not None:
+        if given:
+            raise click.UsageError(f"{', '.join(given)}: not with -O, which names outputs itself")
+        options = SampleOptions(
+            queries, samples, suffix, reports, sample_key, workers, scheduler, split, overwrite
+        )
+        annotate_samples(folder, settings, options, quiet=silent, as_json=as_json)
+        return
+    query = Path(queries[0])
+    target = _target(query, output, in_place=in_place)
     page = files.ReportFile(report, sample_key or reading.batch_key) if report else None
     with show_progress(hidden=silent) as progress:
         summary = files.label_file(
@@ -164,6 +236,12 @@ def annotate(
         print_json(summary)
     elif not quiet:
         _print_summary(summary)
+
+
+def _given(names: Mapping[str, str]) -> list[str]:
+    """Return those of some options that were given, as they are written."""
+    source = click.get_current_context().get_parameter_source
+    return [flag for name, flag in names.items() if source(name) is ParameterSource.COMMANDLINE]
 
 
 def _announce(n_cells: int, expected: Estimate) -> None:

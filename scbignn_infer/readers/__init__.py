@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query
+from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query, RowRange
 
 if TYPE_CHECKING:
     from scbignn_infer.readers.tables import Orientation
 
-__all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "open_query"]
+__all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "RowRange", "open_query"]
 FORMATS = (
     "a .h5ad file, a Zarr store of AnnData, an .h5 or a matrix.mtx folder of Cell Ranger, "
     "a .loom file, or a table (.csv, .tsv)"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray[Any, Any]
+READ_AHEAD = 16
+"""Blocks of a range of rows that are read at once."""
 INDEX = "index"
 """Name under which the index of the gene table is offered as a gene column."""
 
@@ -169,6 +171,50 @@ class AnnDataQuery:
         if isinstance(values, sp.csc_matrix | sp.csc_array):
             values = values.tocsr()
         return row_blocks(values, size)
+
+
+class RowRange:
+    """Some of the cells of a query, one after the other.
+
+    Parameters
+    ----------
+    query
+        All of them.
+    start, stop
+        The first, and the one after the last.
+    """
+
+    def __init__(self, query: Query, start: int, stop: int) -> None:
+        self.name, self.n_cells = query.name, stop - start
+        self._query, self._start = query, start
+
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+        return self._query.cell_names()[self._start : self._start + self.n_cells]
+
+    def obs_column(self, key: str) -> list[str]:
+        """Return a column of ``obs`` as strings."""
+        return self._query.obs_column(key)[self._start : self._start + self.n_cells]
+
+    def matrices(self) -> list[str]:
+        """Name the candidate matrices."""
+        return self._query.matrices()
+
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the names of the genes."""
+        return self._query.gene_columns(matrix)
+
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+        return self._query.rows(matrix, np.asarray(indices) + self._start)
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        for i in range(0, self.n_cells, READ_AHEAD * size):
+            end = min(i + READ_AHEAD * size, self.n_cells)
+            held = self.rows(matrix, np.arange(i, end))
+            for j in range(0, end - i, size):
+                yield held[j : j + size]
 
 
 class HeldFile(AnnDataQuery):

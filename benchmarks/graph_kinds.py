@@ -1,0 +1,60 @@
+"""What a cell's neighbours are worth: the query's own, or those of the reference bank.
+
+Run: ``python benchmarks/graph_kinds.py --models FOLDER --out
+benchmarks/results/graph_kinds.json`` (needs the extra ``training`` and ``SCBIGNN_DATA``). The cells
+are those of ``held_out_study.py``: studies that a model never saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from held_out_study import cases
+from scbignn_infer.evaluation import score
+from scbignn_infer.pipeline import Annotator, GraphKind
+from scbignn_training.data import read_study
+
+KINDS: tuple[GraphKind, ...] = ("query", "reference")
+
+
+def main() -> None:
+    """Write a JSON list with the scores of each kind of graph on each study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for recipe, bundle, source in cases(options.models):
+        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+        truth = np.array([recipe.merge.get(x, x) for x in study.labels], object)
+        for kind in KINDS:
+            annotator = Annotator.load(bundle, device="cpu", threads=1, graph=kind)
+            found = annotator.annotate_matrix(study.counts, study.symbols)
+            called = found.labels != "unknown"
+            scores = score(
+                truth, found.best_labels, called, found.cell_types, confidence=found.confidence
+            )
+            gene = score(truth, found.gene_level_labels, called, found.cell_types)
+            rows.append(
+                {
+                    "case": f"{recipe.name} on {source.called}",
+                    "graph": kind,
+                    "cells": scores.n_cells,
+                    "accuracy": scores.accuracy,
+                    "macro_f1": scores.macro_f1,
+                    "gene_level_accuracy": gene.accuracy,
+                    "unknown": scores.unknown_share,
+                    "called_accuracy": scores.called_accuracy,
+                    "calibration_error": scores.calibration_error,
+                }
+            )
+    options.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

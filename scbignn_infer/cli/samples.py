@@ -1,0 +1,154 @@
+"""``annotate -O``: many samples into a folder, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from scbignn_infer.files import Settings
+
+Record = dict[str, Any]
+SOME_FAILED = 3
+"""Exit code where samples failed and others did not stop for them."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of ``annotate`` that are about many samples.
+
+    Attributes
+    ----------
+    patterns, sheet
+        Which samples.
+    suffix, reports, sample_key
+        What is written of each.
+    workers, scheduler, split
+        Who labels them, and how large parts may be.
+    overwrite
+        Replace outputs without a record, and slots.
+    """
+
+    patterns: tuple[str, ...]
+    sheet: Path | None
+    suffix: str
+    reports: bool
+    sample_key: str | None
+    workers: int
+    scheduler: str | None
+    split: int | None
+    overwrite: bool
+
+
+def annotate_samples(
+    folder: Path, settings: Settings, options: SampleOptions, *, quiet: bool, as_json: bool
+) -> None:
+    """Label samples into a folder; exit with 3 if any failed."""
+    from scbignn_infer import cluster, registry, samples
+
+    if settings.model is None:
+        raise InputError(
+            "many samples and no model",
+            expected="one model for all of them, so that their labels are comparable",
+            do="choose one with -m; see: scbignn-infer inspect FILE",
+        )
+    registry.load_model(settings.model)
+    if options.split is not None and settings.graph != "reference":
+        raise InputError(
+            "a sample is to be divided on its own graph, on which labels depend on all cells",
+            expected="--graph reference with --split",
+            do="pass both, or leave out --split",
+        )
+    found = samples.find_samples(
+        options.patterns,
+        folder,
+        sheet=options.sheet,
+        suffix=options.suffix,
+        report=options.reports,
+        sample_key=options.sample_key or settings.reading.batch_key,
+    )
+    _make_folder(folder)
+    tasks = samples.plan_tasks(
+        found, folder, settings, overwrite=options.overwrite, split=options.split
+    )
+    records = []
+    results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
+    for record in results:
+        records.append(record)
+        if record["status"] != "skipped":
+            samples.append_records(folder, [record])
+        if not quiet:
+            click.echo(f"[{len(records)}/{len(tasks)}] {_line(record)}", err=True)
+    samples.remove_leftovers(found)
+    place = {sample.name: i for i, sample in enumerate(found)}
+    records.sort(key=lambda record: place[record["sample"]])
+    if as_json:
+        print_json({"folder": str(folder), "samples": records})
+    elif not quiet:
+        _print_records(records, folder)
+    if any(r["status"] == "failed" for r in records):
+        if quiet and not as_json:
+            for record in _failed(records):
+                click.echo(f"error: {record['sample']}: {record['error']}", err=True)
+        click.get_current_context().exit(SOME_FAILED)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {folder} ({error.strerror})",
+            expected="a folder that can be written",
+            do="choose another -O",
+        ) from None
+
+
+def _failed(records: Iterable[Record]) -> list[Record]:
+    return [r for r in records if r["status"] == "failed"]
+
+
+def _line(record: Record) -> str:
+    """Say what became of a sample."""
+    if record["status"] == "failed":
+        return f"{record['sample']}: FAILED, {record['error']}"
+    if record["status"] == "skipped":
+        return f"{record['sample']}: whole already"
+    return (
+        f"{record['sample']}: {record['cells']:,} cells, {record['unknown']:,} unknown, "
+        f"{record['seconds']:.1f} s"
+    )
+
+
+def _print_records(records: list[Record], folder: Path) -> None:
+    console = make_console(stderr=True)
+    counts = {
+        status: sum(r["status"] == status for r in records)
+        for status in ("done", "skipped", "failed")
+    }
+    whole = [r for r in records if r["status"] != "failed"]
+    rows = [
+        (r["sample"], r["status"], f"{r['cells']:,}", f"{r['unknown'] / r['cells']:.1%}")
+        for r in whole
+    ]
+    console.print(make_table(["sample", "status", "cells", "unknown"], rows))
+    for record in whole:
+        for warning in record["warnings"]:
+            console.print(f"warning: {record['sample']}: {warning}", soft_wrap=True)
+    for record in _failed(records):
+        console.print(f"error: {record['sample']}: {record['error']}", soft_wrap=True)
+    print_pairs(
+        console,
+        {
+            "samples": ", ".join(f"{n} {status}" for status, n in counts.items() if n),
+            "cells": f"{sum(r['cells'] for r in whole):,}",
+            "output": str(folder),
+        },
+    )

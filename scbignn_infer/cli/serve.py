@@ -1,0 +1,138 @@
+"""``serve``: label cells over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import click
+
+from scbignn_infer.cli.options import as_bytes
+from scbignn_infer.errors import MissingExtraError, ScBiGNNError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MODULES = ("fastapi", "uvicorn")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|PATH",
+    help="Model to serve, may be given again; by default all that are found.",
+)
+@click.option(
+    "--max-size",
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    callback=lambda ctx, parameter, value: as_bytes(value),
+    help="Longest body.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds for a body to come, and again for waiting and work.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="Requests that may wait.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=lambda ctx, parameter, value: as_bytes(value),
+    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
+)
+def serve(
+    host: str,
+    port: int,
+    models: Sequence[str],
+    max_size: int,
+    timeout: float,
+    queue: int,
+    threads: int | None,
+    device: str,
+    memory_limit: int | None,
+) -> None:
+    """Label cells over HTTP.
+
+    Loads its models once and serves this machine alone, unless told otherwise with --host. Needs
+    the extra 'serve'.
+    """
+    from importlib.util import find_spec
+
+    for module in MODULES:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra="serve", purpose="the service")
+    import uvicorn
+
+    from scbignn_infer import files, registry, service
+
+    with _bind(host, port) as listener:
+        settings = files.Settings(device=device, threads=threads, memory_limit=memory_limit)
+        served = service.Models(models or list(registry.list_models().values()), settings)
+        app = service.make_app(served, service.Limits(max_size, timeout, queue))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=round(timeout) + 1)
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
+        listener.listen()
+        place = f"[{host}]" if ":" in host else host
+        click.echo(
+            f"serving {', '.join(served.bundles)} at http://{place}:{listener.getsockname()[1]}",
+            err=True,
+        )
+        if not _is_loopback(host):
+            click.echo(
+                f"warning: whoever reaches {host} may use this service; it asks for no password",
+                err=True,
+            )
+        server.run(sockets=[listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the address, before models are loaded."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if os.name != "nt":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ScBiGNNError(
+            f"cannot listen at {host}, port {port} ({error.strerror or error})",
+            expected="an address of this machine and a free port",
+            do="choose others with --host and --port",
+        ) from None
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

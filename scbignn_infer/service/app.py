@@ -1,0 +1,101 @@
+"""The service over HTTP: models are loaded once, one request is worked on, others wait."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import fastapi
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from scbignn_infer import __version__
+from scbignn_infer.service import bodies
+from scbignn_infer.service.bodies import JSON, SUFFIXES, answer_type, body_type, receive
+from scbignn_infer.service.desk import Desk, Job, Limits, take_place
+from scbignn_infer.service.models import Models, Wishes
+from scbignn_infer.service.openapi import request_body, responses
+from scbignn_infer.service.refusals import ANSWERED, RefusedError, as_answer, error_answer
+from scbignn_infer.service.work import Work
+
+Document = dict[str, Any]
+
+
+Place = Annotated[Job, fastapi.Depends(take_place)]
+Asked = Annotated[Wishes, fastapi.Query()]
+
+
+def make_app(models: Models, limits: Limits) -> fastapi.FastAPI:
+    """Return the application.
+
+    Parameters
+    ----------
+    models
+        What is served.
+    limits
+        What is taken on.
+    """
+    app = fastapi.FastAPI(
+        title="scbignn-infer", version=__version__, docs_url=None, redoc_url=None
+    )  # pages of documentation would load scripts from the network
+    desk = app.state.desk = Desk(limits)
+    _add_handlers(app)
+
+    @app.post("/annotate", openapi_extra=request_body(), responses=responses())
+    async def annotate(request: fastapi.Request, wishes: Asked, job: Place) -> fastapi.Response:
+        """Label cells: an .h5ad, JSON or Arrow in; JSON, CSV or the labelled .h5ad out."""
+        try:
+            bundle, sent = models.named(wishes.model), body_type(request)
+            wanted = answer_type(request, sent)
+            body = job.folder / f"cells.{SUFFIXES[sent]}"
+            most = min(limits.max_size, bodies.JSON_BYTES if sent == JSON else limits.max_size)
+            await receive(request, body, most, limits.timeout)
+            return await job.run(
+                Work(job, models, bundle, wishes, body, sent, wanted), desk, request
+            )
+        except ANSWERED as error:
+            return as_answer(error, job.folder)
+
+    @app.get("/health")
+    async def health() -> Document:
+        """Say that the service is ready, and how many requests are coming, waiting or worked on."""
+        return {
+            "ready": True,
+            "version": __version__,
+            "models": list(models.bundles),
+            "queue_length": desk.taken,
+        }
+
+    @app.get("/models")
+    async def list_models() -> Document:
+        """Describe the models that are served."""
+        return {"models": models.describe()}
+
+    return app
+
+
+def _add_handlers(app: fastapi.FastAPI) -> None:
+    """Make every error one line of JSON."""
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: fastapi.Request, error: RefusedError) -> fastapi.Response:
+        return as_answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: fastapi.Request, error: RequestValidationError) -> fastapi.Response:
+        first = error.errors()[0]
+        return error_answer(422, f"parameter '{first['loc'][-1]}': {first['msg']}")
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: fastapi.Request, error: HTTPException) -> fastapi.Response:
+        line = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
+        return error_answer(error.status_code, line, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: fastapi.Request, error: ClientDisconnect) -> fastapi.Response:
+        return fastapi.Response(status_code=400)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def broken(request: fastapi.Request, error: Exception) -> fastapi.Response:
+        """Answer; the server logs the error, which is raised again."""
+        return error_answer(500, f"the request failed ({type(error).__name__}); it has been logged")

@@ -1,0 +1,229 @@
+"""What a request sends: its format, its file, and the cells in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import fastapi
+import h5py
+import msgspec
+import numpy as np
+import scipy.sparse as sp
+
+from scbignn_infer import files
+from scbignn_infer.errors import InputError, MissingExtraError, OutputError
+from scbignn_infer.readers import MatrixQuery, Query
+from scbignn_infer.readers.query import one_line
+from scbignn_infer.service.refusals import RefusedError
+
+Array = np.ndarray[Any, Any]
+HDF5, OCTETS = "application/x-hdf5", "application/octet-stream"
+JSON, CSV = "application/json", "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
+JSON_BYTES = 100_000_000
+"""Longest body of JSON: while it is read, its numbers take up to twenty times their length."""
+
+
+class NamedMatrix(MatrixQuery):
+    """A matrix whose cells have names.
+
+    Parameters
+    ----------
+    matrix, gene_names
+        As in :class:`~scbignn_infer.readers.MatrixQuery`.
+    cell_names
+        (n_cells,) names; by default their numbers.
+    """
+
+    def __init__(
+        self, matrix: Any, gene_names: Sequence[str], cell_names: Sequence[str] | None
+    ) -> None:
+        super().__init__(matrix, gene_names)
+        self._cells = list(super().cell_names() if cell_names is None else cell_names)
+        if len(self._cells) != self.n_cells:
+            raise InputError(
+                f"{self.n_cells} cells and {len(self._cells)} names of cells",
+                expected="one name a cell",
+                do="mend the names or leave them out",
+            )
+
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+        return self._cells
+
+
+class SparseCounts(msgspec.Struct, forbid_unknown_fields=True):
+    """Counts by rows (CSR), as scipy has them."""
+
+    indptr: msgspec.Raw
+    indices: msgspec.Raw
+    data: msgspec.Raw
+    shape: tuple[int, int]
+
+
+class CellsOfJson(msgspec.Struct, forbid_unknown_fields=True):
+    """A body of JSON: numbers are left as text and read a part at a time."""
+
+    genes: list[str]
+    counts: SparseCounts | list[msgspec.Raw]
+    cells: list[str] | None = None
+
+
+def _open_json(path: Path) -> AbstractContextManager[Query]:
+    with one_line(path, "document of JSON with genes and counts"), np.errstate(over="ignore"):
+        body = msgspec.json.decode(path.read_bytes(), type=CellsOfJson)
+        if isinstance(body.counts, SparseCounts):
+            counts: Any = _sparse(body.counts)
+        else:
+            counts = _dense(body.counts, len(body.genes))
+    return nullcontext(NamedMatrix(counts, body.genes, body.cells))
+
+
+def _sparse(counts: SparseCounts) -> sp.csr_matrix:
+    whole, number = msgspec.json.Decoder(list[int]), msgspec.json.Decoder(list[float])
+    data = np.array(number.decode(counts.data), np.float32)
+    indices, indptr = (
+        np.array(whole.decode(part), np.int64) for part in (counts.indices, counts.indptr)
+    )
+    matrix: sp.csr_matrix = sp.csr_matrix((data, indices, indptr), shape=counts.shape)
+    matrix.check_format(full_check=True)  # what works on it trusts its indices
+    return matrix
+
+
+def _dense(rows: Sequence[msgspec.Raw], n_genes: int) -> Array:
+    number = msgspec.json.Decoder(list[float])
+    counts = np.empty((len(rows), n_genes), np.float32)
+    for i, row in enumerate(rows):
+        values = number.decode(row)
+        if len(values) != n_genes:
+            raise ValueError(f"row {i} has {len(values)} counts for {n_genes} genes")
+        counts[i] = values
+    return counts
+
+
+def _open_arrow(path: Path) -> AbstractContextManager[Query]:
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MissingExtraError("pyarrow", extra="parquet", purpose="reading Arrow") from None
+    with (
+        one_line(path, "Arrow IPC stream with a column of numbers a gene"),
+        pa.OSFile(str(path)) as file,
+        pa.ipc.open_stream(file) as batches,
+    ):
+        texts = (pa.types.is_string, pa.types.is_large_string)
+        named = [i for i, f in enumerate(batches.schema) if any(is_(f.type) for is_ in texts)][:1]
+        genes = [i for i in range(len(batches.schema)) if i not in named]
+        names: list[str] = []
+        blocks = []
+        for batch in batches:
+            batch.validate(full=True)
+            names += [str(name) for i in named for name in batch.column(i).to_pylist()]
+            columns = [batch.column(i).cast(pa.float32(), safe=False) for i in genes]
+            values = np.column_stack([c.to_numpy(zero_copy_only=False) for c in columns])
+            blocks.append(sp.csr_matrix(values))
+        counts = sp.vstack(blocks, format="csr") if blocks else np.empty((0, len(genes)))
+        symbols = [batches.schema.names[i] for i in genes]
+    return nullcontext(NamedMatrix(counts, symbols, names if named else None))
+
+
+def refuse_other_files(path: Path) -> None:
+    """Refuse HDF5 that takes in other files: their contents would be part of the answer."""
+    if not h5py.is_hdf5(path):
+        return  # what it is instead is said where it is opened
+
+    def elsewhere(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return name
+        item = file.get(name) if isinstance(link, h5py.HardLink) else None
+        outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+        return name if outside else None
+
+    with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
+        found = file.visititems_links(elsewhere)
+    if found is not None:
+        raise InputError(
+            f"'{found}' lies in another file",
+            expected="a file that holds all of its data",
+            do="write it anew as one file",
+        )
+
+
+OPENERS: dict[str, Callable[[Path], AbstractContextManager[Query]]] = {
+    HDF5: files.open_file,
+    OCTETS: files.open_file,
+    JSON: _open_json,
+    ARROW: _open_arrow,
+}
+SUFFIXES = {HDF5: "h5ad", OCTETS: "h5ad", JSON: "json", ARROW: "arrow"}
+
+
+def body_type(request: fastapi.Request) -> str:
+    """Return the format of the body."""
+    given = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if given not in OPENERS:
+        raise RefusedError(
+            415,
+            f"a body of the type '{given}'",
+            expected=f"one of {', '.join(OPENERS)}",
+            do="name the format in the header Content-Type",
+        )
+    return given
+
+
+def answer_type(request: fastapi.Request, body: str) -> str:
+    """Return the format of the answer: the first of those accepted that there is."""
+    offered = {"*/*": JSON, "application/*": JSON, "text/*": CSV, JSON: JSON, CSV: CSV}
+    if SUFFIXES[body] == "h5ad":
+        offered |= {HDF5: HDF5, OCTETS: HDF5}
+    accepted = request.headers.get("accept") or "*/*"
+    for part in accepted.split(","):
+        wanted = part.split(";")[0].strip().lower()
+        if wanted in offered:
+            return offered[wanted]
+    raise RefusedError(
+        406,
+        f"an answer as '{accepted}' to {body}",
+        expected=f"one of {', '.join(dict.fromkeys(offered.values()))}",
+        do="name the format in the header Accept",
+    )
+
+
+async def receive(request: fastapi.Request, path: Path, most: int, seconds: float) -> None:
+    """Write the body to a file as it comes."""
+    too_large = RefusedError(
+        413,
+        f"a body of more than {most / 1e6:g} MB",
+        expected="a smaller one",
+        do="send fewer cells, an .h5ad instead of JSON, or raise --max-size",
+    )
+    if int(request.headers.get("content-length", 0)) > most:
+        raise too_large
+    size = 0
+    try:
+        with open(path, "wb") as file:
+            async with asyncio.timeout(seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > most:
+                        raise too_large
+                    file.write(chunk)
+    except TimeoutError:
+        raise RefusedError(
+            408,
+            f"the body had not come after {seconds:g} seconds",
+            expected="a quicker upload",
+            do="send fewer cells, or raise --timeout",
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"cannot keep the body ({error.strerror or error})",
+            expected="enough free space for temporary files",
+            do="tell who runs the service",
+        ) from None
+    if size == 0:
+        raise RefusedError(422, "the body is empty", expected="cells", do="send them as the body")

@@ -1,0 +1,129 @@
+"""The models that are served, loaded and warm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from scbignn_infer import files, registry
+from scbignn_infer.errors import BundleError
+from scbignn_infer.service.refusals import RefusedError
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.pipeline import Annotator
+
+Document = dict[str, Any]
+WARM_CELLS, WARM_GENES = 8, 500
+
+
+class Wishes(BaseModel):
+    """Query parameters of a request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str | None = Field(None, description="Served model; the only one may be left out.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="Call cells below this confidence unknown."
+    )
+    no_unknown: bool = Field(False, description="Give every cell with counts a label.")
+    level: int = Field(0, ge=0, description="Coarser labels: steps up the Cell Ontology.")
+
+
+class Models:
+    """The models that are served, loaded and warm.
+
+    Parameters
+    ----------
+    models
+        Names or paths.
+    settings
+        How cells are labelled, where a request wishes nothing.
+
+    Raises
+    ------
+    ScBiGNNError
+        There are none, two have one name, or one cannot be loaded and run.
+    """
+
+    def __init__(self, models: Sequence[str | Path], settings: files.Settings) -> None:
+        bundles = [registry.load_model(model) for model in models]
+        self.bundles = {bundle.name: bundle for bundle in bundles}
+        if not bundles or len(self.bundles) < len(bundles):
+            raise BundleError(
+                f"{len(models)} models with {len(self.bundles)} names are to be served",
+                expected="at least one model, each with a name of its own",
+                do="choose them with -m; see: scbignn-infer models list",
+            )
+        self._settings = settings
+        self._warm = {name: settings.annotator(bundle) for name, bundle in self.bundles.items()}
+        for annotator in self._warm.values():
+            _warm_up(annotator)
+
+    def named(self, name: str | None) -> ModelBundle:
+        """Return a served model, without a name the only one.
+
+        Raises
+        ------
+        RefusedError
+            There is no such model, or no name and several models.
+        """
+        served = ", ".join(self.bundles)
+        if name is None and len(self.bundles) == 1:
+            (name,) = self.bundles
+        if name is None:
+            raise RefusedError(
+                422,
+                f"no model is named and {len(self.bundles)} are served",
+                expected=f"one of {served}",
+                do="choose with ?model=NAME",
+            )
+        if name not in self.bundles:
+            raise RefusedError(
+                404,
+                f"no model '{name}' is served",
+                expected=f"one of {served}",
+                do="choose with ?model=NAME",
+            )
+        return self.bundles[name]
+
+    def annotator(self, bundle: ModelBundle, wishes: Wishes) -> Annotator:
+        """Return the annotator of a model as a request wishes it, until the next request."""
+        wished = replace(
+            self._settings,
+            unknown=not wishes.no_unknown,
+            unknown_threshold=wishes.threshold,
+            level=wishes.level,
+        ).annotator(bundle)
+        warm = self._warm[bundle.name]
+        warm.threshold, warm.grouping = wished.threshold, wished.grouping
+        return warm
+
+    def describe(self) -> list[Document]:
+        """Return name, version, species, tissue and types of each model."""
+        return [
+            {
+                "name": name,
+                "version": bundle.spec.version,
+                "species": bundle.spec.species,
+                "tissue": bundle.spec.tissue,
+                "cell_types": [
+                    {"label": c.label, "ontology_id": c.ontology_id} for c in bundle.spec.cell_types
+                ],
+            }
+            for name, bundle in self.bundles.items()
+        ]
+
+
+def _warm_up(annotator: Annotator) -> None:
+    """Label a few made-up cells, so that the first request finds everything loaded."""
+    import anndata  # noqa: F401 - loaded here rather than in the first request
+
+    genes = annotator.bundle.gene_symbols[:WARM_GENES]
+    counts = np.random.default_rng(0).poisson(1.0, (WARM_CELLS, len(genes)))
+    annotator.annotate_matrix(counts, genes)

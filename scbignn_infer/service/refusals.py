@@ -1,0 +1,61 @@
+"""Requests that are not served: which status and which line they are answered with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastapi.responses import JSONResponse
+
+from scbignn_infer.errors import InputError, MissingExtraError, OutputError, ScBiGNNError
+
+RETRY_SECONDS = 5
+REFUSALS = {
+    404: "no such model",
+    406: "an answer in none of the formats",
+    408: "the body took too long",
+    413: "the body is too large",
+    415: "a body in none of the formats",
+    422: "the cells or a parameter cannot be used",
+    501: "a package for this format is not installed",
+    503: "too many requests wait",
+    504: "waiting and work took too long",
+}
+
+
+class RefusedError(ScBiGNNError):
+    """A request that is not served.
+
+    Parameters
+    ----------
+    status
+        Of the answer.
+    found, expected, do
+        As in every error.
+    """
+
+    def __init__(self, status: int, found: str, *, expected: str, do: str) -> None:
+        self.status = status
+        super().__init__(found, expected=expected, do=do)
+
+
+STATUS: dict[type[ScBiGNNError], int] = {InputError: 422, MissingExtraError: 501, OutputError: 507}
+ANSWERED: tuple[type[ScBiGNNError], ...] = (RefusedError, *STATUS)
+"""Errors that the client is told; any other is the server's, and logged."""
+
+
+def as_answer(error: ScBiGNNError, folder: Path | None = None) -> JSONResponse:
+    """Return an error as one line, without the folder that only the server knows."""
+    if isinstance(error, RefusedError):
+        status = error.status
+    else:
+        status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    line = str(error).replace(f"{folder}{os.sep}", "")
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status == 503 else None
+    return error_answer(status, line, headers)
+
+
+def error_answer(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return one line as an answer."""
+    return JSONResponse({"error": " ".join(line.split())}, status, headers)

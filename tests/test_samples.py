@@ -1,0 +1,385 @@
+"""Many samples: a folder of outputs, resumed after kills, on real local processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from click.testing import CliRunner, Result
+from distributed import Client, LocalCluster
+
+from scbignn_infer import cluster, samples
+from scbignn_infer.cli import main
+from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.files import Settings
+
+MODEL = ["-m", "human-pbmc", "--threads", "1"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",  # sockets of workers that were killed
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, ["annotate", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def records(*arguments: object, code: int = 0) -> dict[str, dict[str, Any]]:
+    document = json.loads(run(*arguments, "--json", code=code).stdout)
+    return {r["sample"]: r for r in document["samples"]}
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Return what a folder holds, its manifest aside; hidden files, too."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != samples.MANIFEST}
+
+
+def finished(folder: Path) -> set[str]:
+    return {r["sample"] for r in samples.read_manifest(folder) if r["status"] == "done"}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with three small samples."""
+    folder = tmp_path_factory.mktemp("cells")
+    example = Path(samples.__file__).parent / "examples" / "pbmc700.h5ad"
+    adata = ad.read_h5ad(example)
+    for i, rows in enumerate((slice(0, 200), slice(200, 350), slice(350, 700))):
+        adata[rows].copy().write_h5ad(folder / f"s{i}.h5ad")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serial(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return what one command a sample writes."""
+    folder = tmp_path_factory.mktemp("serial")
+    for i in range(3):
+        run(cells / f"s{i}.h5ad", *MODEL, "-o", folder / f"s{i}.h5ad", "-q")
+    return written(folder)
+
+
+@pytest.fixture
+def queries(cells: Path, tmp_path: Path) -> Path:
+    """Return a copy of the samples that a test may change."""
+    return shutil.copytree(cells, tmp_path / "queries")
+
+
+class TestOneProcess:
+    """Samples one after the other."""
+
+    def test_outputs_are_those_of_single_commands(
+        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path / "out")
+        assert {r["status"] for r in found.values()} == {"done"}
+        assert written(tmp_path / "out") == serial
+        lines = samples.read_manifest(tmp_path / "out")
+        assert [r["status"] for r in lines] == ["started"] * 3 + ["done"] * 3
+        for line in lines[3:]:
+            assert line == found[line["sample"]]
+            assert line["input_sha256"] == samples.fingerprint(Path(line["input"]))
+            assert line["output_sha256"] == samples.fingerprint(Path(line["output"]))
+            assert line["params"]["provider"] == "cpu"
+            assert line["seconds"] > 0
+            assert sum(line["labels"].values()) == line["cells"]
+
+    def test_only_what_has_changed_is_done_again(self, queries: Path, tmp_path: Path) -> None:
+        start = [queries / "*.h5ad", *MODEL, "-O", tmp_path / "out"]
+
+        def done(*more: object) -> set[str]:
+            found = records(*start, *more)
+            return {name for name, r in found.items() if r["status"] == "done"}
+
+        assert done() == {"s0", "s1", "s2"}
+        assert done() == set()
+        (tmp_path / "out" / "s1.h5ad").write_bytes(b"half")  # the output is not whole
+        assert done() == {"s1"}
+        (tmp_path / "out" / "s2.h5ad").unlink()
+        assert done() == {"s2"}
+        shutil.copy(queries / "s1.h5ad", queries / "s0.h5ad")  # the input is another
+        assert done() == {"s0"}
+        assert done("--threads", "2", "--batch-cells", "100") == set()  # change no label
+        assert done("--no-unknown") == {"s0", "s1", "s2"}
+        assert done() == {"s0", "s1", "s2"}
+
+    def test_a_failed_sample_does_not_stop_the_others(self, queries: Path, tmp_path: Path) -> None:
+        data = (queries / "s1.h5ad").read_bytes()
+        (queries / "s1.h5ad").write_bytes(data[: len(data) // 2])
+        start = [queries / "s0.h5ad", queries / "s1.h5ad", queries / "no.h5ad", queries / "s2.h5ad"]
+        done = run(*start, *MODEL, "-O", tmp_path / "out", code=3)
+        assert done.stderr.count("error: ") == 2
+        assert "2 done, 2 failed" in done.stderr
+        assert sorted(written(tmp_path / "out")) == ["s0.h5ad", "s2.h5ad"]
+        quiet = run(*start, *MODEL, "-O", tmp_path / "out", "-q", code=3)
+        assert [line.split(":")[1].strip() for line in quiet.stderr.splitlines()] == ["s1", "no"]
+        (queries / "s1.h5ad").write_bytes(data)
+        found = records(*start[:2], *MODEL, "-O", tmp_path / "out")
+        assert [r["status"] for r in found.values()] == ["skipped", "done"]
+
+    def test_a_surprise_is_a_record_too(
+        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = samples.label_file
+
+        def broken(query: Path, *more: Any, **options: Any) -> Any:
+            if query.name == "s1.h5ad":
+                raise ZeroDivisionError("of a library")
+            if query.name == "s2.h5ad":
+                raise MemoryError
+            return plain(query, *more, **options)
+
+        monkeypatch.setattr(samples, "label_file", broken)
+        found = records(cells / "*.h5ad", *MODEL, "-O", tmp_path / "out", code=3)
+        assert found["s0"]["status"] == "done"
+        assert "unexpected ZeroDivisionError: of a library" in found["s1"]["error"]
+        assert "memory" in found["s2"]["error"]
+
+    def test_a_sheet_names_samples(self, cells: Path, tmp_path: Path) -> None:
+        sheet = cells / "sheet.csv"
+        sheet.write_text("query,name,ward\ns0.h5ad,first donor,3\ns1.h5ad,,4\n")
+        found = records("--samples", sheet, *MODEL, "-O", tmp_path / "o", "--format", "csv")
+        assert list(found) == ["first donor", "s1"]
+        assert sorted(written(tmp_path / "o")) == ["first donor.csv", "s1.csv"]
+        for text, message in (
+            ("path\ns0.h5ad\n", "'query'"),
+            ("query,name\n", "no samples"),
+            ("query,name\ns0.h5ad,../x\n", "slash"),
+            ("query,name\ns0.h5ad,x\ns1.h5ad,x\n", "both called 'x'"),
+        ):
+            sheet.write_text(text)
+            failed = run("--samples", sheet, *MODEL, "-O", tmp_path / "p", code=1)
+            assert message in failed.stderr
+        assert not (tmp_path / "p").exists()
+
+    def test_an_output_without_a_record_is_kept(self, cells: Path, tmp_path: Path) -> None:
+        (tmp_path / "s0.h5ad").write_bytes(b"mine")
+        for _ in range(2):  # the record of the failure does not make it ours
+            found = records(cells / "s0.h5ad", *MODEL, "-O", tmp_path, code=3)
+            assert "exists" in found["s0"]["error"]
+            assert (tmp_path / "s0.h5ad").read_bytes() == b"mine"
+        assert records(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--overwrite")["s0"]["cells"]
+
+    def test_samples_are_never_their_own_outputs(self, queries: Path) -> None:
+        before = written(queries)
+        link = queries / "link"
+        link.symlink_to(queries, target_is_directory=True)
+        for folder in (queries, link):
+            refused = run(queries / "*.h5ad", *MODEL, "-O", folder, "--overwrite", code=1)
+            assert "would be a sample itself" in refused.stderr
+        link.unlink()
+        assert written(queries) == before
+
+    def test_reports_stand_beside_outputs(self, cells: Path, tmp_path: Path) -> None:
+        start = [cells / "s1.h5ad", *MODEL, "-O", tmp_path]
+        run(*start, "--reports", "-q")
+        assert sorted(written(tmp_path)) == ["s1.h5ad", "s1.html"]
+        (tmp_path / "s1.html").unlink()
+        assert records(*start, "--reports")["s1"]["status"] == "done"
+
+    def test_what_one_file_takes_is_not_for_many(self, cells: Path, tmp_path: Path) -> None:
+        start = [cells / "s0.h5ad", *MODEL]
+        for option in (["-o", "x.csv"], ["--in-place"], ["--report", "r.html"]):
+            assert "not with -O" in run(*start, "-O", tmp_path / "o", *option, code=2).stderr
+        for option in (["--workers", "2"], ["--samples", "x.csv"], ["--format", "csv"]):
+            assert "pass -O" in run(*start, *option, code=2).stderr
+        assert "2 files" in run(cells / "s0.h5ad", cells / "s1.h5ad", *MODEL, code=2).stderr
+        no_model = run(cells / "s0.h5ad", "-O", tmp_path / "o", code=1).stderr
+        assert "no model" in no_model
+        assert "nothing matches" in run(cells / "z*", *MODEL, "-O", tmp_path / "o", code=1).stderr
+        assert not (tmp_path / "o").exists()
+
+    def test_a_line_that_was_cut_short_is_passed_over(self, cells: Path, tmp_path: Path) -> None:
+        start = [cells / "*.h5ad", *MODEL, "-O", tmp_path]
+        run(*start, "-q")
+        manifest = tmp_path / samples.MANIFEST
+        manifest.write_bytes(manifest.read_bytes()[:-40])
+        found = records(*start)
+        assert [r["status"] for r in found.values()] == ["skipped", "skipped", "done"]
+        assert {r["status"] for r in records(*start).values()} == {"skipped"}
+
+    def test_folders_have_fingerprints(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x").write_bytes(b"1")
+        first = samples.fingerprint(tmp_path / "a")
+        (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+        assert samples.fingerprint(tmp_path / "a") != first
+
+    def test_one_annotator_is_held(self, cells: Path, tmp_path: Path) -> None:
+        samples._held.clear()
+        run(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "-q")
+        (held,) = samples._held.values()
+        assert set(held._sessions) == {"gene_level.onnx", "cell_level.onnx"}
+
+
+@pytest.fixture(scope="module")
+def large(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a sample of 3,500 cells."""
+    adata = ad.read_h5ad(cells / "s2.h5ad")
+    rows = np.random.default_rng(0).integers(0, adata.n_obs, 3500)
+    many = ad.AnnData(sp.csr_matrix(adata.X)[rows], var=adata.var[[]])
+    path = tmp_path_factory.mktemp("large") / "q.h5ad"
+    many.write_h5ad(path)
+    return path
+
+
+class TestParts:
+    """One large sample, divided on the reference graph."""
+
+    @pytest.mark.parametrize("split", [1500, 3000])
+    def test_the_result_does_not_depend_on_the_division(
+        self, large: Path, tmp_path: Path, split: int
+    ) -> None:
+        start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
+        run(*start, tmp_path / "whole")
+        run(*start, tmp_path / "parts", "--split", split)
+        assert written(tmp_path / "whole") == written(tmp_path / "parts")
+        record = samples.read_manifest(tmp_path / "parts")[-1]
+        assert record["cells"] == 3500
+        again = records(*start[:-2], "-O", tmp_path / "parts", "--split", split)
+        assert again["q"]["status"] == "skipped"
+
+    def test_a_failed_part_fails_the_sample(
+        self, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from scbignn_infer import parts
+
+        def broken(part: parts.Part) -> str:
+            return plain(part) if part.start == 0 else "the disk is full"
+
+        plain = parts.label_part
+        monkeypatch.setattr(cluster, "label_part", broken)
+        start = [large, *MODEL, "--graph", "reference", "-O", tmp_path, "--split", 1024]
+        assert records(*start, code=3)["q"]["error"] == "the disk is full"
+        assert written(tmp_path) == {}
+
+    def test_the_query_s_own_graph_is_not_divided(self, large: Path, tmp_path: Path) -> None:
+        refused = run(large, *MODEL, "-O", tmp_path / "o", "--split", 1000, code=1)
+        assert "--graph reference" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[LocalCluster]:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as local:
+        yield local
+
+
+class TestProcesses:
+    """Two real processes of dask."""
+
+    def test_outputs_are_byte_for_byte_those_of_the_serial_run(
+        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2)
+        assert list(found) == ["s0", "s1", "s2"]
+        assert written(tmp_path) == serial
+
+    def test_parts_are_labelled_side_by_side(
+        self, large: Path, tmp_path: Path, workers: LocalCluster
+    ) -> None:
+        start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
+        run(*start, tmp_path / "whole")
+        address = workers.scheduler_address
+        run(*start, tmp_path / "parts", "--split", 1024, "--scheduler", address)
+        assert written(tmp_path / "whole") == written(tmp_path / "parts")
+
+    def test_a_worker_killed_in_the_middle_is_made_up_for(
+        self, large: Path, tmp_path: Path, workers: LocalCluster
+    ) -> None:
+        small = ad.read_h5ad(large)
+        rows = np.random.default_rng(1).integers(0, small.n_obs, 12_000)
+        ad.AnnData(small.X[rows], var=small.var).write_h5ad(tmp_path / "large.h5ad")
+        start = [tmp_path / "large.h5ad", *MODEL]
+        run(*start, "-o", tmp_path / "alone.h5ad", "-q")
+        out, killed = tmp_path / "out", []
+        with Client(workers) as client:
+            pids = client.run(os.getpid)
+
+            def kill() -> None:
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline and not killed:
+                    for pid in pids.values() if list(out.glob(".large.h5ad.*.tmp")) else ():
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                    time.sleep(0.01)
+
+            thread = threading.Thread(target=kill)
+            thread.start()
+            found = records(*start, "-O", out, "--scheduler", workers.scheduler_address)
+            thread.join()
+        assert len(killed) == 2
+        assert found["large"]["status"] == "done"
+        assert written(out) == {"large.h5ad": (tmp_path / "alone.h5ad").read_bytes()}
+
+    def test_a_sample_that_kills_its_workers_is_reported(
+        self, cells: Path, tmp_path: Path, workers: LocalCluster
+    ) -> None:
+        found = samples.find_samples([str(cells / "s0.h5ad")], tmp_path)
+        task = samples.Task(found[0], FatalSettings(model="human-pbmc"))
+        (record,) = cluster.run([task], scheduler=workers.scheduler_address)
+        assert record["status"] == "failed"
+        assert "worker was lost" in record["error"]
+
+    def test_a_killed_run_resumes(
+        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(cells / "s*.h5ad")]
+        command += [*MODEL, "-O", str(out), "--workers", "2"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not finished(out):
+                time.sleep(0.005)
+            p.kill()
+        before = finished(out)
+        assert before
+        found = records(cells / "s*.h5ad", *MODEL, "-O", out, "--workers", 2)
+        assert {n for n, r in found.items() if r["status"] == "skipped"} >= before
+        assert {n: b for n, b in written(out).items() if not n.startswith(".")} == serial
+
+    def test_a_scheduler_that_is_not_there(self, cells: Path, tmp_path: Path) -> None:
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(cluster, "CONNECT_SECONDS", 1)
+        for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+            failed = run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--scheduler", address, code=1)
+            assert "no dask scheduler answers" in failed.stderr
+        monkey.undo()
+
+
+class FatalSettings(Settings):
+    """Settings whose annotator ends the process, as the system does where memory runs out."""
+
+    def annotator(self, bundle: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_several_workers_need_their_extra(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    done = run(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2, code=1)
+    assert "scbignn-infer[distributed]" in done.stderr
+    task = samples.Task(samples.find_samples(["a.h5ad"], tmp_path)[0], Settings())
+    with pytest.raises(MissingExtraError):
+        list(cluster.run([task, task], workers=2))
+
+
+def test_no_sample_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sample"):
+        samples.find_samples([], tmp_path)

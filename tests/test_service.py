@@ -1,0 +1,720 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+import uvicorn
+from click.testing import CliRunner
+
+from scbignn_infer import Annotator, files, registry, results, service
+from scbignn_infer.cli import main
+from scbignn_infer.errors import BundleError, OutputError
+from scbignn_infer.service import bodies
+from scbignn_infer.service.models import Wishes
+from scbignn_infer.service.refusals import REFUSALS
+
+MODEL = "human-pbmc"
+HDF5, JSON, CSV = "application/x-hdf5", "application/json", "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
+LIMITS = service.Limits(timeout=60.0, queue=16)
+
+
+# --- bodies --------------------------------------------------------------------------------------
+
+
+def as_h5ad(cells):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5ad"
+        cells.write_h5ad(path)
+        return path.read_bytes()
+
+
+def as_dense(cells):
+    counts = cells.X.toarray().tolist()
+    names = {"genes": list(cells.var_names), "cells": list(cells.obs_names)}
+    return json.dumps({**names, "counts": counts}).encode()
+
+
+def as_sparse(cells, **changes):
+    x = cells.X
+    parts = {part: getattr(x, part).tolist() for part in ("indptr", "indices", "data")}
+    names = {"genes": list(cells.var_names), "cells": list(cells.obs_names)}
+    return json.dumps({**names, "counts": {**parts, "shape": x.shape, **changes}}).encode()
+
+
+def as_arrow(cells):
+    table = pa.Table.from_pandas(cells.to_df())
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table, max_chunksize=7)
+    return sink.getvalue().to_pybytes()
+
+
+BODIES = {
+    "h5ad": (HDF5, as_h5ad),
+    "octets": ("application/octet-stream", as_h5ad),
+    "dense": (JSON, as_dense),
+    "sparse": ("application/json; charset=utf-8", as_sparse),
+    "arrow": (ARROW, as_arrow),
+}
+
+
+# --- servers -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(models, limits=LIMITS):
+    """Serve in a thread, and give a client."""
+    app = service.make_app(models, limits)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return service.Models([MODEL, "human-pancreas"], files.Settings(threads=2))
+
+
+@pytest.fixture(scope="module")
+def client(models):
+    with running(models) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """Give the folder in which temporary files are made; at the end of a test none is left."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    until(lambda: not left_in(folder))
+
+
+@pytest.fixture(scope="module")
+def cells(example):
+    return ad.read_h5ad(example)[:60].copy()
+
+
+@pytest.fixture(scope="module")
+def annotator():
+    return Annotator.load(MODEL, threads=2)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Make labelling wait, step by step, until the event is set; give it and the number begun."""
+    go, begun = threading.Event(), []
+    work = Annotator.annotate_query
+
+    def wait(self, query, *arguments, progress, **named):
+        begun.append(query.n_cells)
+        while not go.wait(0.01):
+            progress("wait", 0, 1)
+        return work(self, query, *arguments, progress=progress, **named)
+
+    monkeypatch.setattr(Annotator, "annotate_query", wait)
+    yield go, begun
+    go.set()
+
+
+def post(client, body, kind=HDF5, *, model=MODEL, accept="*/*", **query):
+    query = {"model": model, **query}
+    headers = {"content-type": kind, "accept": accept}
+    return client.post("/annotate", content=body, headers=headers, params=query)
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def left_in(folder):
+    return list(folder.glob("scbignn-*"))
+
+
+def in_hand(client):
+    return client.get("/health").json()["queue_length"]
+
+
+def raw(client, head, body=b""):
+    """Send a request as it is written, and return all of the answer."""
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n" + body)
+        connection.settimeout(20)
+        return b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+
+
+def error_of(response):
+    """Return the one line of an error."""
+    assert response.headers["content-type"] == JSON
+    (line,) = response.json().values()
+    assert len(line.splitlines()) == 1
+    assert "Traceback" not in line
+    assert tempfile.gettempdir() not in line
+    return line
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", BODIES)
+def test_labels_are_those_of_the_api(client, cells, annotator, form):
+    kind, write = BODIES[form]
+    answer = post(client, write(cells), kind).json()
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    columns = expected.columns("k")
+    assert answer["cells"] == list(cells.obs_names)
+    for name in results.COLUMNS:
+        assert answer[name] == columns[f"k_{name}"].tolist(), name
+    summary = answer["summary"]
+    assert answer["model"] == expected.provenance["model"]
+    assert (summary["cells"], summary["labels"]) == (60, expected.counts())
+    assert summary["genes"]["n_shared"] == expected.provenance["genes"]["n_shared"]
+    assert "only 32%" in summary["warnings"][0]
+
+
+def test_tables_and_files_are_those_of_the_command(client, example, tmp_path):
+    for suffix, accept in ((".csv", CSV), (".h5ad", HDF5)):
+        target = tmp_path / f"labels{suffix}"
+        files.label_file(example, target, files.Settings(model=MODEL, threads=2))
+        answer = post(client, example.read_bytes(), accept=accept)
+        assert answer.headers["content-type"].startswith(accept)
+        if suffix == ".csv":
+            assert answer.text == target.read_text()
+            continue
+        (tmp_path / "answer.h5ad").write_bytes(answer.content)
+        mine, theirs = ad.read_h5ad(target), ad.read_h5ad(tmp_path / "answer.h5ad")
+        assert mine.obs.equals(theirs.obs)
+        np.testing.assert_array_equal(mine.obsm["X_scbignn"], theirs.obsm["X_scbignn"])
+        assert theirs.uns["scbignn"]["model"]["name"] == MODEL
+        again = post(client, answer.content, accept=HDF5)  # has slots already
+        assert again.status_code == 200
+
+
+def test_cells_without_names_are_numbered(client, cells):
+    body = json.loads(as_dense(cells[:3]))
+    del body["cells"]
+    assert post(client, json.dumps(body), JSON).json()["cells"] == ["0", "1", "2"]
+
+
+def test_each_request_has_its_own_wishes(client, cells):
+    body = as_sparse(cells)
+    plain = post(client, body, JSON).json()
+    strict = post(client, body, JSON, threshold=1).json()
+    assert set(strict["cell_type"]) == {"unknown"}
+    assert strict["best_cell_type"] == plain["best_cell_type"]
+    named = post(client, body, JSON, no_unknown=True).json()
+    assert named["cell_type"] == plain["best_cell_type"]
+    coarse = post(client, body, JSON, level=2, no_unknown=True).json()
+    expected = Annotator.load(MODEL, threads=2, level=2, unknown=False)
+    assert coarse["cell_type"] == list(
+        expected.annotate_matrix(cells.X, list(cells.var_names)).labels
+    )
+    assert post(client, body, JSON).json()["cell_type"] == plain["cell_type"]
+
+
+def test_the_only_model_need_not_be_named(cells):
+    with running(service.Models([MODEL], files.Settings(threads=2))) as client:
+        headers = {"content-type": JSON}
+        answer = client.post("/annotate", content=as_sparse(cells), headers=headers)
+        assert answer.json()["model"]["name"] == MODEL
+
+
+def test_health_models_and_description(client, pbmc_bundle):
+    health = client.get("/health").json()
+    assert (health["ready"], health["queue_length"]) == (True, 0)
+    assert health["models"] == [MODEL, "human-pancreas"]
+    model = client.get("/models").json()["models"][0]
+    assert (model["name"], model["species"]) == (MODEL, "human")
+    assert [c["label"] for c in model["cell_types"]] == pbmc_bundle.cell_types
+    assert model["cell_types"][0]["ontology_id"].startswith("CL:")
+    operation = client.get("/openapi.json").json()["paths"]["/annotate"]["post"]
+    assert set(operation["requestBody"]["content"]) == set(bodies.OPENERS)
+    assert {p["name"] for p in operation["parameters"]} == set(Wishes.model_fields)
+    assert set(map(str, REFUSALS)) < set(operation["responses"])
+    assert client.get("/docs").status_code == 404
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_models_that_are_not_served_are_refused(client, cells, pbmc_bundle, tmp_path):
+    body = as_sparse(cells)
+    for name in ("mouse-pancreas", str(pbmc_bundle.path), "../human-pbmc", ""):
+        answer = post(client, body, JSON, model=name)
+        assert answer.status_code == 404
+        assert "expected one of human-pbmc, human-pancreas" in error_of(answer)
+    answer = client.post("/annotate", content=body, headers={"content-type": JSON})
+    assert answer.status_code == 422
+    assert "no model is named" in error_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"threshold": 2}, "'threshold': Input should be less"),
+        ({"level": -1}, "'level': Input should be greater"),
+        ({"treshold": 0.5}, "'treshold': Extra inputs"),
+    ],
+)
+def test_wrong_parameters_are_refused(client, cells, query, message):
+    answer = post(client, as_sparse(cells), JSON, **query)
+    assert answer.status_code == 422
+    assert message in error_of(answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "accept", "status"),
+    [
+        ("text/plain", "*/*", 415),
+        ("", "*/*", 415),
+        ("application/x-www-form-urlencoded", "*/*", 415),
+        (JSON, "text/html", 406),
+        (JSON, HDF5, 406),
+        (JSON, "image/png, text/csv;q=0.5", 200),
+    ],
+)
+def test_formats_that_there_are_not_are_refused(client, cells, kind, accept, status):
+    answer = post(client, as_sparse(cells[:5]), kind, accept=accept)
+    assert answer.status_code == status
+    if status != 200:
+        assert "expected one of application/" in error_of(answer)
+
+
+def bad_json(cells):
+    """Yield bodies of JSON that are none, or whose parts do not fit each other."""
+    good = json.loads(as_dense(cells[:5]))
+    yield b"[" * 100_000
+    yield as_dense(cells)[:-100]
+    yield json.dumps({"genes": good["genes"]})
+    yield json.dumps({**good, "more": 1})
+    yield json.dumps({**good, "genes": good["genes"][1:]})
+    yield json.dumps({**good, "cells": ["one"]})
+    yield json.dumps({**good, "counts": []})
+    yield json.dumps({**good, "counts": [good["counts"][0], [1]]})
+    yield json.dumps({**good, "counts": [[None] * 765]})
+    yield json.dumps({**good, "counts": [[1e300] * 765]})
+    yield json.dumps({**good, "counts": [[-1] * 765] * 5})
+    yield as_sparse(cells, shape=[10**15, 765])
+    yield as_sparse(cells, shape=[60, 764])
+    yield as_sparse(cells, shape=[60, -765])
+    yield as_sparse(cells, indices=[10**9] * cells.X.nnz)
+    yield as_sparse(cells, indices=[-1] * cells.X.nnz)
+    yield as_sparse(cells, indices=[10**30] * cells.X.nnz)
+    yield as_sparse(cells, indptr=[0, *[cells.X.nnz] * 58, 5, cells.X.nnz])
+    yield as_sparse(cells, data=["1"] * cells.X.nnz)
+
+
+def bad_arrow(cells):
+    yield as_arrow(cells)[:3000]
+    yield as_arrow(cells)[:-3000]
+    yield b"no stream"
+    for columns in (
+        {"a": [[1]]},
+        {"cell": ["a", "b"]},
+        {"CD3D": [1, None]},
+        {"a": ["x"], "b": "x"},
+    ):
+        table = pa.table(columns)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        yield sink.getvalue().to_pybytes()
+
+
+def bad_hdf5(cells):
+    body = as_h5ad(cells)
+    yield body[: len(body) // 2]
+    yield body[8:]
+    yield b"\x89HDF\r\n\x1a\n" + bytes(1000)
+    yield b"a,b\n1,2\n"
+    for seed in range(5):
+        damaged = bytearray(body)
+        for position in np.random.default_rng(seed).integers(0, len(body), 2000):
+            damaged[position] ^= 0xFF
+        yield bytes(damaged)
+
+
+@pytest.mark.parametrize(("kind", "bad"), [(JSON, bad_json), (ARROW, bad_arrow), (HDF5, bad_hdf5)])
+def test_bodies_that_cannot_be_used_are_refused(client, cells, kind, bad):
+    for body in (b"", *bad(cells)):
+        answer = post(client, body, kind)
+        assert answer.status_code == 422, body[:100]
+        assert error_of(answer)
+    assert client.get("/health").json()["queue_length"] == 0
+
+
+def test_other_genes_are_refused(client, cells):
+    other = cells.copy()
+    other.var_names = [f"gene{i}" for i in range(765)]
+    for kind, write in BODIES.values():
+        answer = post(client, write(other), kind)
+        assert answer.status_code == 422
+        assert "share 0 of the" in error_of(answer)
+
+
+@pytest.mark.parametrize("how", ["link", "storage", "virtual"])
+@pytest.mark.parametrize("accept", [JSON, HDF5])
+def test_hdf5_takes_in_no_other_file(client, cells, tmp_path, how, accept):
+    secret, path = tmp_path / "secret", tmp_path / "cells.h5ad"
+    with h5py.File(secret, "w") as file:
+        file["names"] = [b"hidden"] * 60
+    cells.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["obs/_index"]
+        if how == "link":
+            file["obs/_index"] = h5py.ExternalLink(str(secret), "/names")
+        elif how == "storage":
+            external = [(str(secret), 0, 360)]
+            file.create_dataset("obs/_index", (60,), "S6", external=external)
+        else:
+            layout = h5py.VirtualLayout((60,), "S6")
+            layout[:] = h5py.VirtualSource(str(secret), "names", (60,))
+            file.create_virtual_dataset("obs/_index", layout)
+    answer = post(client, path.read_bytes(), accept=accept)
+    assert answer.status_code == 422
+    assert "'obs/_index' lies in another file" in error_of(answer)
+
+
+def test_a_missing_package_is_named(client, cells, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    answer = post(client, b"x", ARROW)
+    assert answer.status_code == 501
+    assert "pip install 'scbignn-infer[parquet]'" in error_of(answer)
+
+
+def test_a_memory_limit_is_kept(cells):
+    limit = Annotator.load(MODEL, threads=1).estimate(300).memory
+    limited = service.Models([MODEL], files.Settings(threads=1, memory_limit=limit))
+    with running(limited) as client:
+        answer = post(client, as_sparse(ad.concat([cells] * 6, index_unique="-")), JSON)
+        assert answer.status_code == 422
+        assert "memory limit" in error_of(answer)
+        assert post(client, as_sparse(cells), JSON).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("no such thing"), BundleError("no such thing", expected="one", do="mend it")]
+)
+def test_an_error_of_its_own_is_logged_and_the_service_goes_on(
+    client, cells, monkeypatch, caplog, error
+):
+    def fail(*arguments, **named):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Annotator, "annotate_query", fail)
+        answer = post(client, as_sparse(cells), JSON)
+    assert answer.status_code == 500
+    assert f"({type(error).__name__}); it has been logged" in error_of(answer)
+    until(lambda: "no such thing" in caplog.text)
+    assert post(client, as_sparse(cells), JSON).status_code == 200
+
+
+def test_a_full_disk_is_one_line(client, cells, monkeypatch):
+    def fail(source, target, *arguments, **named):
+        raise OutputError(f"cannot write {target} (no space)", expected="space", do="free some")
+
+    monkeypatch.setattr(files, "label_file", fail)
+    answer = post(client, as_h5ad(cells), accept=HDF5)
+    assert answer.status_code == 507
+    assert error_of(answer).startswith("cannot write cells.scbignn.h5ad (no space)")
+
+
+def test_what_is_no_route_is_one_line(client):
+    assert "Not Found" in error_of(client.get("/nothing"))
+    answer = client.get("/annotate")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert error_of(answer)
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(models, cells, temporary):
+    most = 200_000
+    with running(models, service.Limits(max_size=most)) as client:
+        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+        answer = raw(client, f"{head}Content-Type: {HDF5}\nContent-Length: {10**12}\n", b"few")
+        assert answer.startswith("HTTP/1.1 413")
+        assert "a body of more than 0.2 MB" in answer
+        assert post(client, bytes(most + 1)).status_code == 413
+        sent = []
+
+        def body():
+            for _ in range(100):
+                sent.append(most // 4)
+                yield bytes(most // 4)
+
+        answer = post(client, body())  # in chunks, without a length
+        assert answer.status_code == 413
+        assert "0.2 MB" in error_of(answer)
+        assert post(client, bytes(most)).status_code == 422
+        assert post(client, as_sparse(cells[:5]), JSON).status_code == 200
+        assert not left_in(temporary)
+
+
+def test_json_has_a_limit_of_its_own(client, cells, monkeypatch):
+    monkeypatch.setattr(bodies, "JSON_BYTES", 1000)
+    assert post(client, as_sparse(cells), JSON).status_code == 413
+    assert post(client, as_h5ad(cells)).status_code == 200
+
+
+def test_one_works_few_wait_and_the_rest_are_told_to_come_again(models, cells, held):
+    go, begun = held
+    bodies = [as_sparse(cells[: 10 + i]) for i in range(3)]
+    with running(models, service.Limits(queue=2)) as client, ThreadPoolExecutor(3) as pool:
+        waiting = []
+        for i, body in enumerate(bodies):
+            waiting.append(pool.submit(post, client, body, JSON))
+            until(lambda n=i: in_hand(client) == n + 1)
+        full = post(client, bodies[0], JSON)
+        assert full.status_code == 503
+        assert int(full.headers["retry-after"]) > 0
+        assert "2 requests wait already" in error_of(full)
+        start = time.perf_counter()
+        assert client.get("/health").json()["queue_length"] == 3
+        assert time.perf_counter() - start < 2
+        assert begun == [10]
+        go.set()
+        assert [len(w.result().json()["cells"]) for w in waiting] == [10, 11, 12]
+        until(lambda: in_hand(client) == 0)
+        assert post(client, bodies[0], JSON).status_code == 200
+
+
+def test_work_that_takes_too_long_is_given_up(models, cells, held, temporary):
+    _, begun = held
+    with running(models, service.Limits(timeout=1)) as client, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(post, client, as_sparse(cells[:10]), JSON)
+        until(lambda: begun == [10])
+        second = pool.submit(post, client, as_h5ad(cells[:11]), accept=HDF5)
+        for answer in (first.result(), second.result()):
+            assert answer.status_code == 504
+            assert "no answer within 1 seconds" in error_of(answer)
+        until(lambda: in_hand(client) == 0)
+        assert begun in ([10], [10, 11])  # the second began if the first made room in time
+        assert not left_in(temporary)
+
+
+def test_what_timed_out_in_the_queue_is_never_begun(models, cells, monkeypatch, temporary):
+    go, begun = threading.Event(), []
+
+    def hang(self, query, *arguments, **named):
+        begun.append(query.n_cells)
+        go.wait()
+        raise KeyError("nobody hears it")
+
+    monkeypatch.setattr(Annotator, "annotate_query", hang)
+    with running(models, service.Limits(timeout=0.5)) as client, ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(post, client, as_sparse(cells[:n]), JSON) for n in (10, 10)]
+        assert [w.result().status_code for w in waiting] == [504, 504]
+        until(lambda: in_hand(client) == 1)  # what hangs keeps its place
+        assert len(left_in(temporary)) == 1
+        go.set()
+        until(lambda: in_hand(client) == 0)
+        assert begun == [10]
+
+
+def test_a_client_that_goes_away_is_not_worked_for(models, cells, held):
+    go, begun = held
+    with running(models) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, client, as_sparse(cells[:10]), JSON)
+        until(lambda: begun == [10])
+        hasty = httpx.Client(base_url=client.base_url, timeout=0.3)
+        with hasty, pytest.raises(httpx.ReadTimeout):
+            post(hasty, as_sparse(cells[:11]), JSON)
+        until(lambda: in_hand(client) == 1)
+        go.set()
+        assert first.result().status_code == 200
+        assert begun == [10]
+
+
+def test_a_client_that_goes_away_ends_its_work(client, cells, held):
+    _, begun = held
+    hasty = httpx.Client(base_url=client.base_url, timeout=0.3)
+    with hasty, pytest.raises(httpx.ReadTimeout):
+        post(hasty, as_sparse(cells[:10]), JSON)
+    until(lambda: in_hand(client) == 0)
+    assert begun == [10]
+
+
+def test_a_body_that_does_not_come_is_given_up(models):
+    with running(models, service.Limits(timeout=0.5)) as client:
+        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+        answer = raw(client, f"{head}Content-Type: {HDF5}\nContent-Length: 100\n", b"slow")
+        assert answer.startswith("HTTP/1.1 408")
+        assert in_hand(client) == 0
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(folder, *options):
+    """Run the command, and give its process and a client."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scbignn_infer.cli", "serve", "--port", "0", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder)},
+    )
+    try:
+        line = process.stderr.readline()
+        assert line.startswith("serving "), line + process.stderr.read()
+        with httpx.Client(base_url=line.split(" at ")[1].strip(), timeout=60) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well_after_the_request_in_hand(example, temporary, number):
+    many = ad.concat([ad.read_h5ad(example)] * 4, index_unique="-")
+    with serving(temporary, "-m", MODEL) as (process, client), ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, client, as_sparse(many), JSON)
+        with httpx.Client(base_url=client.base_url) as other:
+            until(lambda: in_hand(other) == 1)
+        process.send_signal(number)
+        assert len(answer.result().json()["cells"]) == 2800
+        assert process.wait(timeout=20) == 0
+        assert process.stderr.read() == ""
+        assert not left_in(temporary)
+
+
+def test_the_command_says_what_is_wrong_in_one_line(monkeypatch):
+    def run(*options):
+        done = CliRunner().invoke(main, ["serve", *options])
+        assert done.exit_code == 1
+        (line,) = done.stderr.splitlines()
+        return line
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert "choose others with --host" in run("--port", str(taken.getsockname()[1]))
+    assert "cannot listen at 192.0.2.1" in run("--host", "192.0.2.1")
+    assert "no model named 'absent'" in run("--port", "0", "-m", "absent")
+    assert "each with a name of its own" in run("--port", "0", "-m", MODEL, "-m", MODEL)
+    monkeypatch.setattr(registry, "list_models", dict)
+    assert "0 models" in run("--port", "0")
+    for module in ("fastapi", "uvicorn"):
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda name, m=module: None if name == m else True
+        )
+        assert f"'{module}'" in run()
+        assert "pip install 'scbignn-infer[serve]'" in run()
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)]
+)
+def test_another_address_than_the_loopback_is_warned_of(monkeypatch, host, warned):
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    done = CliRunner().invoke(main, ["serve", "--port", "0", "--host", host, "-m", MODEL])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(f"serving {MODEL} at http://{host}:")
+    assert ("no password" in done.stderr) == warned
+
+
+def test_models_need_names_of_their_own():
+    with pytest.raises(BundleError, match="0 models"):
+        service.Models([], files.Settings())
+
+
+# --- load ----------------------------------------------------------------------------------------
+
+
+def resident(pid):
+    """Return the resident memory of a process in MB; none where the system does not say."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return None
+    (line,) = [li for li in status.read_text().splitlines() if li.startswith("VmRSS")]
+    return int(line.split()[1]) / 1000
+
+
+def test_two_hundred_requests_eight_at_a_time(example, annotator, temporary):
+    whole = ad.read_h5ad(example)
+    valid, rng = [], np.random.default_rng(0)
+    for i, n in enumerate((20, 40, 60, 100, 150, 200, 300, 400)):
+        part = whole[np.sort(rng.permutation(700)[:n])].copy()
+        labels = annotator.annotate_matrix(part.X, list(part.var_names)).labels.tolist()
+        valid += [(as_h5ad(part), HDF5, labels), ((as_sparse, as_dense)[i % 2](part), JSON, labels)]
+    few = whole[:20].copy()
+    other = few.copy()
+    other.var_names = [f"gene{i}" for i in range(765)]
+    garbage = [
+        (as_h5ad(few)[:-20_000], HDF5),
+        (as_dense(few)[:-9], JSON),
+        (as_sparse(other), JSON),
+        (b"", HDF5),
+        (as_sparse(few, indices=[765] * few.X.nnz), JSON),
+    ]
+
+    def send(i):
+        """Send the request of a number; every third is garbage."""
+        if i % 3:
+            body, kind, labels = valid[(i * 7) % len(valid)]
+            answer = post(client, body, kind)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["cell_type"] == labels
+            return 200
+        if i % 18 == 0:
+            head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+            answer = raw(client, f"{head}Content-Type: {JSON}\nContent-Length: {10**11}\n", b"{")
+            return int(answer.split()[1])
+        body, kind = garbage[(i // 3) % len(garbage)]
+        answer = post(client, body, kind)
+        error_of(answer)
+        return answer.status_code
+
+    with serving(temporary, "-m", MODEL, "--threads", "2") as (process, client):
+        with ThreadPoolExecutor(8) as pool:
+            start = time.perf_counter()
+            warm = list(pool.map(send, range(50)))
+            before = resident(process.pid)
+            rest = list(pool.map(send, range(50, 200)))
+            seconds, after = time.perf_counter() - start, resident(process.pid)
+        statuses = [*warm, *rest]
+        assert len(statuses) == 200
+        assert {s for s in statuses if s != 200} == {413, 422}
+        assert statuses.count(200) == 133
+        assert in_hand(client) == 0
+        assert not left_in(temporary)
+        print(f"200 requests in {seconds:.1f} s, {before} MB after 50 and {after} MB after 200")
+        if before is not None:
+            assert after - before < 60
