@@ -129,6 +129,7 @@ def choose(
     reading: Reading = AS_FOUND,
     *,
     verdicts: Mapping[str, Verdict] | None = None,
+    genes: ModelGenes | None = None,
 ) -> Choice:
     """Decide which matrix and which gene names to use for a model.
 
@@ -142,6 +143,8 @@ def choose(
         The user's wishes.
     verdicts
         What :func:`judge_matrices` said, where it was asked already.
+    genes
+        What :func:`model_genes` returns of the bundle, where it is held.
 
     Raises
     ------
@@ -149,19 +152,19 @@ def choose(
         No matrix is usable, too few genes are the model's, or they are of another species.
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
-    wanted = model_genes(bundle)
-    matrix, genes = join(query, wanted, reading, verdicts)
+    wanted = genes or model_genes(bundle)
+    matrix, match = join(query, wanted, reading, verdicts)
     refuse_unfit(
-        genes,
+        match,
         query.gene_columns(matrix),
         wanted,
         min_coverage=reading.min_gene_coverage,
         allow_species_mismatch=reading.allow_species_mismatch,
     )
-    choice = Choice(matrix, verdicts, genes)
+    choice = Choice(matrix, verdicts, match)
     if choice.verdict.state != "log1p-cut":
         return choice
-    return Choice(matrix, verdicts, genes, _target_sum(query, bundle, choice))
+    return Choice(matrix, verdicts, match, _target_sum(query, bundle, choice))
 
 
 def join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,16 @@ class ModelGenes:
     species: str
     weight: Array
     min_genes: int = 1
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """What finds the genes by their names."""
+        return Lookup(self)
+
+    @cached_property
+    def lookup_in_any_case(self) -> Lookup:
+        """What finds symbols whatever their case, too."""
+        return Lookup(self, any_case=True)
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,8 @@ def match_genes(
         )
     mask, left_out = genes_only(candidates)
     chosen = {column: candidates[column]} if column is not None else dict(candidates)
-    lookup, n = _Lookup(genes, any_case=any_case), len(genes.symbols)
+    lookup = genes.lookup_in_any_case if any_case else genes.lookup
+    n = len(genes.symbols)
     best = GeneMatch("", np.full(0, -1), np.zeros(n, dtype=bool), 0.0, 0, 0, left_out)
     for name, values in chosen.items():
         index, n_renamed = lookup(values)
@@ -217,10 +229,18 @@ def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
     )
 
 
-class _Lookup:
-    """Finds the model's genes by any of their names."""
+class Lookup:
+    """Finds the model's genes by any of their names.
 
-    def __init__(self, genes: ModelGenes, *, any_case: bool) -> None:
+    Parameters
+    ----------
+    genes
+        Those of the model.
+    any_case
+        Whether the case of symbols does not matter.
+    """
+
+    def __init__(self, genes: ModelGenes, *, any_case: bool = False) -> None:
         self._case = str.upper if any_case else str
         self._names = GeneNames.of(genes.species) if genes.species in SPECIES else None
         named = [(i, n) for i, n in enumerate(genes.symbols) if n]

@@ -14,7 +14,7 @@ import numpy as np
 
 from scbignn_infer import __version__, results
 from scbignn_infer.bundle import ModelBundle
-from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose
+from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, model_genes
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import Estimate, estimate
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
@@ -131,6 +131,7 @@ class Annotator:
         self.graph: GraphKind = graph
         self.keep_graph = keep_graph
         self._make_session = make_session
+        self._genes = model_genes(bundle)
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
 
@@ -201,7 +202,7 @@ class Annotator:
         InputError
             No matrix is usable, too few genes are the model's, or they are of another species.
         """
-        return choose(query, self.bundle, reading)
+        return choose(query, self.bundle, reading, genes=self._genes)
 
     def estimate(self, n_cells: int, *, output_bytes: int = 0) -> Estimate:
         """Estimate what labelling takes.
