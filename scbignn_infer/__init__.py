@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scbignn_infer.adata import annotate
+    from scbignn_infer.adata import annotate, explain
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.choice import Reading
     from scbignn_infer.errors import (
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
         OutputError,
         ScBiGNNError,
     )
+    from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.pipeline import Annotator
+    from scbignn_infer.readers import open_query
     from scbignn_infer.registry import list_models, load_model
     from scbignn_infer.results import Annotation
 
@@ -27,6 +29,7 @@ _HOME = {
     "Annotation": "results",
     "Annotator": "pipeline",
     "BundleError": "errors",
+    "CellExplanation": "explanation",
     "DeviceError": "errors",
     "GeneError": "errors",
     "InputError": "errors",
@@ -36,14 +39,17 @@ _HOME = {
     "Reading": "choice",
     "ScBiGNNError": "errors",
     "annotate": "adata",
+    "explain": "adata",
     "list_models": "registry",
     "load_model": "registry",
+    "open_query": "readers",
 }
 
 __all__ = [
     "Annotation",
     "Annotator",
     "BundleError",
+    "CellExplanation",
     "DeviceError",
     "GeneError",
     "InputError",
@@ -53,8 +59,10 @@ __all__ = [
     "Reading",
     "ScBiGNNError",
     "annotate",
+    "explain",
     "list_models",
     "load_model",
+    "open_query",
 ]
 
 

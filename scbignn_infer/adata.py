@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import results, slots
-from scbignn_infer.choice import Reading
+from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.errors import OutputError
+from scbignn_infer.explanation import CellExplanation, explain_cells
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery
+from scbignn_infer.remarks import remarks_on
 from scbignn_infer.writers import refuse_existing, write_adata
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import anndata as ad
 
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.pipeline import GraphKind
     from scbignn_infer.sessions import Device
 
 
@@ -28,9 +35,15 @@ def annotate(
     min_gene_coverage: float | None = None,
     allow_species_mismatch: bool = False,
     batch_key: str | None = None,
+    unknown: bool = True,
+    unknown_threshold: float | None = None,
+    level: int = 0,
+    groups: Mapping[str, str] | None = None,
+    graph: GraphKind = "query",
     device: Device = "auto",
     threads: int | None = None,
     seed: int = 0,
+    memory_limit: int | None = None,
     write_graph: bool = False,
     overwrite: bool = False,
     copy: bool = False,
@@ -56,12 +69,8 @@ def annotate(
         Match the symbols of another species, whatever their case.
     batch_key
         Column of ``obs``; cells are neighbours only of cells with the same value.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    threads
-        CPU threads; by default all that the process may use.
-    seed
-        Of the approximate graph search.
+    unknown, unknown_threshold, level, groups, graph, device, threads, seed, memory_limit
+        As in :class:`~scbignn_infer.Annotator`.
     write_graph
         Write the cell graph, too, as scanpy's functions take it with ``neighbors_key``.
     overwrite
@@ -95,18 +104,77 @@ def annotate(
         ``obsp[f"{key_added}_connectivities"]``, ``obsp[f"{key_added}_distances"]``
             The graph with its record in ``uns[f"{key_added}_neighbors"]``, if asked for.
 
+    Warns
+    -----
+    UserWarning
+        Few genes are shared, the cells are unlike the reference, or many are unknown.
+
     Raises
     ------
     InputError, BundleError, OutputError, DeviceError
         What is wrong with the data, the model, existing slots or the device.
     """
     annotator = Annotator.load(
-        model, device=device, threads=threads, seed=seed, keep_graph=write_graph
+        model,
+        device=device,
+        threads=threads,
+        seed=seed,
+        memory_limit=memory_limit,
+        unknown=unknown,
+        unknown_threshold=unknown_threshold,
+        level=level,
+        groups=groups,
+        graph=graph,
+        keep_graph=write_graph,
     )
+    if write_graph and graph == "reference":
+        raise OutputError(
+            "a graph of the reference is to be written",
+            expected="the graph of the query's cells",
+            do="leave out write_graph, or graph='reference'",
+        )
     taken = slots.taken_slots(adata, key_added, graph=write_graph)
     refuse_existing(taken, overwrite=overwrite)
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
     annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
+    for remark in remarks_on(annotation):
+        warnings.warn(remark, UserWarning, stacklevel=2)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, key_added))
     return target if copy else None
+
+
+def explain(
+    adata: ad.AnnData,
+    model: str | Path | ModelBundle,
+    cells: Sequence[str],
+    *,
+    reading: Reading = AS_FOUND,
+    **settings: Any,
+) -> list[CellExplanation]:
+    """Say why some cells of an AnnData are called what they are.
+
+    Parameters
+    ----------
+    adata, model
+        As in :func:`annotate`; all cells are labelled, since neighbours matter.
+    cells
+        Names of those to explain.
+    reading
+        How the cells are read.
+    settings
+        Those of :class:`~scbignn_infer.Annotator`.
+
+    Returns
+    -------
+    list of CellExplanation
+        Genes present and missing, neighbours and the opinions of both levels, in the order of
+        ``cells``.
+
+    Raises
+    ------
+    InputError
+        There is no such cell, or one without counts, or as in :func:`annotate`.
+    """
+    annotator = Annotator.load(model, **settings)
+    return explain_cells(annotator, AnnDataQuery(adata), cells, reading)

@@ -10,13 +10,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scbignn_infer import gene_names, model_choice, pipeline, readers, registry, slots, writers
 from scbignn_infer.choice import AS_FOUND, Reading
 from scbignn_infer.errors import MissingExtraError, OutputError
-from scbignn_infer.genes import LOW_COVERAGE
 from scbignn_infer.readers import tables
+from scbignn_infer.remarks import remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
 Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
 """Gives the annotation of an open file, whose matrix and genes are chosen."""
-MANY_UNKNOWN = 0.5
-"""Share of unknown cells that is more than the odd type."""
 SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
@@ -300,7 +296,7 @@ def _write_report(
         lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
         name=cells.path.name,
         cell_names=cells.cell_names(),
-        warnings=warnings_of(annotation),
+        warnings=remarks_on(annotation),
         samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
         markers=express(annotator, cells, choice, annotation),
     )
@@ -312,7 +308,7 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "cells": len(annotation),
         "model": provenance["model"],
         "adaptation": provenance["adaptation"],
-        "median_novelty": novelty,
+        "reference_distance": novelty,
         "matrix": provenance["matrix"],
         "genes": provenance["genes"],
         "params": provenance["params"],
@@ -320,30 +316,5 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "labels": labels,
         "unknown": labels.get(UNKNOWN, 0),
         "empty": int(annotation.empty.sum()),
-        "warnings": warnings_of(annotation),
+        "warnings": remarks_on(annotation),
     }
-
-
-def warnings_of(annotation: Annotation) -> list[str]:
-    """Return what the user should know before the labels are believed."""
-    provenance = annotation.provenance
-    coverage, most = provenance["genes"]["coverage"], pipeline.MAX_NOVELTY
-    warnings = []
-    if coverage < LOW_COVERAGE:
-        warnings.append(
-            f"the data have only {coverage:.0%} of the genes that the model's network reads; "
-            "labels are less reliable"
-        )
-    if np.median(annotation.novelty) > most:
-        warnings.append(
-            f"most cells are unlike any that {provenance['model']['name']} was trained on "
-            f"(median novelty above {most}); is it the right model?"
-        )
-    unknown = float(np.mean(annotation.codes < 0))
-    if unknown > MANY_UNKNOWN:
-        warnings.append(
-            f"{unknown:.0%} of the cells are called unknown: they are of other types, or of a "
-            "tissue, state or technology that the model has not seen; best_cell_type holds what "
-            "they resemble most, --report shows where they lie"
-        )
-    return warnings

@@ -208,7 +208,8 @@ def refuse_unfit(
     raise GeneError(
         f"the data share {n} of the {read} genes that the model reads, a coverage of "
         f"{match.coverage:.0%} (the data have {shown})",
-        expected=f"at least {enough} and {least:.0%}, named like {', '.join(genes.symbols[:3])}",
+        expected=f"at least {enough} genes and a coverage of {least:.0%}, "
+        f"named like {', '.join(genes.symbols[:3])}",
         do="check species and gene names; choose the column with --gene-column, or lower "
         "--min-gene-coverage",
     )

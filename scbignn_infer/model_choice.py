@@ -12,6 +12,7 @@ from scbignn_infer.errors import BundleError, GeneError
 from scbignn_infer.matrices import sample_rows
 from scbignn_infer.readers import Query
 from scbignn_infer.registry import list_models, load_model
+from scbignn_infer.remarks import MAX_NOVELTY
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -49,8 +50,8 @@ def choose_model(
     Returns
     -------
     bundle, choice, novelty
-        The model, what of the query it is to read, and the median novelty of the cells under each
-        model that could read them.
+        The model, what of the query it is to read, and how far the typical cell is from the
+        reference of each model that could read it, as a quantile of held-out reference cells.
 
     Raises
     ------
@@ -75,13 +76,14 @@ def choose_model(
         embedding, _ = annotator.embed(rows[choice.matrix], choice)
         novelty[name] = float(np.median(annotator.novelty(embedding)))
     ranked = sorted(novelty, key=lambda name: novelty[name])
-    alike = [name for name in ranked if novelty[name] <= pipeline.MAX_NOVELTY]
+    alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
     if len(close) != 1:
         shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
         raise BundleError(
-            f"no model is clearly meant for {query.name} (median novelty of its cells: {shown})",
-            expected=f"one model below {pipeline.MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
+            f"no model is clearly meant for {query.name} "
+            f"(distance of its cells to the references: {shown})",
+            expected=f"one model below {MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
             do="choose a model with -m; see: scbignn-infer models list",
         )
     return bundles[close[0]], choices[close[0]], novelty

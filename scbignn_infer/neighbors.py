@@ -27,6 +27,8 @@ CANDIDATES = 60
 TREES = 6
 """Random projection trees that pynndescent starts from: half of its own number at a million cells,
 which saves memory where it peaks and, with so many candidates, costs no recall."""
+COMPILE_BYTES = 3 << 19
+"""Points that are used to compile pynndescent, some of whose functions take over beyond 1 MiB."""
 NO_CELL = -4.0
 """Similarity of the columns that fill the last group, below that of any two cells."""
 
@@ -156,7 +158,8 @@ def compile_ahead(
         return
 
     def compile_() -> None:
-        points = np.random.default_rng(0).standard_normal((1000, size), np.float32)
+        rows = COMPILE_BYTES // (4 * size)
+        points = np.random.default_rng(0).standard_normal((rows, size), np.float32)
         with suppress(Exception):  # what is wrong is said when the graph is built
             _descend(points, 16, runtime.threads, 0)
 

@@ -45,8 +45,6 @@ BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
 NEVER_UNKNOWN = -2.0
 """A threshold that no cell is below."""
-MAX_NOVELTY = 0.99
-"""Of the typical cell; above it, a query is unlike the reference as a whole."""
 
 
 class Annotator:
@@ -519,6 +517,7 @@ class Annotator:
                 "seed": self.seed,
                 "threads": self.runtime.threads,
                 "provider": self.runtime.provider,
+                "device_note": self.runtime.note,
             },
             "versions": {
                 "scbignn_infer": __version__,

@@ -70,7 +70,8 @@ def load_model(model: str | Path | ModelBundle) -> ModelBundle:
     if isinstance(model, ModelBundle):
         return model
     path = Path(model)
-    if len(path.parts) > 1 or (path / RECORD).is_file() or path.suffix == ".zip":
+    named_as_path = len(path.parts) > 1 or str(model).startswith((".", os.sep))
+    if named_as_path or (path / RECORD).is_file() or path.suffix == ".zip":
         return read_bundle(path)
     models = list_models()
     if str(model) not in models:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
@@ -42,11 +45,14 @@ class Runtime:
         Index of the GPU; 0 on the CPU.
     threads
         CPU threads.
+    note
+        Why a GPU that is there is not used.
     """
 
     provider: Literal["cpu", "cuda"]
     device_id: int
     threads: int
+    note: str = ""
 
     @property
     def workers(self) -> int:
@@ -125,8 +131,8 @@ def choose_runtime(device: Device = "auto", threads: int | None = None) -> Runti
     Parameters
     ----------
     device
-        ``auto`` takes a GPU where onnxruntime and the driver have one; ``cuda`` or ``cuda:N``
-        asks for it; ``cpu`` does without.
+        ``auto`` takes a GPU where onnxruntime and the driver have one that runs, else the CPU;
+        ``cuda`` or ``cuda:N`` asks for it; ``cpu`` does without.
     threads
         CPU threads; by default all that the process may use.
 
@@ -150,9 +156,26 @@ def choose_runtime(device: Device = "auto", threads: int | None = None) -> Runti
             expected="the package onnxruntime-gpu",
             do="see: scbignn-infer doctor",
         )
-    if kind == "cuda" or (built and cuda_driver_loads()):
+    if kind == "cuda":
         return Runtime("cuda", int(index or 0), threads)
-    return Runtime("cpu", 0, threads)
+    if not (built and cuda_driver_loads()):
+        return Runtime("cpu", 0, threads)
+    return _try_cuda(threads)
+
+
+@cache
+def _try_cuda(threads: int) -> Runtime:
+    """Return the first GPU if it runs the smallest graph, else the CPU and why."""
+    gpu = Runtime("cuda", 0, threads)
+    try:
+        Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), gpu)
+    except DeviceError:
+        note = (
+            "a GPU is there and CUDA does not load, so the CPU was used; run: pip install "
+            "'scbignn-infer[cuda]', or see: scbignn-infer doctor"
+        )
+        return Runtime("cpu", 0, threads, note)
+    return gpu
 
 
 class Session:
@@ -200,7 +223,8 @@ class Session:
         providers: list[Any] = ["CPUExecutionProvider"]
         if runtime.provider == "cuda":
             if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()  # CUDA and cuDNN as installed by pip
+                with redirect_stdout(io.StringIO()):  # where it prints what it cannot load
+                    ort.preload_dlls()  # CUDA and cuDNN as installed by pip
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": runtime.device_id}))
         try:
             session = ort.InferenceSession(graph, options, providers=providers)

@@ -160,7 +160,7 @@ def test_annotate_json_says_the_same_as_the_file(query):
     assert summary["unknown"] == summary["labels"].get("unknown", 0)
     assert summary["model"] == result.uns["scbignn"]["model"]
     assert summary["genes"]["coverage"] == pytest.approx(result.uns["scbignn"]["genes"]["coverage"])
-    assert summary["median_novelty"] is None
+    assert summary["reference_distance"] is None
     assert summary["seconds"] > 0
     assert {"inspect", "gene level", "graph", "cell level"} <= set(summary["stages"])
     assert sum(summary["stages"].values()) <= summary["seconds"]
@@ -170,7 +170,8 @@ def test_annotate_gives_what_the_api_gives(query):
     run("annotate", query, "-m", "human-pbmc", "--threads", "1", "-q")
     written = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
     adata = ad.read_h5ad(query)
-    annotate(adata, "human-pbmc", threads=1)
+    with pytest.warns(UserWarning, match="of the genes"):
+        annotate(adata, "human-pbmc", threads=1)
     pd.testing.assert_frame_equal(written.obs, adata.obs)
     np.testing.assert_array_equal(written.obsm["X_scbignn"], adata.obsm["X_scbignn"])
 
@@ -178,8 +179,8 @@ def test_annotate_gives_what_the_api_gives(query):
 def test_without_a_model_annotate_says_which_was_chosen_and_why(query):
     done = run("annotate", query)
     assert "human-pbmc" in done.stderr
-    assert "median novelty" in done.stderr
-    assert "human-pbmc" in run_json("annotate", query, "--overwrite")["median_novelty"]
+    assert "distance to the references" in done.stderr
+    assert "human-pbmc" in run_json("annotate", query, "--overwrite")["reference_distance"]
 
 
 def test_quiet_says_nothing(query):
@@ -283,6 +284,7 @@ def test_much_that_is_unknown_is_said(query):
     [
         (["-m", "absent"], "no model named 'absent'"),
         (["-m", "./nowhere/absent"], "no model bundle at"),
+        (["-m", "./absent"], "no model bundle at"),
         (["--matrix", "layers/absent"], "no matrix 'layers/absent'"),
         (["--gene-column", "absent"], "no gene column 'absent'"),
         (["--device", "tpu"], "device 'tpu'"),
@@ -684,3 +686,19 @@ def test_train_hands_its_arguments_on(monkeypatch):
 def test_train_has_its_own_help_and_usage_errors():
     assert "scbignn-infer train" in run("train", "--help").stdout
     run("train", "--no-such-option", code=2)
+
+
+def test_explain_and_evaluate_label_as_annotate_does(query):
+    """What is explained and scored are the labels that the same options write."""
+    options = ["-m", "human-pbmc", "--level", "1", "--no-unknown", "--graph", "reference"]
+    run("annotate", query, *options, "-q")
+    labels = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad")).obs["scbignn_cell_type"]
+    cells = [labels.index[i] for i in (0, 9)]
+    found = run_json("explain", query, "--cells", ",".join(cells), *options)["cells"]
+    assert [c["label"] for c in found] == [labels[c] for c in cells]
+    scores = run_json(
+        "evaluate", query.with_name("pbmc.scbignn.h5ad"), "--truth", "scbignn_cell_type", *options
+    )
+    assert scores["accuracy"] == 1.0
+    wrong = run("evaluate", query, "--truth", "bulk_labels", *options, "--matrix", "raw", code=1)
+    assert "raw" in wrong.stderr

@@ -56,7 +56,7 @@ def test_genes_that_tell_the_types_apart_weigh_more():
 
 
 def test_coverage_below_the_floor_is_refused_and_the_floor_is_the_users():
-    with pytest.raises(GeneError, match=r"coverage of 25%.*at least 1 and 50%"):
+    with pytest.raises(GeneError, match=r"coverage of 25%.*at least 1 genes and a coverage of 50%"):
         match({"index": ["LYZ"]}, min_coverage=0.5)
     assert match({"index": ["LYZ"]}, min_genes=3, min_coverage=0.25).coverage == 0.25
 

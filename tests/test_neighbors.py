@@ -148,7 +148,7 @@ def test_only_what_needs_pynndescent_compiles_it_ahead(monkeypatch: pytest.Monke
     for thread in threading.enumerate():
         if thread.name == "scbignn-compile":
             thread.join()
-    assert asked == [(1000, 16)]
+    assert asked == [(neighbors.COMPILE_BYTES // 64, 16)]
 
 
 @pytest.mark.filterwarnings("ignore")

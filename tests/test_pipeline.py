@@ -23,6 +23,9 @@ from scbignn_infer.readers import AnnDataQuery, open_query
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+pytestmark = pytest.mark.filterwarnings("ignore:the data have only:UserWarning")
+"""The example has few of the model's genes; one test holds that this is said."""
+
 
 @pytest.fixture(scope="module")
 def annotator(pbmc_bundle: ModelBundle) -> Annotator:
@@ -36,7 +39,8 @@ def blood(example: Path) -> ad.AnnData:
 
 def test_every_promised_slot_is_written(pbmc_bundle: ModelBundle, blood: ad.AnnData) -> None:
     before = blood.copy()
-    assert scbignn_infer.annotate(blood, pbmc_bundle, device="cpu") is None
+    with pytest.warns(UserWarning, match="only 32% of the genes"):
+        assert scbignn_infer.annotate(blood, pbmc_bundle, device="cpu") is None
     cell_types, n = pbmc_bundle.cell_types, blood.n_obs
     labels = blood.obs["scbignn_cell_type"]
     assert labels.dtype == "category"
@@ -401,3 +405,28 @@ def test_ensembl_ids_label_as_symbols_do(islets: ad.AnnData, islet_model: Annota
     by_id = islet_model.annotate_matrix(x, [f"{gene[s]}.7" for s in symbols])
     assert by_id.provenance["genes"]["n_renamed"] > 3700
     assert (by_id.best_labels == by_symbol.best_labels).mean() > 0.99
+
+
+def test_annotate_takes_what_an_annotator_takes(
+    blood: ad.AnnData, pbmc_bundle: ModelBundle
+) -> None:
+    options = {"unknown": False, "level": 1, "graph": "reference", "threads": 1, "device": "cpu"}
+    scbignn_infer.annotate(blood, pbmc_bundle, **options)
+    found = Annotator(pbmc_bundle, **options).annotate_query(AnnDataQuery(blood))
+    assert list(blood.obs["scbignn_cell_type"]) == list(found.labels)
+    assert "unknown" not in set(blood.obs["scbignn_cell_type"])
+    with pytest.raises(InputError, match="memory limit"):
+        scbignn_infer.annotate(blood, pbmc_bundle, memory_limit=1000, overwrite=True)
+    with pytest.raises(OutputError, match="graph of the reference"):
+        scbignn_infer.annotate(
+            blood, pbmc_bundle, graph="reference", write_graph=True, overwrite=True
+        )
+
+
+def test_cells_are_explained_in_memory(blood: ad.AnnData, pbmc_bundle: ModelBundle) -> None:
+    cells = list(blood.obs_names[[5, 2]])
+    found = scbignn_infer.explain(blood, pbmc_bundle, cells, device="cpu", threads=1)
+    assert [e.cell for e in found] == cells
+    assert all(isinstance(e, scbignn_infer.CellExplanation) for e in found)
+    labels = Annotator(pbmc_bundle, device="cpu").annotate_query(AnnDataQuery(blood)).best_labels
+    assert [e.best_label for e in found] == [labels[5], labels[2]]

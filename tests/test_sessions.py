@@ -186,3 +186,20 @@ def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
         [sys.executable, "-c", program], check=True, env=clean | {"TMPDIR": str(tmp_path)}
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_does_not_run_is_done_without_where_none_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A driver is there and the libraries of CUDA are not, as with the plain package."""
+    ort = sessions.import_onnxruntime()
+    monkeypatch.setattr(sessions, "cuda_driver_loads", lambda: True)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    sessions._try_cuda.cache_clear()
+    found = choose_runtime("auto", 2)
+    assert (found.provider, found.threads) == ("cpu", 2)
+    assert "scbignn-infer[cuda]" in found.note
+    assert choose_runtime("cuda", 2).provider == "cuda"
+    assert choose_runtime("cpu", 2).note == ""
+    assert capsys.readouterr().out == ""
+    sessions._try_cuda.cache_clear()

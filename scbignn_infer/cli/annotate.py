@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,10 @@ from click.core import ParameterSource
 
 from scbignn_infer.cli.options import (
     FILE,
-    as_bytes,
     json_option,
     key_option,
-    model_option,
+    labelling_options,
     overwrite_option,
-    read_map,
-    reading_options,
 )
 from scbignn_infer.cli.printing import (
     make_console,
@@ -31,9 +29,8 @@ from scbignn_infer.cli.samples import SampleOptions, annotate_samples
 from scbignn_infer.errors import OutputError
 
 if TYPE_CHECKING:
-    from scbignn_infer.choice import Reading
     from scbignn_infer.estimate import Estimate
-    from scbignn_infer.pipeline import GraphKind
+    from scbignn_infer.files import Settings
 
 Summary = dict[str, Any]
 ONE = {"output": "-o", "in_place": "--in-place", "report": "--report"}
@@ -52,7 +49,6 @@ LONG_SECONDS = 20.0
 
 @click.command()
 @click.argument("queries", nargs=-1, metavar="QUERY...")
-@model_option
 @click.option(
     "-o",
     "--output",
@@ -66,53 +62,8 @@ LONG_SECONDS = 20.0
     type=FILE,
     help="Label many QUERY, each a sample of its own, into this folder.",
 )
-@reading_options
-@click.option(
-    "--batch-key", metavar="KEY", help="Column of obs; only cells with one value are neighbours."
-)
 @key_option
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of the approximate graph search.",
-)
-@click.option(
-    "--batch-cells",
-    type=click.IntRange(min=1),
-    help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
-)
-@click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=lambda ctx, parameter, value: as_bytes(value),
-    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
-)
-@click.option(
-    "--unknown-threshold",
-    type=click.FloatRange(0, 1),
-    metavar="CONFIDENCE",
-    help="Call cells below it unknown, novel ones sooner; by default the model's.",
-)
-@click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label.")
-@click.option(
-    "--level",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Coarser labels: so many steps up the Cell Ontology.",
-)
-@click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group.")
-@click.option(
-    "--graph",
-    type=click.Choice(["query", "reference"]),
-    default="query",
-    show_default=True,
-    help="Whose cells are neighbours; with the reference's, no cell's label depends on others.",
-)
+@labelling_options
 @click.option("--write-graph", is_flag=True, help="Write the cell graph for scanpy, too.")
 @click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
 @click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
@@ -150,21 +101,10 @@ LONG_SECONDS = 20.0
 @json_option
 def annotate(
     queries: tuple[str, ...],
-    model: str | None,
+    settings: Settings,
     output: Path | None,
     folder: Path | None,
-    reading: Reading,
     key_added: str,
-    device: str,
-    threads: int | None,
-    seed: int,
-    batch_cells: int | None,
-    memory_limit: int | None,
-    unknown_threshold: float | None,
-    no_unknown: bool,
-    level: int,
-    group_map: Path | None,
-    graph: GraphKind,
     write_graph: bool,
     report: Path | None,
     sample_key: str | None,
@@ -186,22 +126,7 @@ def annotate(
     """
     from scbignn_infer import files
 
-    settings = files.Settings(
-        model=model,
-        reading=reading,
-        key_added=key_added,
-        device=device,
-        threads=threads,
-        seed=seed,
-        batch_cells=batch_cells,
-        memory_limit=memory_limit,
-        unknown=not no_unknown,
-        unknown_threshold=unknown_threshold,
-        level=level,
-        groups=read_map(group_map) if group_map is not None else None,
-        graph=graph,
-        write_graph=write_graph,
-    )
+    settings = replace(settings, key_added=key_added, write_graph=write_graph)
     given = _given(MANY if folder is None else ONE)
     if folder is None and (len(queries) != 1 or given):
         raise click.UsageError(
@@ -221,7 +146,7 @@ def annotate(
         return
     query = Path(queries[0])
     target = _target(query, output, in_place=in_place)
-    page = files.ReportFile(report, sample_key or reading.batch_key) if report else None
+    page = files.ReportFile(report, sample_key or settings.reading.batch_key) if report else None
     with show_progress(hidden=silent) as progress:
         summary = files.label_file(
             query,
@@ -276,9 +201,9 @@ def _print_summary(summary: Summary) -> None:
     console = make_console(stderr=True)
     model, matrix, genes, n = (summary[k] for k in ("model", "matrix", "genes", "cells"))
     chosen = ""
-    if summary["median_novelty"] is not None:
-        novelty = ", ".join(f"{k} {v:.2f}" for k, v in summary["median_novelty"].items())
-        chosen = f", nearest to the cells (median novelty: {novelty})"
+    if summary["reference_distance"] is not None:
+        far = ", ".join(f"{k} {v:.2f}" for k, v in summary["reference_distance"].items())
+        chosen = f", nearest to the cells (distance to the references: {far})"
     print_pairs(
         console,
         {

@@ -12,6 +12,7 @@ from scbignn_infer.cli.options import (
     FILE,
     json_option,
     key_option,
+    labelling_options,
     overwrite_option,
     read_map,
 )
@@ -20,6 +21,7 @@ from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
     from scbignn_infer.evaluation import Scores
+    from scbignn_infer.files import Settings
     from scbignn_infer.readers import FileQuery, Query
 
 Summary = dict[str, Any]
@@ -28,10 +30,8 @@ Summary = dict[str, Any]
 @click.command()
 @click.argument("labelled", type=FILE)
 @click.option("--truth", required=True, metavar="KEY", help="Column of obs with the true labels.")
-@click.option(
-    "-m", "--model", metavar="NAME|PATH", help="Label the cells with this model first, in memory."
-)
 @key_option
+@labelling_options
 @click.option("--map", "map_file", type=FILE, help="JSON object that renames true labels.")
 @click.option(
     "--against", metavar="KEY", help="Column of obs with other labels, to compare and to score."
@@ -42,7 +42,7 @@ Summary = dict[str, Any]
 def evaluate(
     labelled: Path,
     truth: str,
-    model: str | None,
+    settings: Settings,
     key_added: str,
     map_file: Path | None,
     against: str | None,
@@ -52,21 +52,23 @@ def evaluate(
 ) -> None:
     """Score labels against the truth.
 
-    Takes the labels that annotate wrote into LABELLED (.h5ad), or those of --model.
+    Takes the labels that annotate wrote into LABELLED (.h5ad). With --model the cells are labelled
+    first, in memory, and the options on labelling are those of annotate.
     """
     import numpy as np
 
-    from scbignn_infer import evaluation, pipeline, registry, results, writers
+    from scbignn_infer import evaluation, registry, results, writers
     from scbignn_infer.files import open_file
 
     if output is not None:
         writers.check_page(output, overwrite=overwrite)
     names = read_map(map_file) if map_file is not None else {}
-    with open_file(labelled) as cells:
+    with open_file(labelled, settings.reading) as cells:
         given = _labels(cells, truth, "choose with --truth")
         true = np.array([names.get(label, label) for label in given], dtype=object)
-        if model is not None:
-            annotation = pipeline.Annotator(registry.load_model(model)).annotate_query(cells)
+        if settings.model is not None:
+            annotator = settings.annotator(registry.load_model(settings.model))
+            annotation = annotator.annotate_query(cells, settings.reading)
             found = _Labels(
                 annotation.best_labels,
                 annotation.labels,

@@ -12,17 +12,16 @@ import click
 from scbignn_infer.cli.options import (
     FILE,
     json_option,
-    model_option,
+    labelling_options,
     overwrite_option,
-    reading_options,
 )
 from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from scbignn_infer.bundle import BundleSpec, Interpretation
-    from scbignn_infer.choice import Reading
     from scbignn_infer.explanation import CellExplanation
+    from scbignn_infer.files import Settings
 
 OUTPUTS = (".html", ".png", ".csv", ".tsv")
 
@@ -32,8 +31,7 @@ OUTPUTS = (".html", ".png", ".csv", ".tsv")
 @click.option("--cell-type", metavar="LABEL", help="Of a model: this type alone.")
 @click.option("--cells", metavar="NAME,...", help="Of a query: the cells to explain.")
 @click.option("--n", "n_genes", type=click.IntRange(1, 20), default=10, show_default=True)
-@model_option
-@reading_options
+@labelling_options
 @click.option(
     "-o",
     "--output",
@@ -47,8 +45,7 @@ def explain(
     cell_type: str | None,
     cells: str | None,
     n_genes: int,
-    model: str | None,
-    reading: Reading,
+    settings: Settings,
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -66,7 +63,7 @@ def explain(
         _explain_model(target, cell_type, n_genes, output, as_json=as_json)
         return
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
-    name, found = _explain_cells(Path(target), wanted, model, reading)
+    name, found = _explain_cells(Path(target), wanted, settings)
     if output is not None:
         _write_cells(output, Path(target).name, found, n_genes)
     if as_json:
@@ -89,18 +86,18 @@ def _explain_model(
 
 
 def _explain_cells(
-    path: Path, wanted: list[str], model: str | None, reading: Reading
+    path: Path, wanted: list[str], settings: Settings
 ) -> tuple[str, list[CellExplanation]]:
     """Label a file and return the model's name and why these cells were called what they were."""
-    from scbignn_infer import explanation, files, model_choice, pipeline, registry
+    from scbignn_infer import explanation, files, model_choice, registry
 
-    with files.open_file(path, reading) as query:
-        if model is not None:
-            bundle = registry.load_model(model)
+    with files.open_file(path, settings.reading) as query:
+        if settings.model is not None:
+            bundle = registry.load_model(settings.model)
         else:
-            bundle, _, _ = model_choice.choose_model(query, reading)
-        annotator = pipeline.Annotator(bundle)
-        return bundle.name, explanation.explain_cells(annotator, query, wanted, reading)
+            bundle, _, _ = model_choice.choose_model(query, settings.reading)
+        annotator = settings.annotator(bundle)
+        return bundle.name, explanation.explain_cells(annotator, query, wanted, settings.reading)
 
 
 def _write_model(

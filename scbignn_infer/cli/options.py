@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,99 @@ def reading_options(command: Any) -> Any:
     def with_reading(**values: Any) -> Any:
         from scbignn_infer.choice import Reading
 
-        given = {field.name: values.pop(field.name, None) for field in fields(Reading)}
-        return command(reading=Reading(**given), **values)
+        names = [f.name for f in fields(Reading) if f.name in values and f.name != "batch_key"]
+        return command(reading=Reading(**{name: values.pop(name) for name in names}), **values)
 
     for option in reversed(options):
         with_reading = option(with_reading)
     return with_reading
+
+
+def labelling_options(command: Any) -> Any:
+    """Add the options on how cells are read and labelled; the command gets them as ``settings``."""
+    options = (
+        click.option(
+            "--batch-key",
+            metavar="KEY",
+            help="Column of obs; only cells with one value are neighbours.",
+        ),
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Of the approximate graph search.",
+        ),
+        click.option(
+            "--batch-cells",
+            type=click.IntRange(min=1),
+            help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
+        ),
+        click.option(
+            "--memory-limit",
+            metavar="SIZE",
+            callback=lambda ctx, parameter, value: as_bytes(value),
+            help="Refuse, before any work, what is estimated to need more, such as 4GB.",
+        ),
+        click.option(
+            "--unknown-threshold",
+            type=click.FloatRange(0, 1),
+            metavar="CONFIDENCE",
+            help="Call cells below it unknown, novel ones sooner; by default the model's.",
+        ),
+        click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label."),
+        click.option(
+            "--level",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Coarser labels: so many steps up the Cell Ontology.",
+        ),
+        click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group."),
+        click.option(
+            "--graph",
+            type=click.Choice(["query", "reference"]),
+            default="query",
+            show_default=True,
+            help="Whose cells are neighbours; with the reference's none depends on other cells.",
+        ),
+    )
+
+    @wraps(command)
+    def with_settings(**values: Any) -> Any:
+        from scbignn_infer.files import Settings
+
+        given = {name: values.pop(name) for name in LABELLING}
+        group_map = values.pop("group_map")
+        settings = Settings(
+            model=values.pop("model"),
+            reading=replace(values.pop("reading"), batch_key=values.pop("batch_key")),
+            unknown=not values.pop("no_unknown"),
+            groups=read_map(group_map) if group_map is not None else None,
+            **given,
+        )
+        return command(settings=settings, **values)
+
+    for option in reversed(options):
+        with_settings = option(with_settings)
+    return model_option(reading_options(with_settings))
+
+
+LABELLING = (
+    "device",
+    "threads",
+    "seed",
+    "batch_cells",
+    "memory_limit",
+    "unknown_threshold",
+    "level",
+    "graph",
+)
+"""Options that are settings by the same name."""
 
 
 def _plain_key(key: str) -> str:

@@ -82,6 +82,10 @@ def _open_file(
     from scbignn_infer.readers import anndata_files, loom, tables, tenx
     from scbignn_infer.readers.query import one_line
 
+    if path.suffix.lower() in OF_OTHER_PROGRAMS:
+        raise InputError(
+            f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
+        )
     if h5py.is_hdf5(path):
         with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
             is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
@@ -95,10 +99,6 @@ def _open_file(
     if tables.is_table(path):
         return tables.read_table(path, known_genes, orientation)
     size = path.stat().st_size
-    if path.suffix.lower() in OF_OTHER_PROGRAMS:
-        raise InputError(
-            f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
-        )
     raise InputError(
         f"{path} is not an HDF5 file ({size} bytes)",
         expected=FORMATS,

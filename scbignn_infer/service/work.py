@@ -11,6 +11,7 @@ import msgspec
 from fastapi.responses import FileResponse
 
 from scbignn_infer import files, results, writers
+from scbignn_infer.remarks import remarks_on
 from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS, SUFFIXES, refuse_other_files
 from scbignn_infer.service.desk import Job
 from scbignn_infer.service.models import Models, Wishes
@@ -91,6 +92,6 @@ def _as_document(annotation: Annotation, names: list[str]) -> Document:
             "unknown": labels.get(results.UNKNOWN, 0),
             "empty": int(annotation.empty.sum()),
             **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
-            "warnings": files.warnings_of(annotation),
+            "warnings": remarks_on(annotation),
         },
     }
