@@ -8,4 +8,5 @@ python3 -m venv .venv
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+# Files side by side, one a core; a file stays together, since its tests share what they have labelled.
+.venv/bin/python -m pytest --numprocesses auto --dist loadfile "$@"
