@@ -113,6 +113,18 @@ def annotate(
     ------
     InputError, BundleError, OutputError, DeviceError
         What is wrong with the data, the model, existing slots or the device.
+
+    Examples
+    --------
+    >>> import anndata as ad
+    >>> import numpy as np
+    >>> import scbignn_infer
+    >>> genes = scbignn_infer.load_model("human-pbmc").gene_symbols[:2000]
+    >>> adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (4, 2000)).astype("float32"))
+    >>> adata.var_names = genes
+    >>> scbignn_infer.annotate(adata, "human-pbmc", unknown=False, threads=1)
+    >>> "scbignn_cell_type" in adata.obs, adata.obsm["X_scbignn"].shape
+    (True, (4, 96))
     """
     annotator = Annotator.load(
         model,
@@ -175,6 +187,16 @@ def explain(
     ------
     InputError
         There is no such cell, or one without counts, or as in :func:`annotate`.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> import anndata as ad
+    >>> import scbignn_infer
+    >>> adata = ad.read_h5ad(files("scbignn_infer") / "examples" / "pbmc700.h5ad")
+    >>> (why,) = scbignn_infer.explain(adata, "human-pbmc", ["AAAGCCTGGCTAAC-1"], threads=1)
+    >>> why.label, list(why.present)[0], why.neighbors
+    ('CD16 Mono', 'FCGR3A', {'CD16 Mono': 15})
     """
     annotator = Annotator.load(model, **settings)
     return explain_cells(annotator, AnnDataQuery(adata), cells, reading)

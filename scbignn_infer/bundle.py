@@ -276,6 +276,13 @@ class ModelBundle:
     sha256
         Checksum of ``bundle.json``; since that file holds the checksums of all others, it
         identifies the whole bundle.
+
+    Examples
+    --------
+    >>> import scbignn_infer
+    >>> bundle = scbignn_infer.load_model("human-pbmc")
+    >>> bundle.spec.species, len(bundle.cell_types)
+    ('human', 9)
     """
 
     def __init__(self, path: Path, spec: BundleSpec, files: dict[str, bytes], sha256: str) -> None:

@@ -44,6 +44,12 @@ class Reading:
         Column of ``obs``; cells are neighbours only of cells with the same value.
     orientation
         Of a text table: ``cells-by-genes`` or ``genes-by-cells``; by default found by the names.
+
+    Examples
+    --------
+    >>> from scbignn_infer import Reading
+    >>> Reading(matrix="layers/counts", batch_key="sample").matrix
+    'layers/counts'
     """
 
     matrix: str | None = None

@@ -16,6 +16,15 @@ class ScBiGNNError(Exception):
         What should have been there.
     do
         The next step for the user.
+
+    Examples
+    --------
+    >>> import scbignn_infer
+    >>> try:
+    ...     scbignn_infer.load_model("absent")
+    ... except scbignn_infer.ScBiGNNError as error:
+    ...     print(error.found)
+    no model named 'absent'
     """
 
     def __init__(self, found: str, *, expected: str, do: str) -> None:

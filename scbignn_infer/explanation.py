@@ -41,6 +41,10 @@ class CellExplanation:
         Genes that speak for the best label because the cell has more of them than the reference's
         mean, and genes that speak against it because the cell lacks them: by how much the log-odds
         of the label at the gene level would change with the mean instead.
+
+    Examples
+    --------
+    See :func:`scbignn_infer.explain`, which makes them.
     """
 
     cell: str

@@ -29,6 +29,12 @@ def list_models() -> dict[str, Path]:
     -------
     dict of str to Path
         Sorted by name; names are those of the folders (or .zip files without their suffix).
+
+    Examples
+    --------
+    >>> import scbignn_infer
+    >>> "human-pbmc" in scbignn_infer.list_models()
+    True
     """
     found: dict[str, Path] = {}
     for folder in model_folders():

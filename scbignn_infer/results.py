@@ -68,6 +68,19 @@ class Annotation:
         annotator keeps it.
     provenance
         Model, matrix, genes, parameters, versions and timings of the run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scbignn_infer import Annotator
+    >>> annotator = Annotator.load("human-pbmc", threads=1)
+    >>> genes = annotator.bundle.gene_symbols[:500]
+    >>> counts = np.random.default_rng(0).poisson(1.0, (3, 500))
+    >>> annotation = annotator.annotate_matrix(counts, genes)
+    >>> annotation.probabilities.shape
+    (3, 9)
+    >>> annotation.provenance["matrix"]["state"]
+    'counts'
     """
 
     cell_types: list[str]

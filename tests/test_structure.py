@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import subprocess
 import sys
@@ -188,7 +189,79 @@ def test_public_functions_take_few_positional_arguments() -> None:
         assert "Parameters" in value.__doc__ or not parameters, name
 
 
+def public_names() -> list[str]:
+    """Return the public names but the errors, of which the root speaks for all."""
+    root = scbignn_infer.ScBiGNNError
+    names = [n for n in scbignn_infer.__all__ if n != "ScBiGNNError"]
+    values = {n: getattr(scbignn_infer, n) for n in names}
+    return [
+        "ScBiGNNError",
+        *(n for n, v in values.items() if not (isinstance(v, type) and issubclass(v, root))),
+    ]
+
+
+@pytest.mark.parametrize("name", public_names())
+@pytest.mark.filterwarnings("default::UserWarning")  # examples have few genes or made-up cells
+def test_public_names_have_an_example_that_runs(name: str) -> None:
+    value = getattr(scbignn_infer, name)
+    assert "Examples\n" in inspect.getdoc(value)
+    found = doctest.DocTestFinder(recurse=False).find(value, name, globs={})
+    outcome = [doctest.DocTestRunner().run(test) for test in found]
+    assert sum(o.failed for o in outcome) == 0
+    assert sum(o.attempted for o in outcome) > 0 or name == "CellExplanation"
+
+
 def test_public_names_are_there_and_no_others() -> None:
     assert set(scbignn_infer.__all__) <= set(dir(scbignn_infer))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         scbignn_infer.nothing  # noqa: B018
+
+
+def test_hdf5_is_opened_by_readers_and_writers_alone() -> None:
+    allowed = {"readers", "writers", "service"}
+    for file in FILES:
+        if module(file) not in allowed:
+            assert "h5py" not in {name.split(".")[0] for name in imports(file)}, file
+
+
+def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yield the functions of runtime and training, commands of click aside."""
+    for file in [*FILES, *sorted(TRAINING.glob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            decorators = " ".join(map(ast.unparse, node.decorator_list))
+            if "command" not in decorators and ".option" not in decorators:
+                yield file, node
+
+
+def test_no_flag_is_positional() -> None:
+    """``copy(a, True)`` tells a reader nothing."""
+    flags = [
+        f"{file.stem}.{node.name}({argument.arg})"
+        for file, node in functions()
+        for argument in (*node.args.posonlyargs, *node.args.args)
+        if argument.annotation is not None and ast.unparse(argument.annotation) == "bool"
+    ]
+    assert flags == []
+
+
+def test_functions_fit_a_screen() -> None:
+    """Docstrings and the declarations of options aside, and longer ones are named here."""
+    long = {}
+    for file, node in functions():
+        body = node.body
+        if ast.get_docstring(node) is not None:
+            body = body[1:]
+        lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+        if lines > 60:
+            long[f"{file.stem}.{node.name}"] = lines
+    assert set(long) == LONG, long
+
+
+LONG = {
+    "models._print_card",  # one table after another
+    "options.labelling_options",  # a list of options
+    "pipeline.annotate_query",  # the order of all that happens to a query
+    "pack._spec",  # a record with many fields
+}

@@ -43,6 +43,14 @@ def open_query(
     ------
     InputError
         It is none of these, or damaged.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> from scbignn_infer import open_query
+    >>> with open_query(files("scbignn_infer") / "examples" / "pbmc700.h5ad") as cells:
+    ...     cells.n_cells, cells.matrices()
+    (700, ['X'])
     """
     path = Path(path)
     if not path.exists():
