@@ -55,7 +55,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ad|anndata|np|numpy|sp|scipy|collections|pathlib|typing)\..*"),
     (r"py:.*", r"(Any|AnnData|Mapping|Path|Sequence|ndarray|str to Path|None)"),
     # Parts of signatures that are described where they are used.
-    (r"py:class", r"(Array|Device|GraphKind|MakeSession|Orientation|Progress)"),
+    (r"py:class", r"(Array|Device|FileQuery|GraphKind|MakeSession|Orientation|Progress)"),
     (r"py:class", r"scbignn_infer\.(choice\.Choice|estimate\.Estimate|readers\.query\.Query)"),
     (r"py:.*", r"(choose_model|scbignn_infer\.genes\.MIN_COVERAGE)"),
 ]

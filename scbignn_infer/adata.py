@@ -141,7 +141,7 @@ def annotate(
     )
     if write_graph and graph == "reference":
         raise OutputError(
-            "a graph of the reference is to be written",
+            "a graph is to be written, that of the reference",
             expected="the graph of the query's cells",
             do="leave out write_graph, or graph='reference'",
         )

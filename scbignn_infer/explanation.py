@@ -29,18 +29,27 @@ class CellExplanation:
     ----------
     cell
         Name of the cell.
-    label, best_label
-        What it was called, and what it would be without rejection.
-    confidence, novelty, neighbor_agreement
-        As in :class:`~scbignn_infer.results.Annotation`.
-    gene_level, cell_level
-        The most probable types of each level.
+    label
+        What it was called.
+    best_label
+        What it would be called without rejection.
+    confidence
+        Calibrated probability of the best label.
+    novelty
+        How unlike the reference it is, as in :class:`~scbignn_infer.Annotation`.
+    neighbor_agreement
+        Weighted share of its neighbours with the same best label.
+    gene_level
+        The most probable types of the gene level alone.
+    cell_level
+        The most probable types with the neighbours.
     neighbors
         How many of its graph neighbours have each best label.
-    present, missing
+    present
         Genes that speak for the best label because the cell has more of them than the reference's
-        mean, and genes that speak against it because the cell lacks them: by how much the log-odds
-        of the label at the gene level would change with the mean instead.
+        mean: by how much the log-odds of the label at the gene level would fall with the mean.
+    missing
+        Genes that speak against it because the cell lacks them, likewise.
 
     Examples
     --------
