@@ -130,12 +130,16 @@ def panels(found: list[Row]) -> list[str]:
     return [
         *table,
         "",
-        f"scBiGNN less the regression retrained on each cut: {average:+.4f} macro-F1, the mean of "
-        f"{len(differs)} combinations of pair and cut; the worst is {worst:+.4f} ({task}, {view}); "
-        f"{below} of {len(differs)} are more than {MARGIN} below.",
+        (
+            f"scBiGNN less the regression retrained on each cut: {average:+.4f} macro-F1, the mean "
+            f"of {len(differs)} combinations of pair and cut; the worst is {worst:+.4f} "
+            f"({task}, {view}); {below} of {len(differs)} are more than {MARGIN} below."
+        ),
         "",
-        "![Difference of macro-F1 to the retrained logistic regression, by pair and number of "
-        "genes](figures/panels.svg)",
+        (
+            "![Difference of macro-F1 to the retrained logistic regression, by pair and number of "
+            "genes](figures/panels.svg)"
+        ),
     ]
 
 

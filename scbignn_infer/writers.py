@@ -133,7 +133,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         )
     if target.suffix == ".parquet":
         try:
-            import pyarrow  # noqa: F401
+            import pyarrow as pa  # noqa: F401
         except ImportError:
             raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
 

@@ -29,7 +29,7 @@ def section(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize(("name", "command"), list(commands(main)), ids=lambda v: str(v))
+@pytest.mark.parametrize(("name", "command"), list(commands(main)), ids=str)
 def test_commands_and_options_are_documented(name: str, command: click.Command) -> None:
     if name == "train":
         cli = pytest.importorskip("scbignn_training.cli", exc_type=ImportError)

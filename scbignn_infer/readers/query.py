@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -64,7 +64,7 @@ class FileQuery(Query, Protocol):
     def close(self) -> None:
         """Close the file."""
 
-    def __enter__(self) -> FileQuery: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
@@ -252,7 +252,7 @@ class HeldFile(AnnDataQuery):
     def close(self) -> None:
         """Do nothing; the file is closed already."""
 
-    def __enter__(self) -> HeldFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

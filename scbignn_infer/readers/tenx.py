@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -147,7 +147,7 @@ class H5Query:
         """Close the file."""
         self._file.close()
 
-    def __enter__(self) -> H5Query:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

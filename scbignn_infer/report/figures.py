@@ -60,8 +60,10 @@ def histogram(values: Array, title: str, axis: str, *, mark: float | None = None
         f'width="{wide / 25 - 1:.1f}" height="{tall * c / high:.1f}" fill="{PALETTE[0]}"/>'
         for i, c in enumerate(n)
     ]
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(text(left + tick * wide, height - 18, f"{tick:g}", anchor="middle"))
+    parts += [
+        text(left + tick * wide, height - 18, f"{tick:g}", anchor="middle")
+        for tick in (0, 0.25, 0.5, 0.75, 1)
+    ]
     parts += [
         text(left - 6, 24, f"{high:,}", anchor="end"),
         text(left - 6, 18 + tall, "0", anchor="end"),

@@ -89,8 +89,10 @@ def _calibration(spec: BundleSpec) -> list[str]:
     return [
         "## How sure it is",
         "",
-        f"Expected calibration error on cells {where}, on which the temperature was fitted: "
-        f"{found.error}.",
+        (
+            f"Expected calibration error on cells {where}, on which the temperature was fitted: "
+            f"{found.error}."
+        ),
         "",
         *_table(("mean confidence", "accuracy", "cells"), rows),
         "",
@@ -138,8 +140,10 @@ def _data(spec: BundleSpec) -> list[str]:
         "",
         *_table(head, rows),
         "",
-        f"{training.n_cells} cells; seed {training.seed}. Genes: the {len(spec.genes)} that every "
-        "reference has.",
+        (
+            f"{training.n_cells} cells; seed {training.seed}. Genes: the {len(spec.genes)} that "
+            "every reference has."
+        ),
         "",
     ]
 
@@ -182,9 +186,11 @@ def _limits(spec: BundleSpec) -> list[str]:
         "",
         *(f"- {name.replace('_', ' ')}: {value}" for name, value in training.scores.items()),
         "",
-        "Cells out of fold are of the training studies; the gene level had not seen them, but "
-        "cell level, temperature and threshold were fitted on them: expect less on other "
-        "studies.",
+        (
+            "Cells out of fold are of the training studies; the gene level had not seen them, but "
+            "cell level, temperature and threshold were fitted on them: expect less on other "
+            "studies."
+        ),
         "",
         *(f"- {note}" for note in training.notes),
     ]

@@ -24,7 +24,7 @@ from scbignn_training.sage import SageLayer
 from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-FORMS: dict[str, type[GateLayer] | type[SageLayer]] = {"gate": GateLayer, "sage": SageLayer}
+FORMS: dict[str, type[GateLayer | SageLayer]] = {"gate": GateLayer, "sage": SageLayer}
 """Layers by ``Settings.cell_form``."""
 EDGE_VALUES = 1 << 25
 """Probabilities on all edges of a graph at most (128 MiB): with many types, fewer cells."""

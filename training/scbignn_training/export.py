@@ -226,8 +226,8 @@ def check_parity(
                 neighbor_similarity=graph.neighbor_similarity.numpy()[everyone],
                 layer=np.array(layer),
             )
-        for name, got, want in zip(worst, (*found, own), (*expected, expected_cells), strict=True):
-            want = want[rows].numpy()
+        for name, got, known in zip(worst, (*found, own), (*expected, expected_cells), strict=True):
+            want = known[rows].numpy()
             # Of a log-probability of -50 the sixth digit is beyond float32.
             off = np.abs(got - want) / np.maximum(1, np.abs(want))
             worst[name] = max(worst[name], float(off.max()))

@@ -39,7 +39,7 @@ TABLES = (
 )
 """Inputs of the exported graph after counts and totals, in order."""
 Network = ProgramAttention | FullAttention
-FORMS: dict[str, type[ProgramAttention] | type[FullAttention]] = {
+FORMS: dict[str, type[ProgramAttention | FullAttention]] = {
     "program": ProgramAttention,
     "full": FullAttention,
 }

@@ -73,8 +73,8 @@ def table(gencode: str, authority: list[Names]) -> list[tuple[str, str, str]]:
         if gene in genes and genes[gene] != symbol:
             kinds[0].append((genes[gene], gene))
     others: dict[str, list[str]] = {}
-    for pairs in kinds:
-        pairs = list(dict.fromkeys(pairs))
+    for kind in kinds:
+        pairs = list(dict.fromkeys(kind))
         genes_of = Counter(name for name, _ in pairs)
         for name, gene in pairs:
             if genes_of[name] == 1 and name not in taken and "|" not in name:
