@@ -70,5 +70,5 @@ class MissingExtraError(ScBiGNNError):
         super().__init__(
             f"{purpose} needs the Python package '{module}', which is not installed",
             expected=f"the extra '{extra}'",
-            do=f"run: pip install 'scbignn-infer[{extra}]'",
+            do=f"run: pip install 'scbignn-infer[{extra}]', in a clone: pip install '.[{extra}]'",
         )
