@@ -50,6 +50,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def still_one_thread() -> None:
+    """Undo what a command of an earlier test has set, in whatever order files run."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def pancreas() -> Path:
     """Return 417 human islet cells x 4,000 genes: counts and ``obs["cell_type"]``."""
