@@ -235,3 +235,40 @@ def test_the_example_is_a_cut_of_log1p(example):
     adata = ad.read_h5ad(example)
     matrix = adata.X if adata.raw is None else adata.raw.X
     assert judge(sp.csr_matrix(matrix)).state == "log1p-cut"
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("total", [1e4, 1e5, 1e6])
+def test_few_cells_are_known_by_a_usual_total(counts, n, total):
+    """Too few to compare; values are no multiples, as after a correction."""
+    rng = np.random.default_rng(0)
+    some = counts[:n].toarray() * rng.uniform(0.7, 1.3, (n, counts.shape[1]))
+    linear = some / some.sum(axis=1, keepdims=True) * total
+    found = judge(sp.csr_matrix(np.log1p(linear)))
+    assert (found.state, found.base) == ("log1p", np.e)
+    assert f"to {total:.0f} in each cell" in found.reason
+    off = judge(sp.csr_matrix(np.log1p(linear * 1.02)))
+    assert "in each cell" not in off.reason
+
+
+def test_values_that_nothing_explains_go_by_their_size(counts):
+    rng = np.random.default_rng(0)
+    odd = counts.toarray() * rng.uniform(0.7, 1.3, counts.shape)
+    large = sp.csr_matrix(odd / odd.max() * 500)
+    found = judge(large)
+    assert found.state == "counts"
+    assert found.reason == "non-integer linear values up to 500"
+    small = sp.csr_matrix(
+        np.log1p(odd / odd.sum(axis=1, keepdims=True) * rng.uniform(2e3, 9e3, (len(odd), 1)))
+    )
+    found = judge(small)
+    assert found.state == "log1p-cut"
+    low, high = (
+        np.expm1(small.toarray()).sum(axis=1).min(),
+        np.expm1(small.toarray()).sum(axis=1).max(),
+    )
+    assert found.reason == f"expm1 sums to {low:.0f}-{high:.0f} a cell"
+    wide = sp.csr_matrix(
+        np.log1p(odd / odd.sum(axis=1, keepdims=True) * rng.uniform(2e4, 9e4, (len(odd), 1)))
+    )
+    assert judge(wide).state == "unknown"

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from scbignn_infer import neighbors
@@ -176,3 +177,61 @@ def test_numba_has_one_caller_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
     for thread in [*threads, *(t for t in threading.enumerate() if t.name == "scbignn-compile")]:
         thread.join()
     assert most == [1] * 4
+
+
+def test_pynndescent_is_asked_for_more_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More neighbours, more candidates and fewer trees than by default, and the user's seed."""
+    asked: dict[str, object] = {}
+
+    class Recorded:
+        def __init__(self, data: np.ndarray, **settings: object) -> None:
+            asked.update(settings, data=data)
+            index, _ = oracle(data, int(settings["n_neighbors"]) - 1)
+            self.neighbor_graph = np.column_stack([np.arange(len(data)), index]), None
+
+    import pynndescent
+
+    monkeypatch.setattr(pynndescent, "NNDescent", Recorded)
+    z = points(200)
+    indices, similarity, builder = build_graph(
+        z, 5, runtime=Runtime("cpu", 0, 3), seed=11, exact_max_cells=199
+    )
+    assert builder == "pynndescent"
+    assert asked.pop("data").dtype == np.float32
+    assert asked == {
+        "metric": "cosine",
+        "n_neighbors": 9,  # 1.5 times 5 and the cell itself
+        "n_trees": neighbors.TREES,
+        "max_candidates": neighbors.CANDIDATES,
+        "random_state": 11,
+        "n_jobs": 3,
+    }
+    near, cosine = oracle(z, 5)
+    np.testing.assert_array_equal(indices, near)
+    np.testing.assert_allclose(similarity, cosine, atol=1e-6)
+
+
+@pytest.mark.parametrize("values", [1, 100, 1 << 20])
+def test_similarity_is_that_of_scipy_in_chunks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK_VALUES", values)
+    z = points(23)
+    z[4] = 0
+    indices = np.random.default_rng(0).integers(0, 23, (23, 3))
+    found = neighbors._similarity(z, indices)
+    with np.errstate(invalid="ignore"):
+        expected = 1 - cdist(z, z, "cosine")
+    expected = np.nan_to_num(np.take_along_axis(expected, indices, 1))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_cell_that_is_not_listed_loses_the_farthest() -> None:
+    indices = np.array([[0, 1, 2], [2, 0, 1], [0, 1, 3]])
+    similarity = np.array([[1.0, 0.9, 0.8], [0.7, 0.6, 1.0], [0.5, 0.4, 0.3]], np.float32)
+    kept, values = neighbors._without_self(indices, similarity)
+    assert kept.tolist() == [[1, 2], [2, 0], [0, 1]]
+    assert (
+        values.round(1).tolist()
+        == np.float32([[0.9, 0.8], [0.7, 0.6], [0.5, 0.4]]).round(1).tolist()
+    )
