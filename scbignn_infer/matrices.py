@@ -266,11 +266,14 @@ def choose_matrix(
     candidates = {wanted: verdicts[wanted]} if wanted is not None else verdicts
     usable = [name for name, v in candidates.items() if v.usable]
     if not usable:
+        others = [name for name, v in verdicts.items() if v.usable]
         raise InputError(
             "no usable matrix: "
             + "; ".join(f"{n} is {v.state} ({v.reason})" for n, v in candidates.items()),
             expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",
-            do="store the raw counts as layers['counts'] and try again",
+            do=f"leave out --matrix: {', '.join(others)} can be used"
+            if others
+            else "store the raw counts as layers['counts'] and try again",
         )
 
     def rank(name: str) -> tuple[bool, int, int]:

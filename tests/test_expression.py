@@ -118,3 +118,59 @@ def test_positions_lead_from_the_net_to_the_panel(pbmc_bundle: ModelBundle) -> N
     panel, tables = panel_tables(pbmc_bundle.statistics, present, net_genes=1000, panel_genes=1500)
     here = np.flatnonzero(tables["net_present"] > 0.5)
     np.testing.assert_array_equal(panel[tables["net_position"][here]], here)
+
+
+@pytest.mark.parametrize("base", [2.0, 10.0])
+def test_logarithms_of_other_bases_are_inverted(base: float) -> None:
+    values = np.array([[1, 9, 3, 4]], np.float32)
+    rows = sp.csr_matrix(np.log1p(values) / np.log(base))
+    found = Densifier.make(np.array([2, -1, 0, 2]), SHARE, np.array([0, 2]), "log1p", base=base)
+    counts, totals = found(rows)
+    np.testing.assert_allclose(counts, [[3, 5]], rtol=1e-5)
+    np.testing.assert_allclose(totals, [[8 / 0.6]], rtol=1e-5)
+    assert counts.dtype == totals.dtype == np.float32
+
+
+def test_a_cut_has_the_total_that_it_was_scaled_to() -> None:
+    rows = sp.csr_matrix(np.log1p(np.array([[0.2, 0, 0.1, 0]], np.float32)))
+    found = Densifier.make(
+        np.array([2, -1, 0, 2]), SHARE, np.array([0, 2]), "log1p-cut", target_sum=2e4
+    )
+    np.testing.assert_array_equal(found(rows)[1], [[2e4]])
+
+
+def test_refusals_say_what_to_do() -> None:
+    rows = sp.csr_matrix(np.array([[1, 0, 0, 2]], np.float32))
+    rows.indices[-1] = 4
+    with pytest.raises(InputError) as damaged:
+        densifier()(rows)
+    assert str(damaged.value) == (
+        "the matrix refers to gene 4 of 4; expected column indices within the gene table; "
+        "the file is damaged; write it again from its source"
+    )
+    with pytest.raises(InputError) as negative:
+        densifier()(sp.csr_matrix(np.array([[1, -2, 0, 0]], np.float32)))
+    assert str(negative.value) == (
+        "the matrix holds NaN, infinite or negative values; expected counts or log1p values, "
+        "finite and not negative; choose another matrix with --matrix, or mend the file"
+    )
+
+
+def test_one_value_and_explicit_zeros_are_read() -> None:
+    zero = sp.csr_matrix((np.float32([0, 3]), np.array([0, 2]), [0, 2]), shape=(1, 4))
+    np.testing.assert_array_equal(densifier()(zero)[0], [[3, 0]])
+    one = sp.csr_matrix((np.float32([3]), np.array([2]), [0, 1]), shape=(1, 4))
+    np.testing.assert_array_equal(densifier()(one)[0], [[3, 0]])
+
+
+def test_tables_have_the_names_and_types_of_the_graph(pbmc_bundle: ModelBundle) -> None:
+    from scbignn_infer.sessions import Runtime, Session
+
+    present = present_genes(pbmc_bundle, 0.5)
+    panel, tables = panel_tables(pbmc_bundle.statistics, present, net_genes=1000, panel_genes=1500)
+    graph = Session(pbmc_bundle.read("gene_level.onnx"), Runtime("cpu", 0, 1))
+    assert set(tables) | {"counts", "totals"} == set(graph.inputs)
+    assert {k: v.dtype for k, v in tables.items()} == {
+        k: np.dtype(np.int64 if k == "net_position" else np.float32) for k in tables
+    }
+    assert (np.diff(panel) > 0).all()

@@ -241,3 +241,59 @@ def test_another_species_is_refused_unless_allowed(case):
     assert found.coverage == 1
     upper = match(columns, **(human | {"species": "rat"}), allow_species_mismatch=True)
     assert upper.coverage == 1  # of a species that is not known, nothing is said
+
+
+def test_refusals_say_found_expected_and_do():
+    with pytest.raises(GeneError) as column:
+        match({"index": SYMBOLS, "id": ENSEMBL}, column="name")
+    assert str(column.value) == (
+        "no gene column 'name'; expected one of index, id; choose with --gene-column"
+    )
+    with pytest.raises(GeneError) as few:
+        match({"index": ["a", "b", "c", "d"], "id": ["e"]}, min_genes=2)
+    assert str(few.value) == (
+        "the data share 0 of the 4 genes that the model reads, a coverage of 0% (the data have "
+        f"index: a, b, c; id: e); expected at least 2 genes and a coverage of 5%, named like "
+        f"{', '.join(SYMBOLS[:3])}; check species and gene names; choose the column with "
+        "--gene-column, or lower --min-gene-coverage"
+    )
+    human = {"symbols": ["CD3D", "MS4A1"], "ids": ["", ""], "species": "human", "net_genes": 2}
+    for case, said in ((str, ""), (str.upper, ", in upper case")):
+        names = [case(n) for n in [*MOUSE, "Cd3d", "Ms4a1"]]
+        with pytest.raises(GeneError) as other:
+            match({"index": names}, **human)
+        assert str(other.value) == (
+            f"the genes are of mouse{said} ({', '.join(names[:3])}) and the model is of human; "
+            "expected genes of human; choose a model of mouse, or pass --allow-species-mismatch "
+            "(allow_species_mismatch=True) to match symbols in any case"
+        )
+
+
+def test_case_and_species_matter_unless_told_otherwise():
+    genes = ModelGenes(["CD3D", "LYZ"], ["", ""], "", np.ones(2))
+    assert match_genes({"index": ["Cd3d", "LYZ"]}, genes).reference_index.tolist() == [-1, 1]
+    any_case = match_genes({"index": ["Cd3d", "LYZ"]}, genes, any_case=True)
+    assert any_case.reference_index.tolist() == [0, 1]
+    assert any_case.reference_index.dtype == np.int64
+    assert any_case.present.dtype == bool
+    human = ModelGenes(["CD3D", "MS4A1"], ["", ""], "human", np.ones(2))
+    columns = {"index": [*MOUSE, "CD3D", "MS4A1"]}
+    found = match_genes(columns, human)
+    with pytest.raises(GeneError, match="of mouse"):
+        refuse_unfit(found, columns, human)
+
+
+def test_without_any_name_nothing_matches():
+    found = match_genes({}, ModelGenes(["CD3D"], [""], "", np.ones(1)))
+    assert (found.column, found.n_shared, found.coverage) == ("", 0, 0.0)
+    assert (found.n_duplicates, found.n_renamed, found.left_out) == (0, 0, {})
+    assert found.reference_index.tolist() == []
+    assert found.present.tolist() == [False]
+
+
+def test_the_first_gene_of_the_model_is_found_by_its_id_too():
+    genes = ModelGenes(["CD3D", "LYZ"], ["ENSG1", "ENSG2"], "", np.ones(2))
+    found = match_genes({"index": ["ENSG1", "LYZ", "CD3D"]}, genes)
+    assert found.reference_index.tolist() == [-1, 1, 0]  # the symbol goes before
+    alone = match_genes({"index": ["ENSG1", "LYZ", "x"]}, genes)
+    assert (alone.reference_index.tolist(), alone.n_renamed) == ([0, 1, -1], 1)

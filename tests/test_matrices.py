@@ -272,3 +272,46 @@ def test_values_that_nothing_explains_go_by_their_size(counts):
         np.log1p(odd / odd.sum(axis=1, keepdims=True) * rng.uniform(2e4, 9e4, (len(odd), 1)))
     )
     assert judge(wide).state == "unknown"
+
+
+def test_refusals_say_found_expected_and_do():
+    scaled, counts = Verdict("scaled", "negative"), Verdict("counts", "")
+    usable = "counts, or log1p of counts scaled to one total, in X, raw or a layer"
+    with pytest.raises(InputError) as absent:
+        choose_matrix({"X": scaled, "raw": counts}, "Y")
+    assert str(absent.value) == (
+        "no matrix 'Y'; expected one of X, raw; see: scbignn-infer inspect"
+    )
+    with pytest.raises(InputError) as none:
+        choose_matrix({"X": scaled, "raw": scaled})
+    assert str(none.value) == (
+        "no usable matrix: X is scaled (negative); raw is scaled (negative); "
+        f"expected {usable}; store the raw counts as layers['counts'] and try again"
+    )
+    with pytest.raises(InputError) as wanted:
+        choose_matrix({"X": scaled, "raw": counts}, "X")
+    assert str(wanted.value) == (
+        f"no usable matrix: X is scaled (negative); expected {usable}; "
+        "leave out --matrix: raw can be used"
+    )
+
+
+def test_reasons_name_form_and_sums(counts):
+    """What is printed, word for word, for each form of the same cells."""
+    totals = np.asarray(counts.sum(axis=1))
+    linear = sp.csr_matrix(counts.multiply(1e4 / totals))
+    assert judge(linear).reason == "linear values that sum to 1e+04 in each cell"
+    factors = np.random.default_rng(0).uniform(0.5, 2, (50, 1))
+    sized = sp.csr_matrix(counts.multiply(factors))
+    assert judge(sized).reason == "counts divided by a size factor"
+    two = judge(sp.csr_matrix(np.log2(1 + linear.toarray())))
+    assert (two.state, two.base) == ("log1p", 2.0)
+    assert two.reason == "2^x - 1 sums to 10000 in each cell"
+    natural = judge(sp.csr_matrix(np.log1p(linear.toarray())))
+    assert natural.reason == "expm1 sums to 10000 in each cell"
+    cut = judge(sp.csr_matrix(np.log1p(sized.toarray())))
+    sums = sized.sum(axis=1)
+    assert (cut.state, cut.base) == ("log1p-cut", np.e)
+    assert cut.reason == (
+        f"expm1 sums to {sums.min():.4g}-{sums.max():.4g} a cell, in multiples of one value"
+    )
