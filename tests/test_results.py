@@ -1,0 +1,175 @@
+"""What an annotation says, against the formulas written out cell by cell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from scipy.special import softmax
+
+from scbignn_infer import results
+from scbignn_infer.results import Annotation
+
+TYPES = ["B", "NK", "T"]
+
+
+@pytest.fixture
+def annotation() -> Annotation:
+    """Return five cells: sure, unsure, strange by genes, novel, empty."""
+    probabilities = np.array(
+        [[0.9, 0.1, 0.0], [0.3, 0.4, 0.3], [0.0, 0.2, 0.8], [0.0, 0.55, 0.45], [0.0, 0.0, 0.0]],
+        np.float32,
+    )
+    return Annotation(
+        cell_types=TYPES,
+        ontology_ids=["CL:1", "", "CL:3"],
+        probabilities=probabilities,
+        gene_level_codes=np.array([0, 1, 1, 1, 0]),
+        neighbor_agreement=np.array([1.0, 0.5, 0.25, 0.0, 0.0]),
+        novelty=np.array([0.1, 0.5, 0.9, 1.0, 1.0]),
+        residual=np.array([0.8, 0.5, 1.5, 0.7, 0.0], np.float32),
+        embedding=np.zeros((5, 2), np.float32),
+        empty=np.array([False, False, False, False, True]),
+        confidence_threshold=0.5,
+        provenance={"model": {"name": "toy"}, "seconds": {"graph": 1.0}},
+    )
+
+
+def test_labels_follow_from_confidence_and_what_is_strange(annotation: Annotation) -> None:
+    np.testing.assert_allclose(annotation.confidence, [0.9, 0.4, 0.8, 0.55, 0])
+    expected = [
+        0.9 - 0.1 * 0.1**20,
+        0.4 - 0.1 * 0.5**20,
+        0.8 - 0.1 * 0.9**20 - 0.5 * 0.7,
+        0.55 - 0.1,
+        -0.1,
+    ]
+    np.testing.assert_allclose(annotation.support, expected, rtol=1e-6)
+    assert annotation.best_codes.tolist() == [0, 1, 2, 1, -1]
+    assert annotation.codes.tolist() == [0, -1, -1, -1, -1]
+    assert annotation.labels.tolist() == ["B", "unknown", "unknown", "unknown", "unknown"]
+    assert annotation.best_labels.tolist() == ["B", "NK", "T", "NK", "unknown"]
+    assert annotation.gene_level_labels.tolist() == ["B", "NK", "NK", "NK", "unknown"]
+    assert annotation.counts() == {"unknown": 4, "B": 1}
+    assert list(annotation.counts()) == ["unknown", "B"]
+    assert len(annotation) == 5
+
+
+def test_a_cell_at_the_threshold_keeps_its_label() -> None:
+    at = results.support(np.float64([0.5]), np.float64([0.0]), np.float64([0.8]))
+    assert at.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("residual", "less"), [(0.0, 0), (0.8, 0), (1.2, 0.2), (1.8, 0.5), (9, 0.5)]
+)
+def test_the_residual_counts_between_two_bounds(residual: float, less: float) -> None:
+    found = results.support(np.ones(1), np.zeros(1), np.array([residual]))
+    np.testing.assert_allclose(found, 1 - less)
+
+
+def test_columns_and_matrices_have_the_promised_names(annotation: Annotation) -> None:
+    columns = annotation.columns("key")
+    assert list(columns) == [
+        "key_cell_type",
+        "key_cell_type_ontology_id",
+        "key_best_cell_type",
+        "key_confidence",
+        "key_gene_level_cell_type",
+        "key_neighbor_agreement",
+        "key_novelty",
+    ]
+    assert columns["key_cell_type"].tolist() == annotation.labels.tolist()
+    assert columns["key_cell_type_ontology_id"].tolist() == ["CL:1", "", "", "", ""]
+    assert columns["key_best_cell_type"].tolist() == annotation.best_labels.tolist()
+    assert columns["key_gene_level_cell_type"].tolist() == annotation.gene_level_labels.tolist()
+    for name in ("confidence", "neighbor_agreement", "novelty"):
+        assert columns[f"key_{name}"].dtype == np.float32
+        np.testing.assert_allclose(columns[f"key_{name}"], getattr(annotation, name), rtol=1e-6)
+    assert all(name.startswith("scbignn_") for name in annotation.columns())
+    matrices = annotation.matrices("key")
+    assert list(matrices) == ["key_probabilities", "X_key"]
+    assert matrices["key_probabilities"] is annotation.probabilities
+    assert matrices["X_key"] is annotation.embedding
+    assert list(annotation.matrices()) == ["scbignn_probabilities", "X_scbignn"]
+    assert annotation.record() == {"model": {"name": "toy"}, "cell_types": TYPES}
+
+
+def test_the_graph_is_given_as_distances_and_as_what_both_sides_share(
+    annotation: Annotation,
+) -> None:
+    similarity = np.zeros((5, 5), np.float32)
+    similarity[0, 1], similarity[1, 2], similarity[2, 1], similarity[3, 0] = 0.9, 0.5, 0.5, -0.2
+    similarity[4, 3] = 1.0
+    own = Annotation(**{**annotation.__dict__, "graph": sp.csr_matrix(similarity)})
+    pairs = own.pairs("key")
+    assert list(pairs) == ["key_connectivities", "key_distances"]
+    near, far = pairs["key_connectivities"].toarray(), pairs["key_distances"].toarray()
+    np.testing.assert_allclose(
+        [near[0, 1], near[1, 0], near[1, 2], near[2, 1], near[3, 4]], [0.9, 0.9, 0.5, 0.5, 1]
+    )
+    assert 0 < near[3, 0] == near[0, 3] < 1e-6  # an edge stays one
+    np.testing.assert_allclose([far[0, 1], far[3, 0]], [0.1, 1.2], rtol=1e-6)
+    assert 0 < far[4, 3] < 1e-6
+    assert far[1, 0] == 0
+    assert pairs["key_distances"].nnz == 5
+    assert own.graph.toarray()[3, 0] == np.float32(-0.2)  # is left as it was
+    assert list(own.pairs()) == ["scbignn_connectivities", "scbignn_distances"]
+    assert annotation.pairs() == {}
+
+
+def test_temperature_divides_the_logits() -> None:
+    logits = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = results.calibrate(logits, 2.0)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, softmax(logits / 2, axis=1), rtol=1e-5)
+
+
+def test_the_residual_is_that_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    scaled = rng.integers(-90, 90, (5000, 12)).astype(np.int8)
+    indices = rng.integers(0, 5000, (5000, 4))
+    codes = rng.integers(0, 3, 5000)
+    mean, spread = rng.normal(size=(3, 12)), rng.uniform(0.5, 2, 12)
+    found = results.residual(scaled, indices, codes, mean, spread)
+    assert found.dtype == np.float32
+    for i in (0, 17, 4095, 4096, 4999):
+        smoothed = np.vstack([scaled[i], scaled[indices[i]]]).astype(float).mean(axis=0)
+        off = np.sort(np.abs(smoothed - mean[codes[i]]) / spread)[-10:]
+        assert found[i] == pytest.approx(off.mean(), rel=1e-5)
+    few = results.residual(scaled[:, :3], indices, codes, mean[:, :3], spread[:3])
+    smoothed = np.vstack([scaled[0], scaled[indices[0]]]).astype(float).mean(axis=0)[:3]
+    assert few[0] == pytest.approx(
+        float((np.abs(smoothed - mean[codes[0], :3]) / spread[:3]).mean())
+    )
+
+
+def test_the_spread_within_types_has_noise_added() -> None:
+    statistics = {
+        "within_factors": np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
+        "within_residual": np.array([0.0, 4.0, 0.0]),
+    }
+    found = results.within_spread(statistics, np.array([0, 1, 2]))
+    np.testing.assert_allclose(found, [5.3, 2.3, 1.3])
+    np.testing.assert_allclose(results.within_spread(statistics, np.array([2])), [1.3])
+
+
+def test_agreement_is_the_weighted_share() -> None:
+    codes = np.array([0, 1])
+    neighbors = np.array([[0, 1, 0], [0, 0, 2]])
+    weights = np.array([[1.0, 1.0, 2.0], [0.5, -1.0, 0.5]], np.float32)
+    np.testing.assert_allclose(results.agreement(codes, neighbors, weights), [0.75, 0])
+    far = results.agreement(np.array([1]), np.array([[1, 0]]), np.array([[-1.0, -2.0]]))
+    np.testing.assert_allclose(far, [0.5])  # all are far, and count alike
+
+
+def test_novelty_is_the_place_among_held_out_cells() -> None:
+    quantiles = np.array([0.0, 0.1, 0.4])
+    found = results.novelty_quantile(np.array([-1, 0.05, 0.1, 0.25, 9]), quantiles)
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.75, 1])
+
+
+def test_values_are_averaged_with_those_of_neighbours() -> None:
+    values, indices = np.array([0.0, 3.0, 6.0]), np.array([[1, 2], [0, 0], [2, 1]])
+    np.testing.assert_allclose(results.smooth(values, indices), [3, 1, 5])
+    assert results.smooth(values, None) is values
