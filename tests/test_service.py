@@ -480,7 +480,7 @@ def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(models, c
         assert "0.2 MB" in error_of(answer)
         assert post(client, bytes(most)).status_code == 422
         assert post(client, as_sparse(cells[:5]), JSON).status_code == 200
-        assert not left_in(temporary)
+        until(lambda: not left_in(temporary))
 
 
 def test_json_has_a_limit_of_its_own(client, cells, monkeypatch):
@@ -522,7 +522,7 @@ def test_work_that_takes_too_long_is_given_up(models, cells, held, temporary):
             assert "no answer within 1 seconds" in error_of(answer)
         until(lambda: in_hand(client) == 0)
         assert begun in ([10], [10, 11])  # the second began if the first made room in time
-        assert not left_in(temporary)
+        until(lambda: not left_in(temporary))
 
 
 def test_what_timed_out_in_the_queue_is_never_begun(models, cells, monkeypatch, temporary):
@@ -609,7 +609,7 @@ def test_a_signal_ends_it_well_after_the_request_in_hand(example, temporary, num
         assert len(answer.result().json()["cells"]) == 2800
         assert process.wait(timeout=20) == 0
         assert process.stderr.read() == ""
-        assert not left_in(temporary)
+        until(lambda: not left_in(temporary))
 
 
 def test_the_command_says_what_is_wrong_in_one_line(monkeypatch):
@@ -714,7 +714,7 @@ def test_two_hundred_requests_eight_at_a_time(example, annotator, temporary):
         assert {s for s in statuses if s != 200} == {413, 422}
         assert statuses.count(200) == 133
         assert in_hand(client) == 0
-        assert not left_in(temporary)
+        until(lambda: not left_in(temporary))
         print(f"200 requests in {seconds:.1f} s, {before} MB after 50 and {after} MB after 200")
         if before is not None:
             assert after - before < 60

@@ -51,10 +51,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def still_one_thread() -> None:
-    """Undo what a command of an earlier test has set, in whatever order files run."""
+def still_one_thread() -> Iterator[None]:
+    """Undo what a command or a library has set, before this test and before the next."""
     import torch
 
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(1)
 
 
@@ -171,8 +173,11 @@ def held_out(model: Model, parts: dict[str, Path]) -> Cells:
 @pytest.fixture(scope="session")
 def bundle(model: Model, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of the model's bundle; read it only."""
+    import torch
+
     from scbignn_training.pack import write_bundle
 
+    torch.set_num_threads(1)
     return write_bundle(model, recipe, tmp_path_factory.mktemp("models"))
 
 
