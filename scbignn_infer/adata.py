@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import results, slots
 from scbignn_infer.choice import AS_FOUND, Reading
-from scbignn_infer.errors import OutputError
 from scbignn_infer.explanation import CellExplanation, explain_cells
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery
@@ -139,12 +138,6 @@ def annotate(
         graph=graph,
         keep_graph=write_graph,
     )
-    if write_graph and graph == "reference":
-        raise OutputError(
-            "a graph is to be written, that of the reference",
-            expected="the graph of the query's cells",
-            do="leave out write_graph, or graph='reference'",
-        )
     taken = slots.taken_slots(adata, key_added, graph=write_graph)
     refuse_existing(taken, overwrite=overwrite)
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)

@@ -11,11 +11,11 @@ import numpy as np
 
 from scbignn_infer.choice import AS_FOUND, Reading
 from scbignn_infer.errors import InputError
-from scbignn_infer.neighbors import build_graph
 
 if TYPE_CHECKING:
     from scbignn_infer.pipeline import Annotator
     from scbignn_infer.readers import Query
+    from scbignn_infer.results import Annotation
 
 Array = np.ndarray[Any, Any]
 TOP = 10
@@ -97,7 +97,7 @@ def explain_cells(
         )
     choice = annotator.choose(query, reading)
     found = annotator.annotate_query(query, reading, choice=choice)
-    near = _neighbors(annotator, query, reading, found.embedding, found.empty)
+    near = _neighbor_codes(annotator, query, reading, found)
     labels, final = found.best_labels, found.labels
     explained = []
     for cell in cells:
@@ -124,7 +124,7 @@ def explain_cells(
                 neighbor_agreement=float(found.neighbor_agreement[i]),
                 gene_level=_most_probable(np.exp(logits), annotator.bundle.cell_types),
                 cell_level=_most_probable(found.probabilities[i], found.cell_types),
-                neighbors=dict(Counter(str(labels[j]) for j in near[i]).most_common()),
+                neighbors=dict(Counter(found.cell_types[j] for j in near[i]).most_common()),
                 present=_top(np.where(has, effect, 0.0), symbols),
                 missing=_top(np.where(has, 0.0, -effect), symbols),
             )
@@ -132,20 +132,16 @@ def explain_cells(
     return explained
 
 
-def _neighbors(
-    annotator: Annotator, query: Query, reading: Reading, embedding: Array, empty: Array
+def _neighbor_codes(
+    annotator: Annotator, query: Query, reading: Reading, found: Annotation
 ) -> dict[int, Array]:
-    """Return the graph neighbours of each cell, as they were when it was labelled."""
+    """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
-    for cells in annotator.graphs(query, reading, empty):
-        rows = np.arange(len(empty))[cells]
-        indices, _, _ = build_graph(
-            embedding[rows],
-            annotator.bundle.spec.graph.n_neighbors,
-            runtime=annotator.runtime,
-            seed=annotator.seed,
-        )
-        near |= {int(row): rows[found] for row, found in zip(rows, indices, strict=True)}
+    for cells in annotator.graphs(query, reading, found.empty):
+        rows = np.arange(len(found))[cells]
+        graph = annotator.neighbors(found.embedding[rows])
+        codes = annotator.neighbor_codes(found.best_codes[rows], graph)
+        near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 
 

@@ -236,11 +236,11 @@ def _check_outputs(
         if report.sample_key is not None:
             cells.obs_column(report.sample_key)
     key, graph = settings.key_added, settings.write_graph
-    if graph and (target.suffix != ".h5ad" or settings.graph == "reference"):
+    if graph and target.suffix != ".h5ad":
         raise OutputError(
-            "a graph is to be written" + ("" if settings.graph == "query" else " of the reference"),
-            expected="the graph of the query's cells and an output that ends in .h5ad",
-            do="leave out --write-graph",
+            f"a graph is to be written to '{target.name}'",
+            expected="an output that ends in .h5ad",
+            do="leave out --write-graph, or rename the output",
         )
     if target.suffix == ".h5ad" and cells.h5ad:
         names = slots.slot_names(key, graph=graph)

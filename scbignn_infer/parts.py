@@ -16,7 +16,14 @@ from scbignn_infer.passes import READ_CELLS
 from scbignn_infer.readers import RowRange
 from scbignn_infer.registry import load_model
 from scbignn_infer.results import Annotation
-from scbignn_infer.samples import Record, Task, held_annotator, is_whole, label_sample
+from scbignn_infer.samples import (
+    Record,
+    Task,
+    held_annotator,
+    is_whole,
+    label_sample,
+    parts_folder,
+)
 from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
@@ -68,14 +75,9 @@ def plan(task: Task) -> list[Part]:
     except (ScBiGNNError, OSError):
         return []  # the sample's own task meets the error again, and records it
     step = max(1, task.split // READ_CELLS) * READ_CELLS
-    folder = _folder(task)
+    folder = parts_folder(task.sample)
     starts = range(0, n, step)
     return [Part(task, i, min(i + step, n), folder / f"{i}.npz") for i in starts]
-
-
-def _folder(task: Task) -> Path:
-    target = task.sample.target
-    return target.with_name(f".{target.name}.parts")
 
 
 def label_part(part: Part) -> str:
@@ -107,7 +109,12 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
     try:
         return label_sample(task, annotate=annotate, error=next(filter(None, errors), ""))
     finally:
-        shutil.rmtree(_folder(task), ignore_errors=True)
+        shutil.rmtree(parts_folder(task.sample), ignore_errors=True)
+
+
+def _fullest(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of a part that had cells with counts, as the whole sample has."""
+    return next((r for r in records if r["params"]["graph_builder"] != "none"), records[0])
 
 
 def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
@@ -126,5 +133,5 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         ontology_ids=annotator.grouping.ontology_ids,
         **whole,
         confidence_threshold=annotator.threshold,
-        provenance={**records[0], "seconds": seconds},
+        provenance={**_fullest(records), "seconds": seconds},
     )

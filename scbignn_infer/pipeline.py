@@ -115,6 +115,12 @@ class Annotator:
             raise InputError(
                 f"graph '{graph}'", expected="query or reference", do="choose one of these"
             )
+        if keep_graph and graph == "reference":
+            raise InputError(
+                "a graph is to be kept, that of the reference",
+                expected="the graph of the query's cells",
+                do="leave out --write-graph (write_graph, keep_graph), or take graph 'query'",
+            )
         self.bundle = bundle
         own = bundle.spec.thresholds.confidence if unknown_threshold is None else unknown_threshold
         self.threshold = own if unknown else NEVER_UNKNOWN
@@ -270,7 +276,9 @@ class Annotator:
             if choice is None:
                 choice = self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
-        if self.graph == "query":
+        if self.graph == "reference":
+            batches = []  # no cell is another's neighbour anyway
+        else:
             most = max(len(b) for b in batches) if batches else query.n_cells
             compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
@@ -295,7 +303,7 @@ class Annotator:
         for cells in _with_counts(batches, genes.empty):
             z, logits = genes.embedding[cells], genes.logits[cells]
             with clock.stage("graph"):
-                graph = self._neighbors(z)
+                graph = self.neighbors(z)
             builders.add(graph.builder)
             with clock.stage("cell level") as report:
                 files = {layer.file for layer in spec.cell_level.layers}
@@ -318,7 +326,7 @@ class Annotator:
                     )
                 smoothed = graph.indices if graph.state is None else None
                 novelty[cells] = np.maximum(self.novelty(z, smoothed), strange)
-            if self.keep_graph and graph.state is None:
+            if self.keep_graph:
                 parts.append((cells, graph))
         return Annotation(
             cell_types=grouping.labels,
@@ -344,8 +352,8 @@ class Annotator:
             ),
         )
 
-    def _neighbors(self, embedding: Array) -> Graph:
-        """Return the graph of some cells."""
+    def neighbors(self, embedding: Array) -> Graph:
+        """Return the graph of some cells, by their embedding (n, d)."""
         k = self.bundle.spec.graph.n_neighbors
         if self.graph == "query":
             found = build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
@@ -356,17 +364,24 @@ class Annotator:
             unit_rows(embedding), bank, min(k, len(bank))
         )
         state = np.eye(len(self.bundle.cell_types), dtype=np.float32)
-        codes = self.bundle.reference["codes"]
-        return Graph(indices, similarity, "reference", among.min(axis=1), state[codes])
+        reach = among.min(axis=1)
+        return Graph(indices, similarity, "reference", reach, state[self._bank_codes])
+
+    def neighbor_codes(self, codes: Array, graph: Graph) -> Array:
+        """Return the labels (n, k) of the neighbours of cells with labels ``codes`` (n,)."""
+        others = codes if graph.state is None else self.grouping.group[self._bank_codes]
+        found: Array = others[graph.indices]
+        return found
+
+    @property
+    def _bank_codes(self) -> Array:
+        return self.bundle.reference["codes"]
 
     def _agreement(self, codes: Array, graph: Graph) -> Array:
-        """Return the weighted share of neighbours with a cell's own label."""
-        others = codes
-        if graph.state is not None:
-            others = self.grouping.group[self.bundle.reference["codes"]]
-        elif len(codes) == 1:
+        """Return the weighted share of neighbours with a cell's own label; NaN for a lone cell."""
+        if graph.state is None and len(codes) == 1:
             return np.full(1, np.nan, np.float32)
-        return results.agreement(codes, others[graph.indices], graph.similarity)
+        return results.agreement(codes, self.neighbor_codes(codes, graph), graph.similarity)
 
     def embed(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -261,6 +262,12 @@ def remove_leftovers(samples: Iterable[Sample]) -> None:
         for target in targets:
             for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
                 path.unlink(missing_ok=True)
+        shutil.rmtree(parts_folder(sample), ignore_errors=True)
+
+
+def parts_folder(sample: Sample) -> Path:
+    """Return where the parts of a divided sample wait for each other."""
+    return sample.target.with_name(f".{sample.target.name}.parts")
 
 
 def fingerprint(path: Path) -> str:

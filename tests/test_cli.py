@@ -702,3 +702,14 @@ def test_explain_and_evaluate_label_as_annotate_does(query):
     assert scores["accuracy"] == 1.0
     wrong = run("evaluate", query, "--truth", "bulk_labels", *options, "--matrix", "raw", code=1)
     assert "raw" in wrong.stderr
+
+
+def test_options_that_would_do_nothing_are_refused(query):
+    run("annotate", query, "-m", "human-pbmc", "-q")
+    written = query.with_name("pbmc.scbignn.h5ad")
+    done = run(
+        "evaluate", written, "--truth", "bulk_labels", "--level", "1", "--no-unknown", code=2
+    )
+    assert "--level, --no-unknown: the labels are in the file already" in done.stderr
+    done = run("explain", "human-pbmc", "--graph", "reference", "--matrix", "X", code=2)
+    assert "--matrix, --graph: for the cells of a file" in done.stderr

@@ -417,7 +417,7 @@ def test_annotate_takes_what_an_annotator_takes(
     assert "unknown" not in set(blood.obs["scbignn_cell_type"])
     with pytest.raises(InputError, match="memory limit"):
         scbignn_infer.annotate(blood, pbmc_bundle, memory_limit=1000, overwrite=True)
-    with pytest.raises(OutputError, match="of the reference"):
+    with pytest.raises(InputError, match="of the reference"):
         scbignn_infer.annotate(
             blood, pbmc_bundle, graph="reference", write_graph=True, overwrite=True
         )

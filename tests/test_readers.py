@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import anndata as ad
+import dask.array
 import h5py
 import numpy as np
 import pandas as pd
@@ -358,7 +359,6 @@ def test_string_columns_leave_out_numbers():
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_matrices_of_dask_are_computed_once_a_chunk(sparse: bool) -> None:
-    array = pytest.importorskip("dask.array")
     held = np.random.default_rng(0).poisson(0.5, (50, 7)).astype(np.float32)
     computed: list[int] = []
 
@@ -366,7 +366,7 @@ def test_matrices_of_dask_are_computed_once_a_chunk(sparse: bool) -> None:
         computed.append(len(chunk))
         return sp.csr_matrix(chunk) if sparse else chunk
 
-    lazy = array.from_array(held, chunks=(20, 7)).map_blocks(count, meta=np.empty((0, 0)))
+    lazy = dask.array.from_array(held, chunks=(20, 7)).map_blocks(count, meta=np.empty((0, 0)))
     query = MatrixQuery(lazy, list("abcdefg"))
     blocks = list(query.blocks("X", 8))
     assert [b.shape[0] for b in blocks] == [8, 8, 4, 8, 8, 4, 8, 2]

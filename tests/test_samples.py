@@ -212,6 +212,18 @@ class TestOneProcess:
         assert [r["status"] for r in found.values()] == ["skipped", "skipped", "done"]
         assert {r["status"] for r in records(*start).values()} == {"skipped"}
 
+    def test_what_a_kill_left_behind_goes(self, cells: Path, tmp_path: Path) -> None:
+        (tmp_path / ".s0.h5ad.abc.tmp").write_bytes(b"half")
+        (tmp_path / ".s0.h5ad.parts").mkdir()
+        (tmp_path / ".s0.h5ad.parts" / "0.npz").write_bytes(b"half")
+        (tmp_path / ".other.h5ad.abc.tmp").write_bytes(b"of another run")
+        run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "-q")
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            ".other.h5ad.abc.tmp",
+            samples.MANIFEST,
+            "s0.h5ad",
+        ]
+
     def test_folders_have_fingerprints(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "x").write_bytes(b"1")
@@ -252,6 +264,18 @@ class TestParts:
         assert record["cells"] == 3500
         again = records(*start[:-2], "-O", tmp_path / "parts", "--split", split)
         assert again["q"]["status"] == "skipped"
+
+    def test_a_part_without_counts_changes_nothing(self, large: Path, tmp_path: Path) -> None:
+        """Nor do batches, which have no meaning on this graph."""
+        cells = ad.read_h5ad(large)
+        first = sp.csr_matrix((1024, cells.n_vars), dtype=cells.X.dtype)
+        cells.X = sp.vstack([first, cells.X[1024:]], format="csr")
+        cells.obs["sample"] = np.resize(["a", "b", "c"], cells.n_obs)
+        cells.write_h5ad(tmp_path / "q.h5ad")
+        start = [tmp_path / "q.h5ad", *MODEL, "--graph", "reference", "--batch-key", "sample", "-q"]
+        run(*start, "-O", tmp_path / "whole")
+        run(*start, "-O", tmp_path / "parts", "--split", 1024)
+        assert written(tmp_path / "whole") == written(tmp_path / "parts")
 
     def test_a_failed_part_fails_the_sample(
         self, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ import itertools
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer import sessions
+from scbignn_infer.choice import Reading
 from scbignn_infer.errors import InputError, OutputError
+from scbignn_infer.explanation import explain_cells
 from scbignn_infer.files import Settings, label_file
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery
@@ -171,6 +174,28 @@ class TestTheReferenceGraph:
         known = np.isin(truth, whole.cell_types)
         assert np.mean(whole.best_labels[known] == truth[known]) > 0.95
 
+    def test_batches_mean_nothing(self, islets: ad.AnnData, whole: Annotation) -> None:
+        cells = islets.copy()
+        cells.obs["sample"] = np.resize(["a", "b"], cells.n_obs)
+        reading = Reading(batch_key="sample")
+        found = annotator(graph="reference").annotate_query(AnnDataQuery(cells), reading)
+        assert equal(found, whole)
+        assert found.provenance["params"]["n_batches"] == 1
+
+    def test_explanations_name_the_neighbours_in_the_bank(
+        self, islets: ad.AnnData, whole: Annotation
+    ) -> None:
+        cells = [3, 77]
+        names = list(islets.obs_names[cells])
+        explained = explain_cells(annotator(graph="reference"), AnnDataQuery(islets), names)
+        reference = annotator().bundle.reference
+        bank, own = reference["embedding"], whole.embedding[cells]
+        cosine = own @ bank.T / np.linalg.norm(bank, axis=1)
+        for row, found in zip(cosine, explained, strict=True):
+            codes = reference["codes"][np.argsort(-row, kind="stable")[:15]]
+            expected = Counter(whole.cell_types[c] for c in codes)
+            assert found.neighbors == expected
+
     def test_another_graph_is_refused(self) -> None:
         with pytest.raises(InputError, match="query or reference"):
             annotator(graph="atlas")
@@ -197,8 +222,6 @@ class TestTheWrittenGraph:
         assert np.mean(near[np.arange(len(unit)), nearest] > 0) == 1
 
     def test_batches_make_one_graph_without_edges_between(self, islets: ad.AnnData) -> None:
-        from scbignn_infer.choice import Reading
-
         cells = islets.copy()
         cells.obs["sample"] = np.resize(["a", "b"], cells.n_obs)
         found = annotator(keep_graph=True).annotate_query(
@@ -210,9 +233,12 @@ class TestTheWrittenGraph:
 
     def test_tables_and_the_reference_have_none(self, islets: ad.AnnData, tmp_path: Path) -> None:
         islets.write_h5ad(tmp_path / "q.h5ad")
-        for target, graph in (("o.csv", "query"), ("o.h5ad", "reference")):
+        for target, graph, kind in (
+            ("o.csv", "query", OutputError),
+            ("o.h5ad", "reference", InputError),
+        ):
             settings = Settings(model="human-pancreas", write_graph=True, graph=graph)
-            with pytest.raises(OutputError, match="write-graph"):
+            with pytest.raises(kind, match="write-graph"):
                 label_file(tmp_path / "q.h5ad", tmp_path / target, settings)
         assert [p.name for p in tmp_path.iterdir()] == ["q.h5ad"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from scbignn_infer.cli.options import (
     FILE,
+    given,
     json_option,
     key_option,
     labelling_options,
@@ -127,18 +127,18 @@ def annotate(
     from scbignn_infer import files
 
     settings = replace(settings, key_added=key_added, write_graph=write_graph)
-    given = _given(MANY if folder is None else ONE)
-    if folder is None and (len(queries) != 1 or given):
+    wrong = given(MANY if folder is None else ONE)
+    if folder is None and (len(queries) != 1 or wrong):
         raise click.UsageError(
-            f"{', '.join(given) or f'{len(queries)} files'}: many files are labelled into a "
+            f"{', '.join(wrong) or f'{len(queries)} files'}: many files are labelled into a "
             "folder; pass -O FOLDER"
-            if queries or given
+            if queries or wrong
             else "name a file to label, or several and -O FOLDER"
         )
     silent = quiet or as_json
     if folder is not None:
-        if given:
-            raise click.UsageError(f"{', '.join(given)}: not with -O, which names outputs itself")
+        if wrong:
+            raise click.UsageError(f"{', '.join(wrong)}: not with -O, which names outputs itself")
         options = SampleOptions(
             queries, samples, suffix, reports, sample_key, workers, scheduler, split, overwrite
         )
@@ -161,12 +161,6 @@ def annotate(
         print_json(summary)
     elif not quiet:
         _print_summary(summary)
-
-
-def _given(names: Mapping[str, str]) -> list[str]:
-    """Return those of some options that were given, as they are written."""
-    source = click.get_current_context().get_parameter_source
-    return [flag for name, flag in names.items() if source(name) is ParameterSource.COMMANDLINE]
 
 
 def _announce(n_cells: int, expected: Estimate) -> None:

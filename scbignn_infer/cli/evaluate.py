@@ -15,6 +15,7 @@ from scbignn_infer.cli.options import (
     labelling_options,
     overwrite_option,
     read_map,
+    refuse_labelling,
 )
 from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import InputError
@@ -60,6 +61,8 @@ def evaluate(
     from scbignn_infer import evaluation, registry, results, writers
     from scbignn_infer.files import open_file
 
+    if settings.model is None:
+        refuse_labelling("the labels are in the file already; to label anew, pass -m MODEL")
     if output is not None:
         writers.check_page(output, overwrite=overwrite)
     names = read_map(map_file) if map_file is not None else {}

@@ -14,6 +14,7 @@ from scbignn_infer.cli.options import (
     json_option,
     labelling_options,
     overwrite_option,
+    refuse_labelling,
 )
 from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import BundleError, InputError
@@ -60,6 +61,7 @@ def explain(
 
         writers.check_page(output, overwrite=overwrite, suffixes=OUTPUTS)
     if cells is None:
+        refuse_labelling("for the cells of a file; name some with --cells")
         _explain_model(target, cell_type, n_genes, output, as_json=as_json)
         return
     wanted = [name.strip() for name in cells.split(",") if name.strip()]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
 
@@ -25,6 +27,18 @@ key_option = click.option(
     help="Prefix of everything that annotate writes.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads; by default all."
+)
+memory_option = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=lambda ctx, parameter, value: as_bytes(value),
+    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
 
 
@@ -57,8 +71,7 @@ def reading_options(command: Any) -> Any:
     def with_reading(**values: Any) -> Any:
         from scbignn_infer.choice import Reading
 
-        names = [f.name for f in fields(Reading) if f.name in values and f.name != "batch_key"]
-        return command(reading=Reading(**{name: values.pop(name) for name in names}), **values)
+        return command(reading=Reading(**{name: values.pop(name) for name in READING}), **values)
 
     for option in reversed(options):
         with_reading = option(with_reading)
@@ -73,10 +86,8 @@ def labelling_options(command: Any) -> Any:
             metavar="KEY",
             help="Column of obs; only cells with one value are neighbours.",
         ),
-        click.option(
-            "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-        ),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all."),
+        device_option,
+        threads_option,
         click.option(
             "--seed",
             type=click.IntRange(min=0),
@@ -89,12 +100,7 @@ def labelling_options(command: Any) -> Any:
             type=click.IntRange(min=1),
             help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
         ),
-        click.option(
-            "--memory-limit",
-            metavar="SIZE",
-            callback=lambda ctx, parameter, value: as_bytes(value),
-            help="Refuse, before any work, what is estimated to need more, such as 4GB.",
-        ),
+        memory_option,
         click.option(
             "--unknown-threshold",
             type=click.FloatRange(0, 1),
@@ -150,6 +156,29 @@ LABELLING = (
     "graph",
 )
 """Options that are settings by the same name."""
+READING = (
+    "matrix",
+    "gene_column",
+    "min_gene_coverage",
+    "allow_species_mismatch",
+    "orientation",
+)
+"""Options on how a file is read."""
+OTHERS = ("batch_key", "no_unknown", "group_map")
+"""Options that become settings by another name."""
+
+
+def given(names: Mapping[str, str]) -> list[str]:
+    """Return those of some options that were given, as they are written."""
+    source = click.get_current_context().get_parameter_source
+    return [flag for name, flag in names.items() if source(name) is ParameterSource.COMMANDLINE]
+
+
+def refuse_labelling(why: str, *, but: Collection[str] = ()) -> None:
+    """Refuse options on reading and labelling where no cell is labelled."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in (*READING, *LABELLING, *OTHERS)}
+    if found := given({name: flag for name, flag in flags.items() if name not in but}):
+        raise click.UsageError(f"{', '.join(found)}: {why}")
 
 
 def _plain_key(key: str) -> str:

@@ -54,8 +54,13 @@ def alive(progress: Progress) -> Progress:
     """Let progress end the process, where a library has swallowed what a signal raised."""
 
     def report(stage: str, done: int, total: int) -> None:
-        if _terminated:
-            sys.exit(128 + _terminated[0])
+        end_if_terminated()
         progress(stage, done, total)
 
     return report
+
+
+def end_if_terminated() -> None:
+    """End the process if a signal said so."""
+    if _terminated:
+        sys.exit(128 + _terminated[0])

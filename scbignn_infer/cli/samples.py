@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.cli.running import end_if_terminated
 from scbignn_infer.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def annotate_samples(
     records = []
     results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
     for record in results:
+        end_if_terminated()
         records.append(record)
         if record["status"] != "skipped":
             samples.append_records(folder, [record])

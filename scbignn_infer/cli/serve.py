@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scbignn_infer.cli.options import as_bytes
+from scbignn_infer.cli.options import as_bytes, device_option, memory_option, threads_option
 from scbignn_infer.errors import MissingExtraError, ScBiGNNError
 
 if TYPE_CHECKING:
@@ -58,14 +58,9 @@ MODULES = ("fastapi", "uvicorn")
     show_default=True,
     help="Requests that may wait.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default all.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=lambda ctx, parameter, value: as_bytes(value),
-    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
-)
+@threads_option
+@device_option
+@memory_option
 def serve(
     host: str,
     port: int,
