@@ -81,7 +81,7 @@ def tools(wheel: Path) -> list[Tool]:
 
 def pip(python: Path, *arguments: str) -> str:
     """Run pip and return what it prints."""
-    command = [python, "-m", "pip", *arguments]
+    command = [str(python), "-m", "pip", *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"pip {' '.join(arguments)} failed: {done.stderr}")

@@ -21,6 +21,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import h5py
 import numpy as np
@@ -99,9 +100,8 @@ def recall(name: str, embedding: Array, threads: int) -> list[Row]:
 def labels(model: str, file: str, truth: str | None) -> list[Row]:
     """Return how labels move as the graph misses true neighbours."""
     annotator = Annotator.load(model, device="cpu", threads=1)
-    whole = pipeline.build_graph
     with open_query(Source(file=file).locate()) as query:
-        known = query.obs[truth].astype(str).to_numpy() if truth else np.array([])
+        known = np.array(query.obs_column(truth) if truth else [])
         first = annotator.annotate_query(query).best_labels
         rows = []
         for share in RECALLS:
@@ -111,7 +111,7 @@ def labels(model: str, file: str, truth: str | None) -> list[Row]:
                 def missing(
                     z: Array, k: int, *, seed: int = seed, share: float = share, **rest: Any
                 ) -> tuple[Array, Array, str]:
-                    indices, similarity, builder = whole(z, 4 * k, runtime=rest["runtime"])
+                    indices, similarity, builder = build_graph(z, 4 * k, runtime=rest["runtime"])
                     kept = np.random.default_rng(seed).random(indices.shape) < share
                     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
                     return (
@@ -120,9 +120,8 @@ def labels(model: str, file: str, truth: str | None) -> list[Row]:
                         builder,
                     )
 
-                pipeline.build_graph = missing
-                found = annotator.annotate_query(query).best_labels
-                pipeline.build_graph = whole
+                with patch.object(pipeline, "build_graph", missing):
+                    found = annotator.annotate_query(query).best_labels
                 same.append(np.mean(found == first))
                 scored = np.isin(known, annotator.bundle.cell_types)
                 right.append(np.mean(found[scored] == known[scored]) if truth else np.nan)

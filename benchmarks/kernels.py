@@ -6,6 +6,7 @@ Run: ``python benchmarks/kernels.py --out benchmarks/results/kernels.json`` (nee
 - *gene level* of the shipped ``human-pbmc`` on 50,000 cells of pbmc3k drawn again, from CSR rows in
   memory of all genes: densified and run, in the annotator's own way;
 - the same *network* alone (trained for one epoch) on dense blocks of zheng's cells, by onnxruntime
+  with a batch a thread (the annotator's way), by onnxruntime with all threads within each operator,
   and eagerly by torch, in batches of 256 and of 2,048;
 - *exact graph* of 50,000 points in 64 dimensions, 15 neighbours, beside scikit-learn's;
 - *cell level* of ``human-pbmc`` on 100,000 cells with 15 random neighbours each.
@@ -17,17 +18,20 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
+import onnxruntime
 import torch
 from sklearn.neighbors import NearestNeighbors
 
 import gene_speed
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.parallel import in_order
+from scbignn_infer.passes import Graph, cell_pass, gene_pass
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import MatrixQuery
 from scbignn_infer.sessions import Session, choose_runtime
@@ -61,9 +65,21 @@ def gene_level(annotator: Annotator) -> list[Row]:
     source = ad.read_h5ad(Source(file="pbmc3k_seurat.h5ad").locate())
     rows = np.random.default_rng(0).integers(0, source.n_obs, 50_000)
     query = MatrixQuery(source.X.tocsr()[rows], list(source.var_names))
-    choice = annotator.choose(query)
-    name = "gene level, from CSR rows"
-    return [timed(name, 50_000, lambda: annotator._run_gene_level(query, choice, quiet))]
+    densify, tables = annotator._densifier(annotator.choose(query))
+    spec = annotator.bundle.spec
+    work = partial(
+        gene_pass,
+        query,
+        "X",
+        annotator._gene_level.holding(**tables),
+        densify,
+        tables,
+        sizes=(spec.gene_level.embedding_size, len(spec.cell_types)),
+        batch_cells=annotator.batch_cells,
+        workers=THREADS,
+        report=quiet,
+    )
+    return [timed("gene level, from CSR rows", 50_000, work)]
 
 
 def network() -> list[Row]:
@@ -72,6 +88,9 @@ def network() -> list[Row]:
     counts, totals = panel.inputs(query.counts, query.totals)
     tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
     session, n = Session(graph, choose_runtime("cpu", THREADS)), len(counts)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    threaded = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     panel.level.eval()
     rows = []
     for size in (256, 2048):
@@ -88,8 +107,14 @@ def network() -> list[Row]:
         def ours(blocks: list[slice] = blocks) -> None:
             list(in_order(onnx, blocks, workers=THREADS))
 
+        def within(blocks: list[slice] = blocks) -> None:
+            for rows in blocks:
+                feed = {"counts": counts[rows].numpy(), "totals": totals[rows].numpy(), **tables}
+                threaded.run(None, feed)
+
         rows += [
             timed(f"network, onnxruntime, batches of {size}", n, ours),
+            timed(f"network, threads within operators, batches of {size}", n, within),
             timed(f"network, eager torch, batches of {size}", n, eager),
         ]
     return rows
@@ -114,8 +139,17 @@ def cell_level(annotator: Annotator) -> list[Row]:
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     indices = rng.integers(0, n, (n, 15))
     similarity = np.sort(rng.random((n, 15), np.float32))[:, ::-1].copy()
-    arguments = (logits, indices, similarity, quiet)
-    return [timed("cell level", n, lambda: annotator._run_cell_level(*arguments))]
+    layers = annotator.bundle.spec.cell_level.layers
+    work = partial(
+        cell_pass,
+        layers,
+        {layer.file: annotator._session(layer.file) for layer in layers},
+        logits,
+        Graph(indices, similarity, "exact", reach=similarity[:, -1].copy()),
+        workers=THREADS,
+        report=quiet,
+    )
+    return [timed("cell level", n, work)]
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -42,7 +43,7 @@ METHODS = {
 """Colour and marker of each method: CellTypist's four variants share two of each."""
 FLOORS = (0.05, 0.4)
 """Coverage below which data are refused, and below which there is a warning."""
-STYLE = {
+STYLE: dict[Any, object] = {
     "font.size": 9,
     "svg.hashsalt": "scbignn",
     "svg.fonttype": "path",

@@ -255,6 +255,27 @@ FOOTPRINT = {
     "import, s": ("import_seconds", ".2f"),
     "import of all that labelling needs, s": ("ready_seconds", ".1f"),
 }
+UNKNOWN_TYPES = {
+    "model": ("model", ""),
+    "study": ("study", ""),
+    "type": ("type", ""),
+    "cells": ("cells", ",d"),
+    "called unknown": ("unknown", ",d"),
+    "the others were called": ("called", ""),
+}
+SAMPLE_COSTS = {
+    "cells of a sample": ("cells", ",d"),
+    "neighbours": ("neighbours", ""),
+    "CPU seconds": ("cpu", ".1f"),
+    "seconds": ("seconds", ".1f"),
+    "gene level": ("gene_level", ".1f"),
+    "graph": ("graph", ".1f"),
+    "cell level": ("cell_level", ".2f"),
+    "scores": ("scores", ".2f"),
+    "peak of the worker, MB": ("peak_mb", ",d"),
+    "read, MB": ("read_mb", ".0f"),
+    "written, MB": ("written_mb", ".0f"),
+}
 COVERAGE = {
     "hidden": ("hidden", ".1%"),
     "genes": ("genes", ",d"),
@@ -363,6 +384,10 @@ def main() -> None:
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
     if kinds := results("graph_kinds"):
         page = fill(page, "graph kinds", table(kinds, GRAPH_KINDS))
+    if lacking := results("unknown_types"):
+        page = fill(page, "unknown types", table(lacking, UNKNOWN_TYPES, "none"))
+    if costs := results("sample_costs"):
+        page = fill(page, "sample costs", table(costs, SAMPLE_COSTS))
     if types := results("unseen"):
         page = fill(page, "unseen", unseen(types))
     if hidden := results("gene_coverage"):

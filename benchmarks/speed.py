@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    folder = arguments.folder.resolve()
+    folder: Path = arguments.folder.resolve()
     output, model = folder / "output.h5ad", folder / "celltypist.pkl"
     peer = [str(arguments.celltypist), "-m"]
     options = ["-m", MODEL, "--threads", str(arguments.threads), "--overwrite", "--json"]

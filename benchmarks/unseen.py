@@ -147,7 +147,8 @@ def regression(folder: Path) -> Array:
         ((x[:, best] - mean) / scale).clip(-8, 8), y
     )
     z = ((expression(query)[:, best] - mean) / scale).clip(-8, 8)
-    return model.predict_proba(z).max(axis=1)
+    likeliest: Array = model.predict_proba(z).max(axis=1)
+    return likeliest
 
 
 def work(folder: Path) -> None:
@@ -155,7 +156,8 @@ def work(folder: Path) -> None:
     if (folder / "ours.npz").exists():
         return
     train(folder)
-    np.savez(folder / "ours.npz", **signals(folder), regression=regression(folder))
+    found: dict[str, Any] = signals(folder) | {"regression": regression(folder)}
+    np.savez(folder / "ours.npz", **found)
     print(folder.name, flush=True)
 
 
