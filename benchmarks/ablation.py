@@ -14,7 +14,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -22,15 +22,21 @@ import torch
 from sklearn.metrics import f1_score
 
 import tasks
-from accuracy import Row, score
+from accuracy import score
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.sessions import choose_runtime
 from scbignn_training import em, gate
-from scbignn_training.cell_level import CellGraph, fit_cell_level, make_graph, shield_of
-from scbignn_training.data import Cells, join, unlabelled_cells
+from scbignn_training.cell_level import fit_cell_level, make_graph, shield_of
+from scbignn_training.data import join, unlabelled_cells
 from scbignn_training.gene_level import GeneLevel, Panel
 from scbignn_training.settings import Settings
-from scbignn_training.train import Start, fit_start
+from scbignn_training.train import fit_start
+
+if TYPE_CHECKING:
+    from accuracy import Row
+    from scbignn_training.cell_level import CellGraph
+    from scbignn_training.data import Cells
+    from scbignn_training.train import Start
 
 Array = np.ndarray[Any, Any]
 CELL_FORMS: dict[str, dict[str, Any]] = {

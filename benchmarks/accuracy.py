@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -32,11 +31,17 @@ import tasks
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import ModelGenes, match_genes
 from scbignn_training.cell_level import make_graph
-from scbignn_training.data import Reference, Study, join, rank_genes, read_study
-from scbignn_training.em import Pair
+from scbignn_training.data import join, rank_genes, read_study
 from scbignn_training.gene_level import Panel
 from scbignn_training.settings import Settings
-from scbignn_training.train import Model, fit, fit_start
+from scbignn_training.train import fit, fit_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scbignn_training.data import Reference, Study
+    from scbignn_training.em import Pair
+    from scbignn_training.train import Model
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]

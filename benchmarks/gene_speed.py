@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,10 +19,13 @@ import torch
 
 import tasks
 from scbignn_infer.sessions import Session, choose_runtime
-from scbignn_training.data import Cells, join, unlabelled_cells
+from scbignn_training.data import join, unlabelled_cells
 from scbignn_training.export import export_gene_level
 from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
 from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from scbignn_training.data import Cells
 
 BATCH = 256
 FORMS_OF_ATTENTION: dict[str, dict[str, Any]] = {

@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from held_out_study import cases
 from scbignn_infer.evaluation import score
-from scbignn_infer.pipeline import Annotator, GraphKind
+from scbignn_infer.pipeline import Annotator
 from scbignn_training.data import read_study
+
+if TYPE_CHECKING:
+    from scbignn_infer.pipeline import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 

@@ -13,9 +13,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +23,13 @@ from accuracy import SIMPLE, baselines, score
 from peers.export_tasks import export
 from scbignn_infer.pipeline import Annotator
 from scbignn_training.data import Study, read_study
-from scbignn_training.recipe import Recipe, Source, read_recipe
+from scbignn_training.recipe import Source, read_recipe
 from scbignn_training.train import read_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scbignn_training.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
 ROOT = Path(__file__).resolve().parents[1]

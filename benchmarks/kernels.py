@@ -17,10 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -37,6 +36,9 @@ from scbignn_infer.readers import MatrixQuery
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training.gene_level import TABLES
 from scbignn_training.recipe import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Row = dict[str, Any]
 THREADS, REPEATS = 2, 5

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 import report
-from report import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from report import Row
 
 FIGURES = report.PAGE.parent / "figures"
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (

@@ -276,6 +276,12 @@ SAMPLE_COSTS = {
     "read, MB": ("read_mb", ".0f"),
     "written, MB": ("written_mb", ".0f"),
 }
+PLAIN = {
+    "graph_kinds": GRAPH_KINDS,
+    "unknown_types": UNKNOWN_TYPES,
+    "sample_costs": SAMPLE_COSTS,
+}
+"""Result files that are a table as they stand."""
 COVERAGE = {
     "hidden": ("hidden", ".1%"),
     "genes": ("genes", ",d"),
@@ -336,7 +342,9 @@ def coverage(found: list[Row]) -> list[str]:
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-    filled, n = re.subn(pattern, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], page, flags=re.S)
+    filled, n = re.subn(
+        pattern, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], page, flags=re.DOTALL
+    )
     if n != 1:
         raise SystemExit(f"{PAGE} has {n} places for the table '{name}'")
     return filled
@@ -382,12 +390,9 @@ def main() -> None:
         page = fill(page, "labels", table(graph["labels"], LABELS))
     if footprint := results("footprint"):
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
-    if kinds := results("graph_kinds"):
-        page = fill(page, "graph kinds", table(kinds, GRAPH_KINDS))
-    if lacking := results("unknown_types"):
-        page = fill(page, "unknown types", table(lacking, UNKNOWN_TYPES, "none"))
-    if costs := results("sample_costs"):
-        page = fill(page, "sample costs", table(costs, SAMPLE_COSTS))
+    for name, columns in PLAIN.items():
+        if found := results(name):
+            page = fill(page, name.replace("_", " "), table(found, columns))
     if types := results("unseen"):
         page = fill(page, "unseen", unseen(types))
     if hidden := results("gene_coverage"):

@@ -15,12 +15,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import speed
 from scbignn_infer.files import Settings
-from scbignn_infer.pipeline import GraphKind
 from scbignn_infer.samples import Sample, Task, label_sample
+
+if TYPE_CHECKING:
+    from scbignn_infer.pipeline import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 REPEATS = {10_000: 5, 100_000: 1}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.model_selection import StratifiedKFold
 
-from scbignn_training.data import Study, read_study
+from scbignn_training.data import read_study
 from scbignn_training.recipe import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scbignn_training.data import Study
 
 Array = np.ndarray[Any, Any]
 FILES = {

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -25,7 +25,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 import tasks
-from scbignn_training.data import Study
+
+if TYPE_CHECKING:
+    from scbignn_training.data import Study
 
 BLOCK = 4096
 COMMAND = "from scbignn_infer.cli import main; main()"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 from sphinx import addnodes
-from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 import scbignn_infer
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = os.environ.get("SCBIGNN_REPOSITORY_URL", "").rstrip("/")
@@ -55,8 +57,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ad|anndata|np|numpy|sp|scipy|collections|pathlib|typing)\..*"),
     (r"py:.*", r"(Any|AnnData|Mapping|Path|Sequence|ndarray|str to Path|None)"),
     # Parts of signatures that are described where they are used.
-    (r"py:class", r"(Array|Device|FileQuery|GraphKind|MakeSession|Orientation|Progress)"),
-    (r"py:class", r"scbignn_infer\.(choice\.Choice|estimate\.Estimate|readers\.query\.Query)"),
+    (
+        r"py:class",
+        r"(Array|Choice|Device|Estimate|FileQuery|GraphKind|MakeSession|Orientation|Progress|Query)",
+    ),
     (r"py:.*", r"(choose_model|scbignn_infer\.genes\.MIN_COVERAGE)"),
 ]
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import results, slots
 from scbignn_infer.choice import AS_FOUND, Reading
-from scbignn_infer.explanation import CellExplanation, explain_cells
+from scbignn_infer.explanation import explain_cells
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery
 from scbignn_infer.remarks import remarks_on
@@ -16,15 +15,17 @@ from scbignn_infer.writers import refuse_existing, write_adata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import anndata as ad
 
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.pipeline import GraphKind
     from scbignn_infer.sessions import Device
 
 
-def annotate(
+def annotate(  # noqa: PLR0913 - settings, by name
     adata: ad.AnnData,
     model: str | Path | ModelBundle,
     *,

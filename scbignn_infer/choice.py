@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,18 @@ import numpy as np
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
-from scbignn_infer.genes import GeneMatch, ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
-from scbignn_infer.readers import Query
+from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
+from scbignn_infer.matrices import choose_matrix, judge, sample_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import scipy.sparse as sp
 
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.genes import GeneMatch
+    from scbignn_infer.matrices import Verdict
+    from scbignn_infer.readers import Query
     from scbignn_infer.readers.tables import Orientation
 
 Array = np.ndarray[Any, Any]

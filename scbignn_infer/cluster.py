@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.parts import join, label_part, plan
-from scbignn_infer.samples import Record, Sample, Task, failed, label_sample, with_threads
+from scbignn_infer.samples import failed, label_sample, with_threads
 from scbignn_infer.sessions import available_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from distributed import Client
+
+    from scbignn_infer.samples import Record, Sample, Task
 
 CONNECT_SECONDS = 30
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scbignn_infer.choice import Reading
     from scbignn_infer.pipeline import Annotator
     from scbignn_infer.readers import Query
     from scbignn_infer.results import Annotation

@@ -8,14 +8,16 @@ present genes and the imputation of absent ones. Nothing is fitted on the query.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Array = np.ndarray[Any, Any]
 TARGET_SUM = 1e4

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import gene_names, model_choice, pipeline, readers, registry, slots, writers
-from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import MissingExtraError, OutputError
 from scbignn_infer.readers import tables
 from scbignn_infer.remarks import remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from scbignn_infer.bundle import ModelBundle
-    from scbignn_infer.choice import Choice
+    from scbignn_infer.choice import Choice, Reading
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.pipeline import Annotator, GraphKind, Progress
     from scbignn_infer.readers import FileQuery

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.errors import GeneError
 from scbignn_infer.gene_names import SPECIES, GeneNames, species_of, without_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Array = np.ndarray[Any, Any]
 MIN_COVERAGE = 0.05

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbignn_infer import pipeline
-from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, judge_matrices
+from scbignn_infer.choice import AS_FOUND, choose, judge_matrices
 from scbignn_infer.errors import BundleError, GeneError
 from scbignn_infer.matrices import sample_rows
-from scbignn_infer.readers import Query
 from scbignn_infer.registry import list_models, load_model
 from scbignn_infer.remarks import MAX_NOVELTY
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.choice import Choice, Reading
+    from scbignn_infer.readers import Query
     from scbignn_infer.sessions import Device
 
 CHOICE_CELLS = 256

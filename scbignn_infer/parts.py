@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +16,6 @@ from scbignn_infer.readers import RowRange
 from scbignn_infer.registry import load_model
 from scbignn_infer.results import Annotation
 from scbignn_infer.samples import (
-    Record,
-    Task,
     held_annotator,
     is_whole,
     label_sample,
@@ -27,9 +24,15 @@ from scbignn_infer.samples import (
 from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scbignn_infer.choice import Choice
     from scbignn_infer.pipeline import Annotator
     from scbignn_infer.readers import FileQuery
+    from scbignn_infer.samples import (
+        Record,
+        Task,
+    )
 
 ARRAYS = (
     "probabilities",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer import results
-from scbignn_infer.expression import TARGET_SUM, Densifier
+from scbignn_infer.expression import TARGET_SUM
 from scbignn_infer.parallel import in_order
-from scbignn_infer.sessions import Run, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import scipy.sparse as sp
 
     from scbignn_infer.bundle import CellLayer
+    from scbignn_infer.expression import Densifier
     from scbignn_infer.readers import Query
+    from scbignn_infer.sessions import Run, Session
 
 Array = np.ndarray[Any, Any]
 Report = Callable[[str, int, int], None]

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scbignn_infer import __version__, results
-from scbignn_infer.bundle import ModelBundle
-from scbignn_infer.choice import AS_FOUND, Choice, Reading, choose, model_genes
+from scbignn_infer.choice import AS_FOUND, choose, model_genes
 from scbignn_infer.errors import InputError
-from scbignn_infer.estimate import Estimate, estimate
+from scbignn_infer.estimate import estimate
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
 from scbignn_infer.grouping import Grouping
 from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
 from scbignn_infer.passes import SCALED_STEPS, Graph, cell_pass, gene_pass, label_cells
-from scbignn_infer.readers import MatrixQuery, Query
+from scbignn_infer.readers import MatrixQuery
 from scbignn_infer.registry import load_model
 from scbignn_infer.results import Annotation
 from scbignn_infer.sessions import (
-    Device,
-    MakeSession,
     Session,
     choose_runtime,
     installed_packages,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import scipy.sparse as sp
+
+    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.choice import Choice, Reading
+    from scbignn_infer.estimate import Estimate
+    from scbignn_infer.readers import Query
+    from scbignn_infer.sessions import (
+        Device,
+        MakeSession,
+    )
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
@@ -94,7 +100,7 @@ class Annotator:
     3
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, by name
         self,
         bundle: ModelBundle,
         *,

@@ -9,18 +9,20 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
-from scbignn_infer.files import Annotate, ReportFile, Settings, label_file, stem
+from scbignn_infer.files import ReportFile, label_file, stem
 from scbignn_infer.registry import load_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.files import Annotate, Settings
     from scbignn_infer.pipeline import Annotator
 
 Record = dict[str, Any]
@@ -310,12 +312,12 @@ def label_sample(task: Task, *, annotate: Annotate | None = None, error: str = "
         return failed(sample, error)
     try:
         return _label_sample(task, annotate)
-    except ScBiGNNError as error:
-        return failed(sample, str(error))
+    except ScBiGNNError as refusal:
+        return failed(sample, str(refusal))
     except MemoryError:
         return failed(sample, "the memory ran out; use fewer workers or pass --memory-limit")
-    except Exception as error:  # noqa: BLE001 - one sample's surprise must not stop the others
-        return failed(sample, f"unexpected {type(error).__name__}: {error}")
+    except Exception as surprise:  # noqa: BLE001 - that of one sample must not stop the others
+        return failed(sample, f"unexpected {type(surprise).__name__}: {surprise}")
 
 
 def failed(sample: Sample, error: str) -> Record:

@@ -7,9 +7,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
@@ -21,7 +20,12 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 from scbignn_infer import bundle as records
-from scbignn_infer.bundle import ModelBundle, read_bundle
+from scbignn_infer.bundle import read_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scbignn_infer.bundle import ModelBundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -182,7 +186,7 @@ def _write_as(adata: ad.AnnData, stem: Path, form: str) -> Path:
         (stem / "genes.tsv").write_text(names)
         (stem / "barcodes.tsv").write_text("".join(f"{n}\n" for n in adata.obs_names))
         return stem
-    path = Path(f"{stem}.{form.split()[-1]}")
+    path = Path(f"{stem}.{form.rsplit(maxsplit=1)[-1]}")
     if form == "h5ad":
         adata.write_h5ad(path)
     elif form == "zarr":

@@ -6,12 +6,15 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import scbignn_infer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, RUNTIME = ROOT / "docs", ROOT / "scbignn_infer"
@@ -87,7 +90,9 @@ def test_formulas_are_read_as_latex_reads_them(tmp_path: Path) -> None:
     )
     done = build(source, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    half, mean = re.findall("<math.+?</math>", (tmp_path / "out/html/index.html").read_text(), re.S)
+    half, mean = re.findall(
+        "<math.+?</math>", (tmp_path / "out/html/index.html").read_text(), re.DOTALL
+    )
     assert re.search(r"<mfrac.*?>\s*<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>", half)
     assert re.search(r"<msup>\s*<mi>x</mi>\s*<mn>1</mn>\s*</msup>\s*<mn>0</mn>", half)
     assert "<msub>" in mean

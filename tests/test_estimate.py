@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate
 from scbignn_infer.neighbors import EXACT_MAX_CELLS
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import ModelBundle
 
 MEASURED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "speed.json"
 MODEL = {"embedding_size": 96, "n_classes": 9, "n_neighbors": 15}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.errors import InputError
 from scbignn_infer.expression import Densifier, panel_tables
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import ModelBundle
 
 SHARE = np.array([0.4, 0.3, 0.2, 0.1])
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +13,9 @@ from hypothesis import strategies as st
 from scbignn_infer.bundle import RECORD, read_bundle
 from scbignn_infer.errors import BundleError, InputError
 from scbignn_infer.readers import open_query
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 fuzz = settings(
     max_examples=250,

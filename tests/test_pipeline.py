@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import msgspec
@@ -14,12 +14,17 @@ import scipy.sparse as sp
 
 import scbignn_infer
 from scbignn_infer import results
-from scbignn_infer.bundle import CellType, ModelBundle
+from scbignn_infer.bundle import CellType
 from scbignn_infer.choice import Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
 from scbignn_infer.model_choice import choose_model
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, open_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scbignn_infer.bundle import ModelBundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

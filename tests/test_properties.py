@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -16,7 +16,11 @@ from scbignn_infer import passes
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
 from scbignn_infer.registry import load_model
-from scbignn_infer.results import Annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scbignn_infer.results import Annotation
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PANCREAS = REPOSITORY / "tests" / "data" / "pancreas400.h5ad"

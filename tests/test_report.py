@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -20,6 +19,9 @@ from scbignn_infer.cli import main
 from scbignn_infer.report import figures
 from scbignn_infer.report.layout import lay_out
 from scbignn_infer.sessions import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CPU = Runtime("cpu", 0, 1)
 pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of their own matters
@@ -67,7 +69,7 @@ class Reader(HTMLParser):
 def read(path: Path) -> tuple[str, Reader, dict[str, Any]]:
     text, reader = path.read_text(encoding="utf-8"), Reader()
     reader.feed(text)
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert data is not None
     return text, reader, json.loads(data[1])
 

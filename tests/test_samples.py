@@ -10,21 +10,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 from scbignn_infer import cluster, samples
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.files import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.testing import Result
 
 MODEL = ["-m", "human-pbmc", "--threads", "1"]
 pytestmark = pytest.mark.filterwarnings(

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import types
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,9 @@ import pytest
 from scbignn_infer import sessions
 from scbignn_infer.errors import DeviceError
 from scbignn_infer.sessions import Runtime, Session, choose_runtime
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CPU = Runtime("cpu", 0, 1)
 

@@ -10,13 +10,12 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import onnxruntime
 import pytest
-import scipy.sparse as sp
 
 from scbignn_infer import sessions
 from scbignn_infer.choice import Reading
@@ -25,7 +24,11 @@ from scbignn_infer.explanation import explain_cells
 from scbignn_infer.files import Settings, label_file
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery
-from scbignn_infer.results import Annotation
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from scbignn_infer.results import Annotation
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -12,6 +12,9 @@ import scipy.sparse as sp
 
 from scbignn_infer.readers import stored as columns
 from scbignn_infer.readers.stored import ColumnStored
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -7,12 +7,15 @@ import doctest
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import scbignn_infer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
@@ -15,11 +13,16 @@ import scipy.sparse as sp
 
 from scbignn_infer import choice as choices
 from scbignn_infer import model_choice, passes
-from scbignn_infer.bundle import ModelBundle
 from scbignn_infer.matrices import SAMPLE_ROWS
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import MatrixQuery, open_query
 from scbignn_infer.sessions import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scbignn_infer.bundle import ModelBundle
 
 
 @pytest.fixture(scope="module")

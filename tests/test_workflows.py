@@ -143,16 +143,18 @@ def test_the_rule_can_be_included(samples: Path, tmp_path: Path) -> None:
 
 def section(label: str) -> str:
     """Return what stands in the process under a label such as ``input:``."""
-    (found,) = re.findall(rf"^    {label}:\n(.*?)(?=^    \w+:\n|^}}$)", MAIN, re.M | re.S)
+    (found,) = re.findall(
+        rf"^    {label}:\n(.*?)(?=^    \w+:\n|^}}$)", MAIN, re.MULTILINE | re.DOTALL
+    )
     return found
 
 
 def script(label: str) -> str:
     """Return the script under a label as bash gets it."""
-    (text,) = re.findall(r'"""\n(.*?)"""', section(label), re.S)
+    (text,) = re.findall(r'"""\n(.*?)"""', section(label), re.DOTALL)
     filled = re.sub(r"(?<!\\)\$\{([\w.]+)\}", lambda found: VALUES[found[1]], text)
     assert not re.search(r"(?<!\\)\$", filled)
-    return textwrap.dedent(re.sub(r"\\(.)", r"\1", filled, flags=re.S))
+    return textwrap.dedent(re.sub(r"\\(.)", r"\1", filled, flags=re.DOTALL))
 
 
 def lines(label: str) -> list[str]:

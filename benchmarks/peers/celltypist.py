@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import celltypist
@@ -20,7 +20,10 @@ import scanpy as sc
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
-from peers.common import Array, Cells, Rows, read_tasks
+from peers.common import Rows, read_tasks
+
+if TYPE_CHECKING:
+    from peers.common import Array, Cells
 
 # The tutorials select features, the reference of `train` does not by default.
 TRAINING: dict[str, dict[str, Any]] = {

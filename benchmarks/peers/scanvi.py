@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -20,7 +20,10 @@ import scanpy as sc
 import scvi
 import torch
 
-from peers.common import Array, Cells, Rows, Task, read_tasks
+from peers.common import Rows, read_tasks
+
+if TYPE_CHECKING:
+    from peers.common import Array, Cells, Task
 
 N_GENES = 2000
 UNKNOWN = "Unknown"

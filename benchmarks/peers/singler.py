@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import singler
 
-from peers.common import Array, Cells, Rows, read_tasks
+from peers.common import Rows, read_tasks
+
+if TYPE_CHECKING:
+    from peers.common import Array, Cells
 
 # The book of SingleR says Wilcoxon tests (areas under the curve) for references of single cells.
 # The classic markers, by differences of medians, are the default, and meant for bulk references.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,8 @@ from scbignn_infer.cli.samples import SampleOptions, annotate_samples
 from scbignn_infer.errors import OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.files import Settings
 

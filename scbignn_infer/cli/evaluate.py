@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +20,8 @@ from scbignn_infer.cli.printing import as_score, make_console, make_table, print
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scbignn_infer.evaluation import Scores
     from scbignn_infer.files import Settings
     from scbignn_infer.readers import FileQuery, Query

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from scbignn_infer.cli.printing import make_console, make_table, print_json, pri
 from scbignn_infer.errors import BundleError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from scbignn_infer.bundle import BundleSpec, Interpretation
     from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.files import Settings

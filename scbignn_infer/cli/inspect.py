@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +11,9 @@ from scbignn_infer.cli.printing import make_console, make_table, print_json, pri
 from scbignn_infer.errors import BundleError, GeneError, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from scbignn_infer.choice import Reading
     from scbignn_infer.matrices import Verdict
     from scbignn_infer.readers import Query

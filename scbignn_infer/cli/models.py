@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from scbignn_infer.cli.printing import (
 from scbignn_infer.errors import BundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scbignn_infer.bundle import BundleSpec
 
 Summary = dict[str, Any]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 FILE = click.Path(path_type=Path)
 model_option = click.option(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +12,9 @@ from scbignn_infer.cli.running import end_if_terminated
 from scbignn_infer.errors import InputError, OutputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from scbignn_infer.files import Settings
 
 Record = dict[str, Any]

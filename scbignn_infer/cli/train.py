@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from scbignn_infer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query, RowRange
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from scbignn_infer.readers.tables import Orientation
 
 __all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "RowRange", "open_query"]

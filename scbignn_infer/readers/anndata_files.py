@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,6 +20,9 @@ from scbignn_infer.readers.query import (
 from scbignn_infer.readers.stored import ColumnStored, RowStored, numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import anndata as ad
     import pandas as pd
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +11,9 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.readers.query import HeldFile, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
     import pandas as pd
 
 Orientation = Literal["cells-by-genes", "genes-by-cells"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.errors import MissingExtraError
 from scbignn_infer.neighbors import build_graph
-from scbignn_infer.sessions import Runtime
+
+if TYPE_CHECKING:
+    from scbignn_infer.sessions import Runtime
 
 Array = np.ndarray[Any, Any]
 N_NEIGHBORS = 15

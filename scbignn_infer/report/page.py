@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.report import figures
-from scbignn_infer.report.markers import Markers
 from scbignn_infer.results import UNKNOWN
 from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.report.markers import Markers
     from scbignn_infer.results import Annotation
 
 Array = np.ndarray[Any, Any]
@@ -80,7 +81,7 @@ def write_report(
         _read(annotation),
         _model(spec),
     ]
-    data = _data(annotation, places, labels, order, colour, cell_names, samples)
+    data = _data(annotation, places, labels, order, colour, cell_names=cell_names, samples=samples)
     shown = json.dumps(data).replace("<", "\\u003c")
     script = (
         f'<script type="application/json" id="data">{shown}</script>\n'
@@ -324,6 +325,7 @@ def _data(
     labels: Array,
     order: Sequence[str],
     colour: Mapping[str, str],
+    *,
     cell_names: Sequence[str],
     samples: Sequence[str] | None,
 ) -> dict[str, Any]:

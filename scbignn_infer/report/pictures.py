@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError
@@ -11,6 +9,9 @@ from scbignn_infer.report.figures import PALETTE
 from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from scbignn_infer.bundle import Interpretation
     from scbignn_infer.explanation import CellExplanation
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.report import figures
 from scbignn_infer.report.page import facts, table, write_page
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
     from scbignn_infer.bundle import Interpretation
     from scbignn_infer.evaluation import Scores
     from scbignn_infer.explanation import CellExplanation

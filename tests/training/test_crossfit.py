@@ -25,9 +25,9 @@ class TestCrossFitting:
         inside, outside = [], []
         fit_gene_level, views = crossfit.fit_gene_level, crossfit.views
 
-        def spy_fit(x, *rest):
+        def spy_fit(x, *rest, **named):
             inside.append({row.tobytes() for row in x.toarray()})
-            return fit_gene_level(x, *rest)
+            return fit_gene_level(x, *rest, **named)
 
         def spy_views(counts, totals, *rest):
             seen = log_expression(counts, totals).toarray()

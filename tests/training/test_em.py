@@ -277,7 +277,7 @@ class TestIterations:
     @pytest.mark.parametrize("n", [0, 1, 3])
     def test_each_step_goes_on_from_the_pair_before(self, scripted, unlabelled, settings, n):
         start, notes = scripted
-        pairs = list(iterate(start, ["graph"], None, unlabelled, settings, n))
+        pairs = list(iterate(start, ["graph"], None, unlabelled, settings, iterations=n))
         assert pairs[0] is start
         assert [p.gene.blend[0] for p in pairs] == list(range(n + 1))
         assert [kind for kind, *_ in notes] == ["E", "M"] * n
@@ -289,7 +289,7 @@ class TestIterations:
 
     def test_a_pair_is_made_when_it_is_asked_for(self, scripted, unlabelled, settings):
         start, notes = scripted
-        pairs = iterate(start, [], None, unlabelled, settings, 5)
+        pairs = iterate(start, [], None, unlabelled, settings, iterations=5)
         assert next(pairs) is start
         assert notes == []
         next(pairs)
@@ -297,15 +297,15 @@ class TestIterations:
 
     def test_without_unlabelled_cells_there_is_no_iteration(self, scripted, settings):
         start, notes = scripted
-        assert list(iterate(start, [], None, None, settings, 3)) == [start]
+        assert list(iterate(start, [], None, None, settings, iterations=3)) == [start]
         assert notes == []
 
     def test_real_iterations_are_the_two_steps_in_turn(
         self, pair, gold, graphs, unlabelled, settings
     ):
-        first, second = iterate(pair, graphs, gold, unlabelled, settings, 1)
+        first, second = iterate(pair, graphs, gold, unlabelled, settings, iterations=1)
         assert first is pair
-        net = e_step(pair, gold, unlabelled, settings, settings.seed + 8)
+        net = e_step(pair, gold, unlabelled, settings, seed=settings.seed + 8)
         old = pair.gene
         gene = GeneLevel(net, old.statistics, old.logistic, old.blend, old.temperature).eval()
         expected = m_step(gene, graphs, gold, unlabelled, settings)

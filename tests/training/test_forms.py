@@ -74,7 +74,7 @@ def arguments(request, trained, held_out):
     graphs = ((bundle / f"{name}_level.onnx").read_bytes() for name in ("gene", "cell"))
     panel = Panel(model.pair.gene, present, settings.panel_genes)
     graph = run_gene_level(model.pair.gene, cells, settings)
-    return [*graphs, panel, model.pair.cell, graph, cells.counts, cells.totals]
+    return [tuple(graphs), panel, model.pair.cell, graph, cells]
 
 
 def test_the_exported_graphs_agree_with_torch(arguments):
@@ -84,20 +84,20 @@ def test_the_exported_graphs_agree_with_torch(arguments):
 
 @pytest.mark.parametrize("level", ["gene", "cell"])
 def test_other_weights_are_found_out(arguments, level):
-    other = copy.deepcopy(arguments[2].level.net if level == "gene" else arguments[3])
+    other = copy.deepcopy(arguments[1].level.net if level == "gene" else arguments[2])
     with torch.no_grad():
         for parameter in other.parameters():
             parameter += 0.05
     if level == "gene":
-        arguments[2] = copy.copy(arguments[2])
-        arguments[2].level = type(arguments[2].level)(
+        arguments[1] = copy.copy(arguments[1])
+        arguments[1].level = type(arguments[1].level)(
             other,
-            arguments[2].level.statistics,
-            arguments[2].level.logistic,
-            arguments[2].level.blend,
+            arguments[1].level.statistics,
+            arguments[1].level.logistic,
+            arguments[1].level.blend,
         )
     else:
-        arguments[3] = other
+        arguments[2] = other
     with pytest.raises(BundleError, match="differ after export"):
         check_parity(*arguments)
 

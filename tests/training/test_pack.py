@@ -317,15 +317,15 @@ def test_parity_is_checked_on_cells_of_the_reference(model, recipe, monkeypatch,
     monkeypatch.setattr(pack, "export_cell_level", lambda level, n: b"cell")
     monkeypatch.setattr(pack, "check_parity", lambda *arguments: seen.append(arguments))
     files = pack._files(model, recipe)
-    ((gene, cell, panel, level, graph, counts, totals),) = seen
-    assert (gene, cell) == (files["gene_level.onnx"], files["cell_level.onnx"])
+    ((graphs, panel, level, graph, cells),) = seen
+    assert graphs == (files["gene_level.onnx"], files["cell_level.onnx"])
     assert level is model.pair.cell
     assert panel.level is model.pair.gene
     every = model.reference.counts[:, :600].toarray()
     row_of = {cell.tobytes(): i for i, cell in enumerate(every)}
-    rows = [row_of[cell.tobytes()] for cell in counts.toarray()]
+    rows = [row_of[cell.tobytes()] for cell in cells.counts.toarray()]
     assert len(set(rows)) == len(rows) == min(limit, len(every))
-    np.testing.assert_array_equal(totals, model.reference.totals[rows])
+    np.testing.assert_array_equal(cells.totals, model.reference.totals[rows])
     assert len(set(model.reference.codes[rows])) > 5  # a mix of types, not the first cells
     assert len(graph.gene_logits) == len(rows)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from scbignn_training.blocks import row_of_each, with_values
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+    from torch import Tensor
+
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from scbignn_infer.bundle import BundleSpec
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scbignn_infer.bundle import BundleSpec
 
 
 def model_card(spec: BundleSpec) -> str:

@@ -8,20 +8,25 @@ runs it over ``edge_index`` with PyTorch Geometric and is what trains; :class:`C
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.sessions import choose_runtime
-from scbignn_training.checkpoint import State
 from scbignn_training.gate import GateLayer
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
-from scbignn_training.run import BARE, Run
+from scbignn_training.run import BARE
 from scbignn_training.sage import SageLayer
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scbignn_training.checkpoint import State
+    from scbignn_training.run import Run
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 FORMS: dict[str, type[GateLayer | SageLayer]] = {"gate": GateLayer, "sage": SageLayer}
@@ -154,7 +159,7 @@ class CellStep(nn.Module):
         self.register_buffer("share", torch.tensor([1.0] * (n - 1) + [level.share]))
         self.register_buffer("shield", level.shield.clone())
 
-    def forward(
+    def forward(  # noqa: PLR0917 - the inputs of the exported graph, in their order
         self,
         state: Tensor,
         reach: Tensor,

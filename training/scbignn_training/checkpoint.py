@@ -8,10 +8,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,8 +18,12 @@ import torch
 from torch import Tensor
 
 from scbignn_infer.errors import OutputError
-from scbignn_training.data import Reference, Study
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scbignn_training.data import Reference, Study
+    from scbignn_training.settings import Settings
 
 State = dict[str, Tensor]
 DIGEST_BYTES = 32

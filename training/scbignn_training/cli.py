@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from click.core import ParameterSource
 
-from scbignn_infer.bundle import EMIteration
 from scbignn_infer.errors import InputError
 from scbignn_infer.sessions import available_threads
 from scbignn_training.recipe import Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import EMIteration
 
 RECIPE_PARAMETERS = (
     "references",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,12 +13,16 @@ from scbignn_infer.results import RESIDUAL_GENES, smooth, within_spread
 from scbignn_training.augment import views
 from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature
-from scbignn_training.cell_level import CellGraph, cells_of_graph, make_graph, one_hot
-from scbignn_training.data import Cells
+from scbignn_training.cell_level import cells_of_graph, make_graph, one_hot
 from scbignn_training.gene_level import Panel, fit_gene_level
-from scbignn_training.run import BARE, Run
+from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from scbignn_training.cell_level import CellGraph
+    from scbignn_training.data import Cells
+    from scbignn_training.run import Run
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 BANK_CELLS = 4000
@@ -103,8 +107,8 @@ def cross_fit(
             labelled.codes[inside],
             n_classes,
             settings,
-            settings.seed + 100 + i,
-            run.within(f"fold {i + 1} of {settings.folds}"),
+            seed=settings.seed + 100 + i,
+            run=run.within(f"fold {i + 1} of {settings.folds}"),
         )
         known = labelled.subset(inside[even(labelled.codes[inside], BANK_CELLS, settings.seed)])
         seen = Panel(level, labelled.present, settings.panel_genes)

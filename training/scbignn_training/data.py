@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,9 +15,14 @@ from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.matrices import choose_matrix
-from scbignn_infer.readers import INDEX, Query, open_query
+from scbignn_infer.readers import INDEX, open_query
 from scbignn_infer.results import UNKNOWN
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scbignn_infer.readers import Query
 
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096

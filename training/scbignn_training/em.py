@@ -7,9 +7,9 @@ estimated once more with the confidently pseudo-labelled cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,18 +19,26 @@ from torch import Tensor
 from scbignn_training import statistics
 from scbignn_training.cell_level import (
     CellGraph,
-    CellLevel,
     fit_cell_level,
     make_graph,
     one_hot,
     shield_of,
 )
-from scbignn_training.data import Cells
 from scbignn_training.evaluate import Outcome, macro_f1
-from scbignn_training.gene_level import GeneLevel, Network, Panel, fit_network
+from scbignn_training.gene_level import GeneLevel, Panel, fit_network
 from scbignn_training.objective import pseudo_labels
-from scbignn_training.run import BARE, Run
-from scbignn_training.settings import Settings
+from scbignn_training.run import BARE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scbignn_training.cell_level import (
+        CellLevel,
+    )
+    from scbignn_training.data import Cells
+    from scbignn_training.gene_level import Network
+    from scbignn_training.run import Run
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 Teacher = Callable[[Tensor, CellGraph], Tensor]
@@ -95,6 +103,7 @@ def e_step(
     labelled: Cells,
     unlabelled: Cells,
     settings: Settings,
+    *,
     seed: int,
     run: Run = BARE,
 ) -> Network:
@@ -125,6 +134,7 @@ def m_step(
     labelled: Cells,
     unlabelled: Cells,
     settings: Settings,
+    *,
     run: Run = BARE,
 ) -> Pair:
     """Train the cell level anew with the gene level's pseudo-labels; re-estimate the statistics.
@@ -172,6 +182,7 @@ def iterate(
     labelled: Cells,
     unlabelled: Cells | None,
     settings: Settings,
+    *,
     iterations: int,
     run: Run = BARE,
 ) -> Iterator[Pair]:
@@ -197,8 +208,8 @@ def iterate(
         return
     for i in range(iterations):
         part = run.within(f"EM iteration {i + 1}")
-        net = e_step(pair, labelled, unlabelled, settings, settings.seed + 8 + i, part)
+        net = e_step(pair, labelled, unlabelled, settings, seed=settings.seed + 8 + i, run=part)
         old = pair.gene
         gene = GeneLevel(net, old.statistics, old.logistic, old.blend, old.temperature).eval()
-        pair = m_step(gene, graphs, labelled, unlabelled, settings, part)
+        pair = m_step(gene, graphs, labelled, unlabelled, settings, run=part)
         yield pair

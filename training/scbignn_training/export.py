@@ -12,18 +12,21 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
 
 from scbignn_infer.errors import BundleError
 from scbignn_infer.neighbors import GROUP
 from scbignn_infer.sessions import Session, choose_runtime
-from scbignn_training.cell_level import CellGraph, CellLevel, CellStep
-from scbignn_training.gene_level import TABLES, GeneLevel, Panel
+from scbignn_training.cell_level import CellStep
+from scbignn_training.gene_level import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import scipy.sparse as sp
+    from torch import Tensor, nn
+
+    from scbignn_training.cell_level import CellGraph, CellLevel
+    from scbignn_training.data import Cells
+    from scbignn_training.gene_level import GeneLevel, Panel
 
 Array = np.ndarray[Any, Any]
 OPSET = 18
@@ -169,26 +172,22 @@ def export_knn() -> bytes:
 
 
 def check_parity(
-    gene_onnx: bytes,
-    cell_onnx: bytes,
+    graphs: tuple[bytes, bytes],
     panel: Panel,
     cell: CellLevel,
     graph: CellGraph,
-    counts: sp.csr_matrix,
-    totals: Array,
+    cells: Cells,
 ) -> dict[str, float]:
     """Compare onnxruntime with torch on real cells, at sizes 1, 2, 17 and all.
 
     Parameters
     ----------
-    gene_onnx, cell_onnx
-        The exported graphs.
+    graphs
+        The exported gene level and cell level.
     panel, cell
         The torch modules.
-    graph
-        Of the cells.
-    counts, totals
-        Their counts (n, ranked genes), CSR, and totals (n,).
+    graph, cells
+        The cells and their graph.
 
     Returns
     -------
@@ -202,7 +201,8 @@ def check_parity(
         One exceeds 1e-4, or a label differs.
     """
     runtime = choose_runtime("cpu", torch.get_num_threads())
-    gene_session, cell_session = Session(gene_onnx, runtime), Session(cell_onnx, runtime)
+    gene_session, cell_session = (Session(g, runtime) for g in graphs)
+    counts, totals = cells.counts, cells.totals
     tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
     worst = {"cell_embedding": 0.0, "gene_logits": 0.0, "cell_logits": 0.0}
     agree = True

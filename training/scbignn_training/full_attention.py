@@ -6,11 +6,16 @@ The paper's own form, and the yardstick of the closed form in
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import nn
 
-from scbignn_training.settings import Settings
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scbignn_training.settings import Settings
 
 LEAST_PRIORITY = 0.5
 

@@ -85,7 +85,7 @@ class GateLayer(MessagePassing):  # type: ignore[misc]  # PyG is untyped
         return p_j * weight[:, None]
 
     @staticmethod
-    def fixed(
+    def fixed(  # noqa: PLR0917 - what the exported graph takes, in its order
         weights: Mapping[str, Tensor],
         log_p: Tensor,
         shield: Tensor,

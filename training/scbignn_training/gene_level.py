@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import nn
 
 from scbignn_infer.expression import TARGET_SUM, panel_tables
 from scbignn_training.augment import augment_batch
 from scbignn_training.blocks import dense, slices
-from scbignn_training.checkpoint import State
 from scbignn_training.full_attention import FullAttention
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.program_attention import ProgramAttention
-from scbignn_training.run import BARE, Run
-from scbignn_training.settings import Settings
+from scbignn_training.run import BARE
 from scbignn_training.statistics import LIMIT, estimate, fit_logistic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse as sp
+    from torch import Tensor
+
+    from scbignn_training.checkpoint import State
+    from scbignn_training.run import Run
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 TABLES = (
@@ -336,6 +342,7 @@ def fit_gene_level(
     codes: Array,
     n_classes: int,
     settings: Settings,
+    *,
     seed: int,
     run: Run = BARE,
 ) -> GeneLevel:

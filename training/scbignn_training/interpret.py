@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scbignn_infer.bundle import GeneWeight, Interpretation, PairWeight
 from scbignn_infer.expression import TARGET_SUM
-from scbignn_training.data import Cells
-from scbignn_training.gene_level import GeneLevel, Panel
 from scbignn_training.program_attention import MAX_SCORE, ProgramAttention
 from scbignn_training.sampling import even
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scbignn_training.data import Cells
+    from scbignn_training.gene_level import GeneLevel, Panel
 
 Array = np.ndarray[Any, Any]
 CELLS, STEPS = 50, 16

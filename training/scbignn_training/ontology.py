@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from scbignn_infer.bundle import Term
 from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 BY_FUNCTION = frozenset(
     {

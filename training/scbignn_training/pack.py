@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,8 +26,10 @@ from scbignn_training.export import check_parity, export_cell_level, export_gene
 from scbignn_training.gene_level import Panel
 from scbignn_training.interpret import interpret
 from scbignn_training.ontology import lineages
-from scbignn_training.recipe import Recipe, Source
-from scbignn_training.train import Model
+
+if TYPE_CHECKING:
+    from scbignn_training.recipe import Recipe, Source
+    from scbignn_training.train import Model
 
 Array = np.ndarray[Any, Any]
 PARITY_CELLS = 500
@@ -134,7 +136,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
     graph = run_gene_level(pair.gene, cells, settings)
     gene = export_gene_level(pair.gene, panel)
     cell = export_cell_level(pair.cell, len(model.reference.cell_types))
-    check_parity(gene, cell, panel, pair.cell, graph, counts, totals)
+    check_parity((gene, cell), panel, pair.cell, graph, cells)
     tables: dict[str, Array] = {k: pair.gene.statistics[k].astype(np.float16) for k in HALF}
     tables |= {
         **{k: pair.gene.statistics[k] for k in ("ridge", "strength_precision", "graph_factors")},

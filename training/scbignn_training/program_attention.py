@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from scbignn_training.settings import Settings
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scbignn_training.settings import Settings
 
 MAX_SCORE = 6.0
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_training.checkpoint import Checkpoint, State
 from scbignn_training.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scbignn_training.checkpoint import Checkpoint, State
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -50,7 +50,7 @@ class SageLayer(nn.Module):
         return (log_p + shield * step).log_softmax(1)
 
     @staticmethod
-    def fixed(
+    def fixed(  # noqa: PLR0917 - what the exported graph takes, in its order
         weights: Mapping[str, Tensor],
         log_p: Tensor,
         shield: Tensor,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from scbignn_infer.bundle import EMIteration
-from scbignn_training.data import Reference
-from scbignn_training.evaluate import Outcome
 from scbignn_training.sampling import place_in_type
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from scbignn_training.data import Reference
+    from scbignn_training.evaluate import Outcome
 
 Array = np.ndarray[Any, Any]
 STUDIES = "each study left out in turn"

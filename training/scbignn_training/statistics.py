@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor
 
 from scbignn_training.blocks import (
     dense,
@@ -18,7 +17,11 @@ from scbignn_training.blocks import (
     with_values,
 )
 from scbignn_training.sampling import sample_weights, stratified
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 LIMIT = 10.0

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
-from scbignn_infer.bundle import Calibration, Confusion, EMIteration, StudyScores
+from scbignn_infer.bundle import EMIteration, StudyScores
 from scbignn_infer.errors import InputError
 from scbignn_infer.results import calibrate, residual
 from scbignn_training import em, selection
@@ -23,18 +20,30 @@ from scbignn_training.calibrate import (
     fit_temperature,
     fit_threshold,
 )
-from scbignn_training.cell_level import CellGraph, cells_of_graph
+from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import Checkpoint, key_of
-from scbignn_training.crossfit import BANK_CELLS, CrossFit, cross_fit, settle
-from scbignn_training.data import Cells, Reference, Study, join, read_study, unlabelled_cells
+from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle
+from scbignn_training.data import Cells, join, read_study, unlabelled_cells
 from scbignn_training.em import Pair
-from scbignn_training.evaluate import Outcome, confusions, f1_per_type, macro_f1
+from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
 from scbignn_training.progress import Progress
-from scbignn_training.recipe import Recipe
 from scbignn_training.run import BARE, Run
 from scbignn_training.sampling import even, stratified
-from scbignn_training.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import scipy.sparse as sp
+
+    from scbignn_infer.bundle import Calibration, Confusion
+    from scbignn_training.cell_level import CellGraph
+    from scbignn_training.crossfit import CrossFit
+    from scbignn_training.data import Reference, Study
+    from scbignn_training.evaluate import Outcome
+    from scbignn_training.recipe import Recipe
+    from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
 NEVER = -1e4
@@ -159,8 +168,8 @@ class Start:
             self.labelled,
             self.unlabelled,
             settings,
-            iterations,
-            run,
+            iterations=iterations,
+            run=run,
         )
 
 
@@ -275,7 +284,11 @@ def fit(
         log.stage(f"{purpose}; held out: {validation}")
         found = [
             _split_outcomes(
-                reference, foreign, *rows, settings, run.within(f"split {i + 1} of {len(splits)}")
+                reference,
+                foreign,
+                *rows,
+                settings,
+                run=run.within(f"split {i + 1} of {len(splits)}"),
             )
             for i, rows in enumerate(splits)
         ]
@@ -288,7 +301,9 @@ def fit(
         log.stage(f"EM, {iterations} iterations")
     pair = list(start.iterate(settings, iterations, run))[-1]
     log.stage("calibrating on out-of-fold cells")
-    model = _calibrated(pair, start, history, validation, settings, foreign, log)
+    model = _calibrated(
+        pair, start, history, validation=validation, settings=settings, foreign=foreign, log=log
+    )
     if by_study:
         studies = [int(reference.batches[outside[0]]) for _, outside in splits]
         model = _with_studies(model, dict(zip(studies, outcomes, strict=True)))
@@ -344,7 +359,9 @@ def fit_start(
     crossfit = settle(cross_fit(labelled, n_classes, variability, settings, run), settings)
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
-    gene = fit_gene_level(x, labelled.codes, n_classes, settings, settings.seed, everything)
+    gene = fit_gene_level(
+        x, labelled.codes, n_classes, settings, seed=settings.seed, run=everything
+    )
     gene.temperature = crossfit.temperature
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
 
@@ -355,6 +372,7 @@ def _split_outcomes(
     inside: Array,
     outside: Array,
     settings: Settings,
+    *,
     run: Run = BARE,
 ) -> Iterator[Outcome]:
     """Yield what EM iterations trained without the held-out cells make of them.
@@ -396,6 +414,7 @@ def _calibrated(
     pair: Pair,
     start: Start,
     history: list[EMIteration],
+    *,
     validation: str,
     settings: Settings,
     foreign: list[Study],
