@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from scbignn_training.data import read_study
 
 if TYPE_CHECKING:
     from scbignn_infer.pipeline import GraphKind
+    from scbignn_infer.results import Annotation
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 
@@ -35,18 +37,21 @@ def main() -> None:
     for recipe, bundle, source in cases(options.models):
         study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
         truth = np.array([recipe.merge.get(x, x) for x in study.labels], object)
+        found: dict[str, Annotation] = {}
         for kind in KINDS:
             annotator = Annotator.load(bundle, device="cpu", threads=1, graph=kind)
-            found = annotator.annotate_matrix(study.counts, study.symbols)
-            called = found.labels != "unknown"
-            scores = score(
-                truth, found.best_labels, called, found.cell_types, confidence=found.confidence
-            )
-            gene = score(truth, found.gene_level_labels, called, found.cell_types)
+            found[kind] = annotator.annotate_matrix(study.counts, study.symbols)
+        mean = (found["query"].probabilities + found["reference"].probabilities) / 2
+        found["mean of both"] = replace(found["query"], probabilities=mean)
+        for graph, annotation in found.items():
+            called = annotation.labels != "unknown"
+            types, confidence = annotation.cell_types, annotation.confidence
+            scores = score(truth, annotation.best_labels, called, types, confidence=confidence)
+            gene = score(truth, annotation.gene_level_labels, called, types)
             rows.append(
                 {
                     "case": f"{recipe.name} on {source.called}",
-                    "graph": kind,
+                    "graph": graph,
                     "cells": scores.n_cells,
                     "accuracy": scores.accuracy,
                     "macro_f1": scores.macro_f1,
