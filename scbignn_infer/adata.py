@@ -139,8 +139,7 @@ def annotate(  # noqa: PLR0913 - settings, by name
         graph=graph,
         keep_graph=write_graph,
     )
-    taken = slots.taken_slots(adata, key_added, graph=write_graph)
-    refuse_existing(taken, overwrite=overwrite)
+    refuse_existing(slots.taken_slots(adata, key_added), overwrite=overwrite)
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
     annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
     for remark in remarks_on(annotation):

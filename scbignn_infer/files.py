@@ -245,7 +245,7 @@ def _check_outputs(
             do="leave out --write-graph, or rename the output",
         )
     if target.suffix == ".h5ad" and cells.h5ad:
-        names = slots.slot_names(key, graph=graph)
+        names = slots.slot_names(key)
         writers.check_h5ad_slots(query, names, overwrite=overwrite)
     elif target.suffix == ".h5ad" and cells.uns(key) is not None:
         writers.refuse_existing([f"uns['{key}']"], overwrite=overwrite)

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from scbignn_infer.results import Annotation
 
 
-def slot_names(key: str, *, graph: bool = False) -> dict[str, list[str]]:
-    """Name the slots that an annotation takes in an AnnData, those of its graph if it is kept."""
+def slot_names(key: str) -> dict[str, list[str]]:
+    """Name the slots of an annotation in an AnnData, those of its graph among them."""
     return {
         "obs": [f"{key}_{name}" for name in results.COLUMNS],
         "obsm": [f"{key}_probabilities", f"X_{key}"],
-        "obsp": [f"{key}_connectivities", f"{key}_distances"] if graph else [],
-        "uns": [key, f"{key}_neighbors"] if graph else [key],
+        "obsp": [f"{key}_connectivities", f"{key}_distances"],
+        "uns": [key, f"{key}_neighbors"],
     }
 
 
-def taken_slots(adata: ad.AnnData, key: str, *, graph: bool = False) -> list[str]:
+def taken_slots(adata: ad.AnnData, key: str) -> list[str]:
     """List the slots of an annotation that an AnnData has already."""
-    wanted = slot_names(key, graph=graph)
+    wanted = slot_names(key)
     return existing_slots({slot: list(getattr(adata, slot)) for slot in wanted}, wanted)
 
 
@@ -45,7 +45,10 @@ def slot_values(annotation: Annotation, key: str) -> Slots:
                 "use_rep": f"X_{key}",
             },
         }
-    return Slots(obs_columns(annotation, key), annotation.matrices(key), pairs, uns)
+    columns, matrices = obs_columns(annotation, key), annotation.matrices(key)
+    written = {"obs": columns, "obsm": matrices, "obsp": pairs, "uns": uns}
+    stale = {s: [n for n in names if n not in written[s]] for s, names in slot_names(key).items()}
+    return Slots(columns, matrices, pairs, uns, stale)
 
 
 def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +47,15 @@ class Slots:
     ----------
     columns, matrices, pairs, records
         What goes to ``obs``, ``obsm``, ``obsp`` and ``uns``, by name.
+    stale
+        What is taken away if it is there, by slot: a graph would be that of earlier labels.
     """
 
     columns: Mapping[str, Any]
     matrices: Mapping[str, Array]
     pairs: Mapping[str, Any]
     records: Mapping[str, Any]
+    stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -267,6 +270,10 @@ def _add_slots(path: Path, slots: Slots) -> None:
     from anndata.io import write_elem
 
     with h5py.File(path, "r+") as file:
+        for group, names in slots.stale.items():
+            for name in names:
+                if f"{group}/{name}" in file:
+                    del file[group][name]
         obs = file["obs"]
         for name, values in slots.columns.items():
             write_elem(obs, name, values)
@@ -283,6 +290,9 @@ def _add_slots(path: Path, slots: Slots) -> None:
 
 def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     """Add the slots of an annotation to an AnnData in memory."""
+    for slot, names in slots.stale.items():
+        for name in names:
+            getattr(adata, slot).pop(name, None)
     for name, values in slots.columns.items():
         adata.obs[name] = values
     for name, values in slots.matrices.items():

@@ -16,7 +16,9 @@ import anndata as ad
 import numpy as np
 import onnxruntime
 import pytest
+import scipy.sparse as sp
 
+import scbignn_infer
 from scbignn_infer import sessions
 from scbignn_infer.choice import Reading
 from scbignn_infer.errors import InputError, OutputError
@@ -26,8 +28,6 @@ from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
-
     from scbignn_infer.results import Annotation
 
 
@@ -244,6 +244,32 @@ class TestTheWrittenGraph:
             with pytest.raises(kind, match="write-graph"):
                 label_file(tmp_path / "q.h5ad", tmp_path / target, settings)
         assert [p.name for p in tmp_path.iterdir()] == ["q.h5ad"]
+
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_a_new_run_without_it_takes_the_old_one_away(
+        self, islets: ad.AnnData, tmp_path: Path, *, in_memory: bool
+    ) -> None:
+        """It would be the graph of other labels; others' slots stay."""
+        cells = islets.copy()
+        cells.obsp["distances"] = sp.eye(cells.n_obs, format="csr")
+        scbignn_infer.annotate(cells, "human-pancreas", threads=1, write_graph=True)
+        assert set(cells.obsp) == {"distances", "scbignn_connectivities", "scbignn_distances"}
+        cells.write_h5ad(tmp_path / "q.h5ad")
+        settings = Settings(model="human-pancreas", threads=1)
+        for slot, name in (("obs", None), ("obsm", None), ("uns", "scbignn")):
+            kept = getattr(cells, slot)
+            for n in [name] if name else [n for n in kept if "scbignn" in n]:
+                del kept[n]
+        with pytest.raises(OutputError, match="scbignn_connectivities"):
+            scbignn_infer.annotate(cells, "human-pancreas", threads=1)
+        if in_memory:
+            scbignn_infer.annotate(cells, "human-pancreas", threads=1, overwrite=True)
+        else:
+            label_file(tmp_path / "q.h5ad", tmp_path / "o.h5ad", settings, overwrite=True)
+            cells = ad.read_h5ad(tmp_path / "o.h5ad")
+        assert set(cells.obsp) == {"distances"}
+        assert "scbignn_neighbors" not in cells.uns
+        assert "scbignn_cell_type" in cells.obs
 
     def test_without_being_asked_for_none_is_kept(self, islets: ad.AnnData) -> None:
         found = annotator().annotate_query(MatrixQuery(islets.X, list(islets.var_names)))
