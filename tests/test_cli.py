@@ -410,6 +410,32 @@ def test_an_interrupted_write_leaves_nothing(query, number, code):
     assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(query, name, code):
+    """Python prints what a weak reference's callback raises, and goes on."""
+    process = python(
+        f"""
+        import signal, time, weakref
+        from scbignn_infer import writers
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        class Dead: pass
+        def check(target, *, overwrite):
+            dead = Dead()
+            reference = weakref.ref(dead, lambda _: signal.raise_signal(signal.{name}))
+            del dead
+            print("went on", flush=True)
+            time.sleep(60)
+        writers.check_target = check
+        main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
+        """
+    )
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (code, "went on\n")
+    assert "Traceback" not in err
+    assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 @pytest.mark.parametrize("options", [["models", "list"], ["models", "list", "--json"]])
 def test_a_closed_pipe_is_quiet(options):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +14,8 @@ import click
 from scbignn_infer.errors import ScBiGNNError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scbignn_infer.pipeline import Progress
 
 
@@ -29,7 +34,8 @@ class Commands(click.Group):
         """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            return super().invoke(ctx)
+            with _swallowed_signals_come_again():
+                return super().invoke(ctx)
         except ScBiGNNError as error:
             raise Failure(str(error)) from None
         except MemoryError:
@@ -41,6 +47,8 @@ class Commands(click.Group):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
+AGAIN_SECONDS = 0.01
+"""After which a lost signal is sent again: the callback that lost it has ended by then."""
 _terminated: list[int] = []
 """Signals that were received."""
 
@@ -48,6 +56,40 @@ _terminated: list[int] = []
 def _terminate(number: int, frame: Any) -> None:
     _terminated.append(number)
     sys.exit(128 + number)
+
+
+@contextmanager
+def _swallowed_signals_come_again() -> Iterator[None]:
+    """Send a signal again whose exception was lost.
+
+    A signal may come while Python is in a callback of a weak reference or in a ``__del__``. What
+    these raise can only be printed.
+    """
+    ordinary = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            number = signal.SIGINT
+        elif lost.exc_type is SystemExit and _terminated:
+            number = signal.SIGTERM
+        else:
+            ordinary(lost)
+            return
+        threading.Timer(AGAIN_SECONDS, _send, (number,)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = ordinary
+
+
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, which may be waiting in the system."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def alive(progress: Progress) -> Progress:
