@@ -37,6 +37,7 @@ def annotate(  # noqa: PLR0913 - settings, by name
     batch_key: str | None = None,
     unknown: bool = True,
     unknown_threshold: float | None = None,
+    max_novelty: float = 1.0,
     level: int = 0,
     groups: Mapping[str, str] | None = None,
     graph: GraphKind = "query",
@@ -69,8 +70,10 @@ def annotate(  # noqa: PLR0913 - settings, by name
         Match the symbols of another species, whatever their case.
     batch_key
         Column of ``obs``; cells are neighbours only of cells with the same value.
-    unknown, unknown_threshold, level, groups, graph, device, threads, seed, memory_limit
-        As in :class:`~scbignn_infer.Annotator`.
+    unknown, unknown_threshold, max_novelty, level, groups
+        Which labels are given, as in :class:`~scbignn_infer.Annotator`.
+    graph, device, threads, seed, memory_limit
+        How they are found, as there.
     write_graph
         Write the cell graph, too, as scanpy's functions take it with ``neighbors_key``.
     overwrite
@@ -84,7 +87,7 @@ def annotate(  # noqa: PLR0913 - settings, by name
         ``None``, or the copy. These slots are written:
 
         ``obs[f"{key_added}_cell_type"]``
-            Final label, categorical; "unknown" below the threshold.
+            Final label, categorical; "unknown" below the threshold or above the novelty.
         ``obs[f"{key_added}_cell_type_ontology_id"]``
             Cell Ontology id or empty.
         ``obs[f"{key_added}_best_cell_type"]``
@@ -134,6 +137,7 @@ def annotate(  # noqa: PLR0913 - settings, by name
         memory_limit=memory_limit,
         unknown=unknown,
         unknown_threshold=unknown_threshold,
+        max_novelty=max_novelty,
         level=level,
         groups=groups,
         graph=graph,

@@ -46,12 +46,12 @@ class Settings:
         How the file is read.
     key_added
         Prefix of everything that is written.
-    graph
-        Where neighbours come from, as in :class:`~scbignn_infer.pipeline.Annotator`.
+    unknown, unknown_threshold, max_novelty, level, groups
+        Which labels are given, as in :class:`~scbignn_infer.pipeline.Annotator`.
+    graph, device, threads, seed, batch_cells, memory_limit
+        How they are found, as there.
     write_graph
         Whether the graph of the cells is written, too.
-    device, threads, seed, batch_cells, memory_limit, unknown, unknown_threshold, level, groups
-        As in :class:`~scbignn_infer.pipeline.Annotator`.
     """
 
     model: str | None = None
@@ -64,6 +64,7 @@ class Settings:
     memory_limit: int | None = None
     unknown: bool = True
     unknown_threshold: float | None = None
+    max_novelty: float = 1.0
     level: int = 0
     groups: Mapping[str, str] | None = None
     graph: GraphKind = "query"
@@ -80,6 +81,7 @@ class Settings:
             memory_limit=self.memory_limit,
             unknown=self.unknown,
             unknown_threshold=self.unknown_threshold,
+            max_novelty=self.max_novelty,
             level=self.level,
             groups=self.groups,
             graph=self.graph,

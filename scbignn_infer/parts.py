@@ -136,5 +136,6 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         ontology_ids=annotator.grouping.ontology_ids,
         **whole,
         confidence_threshold=annotator.threshold,
+        max_novelty=annotator.max_novelty,
         provenance={**_fullest(records), "seconds": seconds},
     )

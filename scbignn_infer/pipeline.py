@@ -77,6 +77,9 @@ class Annotator:
     unknown_threshold
         Below it they are, by their :attr:`~scbignn_infer.results.Annotation.support`; by default
         the model's.
+    max_novelty
+        Above it they are, too, by their ``novelty``; by default none is. It is strict: another
+        laboratory's cells are novel as a whole.
     level, groups
         Coarser labels: so many steps up the Cell Ontology, or a group for each type's name;
         probabilities are summed.
@@ -111,6 +114,7 @@ class Annotator:
         memory_limit: int | None = None,
         unknown: bool = True,
         unknown_threshold: float | None = None,
+        max_novelty: float = 1.0,
         level: int = 0,
         groups: Mapping[str, str] | None = None,
         graph: GraphKind = "query",
@@ -130,6 +134,7 @@ class Annotator:
         self.bundle = bundle
         own = bundle.spec.thresholds.confidence if unknown_threshold is None else unknown_threshold
         self.threshold = own if unknown else NEVER_UNKNOWN
+        self.max_novelty = max_novelty if unknown else 1.0
         types = bundle.spec.cell_types
         self.grouping = Grouping.by_level(types, level)
         if groups is not None:
@@ -345,6 +350,7 @@ class Annotator:
             embedding=genes.embedding,
             empty=genes.empty,
             confidence_threshold=self.threshold,
+            max_novelty=self.max_novelty,
             graph=_join_graphs(parts, n) if self.keep_graph else None,
             provenance=self._provenance(
                 choice,
@@ -534,6 +540,7 @@ class Annotator:
                 "n_neighbors": spec.graph.n_neighbors,
                 **graph,
                 "confidence_threshold": self.threshold,
+                "max_novelty": self.max_novelty,
                 "temperature": spec.temperature,
                 "seed": self.seed,
                 "threads": self.runtime.threads,

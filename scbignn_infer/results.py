@@ -64,6 +64,8 @@ class Annotation:
         (n_cells,) cells without a count on any known gene; they are unknown.
     confidence_threshold
         A cell is called unknown where its :attr:`support` is below it.
+    max_novelty
+        A cell is called unknown where its novelty is above it, too.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -94,6 +96,7 @@ class Annotation:
     embedding: Array
     empty: Array
     confidence_threshold: float
+    max_novelty: float = 1.0
     graph: sp.csr_matrix | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -119,11 +122,12 @@ class Annotation:
     @property
     def codes(self) -> Array:
         """(n_cells,) final label codes; -1 is unknown."""
-        return np.where(self.support >= self.confidence_threshold, self.best_codes, -1)
+        known = (self.support >= self.confidence_threshold) & (self.novelty <= self.max_novelty)
+        return np.where(known, self.best_codes, -1)
 
     @property
     def labels(self) -> Array:
-        """(n_cells,) final labels, ``unknown`` below the threshold."""
+        """(n_cells,) final labels, ``unknown`` below the threshold and above the novelty."""
         return self._names(self.codes)
 
     @property

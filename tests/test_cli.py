@@ -741,3 +741,18 @@ def test_options_that_would_do_nothing_are_refused(query):
     assert "--level, --no-unknown: the labels are in the file already" in done.stderr
     done = run("explain", "human-pbmc", "--graph", "reference", "--matrix", "X", code=2)
     assert "--matrix, --graph: for the cells of a file" in done.stderr
+    done = run("annotate", query, "--no-unknown", "--max-novelty", "0.9", code=2)
+    assert "--max-novelty: --no-unknown calls no cell unknown" in done.stderr
+
+
+def test_novel_cells_can_be_called_unknown(query):
+    run("annotate", query, "-m", "human-pbmc", "-q", "--max-novelty", "0.95")
+    run("annotate", query, "-m", "human-pbmc", "-q", "-o", query.with_name("usual.h5ad"))
+    strict, usual = (
+        ad.read_h5ad(query.with_name(name)) for name in ("pbmc.scbignn.h5ad", "usual.h5ad")
+    )
+    novel = usual.obs["scbignn_novelty"] > 0.95
+    assert 0 < novel.mean() < 1
+    expected = usual.obs["scbignn_cell_type"].astype(str).where(~novel, "unknown")
+    assert strict.obs["scbignn_cell_type"].astype(str).tolist() == expected.tolist()
+    assert strict.uns["scbignn"]["params"]["max_novelty"] == 0.95

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -53,6 +55,17 @@ def test_labels_follow_from_confidence_and_what_is_strange(annotation: Annotatio
     assert annotation.counts() == {"unknown": 4, "B": 1}
     assert list(annotation.counts()) == ["unknown", "B"]
     assert len(annotation) == 5
+
+
+def test_cells_above_the_novelty_asked_for_are_unknown_too(annotation: Annotation) -> None:
+    lax = replace(annotation, confidence_threshold=-np.inf)
+    assert lax.codes.tolist() == [0, 1, 2, 1, -1]
+    assert replace(lax, max_novelty=0.9).codes.tolist() == [0, 1, 2, -1, -1]  # at it is not above
+    strict = replace(lax, max_novelty=0.4)
+    assert strict.codes.tolist() == [0, -1, -1, -1, -1]
+    assert strict.best_codes.tolist() == lax.best_codes.tolist()
+    both = replace(annotation, max_novelty=0.05)
+    assert both.codes.tolist() == [-1] * 5
 
 
 def test_a_cell_at_the_threshold_keeps_its_label() -> None:

@@ -232,6 +232,13 @@ def test_each_request_has_its_own_wishes(client, cells):
     strict = post(client, body, JSON, threshold=1).json()
     assert set(strict["cell_type"]) == {"unknown"}
     assert strict["best_cell_type"] == plain["best_cell_type"]
+    half = sorted(plain["novelty"])[len(plain["novelty"]) // 2]
+    novel = post(client, body, JSON, max_novelty=half).json()
+    for found, label, novelty in zip(
+        novel["cell_type"], plain["cell_type"], plain["novelty"], strict=True
+    ):
+        assert found == (label if novelty <= half else "unknown")
+    assert post(client, body, JSON).json()["cell_type"] == plain["cell_type"]
     named = post(client, body, JSON, no_unknown=True).json()
     assert named["cell_type"] == plain["best_cell_type"]
     coarse = post(client, body, JSON, level=2, no_unknown=True).json()

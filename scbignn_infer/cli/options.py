@@ -109,6 +109,13 @@ def labelling_options(command: Any) -> Any:
             metavar="CONFIDENCE",
             help="Call cells below it unknown, novel ones sooner; by default the model's.",
         ),
+        click.option(
+            "--max-novelty",
+            type=click.FloatRange(0, 1),
+            default=1.0,
+            metavar="QUANTILE",
+            help="Call cells above it unknown, too, such as 0.99; by default none.",
+        ),
         click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label."),
         click.option(
             "--level",
@@ -131,14 +138,16 @@ def labelling_options(command: Any) -> Any:
     def with_settings(**values: Any) -> Any:
         from scbignn_infer.files import Settings
 
-        given = {name: values.pop(name) for name in LABELLING}
+        if values["no_unknown"] and (found := given(THRESHOLDS)):
+            raise click.UsageError(f"{', '.join(found)}: --no-unknown calls no cell unknown")
+        plain = {name: values.pop(name) for name in LABELLING}
         group_map = values.pop("group_map")
         settings = Settings(
             model=values.pop("model"),
             reading=replace(values.pop("reading"), batch_key=values.pop("batch_key")),
             unknown=not values.pop("no_unknown"),
             groups=read_map(group_map) if group_map is not None else None,
-            **given,
+            **plain,
         )
         return command(settings=settings, **values)
 
@@ -154,6 +163,7 @@ LABELLING = (
     "batch_cells",
     "memory_limit",
     "unknown_threshold",
+    "max_novelty",
     "level",
     "graph",
 )
@@ -166,6 +176,7 @@ READING = (
     "orientation",
 )
 """Options on how a file is read."""
+THRESHOLDS = {"unknown_threshold": "--unknown-threshold", "max_novelty": "--max-novelty"}
 OTHERS = ("batch_key", "no_unknown", "group_map")
 """Options that become settings by another name."""
 

@@ -31,6 +31,9 @@ class Wishes(BaseModel):
     threshold: float | None = Field(
         None, ge=0, le=1, description="Call cells below this confidence unknown."
     )
+    max_novelty: float = Field(
+        1.0, ge=0, le=1, description="Call cells above this novelty unknown, too."
+    )
     no_unknown: bool = Field(False, description="Give every cell with counts a label.")
     level: int = Field(0, ge=0, description="Coarser labels: steps up the Cell Ontology.")
 
@@ -98,10 +101,12 @@ class Models:
             self._settings,
             unknown=not wishes.no_unknown,
             unknown_threshold=wishes.threshold,
+            max_novelty=wishes.max_novelty,
             level=wishes.level,
         ).annotator(bundle)
         warm = self._warm[bundle.name]
-        warm.threshold, warm.grouping = wished.threshold, wished.grouping
+        warm.threshold, warm.max_novelty = wished.threshold, wished.max_novelty
+        warm.grouping = wished.grouping
         return warm
 
     def describe(self) -> list[Document]:
