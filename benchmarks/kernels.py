@@ -30,7 +30,7 @@ from sklearn.neighbors import NearestNeighbors
 import gene_speed
 from scbignn_infer.neighbors import build_graph
 from scbignn_infer.parallel import in_order
-from scbignn_infer.passes import Graph, cell_pass, gene_pass
+from scbignn_infer.passes import Graph
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import MatrixQuery
 from scbignn_infer.sessions import Session, choose_runtime
@@ -67,20 +67,7 @@ def gene_level(annotator: Annotator) -> list[Row]:
     source = ad.read_h5ad(Source(file="pbmc3k_seurat.h5ad").locate())
     rows = np.random.default_rng(0).integers(0, source.n_obs, 50_000)
     query = MatrixQuery(source.X.tocsr()[rows], list(source.var_names))
-    densify, tables = annotator._densifier(annotator.choose(query))
-    spec = annotator.bundle.spec
-    work = partial(
-        gene_pass,
-        query,
-        "X",
-        annotator._gene_level.holding(**tables),
-        densify,
-        tables,
-        sizes=(spec.gene_level.embedding_size, len(spec.cell_types)),
-        batch_cells=annotator.batch_cells,
-        workers=THREADS,
-        report=quiet,
-    )
+    work = partial(annotator._run_gene_level, query, annotator.choose(query), quiet)
     return [timed("gene level, from CSR rows", 50_000, work)]
 
 
@@ -141,16 +128,8 @@ def cell_level(annotator: Annotator) -> list[Row]:
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     indices = rng.integers(0, n, (n, 15))
     similarity = np.sort(rng.random((n, 15), np.float32))[:, ::-1].copy()
-    layers = annotator.bundle.spec.cell_level.layers
-    work = partial(
-        cell_pass,
-        layers,
-        {layer.file: annotator._session(layer.file) for layer in layers},
-        logits,
-        Graph(indices, similarity, "exact", reach=similarity[:, -1].copy()),
-        workers=THREADS,
-        report=quiet,
-    )
+    graph = Graph(indices, similarity, "exact", reach=similarity[:, -1].copy())
+    work = partial(annotator._run_cell_level, logits, graph, quiet)
     return [timed("cell level", n, work)]
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.choice import Choice, Reading
     from scbignn_infer.estimate import Estimate
+    from scbignn_infer.passes import GenePass, Report
     from scbignn_infer.readers import Query
     from scbignn_infer.sessions import (
         Device,
@@ -282,7 +283,7 @@ class Annotator:
             the memory limit is too low.
         """
         self._refuse_too_large(query)
-        spec, clock = self.bundle.spec, _Clock(query.n_cells, progress)
+        clock = _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
             if choice is None:
                 choice = self.choose(query, reading)
@@ -291,20 +292,10 @@ class Annotator:
             batches = []  # no cell is another's neighbour anyway
         else:
             most = max(len(b) for b in batches) if batches else query.n_cells
-            compile_ahead(most, spec.gene_level.embedding_size, runtime=self.runtime)
+            size = self.bundle.spec.gene_level.embedding_size
+            compile_ahead(most, size, runtime=self.runtime)
         with clock.stage("gene level") as report:
-            densify, tables = self._densifier(choice)
-            genes = gene_pass(
-                query,
-                choice.matrix,
-                self._gene_level.holding(**tables),
-                densify,
-                tables,
-                sizes=(spec.gene_level.embedding_size, len(self.bundle.cell_types)),
-                batch_cells=self.batch_cells,
-                workers=self.runtime.workers,
-                report=report,
-            )
+            genes = self._run_gene_level(query, choice, report)
         n, grouping = query.n_cells, self.grouping
         probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         agreement, residual = np.zeros((2, n), np.float32)
@@ -312,31 +303,19 @@ class Annotator:
         builders: set[str] = set()
         parts: list[tuple[Any, Graph]] = []
         for cells in _with_counts(batches, genes.empty):
-            z, logits = genes.embedding[cells], genes.logits[cells]
+            z = genes.embedding[cells]
             with clock.stage("graph"):
                 graph = self.neighbors(z)
             builders.add(graph.builder)
             with clock.stage("cell level") as report:
-                files = {layer.file for layer in spec.cell_level.layers}
-                cell_logits = cell_pass(
-                    spec.cell_level.layers,
-                    {file: self._session(file) for file in files},
-                    logits,
-                    graph,
-                    workers=self.runtime.workers,
-                    report=report,
-                )
+                logits = self._run_cell_level(genes.logits[cells], graph, report)
             with clock.stage("scores"):
-                own = grouping.sum(results.calibrate(cell_logits, spec.temperature))
+                own = grouping.sum(results.calibrate(logits, self.bundle.spec.temperature))
                 probabilities[cells] = own
                 agreement[cells] = self._agreement(own.argmax(1), graph)
-                strange = np.zeros(len(own), np.float32)
-                if graph.state is None:
-                    residual[cells], strange = self._residual(
-                        genes.scaled[cells], graph.indices, cell_logits.argmax(1), choice
-                    )
-                smoothed = graph.indices if graph.state is None else None
-                novelty[cells] = np.maximum(self.novelty(z, smoothed), strange)
+                novelty[cells], residual[cells] = self._strangeness(
+                    z, genes.scaled[cells], graph, logits.argmax(1), choice=choice
+                )
             if self.keep_graph:
                 parts.append((cells, graph))
         return Annotation(
@@ -445,6 +424,32 @@ class Annotator:
         densify, _ = self._densifier(choice)
         return densify
 
+    def _run_gene_level(self, query: Query, choice: Choice, report: Report) -> GenePass:
+        spec = self.bundle.spec
+        densify, tables = self._densifier(choice)
+        return gene_pass(
+            query,
+            choice.matrix,
+            self._gene_level.holding(**tables),
+            densify,
+            tables,
+            sizes=(spec.gene_level.embedding_size, len(spec.cell_types)),
+            batch_cells=self.batch_cells,
+            workers=self.runtime.workers,
+            report=report,
+        )
+
+    def _run_cell_level(self, gene_logits: Array, graph: Graph, report: Report) -> Array:
+        layers = self.bundle.spec.cell_level.layers
+        return cell_pass(
+            layers,
+            {layer.file: self._session(layer.file) for layer in layers},
+            gene_logits,
+            graph,
+            workers=self.runtime.workers,
+            report=report,
+        )
+
     def panel_symbols(self, choice: Choice) -> list[str]:
         """Return the symbols of the panel's genes, those of a query that the model reads."""
         ranked = len(self.bundle.statistics["gene_mean"])
@@ -490,6 +495,15 @@ class Annotator:
             target_sum=choice.target_sum,
         )
         return densify, tables
+
+    def _strangeness(
+        self, embedding: Array, scaled: Array, graph: Graph, codes: Array, *, choice: Choice
+    ) -> tuple[Array, Array]:
+        """Return novelty and residual; the latter needs the genes of a cell's neighbours."""
+        if graph.state is not None:
+            return self.novelty(embedding), np.zeros(len(embedding), np.float32)
+        residual, strange = self._residual(scaled, graph.indices, codes, choice)
+        return np.maximum(self.novelty(embedding, graph.indices), strange), residual
 
     def _residual(
         self, scaled: Array, indices: Array, codes: Array, choice: Choice

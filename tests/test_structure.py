@@ -265,6 +265,5 @@ def test_functions_fit_a_screen() -> None:
 LONG = {
     "models._print_card",  # one table after another
     "options.labelling_options",  # a list of options
-    "pipeline.annotate_query",  # the order of all that happens to a query
     "pack._spec",  # a record with many fields
 }
