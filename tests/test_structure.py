@@ -204,7 +204,7 @@ def public_names() -> list[str]:
 
 
 @pytest.mark.parametrize("name", public_names())
-@pytest.mark.filterwarnings("default::UserWarning")  # examples have few genes or made-up cells
+@pytest.mark.filterwarnings("ignore::UserWarning")  # examples have few genes or made-up cells
 def test_public_names_have_an_example_that_runs(name: str) -> None:
     value = getattr(scbignn_infer, name)
     assert "Examples\n" in inspect.getdoc(value)
