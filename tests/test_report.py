@@ -272,3 +272,26 @@ def test_it_works_in_chromium(browser: Any, folder: Path, width: int) -> None:
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     page.close()
+
+
+@pytest.mark.parametrize(("value", "anchor"), [(0.3, "start"), (0.99, "end")])
+def test_where_unknown_begins_is_marked(value: float, anchor: str) -> None:
+    """With words that stay within the figure."""
+    drawn = figures.histogram(
+        np.linspace(0, 1, 9), "Title", "novelty", mark=("unknown above", value)
+    )
+    assert re.search(rf'text-anchor="{anchor}">unknown above {value:.2f}<', drawn)
+    (line,) = re.findall(r'<line x1="([\d.]+)"', drawn)
+    (words,) = re.findall(r'x="([\d.]+)" y="14.0"', drawn)
+    assert (float(words) > float(line)) == (anchor == "start")
+    assert "unknown" not in figures.histogram(np.linspace(0, 1, 9), "Title", "novelty")
+
+
+def test_a_limit_on_novelty_is_shown(folder: Path, tmp_path: Path) -> None:
+    start = ["annotate", str(folder / "q.h5ad"), "-m", "human-pbmc", "-q"]
+    page, out = str(tmp_path / "r.html"), str(tmp_path / "o.h5ad")
+    CliRunner().invoke(main, [*start, "-o", out, "--report", page, "--max-novelty", "0.95"])
+    strict, usual = Path(page).read_text(), (folder / "r.html").read_text()
+    assert "unknown above 0.95" in strict
+    assert "unknown above" not in usual
+    assert all("unknown below 0.50" in text for text in (strict, usual))

@@ -51,8 +51,10 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", turn: float =
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turned}>{escape(words)}</text>'
 
 
-def histogram(values: Array, title: str, axis: str, *, mark: float | None = None) -> str:
-    """Draw how values from 0 to 1 are distributed, and a line at one of them."""
+def histogram(
+    values: Array, title: str, axis: str, *, mark: tuple[str, float] | None = None
+) -> str:
+    """Draw how values from 0 to 1 are distributed, and a line at one of them with what it is."""
     n, _ = np.histogram(values[np.isfinite(values)], bins=25, range=(0, 1))
     width, height, left, bottom = 360.0, 190.0, 48.0, 34.0
     high = max(int(n.max(initial=0)), 1)
@@ -72,13 +74,15 @@ def histogram(values: Array, title: str, axis: str, *, mark: float | None = None
         text(left + wide / 2, height - 3, axis, anchor="middle"),
         text(12, 18 + tall / 2, "cells", anchor="middle", turn=-90),
     ]
-    if mark is not None and mark > 0:
-        x = left + mark * wide
+    if mark is not None:
+        said, value = mark
+        x, right = left + value * wide, value > 0.5
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="12" y2="{18 + tall:.1f}" stroke="{INK}" '
             f'stroke-dasharray="4 3"/>'
         )
-        parts.append(text(x + 4, 14, f"unknown below {mark:.2f}"))
+        anchor = "end" if right else "start"
+        parts.append(text(x + (-4 if right else 4), 14, f"{said} {value:.2f}", anchor=anchor))
     return svg(width, height, parts, title)
 
 

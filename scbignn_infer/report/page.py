@@ -221,14 +221,15 @@ def _samples(
 
 
 def _confidence(annotation: Annotation) -> str:
-    threshold = annotation.confidence_threshold
-    novelty = annotation.max_novelty if annotation.max_novelty < 1 else None
+    threshold, novelty = annotation.confidence_threshold, annotation.max_novelty
+    below = ("unknown below", threshold) if threshold > 0 else None
+    above = ("unknown above", novelty) if novelty < 1 else None
     return (
         '<h2>How sure</h2><div class="two">'
         + figures.histogram(
-            annotation.confidence, "Confidence of the cells", "confidence", mark=threshold
+            annotation.confidence, "Confidence of the cells", "confidence", mark=below
         )
-        + figures.histogram(annotation.novelty, "Novelty of the cells", "novelty", mark=novelty)
+        + figures.histogram(annotation.novelty, "Novelty of the cells", "novelty", mark=above)
         + '</div><p class="soft">Confidence is the calibrated probability of the best label. '
         "Novelty is the distance to the reference cells, as a quantile of those of held-out "
         "reference cells: many cells near 1 are unlike any that the model has learned.</p>"
