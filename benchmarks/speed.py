@@ -17,8 +17,10 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
@@ -27,6 +29,9 @@ import pandas as pd
 from anndata.io import write_elem
 
 from scbignn_training.recipe import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
 SOURCE = Source(file="pbmc3k_seurat.h5ad")
@@ -102,6 +107,12 @@ def run(method: str, n: int, command: list[str], said: Path | None = None) -> Ro
     return row
 
 
+def apart(work: Callable[..., object], *arguments: object) -> None:
+    """Do work in another process: memory that is held here counts in the peak of what is timed."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(work, *arguments).result()
+
+
 def main() -> None:
     """Time all sizes and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,7 +132,7 @@ def main() -> None:
     def query_of(n: int) -> Path:
         query = folder / f"{n}.h5ad"
         if not query.is_file():
-            make(n, query)
+            apart(make, n, query)
         return query
 
     def ours(method: str, n: int, query: Path) -> Row:
@@ -147,7 +158,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(rows, indent=0))
     for name, (form, compression) in VARIANTS.items() if arguments.variants else ():
         stored = folder / "variant.h5ad"
-        store(query_of(arguments.variants), stored, form, compression)
+        apart(store, query_of(arguments.variants), stored, form, compression)
         size = round(stored.stat().st_size / 1e6)
         rows.append(ours(f"scBiGNN, {name}", arguments.variants, stored) | {"file_mb": size})
     arguments.out.write_text(json.dumps(rows, indent=0))
