@@ -191,6 +191,7 @@ def label_file(
             announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
         finish = stack.enter_context(writers.copying(query, target)) if copied else None
         choice = choice or annotator.choose(cells, reading)
+        inspected = perf_counter() - start
         if annotate is None:
             annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
         else:
@@ -207,6 +208,7 @@ def label_file(
             tell("write", 0, 1)
             finish(slots.slot_values(annotation, key))
         tell("write", 1, 1)
+    annotation.provenance["seconds"]["inspect"] += round(inspected, 4)
     return {
         "input": str(query),
         "output": str(target),
