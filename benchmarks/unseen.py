@@ -172,12 +172,26 @@ def work(folder: Path) -> None:
     print(folder.name, flush=True)
 
 
+def outcome(folder: Path) -> tuple[dict[str, Array], Array]:
+    """Return what a task's model said of its cells, and which of these it has not seen."""
+    found = dict(np.load(folder / "ours.npz"))
+    return found, ~np.isin(found["truth"], found["known"])
+
+
+def tells(folder: Path) -> bool:
+    """Whether a task has cells of both kinds."""
+    _, unseen = outcome(folder)
+    return bool(unseen.any() and not unseen.all())
+
+
+def fresh(folder: Path) -> bool:
+    """Whether a task is of a study on which the rule was not found."""
+    return folder.name.split(" without ")[0] in FRESH
+
+
 def score(folder: Path) -> list[dict[str, Any]]:
     """Return the scores of every signal on one task."""
-    found = dict(np.load(folder / "ours.npz"))
-    unseen = ~np.isin(found["truth"], found["known"])
-    if not unseen.any() or unseen.all():
-        return []
+    found, unseen = outcome(folder)
     scores = {
         "confidence": 1 - found["confidence"],
         "distance": found["smoothed distance"],
@@ -191,7 +205,7 @@ def score(folder: Path) -> list[dict[str, Any]]:
     for signal, values in scores.items():
         keep = np.quantile(values[~unseen], KEPT_SEEN)
         row = {"task": folder.name, "signal": signal, "unseen": int(unseen.sum())}
-        row |= {"fresh": folder.name.split(" without ")[0] in FRESH}
+        row |= {"fresh": fresh(folder)}
         row |= {"auroc": round(float(roc_auc_score(unseen, values)), 4)}
         rows.append(row | {"labelled": round(float((values[unseen] <= keep).mean()), 4)})
     return rows
@@ -201,14 +215,11 @@ def strictness(folders: list[Path]) -> list[dict[str, Any]]:
     """Return what keeps and loses a label by default and below some novelties, means over tasks."""
     shares: dict[tuple[str, float], list[tuple[float, float]]] = {}
     for folder in folders:
-        found = dict(np.load(folder / "ours.npz"))
-        unseen = ~np.isin(found["truth"], found["known"])
-        if not unseen.any() or unseen.all():
-            continue
+        found, unseen = outcome(folder)
         own = support(found["confidence"], found["novelty"], found["residual"])
         kept = own >= load_model(folder / "model").spec.thresholds.confidence
-        fresh = folder.name.split(" without ")[0] in FRESH
-        kind = "fresh studies" if fresh else "across studies" if "->" in folder.name else "studies"
+        across = "across studies" if "->" in folder.name else "studies"
+        kind = "fresh studies" if fresh(folder) else across
         for most in NOVELTIES:
             called = kept & (found["novelty"] <= most)
             share = float(called[unseen].mean()), float(1 - called[~unseen].mean())
@@ -235,6 +246,7 @@ def main() -> None:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(work, folders))
         return
+    folders = [folder for folder in folders if tells(folder)]
     rows = [row for folder in folders for row in score(folder)]
     found = {"signals": rows, "strictness": strictness(folders)}
     arguments.out.write_text(json.dumps(found, indent=0))
