@@ -115,7 +115,7 @@ def _examine_models(report: Report) -> None:
     models = list_models()
     if not models:
         folders = ", ".join(map(str, model_folders()))
-        report.problems.append(f"no model in {folders}; run: pip install -U scbignn-infer")
+        report.problems.append(f"no model in {folders}; install scbignn-infer again")
     for name, path in models.items():
         try:
             report.models[name] = load_model(path).spec.version

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 
@@ -70,5 +72,16 @@ class MissingExtraError(ScBiGNNError):
         super().__init__(
             f"{purpose} needs the Python package '{module}', which is not installed",
             expected=f"the extra '{extra}'",
-            do=f"run: pip install 'scbignn-infer[{extra}]', in a clone: pip install '.[{extra}]'",
+            do=f"run: pip install {packages_of(extra) or module}",
         )
+
+
+def packages_of(extra: str) -> str:
+    """Return the packages of an extra as pip takes them, wherever this package came from."""
+    try:
+        needs = requires("scbignn-infer") or []
+    except PackageNotFoundError:  # imported from a folder that was never installed
+        return ""
+    named = (need.partition(";") for need in needs)
+    mine = re.compile(rf"""extra == ['"]{re.escape(extra)}['"]""")
+    return " ".join(f"'{need.strip()}'" for need, _, marker in named if mine.search(marker))

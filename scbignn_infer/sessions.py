@@ -172,7 +172,7 @@ def _try_cuda(threads: int) -> Runtime:
     except DeviceError:
         note = (
             "a GPU is there and CUDA does not load, so the CPU was used; run: pip install "
-            "'scbignn-infer[cuda]', or see: scbignn-infer doctor"
+            "'onnxruntime-gpu[cuda,cudnn]', or see: scbignn-infer doctor"
         )
         return Runtime("cpu", 0, threads, note)
     return gpu
@@ -240,7 +240,7 @@ class Session:
             raise DeviceError(
                 f"CUDA was asked for and onnxruntime {ort.__version__} gave {given}",
                 expected="a GPU with its driver, CUDA and cuDNN",
-                do="run: pip install 'scbignn-infer[cuda]', or use --device cpu; "
+                do="run: pip install 'onnxruntime-gpu[cuda,cudnn]', or use --device cpu; "
                 "see: scbignn-infer doctor",
             )
         return session

@@ -63,3 +63,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 
 def test_every_change_is_listed() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_no_line_installs_from_an_index_that_has_no_such_package() -> None:
+    """Until the package is released, pip finds it in a clone or in a wheel alone."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]
+    sources = [*(ROOT / "scbignn_infer").rglob("*.py"), *(ROOT / "training").rglob("*.py")]
+    wrong = re.compile(r"pip install (-U )?['\"]?scbignn-infer")
+    found = [f for f in (*pages, *sources) if wrong.search(f.read_text(encoding="utf-8"))]
+    assert [f for f in found if f.name != "bundle.py"] == []

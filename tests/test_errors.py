@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import pickle
+import shlex
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import scbignn_infer
 from scbignn_infer import errors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +33,20 @@ def test_a_missing_extra_names_the_command_that_installs_it():
     error = errors.MissingExtraError("torch", extra="training", purpose="training")
     assert isinstance(error, errors.ScBiGNNError)
     assert "'torch'" in error.found
-    assert error.do.startswith("run: pip install 'scbignn-infer[training]'")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    command, *needs = shlex.split(error.do.removeprefix("run: "))[1:]
+    assert command == "install"
+    wanted = project["optional-dependencies"]["training"]
+    assert sorted(map(Requirement, needs), key=str) == sorted(map(Requirement, wanted), key=str)
+
+
+def test_a_module_is_named_where_the_package_was_never_installed(monkeypatch):
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(errors, "requires", absent)
+    error = errors.MissingExtraError("umap", extra="report", purpose="the map")
+    assert error.do == "run: pip install umap"
 
 
 def test_gene_errors_are_input_errors():

@@ -200,7 +200,7 @@ def test_a_gpu_that_does_not_run_is_done_without_where_none_was_asked_for(
     sessions._try_cuda.cache_clear()
     found = choose_runtime("auto", 2)
     assert (found.provider, found.threads) == ("cpu", 2)
-    assert "scbignn-infer[cuda]" in found.note
+    assert "onnxruntime-gpu[cuda,cudnn]" in found.note
     assert choose_runtime("cuda", 2).provider == "cuda"
     assert choose_runtime("cpu", 2).note == ""
     assert capsys.readouterr().out == ""
