@@ -406,7 +406,7 @@ def _check_supported(spec: BundleSpec, path: Path) -> None:
             raise BundleError(
                 f"{path}: {part} {value!r}",
                 expected=" or ".join(map(repr, SUPPORTED[part])),
-                do="upgrade with: pip install -U scbignn-infer",
+                do="install a newer scbignn-infer",
             )
 
 
@@ -424,7 +424,7 @@ def _decode(raw: bytes, path: Path) -> BundleSpec:
         raise BundleError(
             f"{path}: bundle format version {version!r}",
             expected=f"version {FORMAT_VERSION}",
-            do="upgrade with: pip install -U scbignn-infer" if newer else FETCH_AGAIN,
+            do="install a newer scbignn-infer" if newer else FETCH_AGAIN,
         )
     try:
         return SPEC.decode(raw)
