@@ -78,9 +78,9 @@ def test_a_record_cannot_point_outside_its_folder(toy, record, name):
         read_bundle(toy)
 
 
-def test_a_newer_format_is_refused_and_says_upgrade(toy, record):
+def test_a_newer_format_is_refused_and_says_newer(toy, record):
     write(toy, record | {"format_version": 3, "news": {}})
-    with pytest.raises(BundleError, match=r"format version 3.*upgrade"):
+    with pytest.raises(BundleError, match=r"format version 3.*newer"):
         read_bundle(toy)
 
 
@@ -247,7 +247,7 @@ def test_the_shipped_model_is_whole(pbmc_bundle):
 def test_what_the_runtime_would_run_wrongly_is_refused(toy, record, part, field, value, known):
     record[part][field] = value
     write(toy, record)
-    with pytest.raises(BundleError, match=f"{value}.*expected {known}; upgrade") as caught:
+    with pytest.raises(BundleError, match=f"{value}.*expected {known}; newer") as caught:
         read_bundle(toy)
     assert "\n" not in str(caught.value)
 
