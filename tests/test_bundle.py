@@ -247,7 +247,7 @@ def test_the_shipped_model_is_whole(pbmc_bundle):
 def test_what_the_runtime_would_run_wrongly_is_refused(toy, record, part, field, value, known):
     record[part][field] = value
     write(toy, record)
-    with pytest.raises(BundleError, match=f"{value}.*expected {known}; newer") as caught:
+    with pytest.raises(BundleError, match=f"{value}.*expected {known}; install a newer") as caught:
         read_bundle(toy)
     assert "\n" not in str(caught.value)
 
