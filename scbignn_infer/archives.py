@@ -70,12 +70,12 @@ def open_archive(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
     try:
         file = _Memory(source) if isinstance(source, bytes) else _Disk(source)
     except OSError as error:
-        raise Flaw(f"no readable .zip ({one_line(error)})", "a whole .zip") from None
+        raise Flaw(f"not a readable .zip ({one_line(error)})", "a whole .zip") from None
     with file:
         try:
             archive = zipfile.ZipFile(file)
         except UNREADABLE as error:
-            raise Flaw(f"no readable .zip ({one_line(error)})", "a whole .zip") from None
+            raise Flaw(f"not a readable .zip ({one_line(error)})", "a whole .zip") from None
         file.opened = True
         with archive:
             yield archive
@@ -91,7 +91,7 @@ def check_member(member: zipfile.ZipInfo) -> None:
     """
     need(
         not member.flag_bits & 1 and member.compress_type in METHODS,
-        f"{member.filename!r} has a password or is packed in a rare way",
+        f"the file {_last(member)} has a password or is packed in a rare way",
         "members without a password, stored or deflated",
     )
 
@@ -110,8 +110,13 @@ def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> byte
             return file.read(most + 1)
     except UNREADABLE as error:
         raise Flaw(
-            f"{member.filename!r} cannot be unpacked ({one_line(error)})", "a whole .zip"
+            f"the file {_last(member)} cannot be unpacked ({one_line(error)})", "a whole .zip"
         ) from None
+
+
+def _last(member: zipfile.ZipInfo) -> str:
+    """Return the last name of a member, escaped."""
+    return ascii(member.filename.rpartition("/")[2][:100])[1:-1]
 
 
 def one_line(error: BaseException) -> str:

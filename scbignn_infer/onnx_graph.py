@@ -267,6 +267,13 @@ class _Walk:
         )
         if kind == INT64:
             _check_integers(raw)
+        elif kind == FLOAT:
+            top = bytes(raw[3::4])  # of sign and exponent; these two begin beyond 1e38
+            need(
+                not {0x7F, 0xFF} & set(top),
+                "weights that are NaN, infinite or huge",
+                "finite weights",
+            )
 
     def _value(self, data: memoryview) -> tuple[str, int]:
         """Return name and type of an input or output."""

@@ -89,6 +89,8 @@ POSITIVE = (
 NOT_NEGATIVE = ("gene_share", "gene_mean", "ridge", "graph_factors", "codes")
 MAY_BE_ZERO = ("ridge", "graph_factors", "codes")
 """Tables that may hold zeros alone."""
+SMALLEST, LARGEST = 1e-6, 1e6
+"""Of decimals that must be above 0, and of all: what float32 can still reckon with."""
 MAX_VALUES = 1 << 26
 """Values of all tables of a file together."""
 MAX_HEADER = 1000
@@ -396,9 +398,10 @@ def _check_values(what: str, key: str, table: np.ndarray[Any, Any]) -> None:
     import numpy as np
 
     need(np.isfinite(table).all(), f"{what} holds NaN or infinite values", "finite values")
-    low = table.min()
-    need(low > 0 or key not in POSITIVE, f"{what} holds {low:.3g}", "values above 0")
-    need(low >= 0 or key not in NOT_NEGATIVE, f"{what} holds {low:.3g}", "no values below 0")
+    low, high = table.min(), table.max()
+    least = SMALLEST if key in POSITIVE else 0.0 if key in NOT_NEGATIVE else -LARGEST
+    need(low >= least, f"{what} holds {low:.3g}", f"values of {least:g} or more")
+    need(high <= LARGEST or key in WHOLE, f"{what} holds {high:.3g}", f"values up to {LARGEST:g}")
     need(key in MAY_BE_ZERO or table.any(), f"{what} holds zeros alone", "other values, too")
     if key.endswith("_quantiles"):
         need((np.diff(table) >= 0).all(), f"{what} goes down", "quantiles in ascending order")

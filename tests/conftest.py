@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import types
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,9 @@ def proto(*fields: tuple[int, Any]) -> bytes:
     return message
 
 
-def onnx_node(operator: str, inputs: str, outputs: str, *more: tuple[int, Any]) -> tuple[int, bytes]:
+def onnx_node(
+    operator: str, inputs: str, outputs: str, *more: tuple[int, Any]
+) -> tuple[int, bytes]:
     """Return a step of an ONNX graph, as a field of it; names are divided by spaces."""
     names = [(1, n) for n in inputs.split()] + [(2, n) for n in outputs.split()]
     return 1, proto(*names, (4, operator), *more)
@@ -231,6 +234,58 @@ def toy(tmp_path: Path, record: dict[str, Any]) -> Path:
         (folder / name).write_bytes(data)
     (folder / records.RECORD).write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture
+def onnx_parts() -> Any:
+    """Return what ONNX files are made of, without the package ``onnx``."""
+    return types.SimpleNamespace(
+        proto=proto,
+        node=onnx_node,
+        constant=onnx_constant,
+        model=onnx_model,
+        gene_level=GENE_LEVEL,
+        cell_level=CELL_LEVEL,
+    )
+
+
+def sign(folder: Path) -> None:
+    """Give the record of a bundle the sizes and checksums of the files that are there."""
+    path = folder / records.RECORD
+    record = json.loads(path.read_bytes())
+    for name in record["files"]:
+        data = (folder / name).read_bytes()
+        record["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def change(toy: Path) -> Callable[..., Path]:
+    """Return a function that changes the toy, with right checksums, and returns its folder.
+
+    ``record`` changes the record in place, ``tables`` the tables of statistics and reference in
+    place, ``files`` are other files by name.
+    """
+
+    def changed(
+        record: Callable[[dict[str, Any]], Any] | None = None,
+        tables: Callable[[dict[str, Any]], Any] | None = None,
+        files: dict[str, bytes] | None = None,
+    ) -> Path:
+        if tables is not None:
+            for name, held in zip(("statistics", "reference"), toy_tables(), strict=True):
+                tables(held)
+                (toy / f"{name}.npz").write_bytes(npz(**held))
+        for name, data in (files or {}).items():
+            (toy / name).write_bytes(data)
+        sign(toy)
+        if record is not None:
+            content = json.loads((toy / records.RECORD).read_bytes())
+            record(content)
+            (toy / records.RECORD).write_text(json.dumps(content))
+        return toy
+
+    return changed
 
 
 def make_counts(n_cells: int = 20, n_genes: int = 30, seed: int = 0) -> sp.csr_matrix:
