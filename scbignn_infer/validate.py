@@ -50,9 +50,10 @@ DIMENSIONS = {
     "factors": 4096,
     "embedding": 4096,
     "reference cells": 1_000_000,
-    "quantiles": 10_001,
 }
 """The largest sizes of what tables have rows and columns of."""
+QUANTILES = 201
+"""That training writes, evenly spaced from 0 to 1."""
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "statistics.npz": {
         "gene_share": ("genes",),
@@ -77,6 +78,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """The tables of each file, and the shape of each."""
 OPTIONAL = ("residual_quantiles",)
+"""Tables that models without a record of their calibration lack: both came together."""
 WHOLE = ("cells_per_type", "graph_factors", "codes")
 """Tables of integers; all others hold decimals."""
 POSITIVE = (
@@ -306,7 +308,9 @@ def read_tables(name: str, data: bytes, spec: BundleSpec) -> Tables:
         "types": len(spec.cell_types),
         "genes": len(spec.genes),
         "embedding": spec.gene_level.embedding_size,
+        "quantiles": QUANTILES,
     }
+    old = spec.training.calibration is None
     try:
         with open_archive(data) as archive:
             members = {m.filename: m for m in archive.infolist()}
@@ -315,13 +319,19 @@ def read_tables(name: str, data: bytes, spec: BundleSpec) -> Tables:
                 "a table twice",
                 "each table of a model once",
             )
-            tables = _read_all(archive, members, TABLES[name], sizes)
+            wanted = {k: v for k, v in TABLES[name].items() if not (old and _lacks(members, k))}
+            tables = _read_all(archive, members, wanted, sizes)
     except Flaw as flaw:
         raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
     for key, table in tables.items():
         _check_values(f"{name}: {key}", key, table)
     (_check_statistics if name == "statistics.npz" else _check_reference)(name, tables, spec)
     return tables
+
+
+def _lacks(members: Mapping[str, zipfile.ZipInfo], key: str) -> bool:
+    """Tell whether a table that an old model may lack is not there."""
+    return key in OPTIONAL and f"{key}.npy" not in members
 
 
 def _read_all(
@@ -334,12 +344,8 @@ def _read_all(
     left = MAX_VALUES
     for key, dimensions in wanted.items():
         member = members.pop(f"{key}.npy", None)
-        if member is None and key in OPTIONAL:
-            continue
         if member is None:
             raise Flaw(f"no table {key}", f"the tables {', '.join(wanted)}")
-        if dimensions == ("quantiles",):
-            sizes.pop("quantiles", None)  # each table of quantiles has its own number
         tables[key] = _read_table(archive, member, key, dimensions, sizes, left)
         left -= tables[key].size
     other = next(iter(members), None)
@@ -388,8 +394,8 @@ def _check_shape(
     """Compare a shape with what is known of its sizes; what is not known yet is known then."""
     fits = len(shape) == len(dimensions)
     for size, dimension in zip(shape, dimensions, strict=False):
-        least, most = (2 if dimension == "quantiles" else 1), DIMENSIONS[dimension]
-        fits = fits and least <= size <= most and sizes.setdefault(dimension, size) == size
+        fits = fits and 1 <= size <= DIMENSIONS.get(dimension, size)
+        fits = fits and sizes.setdefault(dimension, size) == size
     wanted = ", ".join(f"{sizes.get(d, '?')} {d}" for d in dimensions)
     need(fits, f"{key} of shape {shape}", f"({wanted or 'one number'})")
 

@@ -156,8 +156,8 @@ def toy_tables() -> tuple[dict[str, Any], dict[str, Any]]:
     reference = {
         "embedding": np.eye(4),
         "codes": np.array([0, 1, 0, 1], np.int32),
-        "novelty_quantiles": np.linspace(0, 0.5, 11, dtype=np.float32),
-        "residual_quantiles": np.linspace(0.1, 2, 11, dtype=np.float32),
+        "novelty_quantiles": np.linspace(0, 0.5, 201, dtype=np.float32),
+        "residual_quantiles": np.linspace(0.1, 2, 201, dtype=np.float32),
     }
     return statistics, reference
 
