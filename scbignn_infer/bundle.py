@@ -1,29 +1,38 @@
 """The model bundle: a folder (or one .zip) of two ONNX graphs, two tables and a JSON record.
 
 ``bundle.json`` is decoded into the frozen records below; every other file is named there with
-its size and SHA-256 and is checked before use. Nothing in a bundle is ever unpickled.
+its size and SHA-256. Record and graphs are checked when they are read, tables when they are first
+used; what they must say stands in ``validate.py`` and ``onnx_graph.py``. Nothing in a bundle is
+ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
-import zlib
+import os
+import stat
+from collections.abc import Callable
+from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from scbignn_infer.errors import BundleError
+from scbignn_infer.archives import one_line, open_archive, unpack
+from scbignn_infer.errors import BundleError, Flaw
+from scbignn_infer.onnx_graph import check_graph
+from scbignn_infer.validate import check_record, graph_levels, read_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
 FORMAT_VERSION = 2
 RECORD = "bundle.json"
-MAX_FILE_BYTES = 1 << 30
+MAX_RECORD_BYTES = 1 << 24
+"""Of ``bundle.json``; those of the shipped models have up to 1.3 MB."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -288,6 +297,8 @@ class ModelBundle:
     def __init__(self, path: Path, spec: BundleSpec, files: dict[str, bytes], sha256: str) -> None:
         self.path, self.spec, self.sha256 = path, spec, sha256
         self._files = files
+        self.tried_out = False
+        """Whether its graphs have run on a few made-up cells; the runtime does that once."""
 
     def __repr__(self) -> str:
         n = len(self.spec.cell_types)
@@ -315,18 +326,16 @@ class ModelBundle:
     @cached_property
     def statistics(self) -> dict[str, np.ndarray[Any, Any]]:
         """Tables of ``statistics.npz`` as float64 arrays."""
-        return self._arrays("statistics.npz")
+        return self._tables("statistics.npz")
 
     @cached_property
     def reference(self) -> dict[str, np.ndarray[Any, Any]]:
         """Tables of ``reference.npz``: the bank of reference embeddings."""
-        return self._arrays("reference.npz")
+        return self._tables("reference.npz")
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
-        import numpy as np
-
-        with np.load(io.BytesIO(self.read(name)), allow_pickle=False) as npz:
-            return {k: v.astype(np.float64) if v.dtype == np.float16 else v for k, v in npz.items()}
+    def _tables(self, name: str) -> dict[str, np.ndarray[Any, Any]]:
+        with of_bundle(self.path):
+            return read_tables(name, self.read(name), self.spec)
 
 
 SUPPORTED = {
@@ -337,10 +346,34 @@ SUPPORTED = {
 """Forms of the two levels, and target sums, that the runtime knows how to run."""
 SPEC = msgspec.json.Decoder(BundleSpec)
 """Made while the module is imported: msgspec crashes where two threads decode a type first."""
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """The one field of a record that says how to read the others."""
+
+    format_version: Any
+
+
+VERSION = msgspec.json.Decoder(_Version)
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
-EXTERNAL = b"location"
-"""The key under which ONNX keeps the path of weights outside the graph; no graph of ours has it."""
+Fetch = Callable[[str, int], bytes]
+"""Gives the bytes of a file of a bundle, one beyond a number where it has more."""
 FETCH_AGAIN = "get the bundle again or rebuild it with 'scbignn-infer train'"
+
+
+@contextmanager
+def of_bundle(path: Path) -> Iterator[None]:
+    """Turn a flaw into an error that names the bundle.
+
+    Raises
+    ------
+    BundleError
+        There was one.
+    """
+    try:
+        yield
+    except Flaw as flaw:
+        raise BundleError(f"{path}: {flaw.found}", expected=flaw.expected, do=FETCH_AGAIN) from None
 
 
 def read_bundle(path: str | Path) -> ModelBundle:
@@ -354,44 +387,48 @@ def read_bundle(path: str | Path) -> ModelBundle:
     Returns
     -------
     ModelBundle
-        With every file read and its checksum verified.
+        With every file read and its checksum verified, and record and graphs checked. Its tables
+        are checked when they are first used.
 
     Raises
     ------
     BundleError
         The path is no bundle, its format is newer than this package knows, a file is missing,
-        or a checksum differs.
+        a checksum differs, or the record or a graph cannot be what ``train`` wrote.
     """
     path = Path(path)
-    zipped = path.suffix == ".zip" and path.is_file()
-    fetch = _zip_fetcher(path) if zipped else _folder_fetcher(path)
-    raw = fetch(RECORD)
-    spec = _decode(raw, path)
-    _check_supported(spec, path)
-    files: dict[str, bytes] = {}
-    for name in sorted({*REQUIRED_FILES, *spec.files}):
-        if name not in spec.files:
-            raise BundleError(
-                f"{path}: bundle.json does not list {name}",
-                expected=f"the files {', '.join(REQUIRED_FILES)}",
-                do=FETCH_AGAIN,
-            )
-        data = fetch(name)
-        record = spec.files[name]
-        if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
-            raise BundleError(
-                f"{path}: {name} was altered or is truncated ({len(data)} bytes)",
-                expected=f"{record.size} bytes with SHA-256 {record.sha256[:12]}...",
-                do=FETCH_AGAIN,
-            )
-        if name.endswith(".onnx") and EXTERNAL in data:
-            raise BundleError(
-                f"{path}: {name} may refer to data in another file",
-                expected="a graph that holds its own weights",
-                do=FETCH_AGAIN,
-            )
-        files[name] = data
+    zipped = path.suffix == ".zip" and os.path.isfile(path)  # noqa: PTH113 - which never raises
+    with of_bundle(path), _open_zip(path) if zipped else _open_folder(path) as fetch:
+        raw = fetch(RECORD, MAX_RECORD_BYTES)
+        if len(raw) > MAX_RECORD_BYTES:
+            raise Flaw(f"{RECORD} is larger than {MAX_RECORD_BYTES >> 20} MiB", "a shorter record")
+        spec = _decode(raw, path)
+        _check_supported(spec, path)
+        for name in REQUIRED_FILES:
+            if name not in spec.files:
+                raise Flaw(
+                    f"{RECORD} does not list {name}", f"the files {', '.join(REQUIRED_FILES)}"
+                )
+        check_record(spec)
+        files = {name: _checked(fetch, name, spec.files[name]) for name in sorted(spec.files)}
+        for name, level in graph_levels(spec).items():
+            try:
+                check_graph(files[name], level)
+            except Flaw as flaw:
+                raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
     return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+
+
+def _checked(fetch: Fetch, name: str, record: FileRecord) -> bytes:
+    """Return the bytes of a file that has its size and checksum."""
+    data = fetch(name, record.size)
+    if len(data) != record.size or hashlib.sha256(data).hexdigest() != record.sha256:
+        size = f"more than {record.size}" if len(data) > record.size else str(len(data))
+        raise Flaw(
+            f"{name} was altered or is truncated ({size} bytes)",
+            f"{record.size} bytes with SHA-256 {ascii(record.sha256[:12])[1:-1]}...",
+        )
+    return data
 
 
 def _check_supported(spec: BundleSpec, path: Path) -> None:
@@ -404,7 +441,7 @@ def _check_supported(spec: BundleSpec, path: Path) -> None:
     for part, value in asked.items():
         if value not in SUPPORTED[part]:
             raise BundleError(
-                f"{path}: {part} {value!r}",
+                f"{path}: {part} {ascii(value)[:80]}",
                 expected=" or ".join(map(repr, SUPPORTED[part])),
                 do="install a newer scbignn-infer",
             )
@@ -412,81 +449,78 @@ def _check_supported(spec: BundleSpec, path: Path) -> None:
 
 def _decode(raw: bytes, path: Path) -> BundleSpec:
     try:
-        version = msgspec.json.decode(raw)["format_version"]
-    except (msgspec.MsgspecError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{path}: {RECORD} is not a bundle record ({error})",
-            expected="JSON with a format_version",
-            do=FETCH_AGAIN,
+        version = VERSION.decode(raw).format_version
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Flaw(
+            f"{RECORD} is not a bundle record ({one_line(error)})", "JSON with a format_version"
         ) from None
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or isinstance(version, bool):
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise BundleError(
-            f"{path}: bundle format version {version!r}",
+            f"{path}: bundle format version {ascii(version)[:40]}",
             expected=f"version {FORMAT_VERSION}",
             do="install a newer scbignn-infer" if newer else FETCH_AGAIN,
         )
     try:
         return SPEC.decode(raw)
-    except msgspec.MsgspecError as error:
-        raise BundleError(
-            f"{path}: {RECORD} does not hold what its version promises ({error})",
-            expected=f"the fields of format version {FORMAT_VERSION}",
-            do=FETCH_AGAIN,
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Flaw(
+            f"{RECORD} does not hold what its version promises ({one_line(error)})",
+            f"the fields of format version {FORMAT_VERSION}",
         ) from None
 
 
-def _folder_fetcher(path: Path) -> Any:
-    if not (path / RECORD).is_file():
+@contextmanager
+def _open_folder(path: Path) -> Iterator[Fetch]:
+    """Give what reads the files of a folder."""
+    if not os.path.isfile(path / RECORD):  # noqa: PTH113
         raise BundleError(
             f"no model bundle at {path}",
             expected=f"a folder or .zip that holds {RECORD}",
             do="check the path, or list the models with: scbignn-infer models list",
         )
 
-    def fetch(name: str) -> bytes:
-        if Path(name).name != name:
-            raise BundleError(
-                f"{path}: {RECORD} names the file {name!r}",
-                expected="plain file names inside the bundle",
-                do=FETCH_AGAIN,
-            )
+    def fetch(name: str, most: int) -> bytes:
         file = path / name
-        if not file.is_file():
-            raise BundleError(
-                f"{path}: the file {name} is missing",
-                expected=f"{name} beside {RECORD}",
-                do=FETCH_AGAIN,
-            )
-        return file.read_bytes()
-
-    return fetch
-
-
-def _zip_fetcher(path: Path) -> Any:
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise BundleError(
-            f"{path} is not a readable .zip ({error})", expected="a zipped bundle", do=FETCH_AGAIN
-        ) from None
-    members = {Path(i.filename).name: i for i in archive.infolist() if not i.is_dir()}
-
-    def fetch(name: str) -> bytes:
-        info = members.get(name)
-        if info is None or info.file_size > MAX_FILE_BYTES:
-            raise BundleError(
-                f"{path}: the file {name} is missing or larger than {MAX_FILE_BYTES >> 20} MiB",
-                expected=f"{name} inside the .zip",
-                do=FETCH_AGAIN,
-            )
+        if not os.path.lexists(file):
+            raise Flaw(f"the file {name} is missing", f"{name} beside {RECORD}")
         try:
-            return archive.read(info)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, EOFError) as error:
-            raise BundleError(
-                f"{path}: the file {name} cannot be unpacked ({error})",
-                expected="a whole .zip without a password",
-                do=FETCH_AGAIN,
+            return _read_regular(file, most)
+        except OSError as error:
+            raise Flaw(
+                f"the file {name} cannot be read ({error.strerror})", "a file that can be read"
             ) from None
 
-    return fetch
+    yield fetch
+
+
+def _read_regular(file: Path, most: int) -> bytes:
+    """Read a file up to one byte beyond ``most``; a pipe or a device is never waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    regular = stat.S_ISREG(file.stat().st_mode)  # devices are not even opened
+    if regular:
+        with open(os.open(file, flags), "rb") as opened:
+            regular = stat.S_ISREG(os.fstat(opened.fileno()).st_mode)
+            if regular:
+                return opened.read(most + 1)
+    raise Flaw(f"{file.name} is no regular file", "regular files, or links to them")
+
+
+@contextmanager
+def _open_zip(path: Path) -> Iterator[Fetch]:
+    """Give what reads the files of a .zip, by their last name."""
+    with open_archive(path) as archive:
+        members = [m for m in archive.infolist() if not m.is_dir()]
+
+        def fetch(name: str, most: int) -> bytes:
+            found = [m for m in members if PurePosixPath(m.filename).name == name]
+            if len(found) != 1:
+                what = (
+                    f"{len(found)} files are named {name}"
+                    if found
+                    else f"the file {name} is missing"
+                )
+                raise Flaw(what, f"one {name} inside the .zip")
+            return unpack(archive, found[0], most)
+
+        yield fetch

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +18,15 @@ from scbignn_infer.sessions import (
     PACKAGES,
     REPAIR,
     Runtime,
+    Session,
     cuda_driver_loads,
     import_onnxruntime,
     installed_packages,
 )
+from scbignn_infer.trial import try_out
+
+if TYPE_CHECKING:
+    from scbignn_infer.bundle import ModelBundle
 
 RUNTIME = ("numpy", "scipy", "anndata", "h5py", "pynndescent")
 TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")
@@ -54,7 +61,7 @@ class Report:
 
 
 def examine() -> Report:
-    """Look at the installation, load a graph on each device, and check every model."""
+    """Look at the installation, load a graph on each device, and run every model."""
     packages = installed_packages()
     report = Report(
         versions={
@@ -118,7 +125,14 @@ def _examine_models(report: Report) -> None:
         report.problems.append(f"no model in {folders}; install scbignn-infer again")
     for name, path in models.items():
         try:
-            report.models[name] = load_model(path).spec.version
+            bundle = load_model(path)
+            if report.providers.get("cpu") == "loads":
+                try_out(bundle, partial(_open_on_cpu, bundle))
+            report.models[name] = bundle.spec.version
         except BundleError as error:
             report.models[name] = f"fails ({error.found})"
             report.problems.append(str(error))
+
+
+def _open_on_cpu(bundle: ModelBundle, file: str) -> Session:
+    return Session(bundle.read(file), Runtime("cpu", 0, 1), file)

@@ -7,6 +7,20 @@ from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 
+class Flaw(Exception):  # noqa: N818 - no error yet: whoever knows the bundle's path makes it one
+    """What is wrong with a part of a bundle: what was found, and what was expected."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        self.found, self.expected = found, expected
+        super().__init__(f"{found}; expected {expected}")
+
+
+def need(fact: object, found: str, expected: str) -> None:
+    """Raise a flaw unless a fact holds."""
+    if not fact:
+        raise Flaw(found, expected)
+
+
 class ScBiGNNError(Exception):
     """Root of the package's errors.
 
@@ -54,7 +68,7 @@ class GeneError(InputError):
 
 
 class BundleError(ScBiGNNError):
-    """A model bundle is missing, incomplete, altered or too new."""
+    """A model bundle is missing, incomplete, altered, too new, or cannot be run."""
 
 
 class OutputError(ScBiGNNError):

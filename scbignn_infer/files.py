@@ -113,8 +113,10 @@ def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
     """Open a file of cells; the names of genes tell which side of a text table has them."""
     known: set[str] = set()
     if tables.is_table(path) and reading.orientation is None:
-        bundles = map(registry.load_model, registry.list_models().values())
-        known = gene_names.all_names().union(*(b.gene_symbols for b in bundles))
+        known = set(gene_names.all_names())
+        for name, model in registry.list_models().items():
+            with registry.passing_over(name):
+                known.update(registry.load_model(model).gene_symbols)
     return readers.open_query(path, known_genes=known, orientation=reading.orientation)
 
 

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbignn_infer import pipeline
+from scbignn_infer import pipeline, registry
 from scbignn_infer.choice import AS_FOUND, choose, judge_matrices
 from scbignn_infer.errors import BundleError, GeneError
 from scbignn_infer.matrices import sample_rows
-from scbignn_infer.registry import list_models, load_model
 from scbignn_infer.remarks import MAX_NOVELTY
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def choose_model(
     """Take the model whose reference the query resembles most, or refuse to guess.
 
     Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
-    distance to its reference bank.
+    distance to its reference bank. A broken model is passed over.
 
     Parameters
     ----------
@@ -54,6 +53,11 @@ def choose_model(
         The model, what of the query it is to read, and how far the typical cell is from the
         reference of each model that could read it, as a quantile of held-out reference cells.
 
+    Warns
+    -----
+    UserWarning
+        A model is broken.
+
     Raises
     ------
     BundleError
@@ -62,20 +66,22 @@ def choose_model(
     verdicts = judge_matrices(query)
     sample = sample_rows(query.n_cells, CHOICE_CELLS)
     rows: dict[str, sp.csr_matrix] = {}
-    bundles = {name: load_model(path) for name, path in list_models().items()}
+    bundles: dict[str, ModelBundle] = {}
     choices: dict[str, Choice] = {}
     novelty: dict[str, float] = {}
-    for name, bundle in bundles.items():
-        annotator = pipeline.Annotator(bundle, device=device, threads=threads)
-        try:
-            choice = choose(query, bundle, reading, verdicts=verdicts)
-        except GeneError:
-            continue  # a model for other genes, perhaps another species
-        choices[name] = choice
-        if choice.matrix not in rows:
-            rows[choice.matrix] = query.rows(choice.matrix, sample)
-        embedding, _ = annotator.embed(rows[choice.matrix], choice)
-        novelty[name] = float(np.median(annotator.novelty(embedding)))
+    for name, path in registry.list_models().items():
+        with registry.passing_over(name):
+            bundle = registry.load_model(path)
+            try:
+                choice = choose(query, bundle, reading, verdicts=verdicts)
+            except GeneError:
+                continue  # a model for other genes, perhaps another species
+            annotator = pipeline.Annotator(bundle, device=device, threads=threads)
+            bundles[name], choices[name] = bundle, choice
+            if choice.matrix not in rows:
+                rows[choice.matrix] = query.rows(choice.matrix, sample)
+            embedding, _ = annotator.embed(rows[choice.matrix], choice)
+            novelty[name] = float(np.median(annotator.novelty(embedding)))
     ranked = sorted(novelty, key=lambda name: novelty[name])
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
@@ -88,3 +94,25 @@ def choose_model(
             do="choose a model with -m; see: scbignn-infer models list",
         )
     return bundles[close[0]], choices[close[0]], novelty
+
+
+def whole_models(*, device: Device = "auto", threads: int | None = None) -> list[ModelBundle]:
+    """Return the models that can be found and run; broken ones are passed over.
+
+    Parameters
+    ----------
+    device, threads
+        As in :class:`Annotator`.
+
+    Warns
+    -----
+    UserWarning
+        A model is broken.
+    """
+    whole = []
+    for name, path in registry.list_models().items():
+        with registry.passing_over(name):
+            bundle = registry.load_model(path)
+            pipeline.Annotator(bundle, device=device, threads=threads)
+            whole.append(bundle)
+    return whole

@@ -27,6 +27,7 @@ from scbignn_infer.sessions import (
     choose_runtime,
     installed_packages,
 )
+from scbignn_infer.trial import try_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,6 +94,13 @@ class Annotator:
         Called with a graph's file name and bytes, returns the onnxruntime ``InferenceSession`` to
         run it with, ready or new; by default one is made for ``device``.
 
+    Raises
+    ------
+    BundleError
+        The model does not run: its first run, on made-up cells, is here.
+    InputError, DeviceError
+        A setting makes no sense, or the device is not there.
+
     Examples
     --------
     >>> import numpy as np
@@ -150,6 +158,7 @@ class Annotator:
         self._genes = model_genes(bundle)
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
+        try_out(bundle, self._session)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_sessions", "_opening")}
@@ -160,7 +169,7 @@ class Annotator:
 
     @classmethod
     def load(cls, model: str | Path | ModelBundle, **settings: Any) -> Annotator:
-        """Load a model by name or path; ``settings`` are those of the class."""
+        """Load a model as :func:`load_model` does; ``settings`` are those of the class."""
         return cls(load_model(model), **settings)
 
     def _session(self, file: str) -> Session:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import types
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 from scbignn_infer import bundle as records
+from scbignn_infer import onnx_graph
 from scbignn_infer.bundle import read_bundle
 
 if TYPE_CHECKING:
@@ -62,12 +64,113 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
-def toy_files() -> dict[str, bytes]:
-    """Return the files of a toy bundle: its statistics can be read, its graphs are no ONNX."""
-    files = {name: f"the bytes of {name}".encode() for name in records.REQUIRED_FILES}
+def proto(*fields: tuple[int, Any]) -> bytes:
+    """Return a protobuf message: fields by number, of int, str, bytes or nested message."""
+
+    def varint(value: int) -> bytes:
+        value, found = value & ((1 << 64) - 1), bytearray()
+        while value > 127:
+            found.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*found, value])
+
+    message = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            message += varint(number << 3) + varint(value)
+        else:
+            data = value.encode() if isinstance(value, str) else value
+            message += varint(number << 3 | 2) + varint(len(data)) + data
+    return message
+
+
+def onnx_node(
+    operator: str, inputs: str, outputs: str, *more: tuple[int, Any]
+) -> tuple[int, bytes]:
+    """Return a step of an ONNX graph, as a field of it; names are divided by spaces."""
+    names = [(1, n) for n in inputs.split()] + [(2, n) for n in outputs.split()]
+    return 1, proto(*names, (4, operator), *more)
+
+
+def onnx_constant(name: str, values: Any) -> tuple[int, bytes]:
+    """Return a constant of an ONNX graph, as a field of it; float32 or int64."""
+    array = np.asarray(values)
+    kind = onnx_graph.INT64 if array.dtype.kind == "i" else onnx_graph.FLOAT
+    raw = array.astype("<i8" if kind == onnx_graph.INT64 else "<f4").tobytes()
+    return 5, proto(*((1, n) for n in array.shape), (2, kind), (8, name), (9, raw))
+
+
+def onnx_model(level: str, *fields: tuple[int, Any], opset: int = 18) -> bytes:
+    """Return an ONNX file with the inputs and outputs of a level, and these steps and constants."""
+    inputs, outputs = onnx_graph.LEVELS[level]
+
+    def value(name: str, kind: int) -> bytes:
+        return proto((1, name), (2, proto((1, proto((1, kind))))))
+
+    ends = [(11, value(*item)) for item in inputs.items()]
+    ends += [(12, value(name, onnx_graph.FLOAT)) for name in outputs]
+    return proto((1, 10), (7, proto(*fields, (2, "toy"), *ends)), (8, proto((1, ""), (2, opset))))
+
+
+GENE_LEVEL = (
+    onnx_node("MatMul", "counts class_weight", "scores"),
+    onnx_node("LogSoftmax", "scores", "gene_logits"),
+    onnx_node("MatMul", "counts impute_in", "cell_embedding"),
+)
+CELL_LEVEL = (
+    onnx_node("Gather", "layers layer", "weight"),
+    onnx_node("Add", "own gene_logits", "sum"),
+    onnx_node("Mul", "sum weight", "scores"),
+    onnx_node("LogSoftmax", "scores", "cell_logits"),
+    onnx_node("Exp", "cell_logits", "new_state"),
+    onnx_constant("layers", [1.0]),
+)
+"""What the graphs of the toy do: the closed-form head alone, and nothing with the neighbours."""
+
+
+def npz(**arrays: Any) -> bytes:
+    """Return the bytes of an .npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, class_mean=np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]))
-    return files | {"statistics.npz": buffer.getvalue()}
+    np.savez(buffer, allow_pickle=True, **arrays)
+    return buffer.getvalue()
+
+
+def toy_tables() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return statistics and reference of a toy: 2 types, 3 genes, 4 factors, 4 reference cells."""
+    ones = np.ones(3)
+    factors = np.random.default_rng(0).normal(0, 0.1, (3, 4))
+    statistics = {
+        "gene_mean": ones,
+        "gene_scale": ones,
+        "class_mean": np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]),
+        "within_factors": factors,
+        "within_residual": ones / 2,
+        "total_factors": factors,
+        "total_residual": ones / 2,
+        "ridge": np.array(0.3),
+        "strength_precision": np.array(100.0),
+        "graph_factors": np.array(2),
+        "cells_per_type": np.array([10, 20]),
+        "gene_share": ones / 3,
+    }
+    reference = {
+        "embedding": np.eye(4),
+        "codes": np.array([0, 1, 0, 1], np.int32),
+        "novelty_quantiles": np.linspace(0, 0.5, 201, dtype=np.float32),
+        "residual_quantiles": np.linspace(0.1, 2, 201, dtype=np.float32),
+    }
+    return statistics, reference
+
+
+def toy_files() -> dict[str, bytes]:
+    """Return the files of a toy bundle, which runs."""
+    statistics, reference = toy_tables()
+    return {
+        "gene_level.onnx": onnx_model("gene level", *GENE_LEVEL),
+        "cell_level.onnx": onnx_model("cell level", *CELL_LEVEL),
+        "statistics.npz": npz(**statistics),
+        "reference.npz": npz(**reference),
+    }
 
 
 @pytest.fixture
@@ -124,13 +227,65 @@ def record() -> dict[str, Any]:
 
 @pytest.fixture
 def toy(tmp_path: Path, record: dict[str, Any]) -> Path:
-    """Return the folder of a bundle whose record is valid and whose graphs are not ONNX."""
+    """Return the folder of a small bundle that can be run."""
     folder = tmp_path / "models" / "toy"
     folder.mkdir(parents=True)
     for name, data in toy_files().items():
         (folder / name).write_bytes(data)
     (folder / records.RECORD).write_text(json.dumps(record))
     return folder
+
+
+@pytest.fixture
+def onnx_parts() -> Any:
+    """Return what ONNX files are made of, without the package ``onnx``."""
+    return types.SimpleNamespace(
+        proto=proto,
+        node=onnx_node,
+        constant=onnx_constant,
+        model=onnx_model,
+        gene_level=GENE_LEVEL,
+        cell_level=CELL_LEVEL,
+    )
+
+
+def sign(folder: Path) -> None:
+    """Give the record of a bundle the sizes and checksums of the files that are there."""
+    path = folder / records.RECORD
+    record = json.loads(path.read_bytes())
+    for name in record["files"]:
+        data = (folder / name).read_bytes()
+        record["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    path.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def change(toy: Path) -> Callable[..., Path]:
+    """Return a function that changes the toy, with right checksums, and returns its folder.
+
+    ``record`` changes the record in place, ``tables`` the tables of statistics and reference in
+    place, ``files`` are other files by name.
+    """
+
+    def changed(
+        record: Callable[[dict[str, Any]], Any] | None = None,
+        tables: Callable[[dict[str, Any]], Any] | None = None,
+        files: dict[str, bytes] | None = None,
+    ) -> Path:
+        if tables is not None:
+            for name, held in zip(("statistics", "reference"), toy_tables(), strict=True):
+                tables(held)
+                (toy / f"{name}.npz").write_bytes(npz(**held))
+        for name, data in (files or {}).items():
+            (toy / name).write_bytes(data)
+        sign(toy)
+        if record is not None:
+            content = json.loads((toy / records.RECORD).read_bytes())
+            record(content)
+            (toy / records.RECORD).write_text(json.dumps(content))
+        return toy
+
+    return changed
 
 
 def make_counts(n_cells: int = 20, n_genes: int = 30, seed: int = 0) -> sp.csr_matrix:

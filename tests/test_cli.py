@@ -540,6 +540,58 @@ def test_models_verify(toy_models):
     assert good["problem"] == ""
 
 
+def test_models_verify_checks_more_than_checksums(change, toy_models):
+    """Tables that cannot be used have right checksums, and listing models does not read them."""
+    change(tables=lambda t: t.update(gene_scale=np.zeros(3)) if "gene_scale" in t else None)
+    assert run_json("models", "list")["models"]
+    done = run("models", "verify", "toy", "human-pbmc", code=1)
+    assert "FAILED toy" in done.stdout
+    assert "statistics.npz: gene_scale holds 0" in done.stdout
+    assert "ok     human-pbmc" in done.stdout
+
+
+def test_a_model_in_the_working_folder_is_named_by_a_path(toy, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    for command in (["models", "show"], ["models", "verify"], ["explain"]):
+        failed = run(*command, "toy", code=1)
+        assert "no model named 'toy'" in failed.stderr
+        assert "to use the folder, write ./toy" in failed.stderr
+    assert "ok     ./toy" in run("models", "verify", "./toy").stdout
+    assert "T [naive]" in run("models", "show", "./toy").stdout
+
+
+@pytest.mark.parametrize("broken", ["record", "tables"])
+@pytest.mark.parametrize("form", ["h5ad", "csv"])
+def test_a_broken_model_is_named_and_passed_over(query, toy_models, change, tmp_path, broken, form):
+    if broken == "record":
+        (toy_models / "bundle.json").write_text("{}")
+    else:
+        change(tables=lambda t: t.update(gene_scale=np.zeros(3)) if "gene_scale" in t else None)
+    if form == "csv":
+        cells = ad.read_h5ad(query)[:50]
+        query = tmp_path / "cells.csv"
+        cells.to_df().to_csv(query)
+    done = run("annotate", query, "-o", tmp_path / "out.csv", "--threads", "1", "--json")
+    assert json.loads(done.stdout)["model"]["name"] == "human-pbmc"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: the model toy is passed over: {toy_models}: ")
+    failed = run("annotate", query, "-o", tmp_path / "b.csv", "-m", "toy", code=1)
+    assert str(toy_models) in failed.stderr
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_models_list_shows_a_broken_model_as_broken(toy_models):
+    (toy_models / "bundle.json").write_text("{}")
+    done = run("models", "list")
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("toy ")]
+    assert row.split()[1] == "broken"
+    assert done.stderr.startswith("warning: toy is broken: ")
+    assert len(done.stderr.splitlines()) == 1
+    entries = {e["name"]: e for e in run_json("models", "list")["models"]}
+    assert "bundle.json is not a bundle record" in entries["toy"]["problem"]
+    assert entries["human-pbmc"]["problem"] == ""
+
+
 def test_models_verify_without_a_model_fails(monkeypatch):
     monkeypatch.setattr(registry, "list_models", dict)
     assert "no model was found" in run("models", "verify", code=1).stderr

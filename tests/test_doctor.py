@@ -112,3 +112,12 @@ def test_no_model_at_all_is_a_problem(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "list_models", dict)
     (problem,) = doctor.examine().problems
     assert "no model in" in problem
+
+
+def test_a_model_that_does_not_run_is_a_problem(toy, change, monkeypatch):
+    monkeypatch.setenv(registry.MODEL_PATH_VARIABLE, str(toy.parent))
+    assert doctor.examine().models["toy"] == "1.2.3"
+    change(tables=lambda t: t.update(codes=t["codes"] + 9) if "codes" in t else None)
+    report = doctor.examine()
+    assert "codes up to 10" in report.models["toy"]
+    assert any("reference.npz: codes up to 10" in problem for problem in report.problems)

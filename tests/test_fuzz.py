@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scbignn_infer.bundle import RECORD, read_bundle
-from scbignn_infer.errors import BundleError, InputError
+from scbignn_infer.bundle import RECORD, ModelBundle, read_bundle
+from scbignn_infer.errors import BundleError, Flaw, InputError
+from scbignn_infer.onnx_graph import check_graph
+from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import open_query
+from scbignn_infer.validate import TABLES, read_tables
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scbignn_infer.bundle import BundleSpec
 
 fuzz = settings(
     max_examples=250,
@@ -86,6 +92,75 @@ def test_any_bytes_as_a_zipped_bundle(tmp_path: Path, data: bytes) -> None:
     for start in (b"", b"PK\x03\x04", b"PK\x05\x06"):
         (tmp_path / "toy.zip").write_bytes(start + data)
         read(tmp_path / "toy.zip")
+
+
+@pytest.fixture
+def spec(toy: Path) -> BundleSpec:
+    return read_bundle(toy).spec
+
+
+def mutated(data: bytes, at: int, length: int, other: bytes) -> bytes:
+    """Return data with some bytes replaced."""
+    at %= len(data)
+    return data[:at] + other + data[at + length :]
+
+
+CHANGES = {
+    "at": st.integers(0, 1 << 20),
+    "length": st.integers(0, 40),
+    "other": st.binary(max_size=20),
+}
+
+
+@fuzz
+@given(**CHANGES, file=st.sampled_from(["statistics.npz", "reference.npz"]))
+def test_any_change_of_bytes_of_tables(
+    toy: Path, spec: BundleSpec, file: str, at: int, length: int, other: bytes
+) -> None:
+    message = ""
+    try:
+        tables = read_tables(file, mutated((toy / file).read_bytes(), at, length, other), spec)
+        assert tables.keys() <= TABLES[file].keys()
+    except Flaw as flaw:
+        message = str(flaw)
+    assert message.isprintable()
+
+
+@fuzz
+@given(**CHANGES, level=st.sampled_from(["gene", "cell"]))
+def test_any_change_of_bytes_of_a_graph(
+    toy: Path, level: str, at: int, length: int, other: bytes
+) -> None:
+    """What passes is opened and run, too."""
+    name = f"{level}_level.onnx"
+    data = mutated((toy / name).read_bytes(), at, length, other)
+    bundle, message = read_bundle(toy), ""
+    try:
+        check_graph(data, f"{level} level")
+        changed = ModelBundle(bundle.path, bundle.spec, bundle._files | {name: data}, "")
+        Annotator(changed, device="cpu", threads=1)
+    except (Flaw, BundleError) as error:
+        message = str(error)
+    assert message.isprintable()
+
+
+@fuzz
+@given(data=st.binary(max_size=300), level=st.sampled_from(["gene level", "cell level"]))
+def test_any_bytes_as_a_graph(data: bytes, level: str) -> None:
+    with pytest.raises(Flaw):
+        check_graph(data, level)
+
+
+@fuzz
+@given(**CHANGES)
+def test_any_change_of_bytes_of_a_zipped_bundle(
+    toy: Path, tmp_path: Path, at: int, length: int, other: bytes
+) -> None:
+    whole = tmp_path / "whole.zip"
+    if not whole.exists():
+        shutil.make_archive(str(whole.with_suffix("")), "zip", toy)
+    (tmp_path / "toy.zip").write_bytes(mutated(whole.read_bytes(), at, length, other))
+    read(tmp_path / "toy.zip")
 
 
 def open_all(path: Path) -> None:

@@ -17,7 +17,7 @@ from scbignn_infer import results
 from scbignn_infer.bundle import CellType
 from scbignn_infer.choice import Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
-from scbignn_infer.model_choice import choose_model
+from scbignn_infer.model_choice import choose_model, whole_models
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, open_query
 
@@ -264,6 +264,24 @@ def test_no_model_is_chosen_for_strange_cells(pbmc_bundle: ModelBundle) -> None:
     adata.var_names = pbmc_bundle.gene_symbols[:2000]
     with pytest.raises(BundleError, match="no model is clearly meant for AnnData"):
         choose_model(AnnDataQuery(adata), device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["bundle.json", "statistics.npz", "gene_level.onnx"])
+def test_a_broken_model_is_warned_of_and_passed_over(
+    monkeypatch: pytest.MonkeyPatch, example: Path, toy: Path, damage: str
+) -> None:
+    monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(toy.parent))
+    (toy / damage).write_bytes(b"")
+    with (
+        open_query(example) as query,
+        pytest.warns(UserWarning, match="the model toy is passed over: .*toy: ") as caught,
+    ):
+        assert choose_model(query, device="cpu", threads=1)[0].name == "human-pbmc"
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="the model toy is passed over"):
+        whole = whole_models(device="cpu", threads=1)
+    assert "human-pbmc" in {bundle.name for bundle in whole}
+    assert "toy" not in {bundle.name for bundle in whole}
 
 
 def test_two_alike_models_are_not_chosen_between(

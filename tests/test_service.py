@@ -644,6 +644,21 @@ def test_the_command_says_what_is_wrong_in_one_line(monkeypatch):
         assert "pip install 'fastapi>=" in run()
 
 
+def test_a_broken_model_is_named_and_the_others_are_served(toy, monkeypatch):
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    monkeypatch.setenv(registry.MODEL_PATH_VARIABLE, str(toy.parent))
+    (toy / "bundle.json").write_text("{}")
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    done = CliRunner().invoke(main, ["serve", "--port", "0", "--threads", "1"])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert done.exit_code == 0, done.output
+    warning, serving = done.stderr.splitlines()
+    assert warning.startswith(f"warning: the model toy is passed over: {toy}: bundle.json")
+    assert "human-pbmc" in serving
+    assert "toy" not in serving
+
+
 @pytest.mark.parametrize(
     ("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)]
 )

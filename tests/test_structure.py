@@ -23,9 +23,12 @@ PACKAGES = ("cli", "readers", "report", "service")
 FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.glob(f"{p}/*.py"))])
 LAYERS = (
     {"errors"},
+    {"archives", "onnx_graph"},
+    {"validate"},
     {"bundle", "gene_names", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
+    {"trial"},
     {"pipeline", "doctor"},
     {"explanation", "model_choice", "report"},
     {"adata", "files"},

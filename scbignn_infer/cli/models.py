@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +19,7 @@ from scbignn_infer.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from scbignn_infer.bundle import BundleSpec
 
@@ -50,7 +50,7 @@ def list_(as_json: bool) -> None:
     rows = [
         (
             e["name"],
-            e["version"] or "damaged",
+            e["version"] or "broken",
             e.get("species", ""),
             e.get("tissue", ""),
             str(len(e.get("cell_types", ()))),
@@ -60,15 +60,22 @@ def list_(as_json: bool) -> None:
         for e in entries
     ]
     console.print(make_table(titles, rows))
+    for e in entries:
+        if e["problem"]:
+            click.echo(f"warning: {e['name']} is broken: {e['problem']}", err=True)
 
 
-def _model_entry(name: str, path: Path) -> Summary:
-    """Describe a model, or say what is wrong with it."""
+def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
+    """Describe a model, or say what is wrong with it; with ``run``, label a few cells first."""
     from scbignn_infer import registry
 
     entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
     try:
         bundle = registry.load_model(path)
+        if run:
+            from scbignn_infer.pipeline import Annotator
+
+            Annotator(bundle, device="cpu", threads=1)
     except BundleError as error:
         return entry | {"problem": str(error)}
     spec = bundle.spec
@@ -89,7 +96,7 @@ def _model_entry(name: str, path: Path) -> Summary:
 def show(name: str, as_json: bool) -> None:
     """Show the card of a model.
 
-    NAME is that of a model, or the path of one.
+    NAME is that of a model, or a path with a slash, such as ./mine.
     """
     import msgspec
 
@@ -177,9 +184,10 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
-    """Check models against their checksums.
+    """Check models: checksums, contents and a run.
 
-    Reads every file of each NAME, or of all models that can be found.
+    Reads every file of each NAME (or path with a slash), or of all models that can be found, and
+    labels a few made-up cells.
     """
     from scbignn_infer import registry
 
@@ -190,8 +198,8 @@ def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
             expected=f"one in {', '.join(map(str, registry.model_folders()))}",
             do=f"install one, or set {registry.MODEL_PATH_VARIABLE}",
         )
-    chosen = {name: found.get(name, Path(name)) for name in names} if names else found
-    entries = [_model_entry(name, path) for name, path in chosen.items()]
+    chosen = {name: registry.find_model(name) for name in names} if names else found
+    entries = [_model_entry(name, path, run=True) for name, path in chosen.items()]
     if as_json:
         print_json({"models": entries})
     else:

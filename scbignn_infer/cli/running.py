@@ -6,8 +6,10 @@ import _thread
 import signal
 import sys
 import threading
+import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -34,7 +36,7 @@ class Commands(click.Group):
         """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            with _swallowed_signals_come_again():
+            with _swallowed_signals_come_again(), _warnings_in_one_line():
                 return super().invoke(ctx)
         except ScBiGNNError as error:
             raise Failure(str(error)) from None
@@ -82,6 +84,33 @@ def _swallowed_signals_come_again() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = ordinary
+
+
+PACKAGE = str(Path(__file__).parents[1])
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print a warning of this package as one line on stderr, once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("once", category=UserWarning, module=r"scbignn_infer\b")
+        ordinary = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if filename.startswith(PACKAGE):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                ordinary(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def _send(number: signal.Signals) -> None:

@@ -84,11 +84,12 @@ def serve(
             raise MissingExtraError(module, extra="serve", purpose="the service")
     import uvicorn
 
-    from scbignn_infer import files, registry, service
+    from scbignn_infer import files, model_choice, service
 
     with _bind(host, port) as listener:
         settings = files.Settings(device=device, threads=threads, memory_limit=memory_limit)
-        served = service.Models(models or list(registry.list_models().values()), settings)
+        found = models or model_choice.whole_models(device=device, threads=threads)
+        served = service.Models(found, settings)
         app = service.make_app(served, service.Limits(max_size, timeout, queue))
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=round(timeout) + 1)

@@ -44,7 +44,7 @@ class Models:
     Parameters
     ----------
     models
-        Names or paths.
+        Names, paths or bundles.
     settings
         How cells are labelled, where a request wishes nothing.
 
@@ -54,7 +54,9 @@ class Models:
         There are none, two have one name, or one cannot be loaded and run.
     """
 
-    def __init__(self, models: Sequence[str | Path], settings: files.Settings) -> None:
+    def __init__(
+        self, models: Sequence[str | Path | ModelBundle], settings: files.Settings
+    ) -> None:
         bundles = [registry.load_model(model) for model in models]
         self.bundles = {bundle.name: bundle for bundle in bundles}
         if not bundles or len(self.bundles) < len(bundles):

@@ -11,6 +11,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import scbignn_infer
+from scbignn_infer import onnx_graph
 from scbignn_infer.errors import BundleError
 from scbignn_infer.neighbors import GROUP, unit_rows
 from scbignn_infer.sessions import Session, choose_runtime
@@ -218,3 +219,10 @@ def test_the_search_finds_the_nearest_neighbours():
     )
     np.testing.assert_array_equal(found, indices)
     np.testing.assert_allclose(similarity, 1 - distance, atol=1e-6)
+
+
+def test_the_runtime_knows_the_inputs_and_outputs_of_both_levels() -> None:
+    inputs, outputs = zip(*onnx_graph.LEVELS.values(), strict=True)
+    assert set(inputs[0]) == {"counts", "totals", *TABLES}
+    assert set(inputs[1]) == set(export.STEP_INPUTS)
+    assert outputs == (("cell_embedding", "gene_logits"), ("cell_logits", "new_state"))

@@ -7,10 +7,12 @@ import copy
 import anndata as ad
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 
 import scbignn_infer
+from scbignn_infer import onnx_graph
 from scbignn_infer.errors import BundleError
 from scbignn_infer.pipeline import Annotator
 from scbignn_training.augment import cut_genes
@@ -61,6 +63,15 @@ def test_the_record_names_the_forms(trained):
     assert type(model.pair.gene.net) is GENE_FORMS[settings.gene_form]
     for level in (model.pair.cell, model.pair.teacher):
         assert {type(layer) for layer in level.layers} == {CELL_FORMS[settings.cell_form]}
+
+
+def test_the_graphs_hold_only_what_the_runtime_expects_of_this_exporter(trained, monkeypatch):
+    """With no allowance for what another version of PyTorch may write."""
+    monkeypatch.setattr(onnx_graph, "ALIKE", frozenset())
+    for level in ("gene", "cell"):
+        data = (trained[2] / f"{level}_level.onnx").read_bytes()
+        onnx_graph.check_graph(data, f"{level} level")
+        assert len(onnx.load_from_string(data).graph.node) < onnx_graph.MAX_NODES / 4
 
 
 @pytest.fixture(params=["all genes", "half of the genes"])

@@ -19,6 +19,8 @@ import torch
 from scbignn_infer import bundle as b
 from scbignn_infer.errors import OutputError
 from scbignn_infer.gene_names import SPECIES, GeneNames
+from scbignn_infer.sessions import Session, choose_runtime
+from scbignn_infer.trial import try_out
 from scbignn_training.card import model_card
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
@@ -66,7 +68,7 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
     OutputError
         The bundle exists, or the folder cannot be written.
     BundleError
-        onnxruntime does not agree with torch.
+        onnxruntime does not agree with torch, or the runtime would refuse the bundle.
     """
     target = folder / recipe.name
     check_free(target, overwrite=overwrite)
@@ -80,7 +82,9 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
         try:
             for name, data in files.items():
                 (staging / name).write_bytes(data)
-            b.read_bundle(staging)
+            packed = b.read_bundle(staging)
+            cpu = choose_runtime("cpu", torch.get_num_threads())
+            try_out(packed, lambda file: Session(packed.read(file), cpu, file))
             staging.chmod(0o755)
             _swap(staging, target)
         finally:
