@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import Any
 
 
@@ -72,3 +74,35 @@ class MissingExtraError(ScBiGNNError):
             expected=f"the extra '{extra}'",
             do=f"run: pip install 'scbignn-infer[{extra}]', in a clone: pip install '.[{extra}]'",
         )
+
+
+OF_MEMORY = re.compile(
+    r"unable to allocate [\d.]+ |memory allocation failed|allocate memory|out of memory"
+    r"|bad[_ ]alloc",
+    re.IGNORECASE,
+)
+"""What libraries say when they get no memory, in errors of any class."""
+OF_THE_SYSTEM = re.compile("error message = '([^']*)'")
+"""Where HDF5 puts what the system said, among lines about its buffers."""
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why the system or a library failed."""
+    text = str(getattr(error, "strerror", None) or error)
+    said = OF_THE_SYSTEM.search(text)
+    lines = text.splitlines()
+    return said[1] if said else next(filter(None, lines), type(error).__name__)
+
+
+def is_want_of_memory(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that led to it, says that there was no memory."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError) or number == errno.ENOMEM:
+            return True
+        if OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False

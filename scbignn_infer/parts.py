@@ -11,6 +11,7 @@ import numpy as np
 
 from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.files import open_file
+from scbignn_infer.outputs import replacing
 from scbignn_infer.passes import READ_CELLS
 from scbignn_infer.readers import RowRange
 from scbignn_infer.registry import load_model
@@ -21,7 +22,6 @@ from scbignn_infer.samples import (
     label_sample,
     parts_folder,
 )
-from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path

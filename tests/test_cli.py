@@ -417,16 +417,16 @@ def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(query, name, cod
     process = python(
         f"""
         import signal, time, weakref
-        from scbignn_infer import writers
+        from scbignn_infer import outputs
         signal.signal(signal.SIGINT, signal.default_int_handler)
         class Dead: pass
-        def check(target, *, overwrite):
+        def check(target, **rules):
             dead = Dead()
             reference = weakref.ref(dead, lambda _: signal.raise_signal(signal.{name}))
             del dead
             print("went on", flush=True)
             time.sleep(60)
-        writers.check_target = check
+        outputs.check_output = check
         main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
         """
     )

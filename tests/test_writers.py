@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scbignn_infer import writers
-from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer import outputs, writers
+from scbignn_infer.errors import InputError, MissingExtraError, OutputError
+from scbignn_infer.identity import Identity
 
 SLOTS = {"obs": ["k_cell_type"], "obsm": ["X_k"], "uns": ["k"]}
 
@@ -35,6 +36,14 @@ def values():
     )
 
 
+def write_h5ad(source, target, slots, *, new=False):
+    """Copy a file, add slots and put it, as label_file does."""
+    seen = Identity.of(source)
+    with outputs.replacing(target, new=new, source=seen) as temporary:
+        with writers.copying(seen, temporary) as finish:
+            finish(slots)
+
+
 def files(folder):
     return sorted(p.name for p in folder.iterdir())
 
@@ -47,7 +56,7 @@ def full_disk(*arguments, **keywords):
 
 
 def test_a_block_that_succeeds_makes_the_file(tmp_path):
-    with writers.replacing(tmp_path / "a.csv") as temporary:
+    with outputs.replacing(tmp_path / "a.csv") as temporary:
         temporary.write_text("new")
         assert temporary.parent == tmp_path
         assert not (tmp_path / "a.csv").exists()
@@ -61,7 +70,7 @@ def test_an_interrupted_block_leaves_the_old_file_and_nothing_else(tmp_path, int
     target.write_text("old")
 
     def write():
-        with writers.replacing(target) as temporary:
+        with outputs.replacing(target) as temporary:
             temporary.write_text("half")
             raise interruption
 
@@ -75,7 +84,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full_disk)
 
     def write():
-        with writers.replacing(tmp_path / "a.csv") as temporary:
+        with outputs.replacing(tmp_path / "a.csv") as temporary:
             temporary.write_text("half")
 
     with pytest.raises(OutputError, match=r"a\.csv \(No space left on device\).*free space"):
@@ -85,7 +94,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_failure_of_hdf5_is_one_line(tmp_path):
     def write():
-        with writers.replacing(tmp_path / "a.h5ad"):
+        with outputs.replacing(tmp_path / "a.h5ad"):
             raise RuntimeError("Unable to flush file\nmore")
 
     with pytest.raises(OutputError, match="Unable to flush file") as caught:
@@ -95,7 +104,7 @@ def test_a_failure_of_hdf5_is_one_line(tmp_path):
 
 
 def test_a_folder_that_vanished(tmp_path):
-    with pytest.raises(OutputError), writers.replacing(tmp_path / "absent" / "a.csv"):
+    with pytest.raises(OutputError), outputs.replacing(tmp_path / "absent" / "a.csv"):
         pass
 
 
@@ -105,7 +114,7 @@ def test_mode_and_link_of_a_replaced_file_stay(tmp_path):
     target.write_text("old")
     target.chmod(0o600)
     link.symlink_to(target)
-    with writers.replacing(link) as temporary:
+    with outputs.replacing(link) as temporary:
         temporary.write_text("new")
     assert link.is_symlink()
     assert target.read_text() == "new"
@@ -116,7 +125,7 @@ def test_mode_and_link_of_a_replaced_file_stay(tmp_path):
 def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        with writers.replacing(tmp_path / "a.csv"):
+        with outputs.replacing(tmp_path / "a.csv"):
             pass
     finally:
         os.umask(old)
@@ -126,33 +135,37 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
 # --- checks before the work ----------------------------------------------------------------------
 
 
+def check_output(path, *, overwrite=False, **rules):
+    outputs.check_output(path, suffixes=writers.SUFFIXES, overwrite=overwrite, **rules)
+
+
 def test_an_existing_output_is_refused(tmp_path):
     (tmp_path / "a.csv").touch()
     with pytest.raises(OutputError, match=r"a\.csv exists.*--overwrite"):
-        writers.check_target(tmp_path / "a.csv", overwrite=False)
-    writers.check_target(tmp_path / "a.csv", overwrite=True)
+        check_output(tmp_path / "a.csv", overwrite=False)
+    check_output(tmp_path / "a.csv", overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.h5", "a.csv.gz"])
 def test_an_unknown_suffix_is_refused(tmp_path, name):
     with pytest.raises(OutputError, match=r"\.h5ad, \.csv, \.tsv, \.parquet"):
-        writers.check_target(tmp_path / name, overwrite=True)
+        check_output(tmp_path / name, overwrite=True)
 
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(OutputError, match="no folder"):
-        writers.check_target(tmp_path / "absent" / "a.csv", overwrite=False)
+        check_output(tmp_path / "absent" / "a.csv", overwrite=False)
 
 
 def test_parquet_without_pyarrow_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"scbignn-infer\[parquet\]"):
-        writers.check_target(tmp_path / "a.parquet", overwrite=False)
+        check_output(tmp_path / "a.parquet", overwrite=False)
 
 
 def test_slots_of_an_earlier_run_are_refused(h5ad, values, tmp_path):
     writers.check_h5ad_slots(h5ad, SLOTS, overwrite=False)
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     with pytest.raises(OutputError, match=r"obs\['k_cell_type'\], obsm\['X_k'\], uns\['k'\]"):
         writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=False)
     writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=True)
@@ -176,23 +189,23 @@ def check(result, adata, values):
 
 def test_a_copy_has_the_slots_and_the_input_is_untouched(h5ad, adata, values, tmp_path):
     before = h5ad.read_bytes()
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["out.h5ad", "query.h5ad"]
 
 
 def test_a_file_is_replaced_by_its_annotated_self(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, values)
+    write_h5ad(h5ad, h5ad, values)
     check(ad.read_h5ad(h5ad), adata, values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
 def test_slots_can_be_written_again(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, values)
+    write_h5ad(h5ad, h5ad, values)
     records = {"k": {**values.records["k"], "new": 1}}
     again = dataclasses.replace(values, records=records)
-    writers.write_h5ad(h5ad, h5ad, again)
+    write_h5ad(h5ad, h5ad, again)
     result = ad.read_h5ad(h5ad)
     check(result, adata, values)
     assert result.uns["k"]["new"] == 1
@@ -210,7 +223,7 @@ def test_a_failed_write_leaves_input_and_folder_as_they_were(h5ad, values, tmp_p
     monkeypatch.setattr(writers, "_copy", full_disk)
     for target in (h5ad, tmp_path / "out.h5ad"):
         with pytest.raises(OutputError, match="No space left"):
-            writers.write_h5ad(h5ad, target, values)
+            write_h5ad(h5ad, target, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["query.h5ad"]
 
@@ -224,13 +237,16 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path, room):
         import resource
         from pathlib import Path
         import anndata, h5py, numpy as np
-        from scbignn_infer import writers
+        from scbignn_infer import outputs, writers
         from scbignn_infer.errors import OutputError
+        from scbignn_infer.identity import Identity
         resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + room}, resource.RLIM_INFINITY))
         big = np.random.default_rng(0).random((20, 20_000), np.float32)
+        seen = Identity.of(Path({str(h5ad)!r}))
         try:
-            writers.write_h5ad(Path({str(h5ad)!r}), Path({str(tmp_path / "out.h5ad")!r}),
-                               writers.Slots({{}}, {{"X_k": big}}, {{}}, "k"))
+            with outputs.replacing(Path({str(tmp_path / "out.h5ad")!r}), source=seen) as temporary:
+                with writers.copying(seen, temporary) as finish:
+                    finish(writers.Slots({{}}, {{"X_k": big}}, {{}}, {{}}))
         except OutputError as error:
             print(error)
     """
@@ -247,14 +263,21 @@ def test_a_block_that_fails_ends_the_copy_and_leaves_nothing(h5ad, tmp_path, mon
     monkeypatch.setattr(writers, "COPY_BYTES", 1)
     monkeypatch.setattr(os, "copy_file_range", lambda *arguments: time.sleep(0.01) or 1)
     start = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt), writers.copying(h5ad, tmp_path / "out.h5ad"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        outputs.replacing(tmp_path / "out.h5ad") as temporary,
+        writers.copying(Identity.of(h5ad), temporary),
+    ):
         raise KeyboardInterrupt
     assert time.perf_counter() - start < 5 < h5ad.stat().st_size * 0.01
     assert files(tmp_path) == ["query.h5ad"]
 
 
 def test_a_block_that_never_finishes_leaves_nothing(h5ad, tmp_path):
-    with writers.copying(h5ad, tmp_path / "out.h5ad"):
+    with (
+        outputs.drafting(tmp_path / "out.h5ad") as draft,
+        writers.copying(Identity.of(h5ad), draft.path),
+    ):
         pass
     assert files(tmp_path) == ["query.h5ad"]
 
@@ -268,14 +291,14 @@ def test_copies_where_the_system_cannot(h5ad, adata, values, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
     monkeypatch.setattr(writers, "COPY_BYTES", 1000)
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
 
 
 def test_a_full_disk_ends_the_copy_with_one_line(h5ad, values, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "copy_file_range", full_disk, raising=False)
     with pytest.raises(OutputError, match="No space left"):
-        writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
@@ -287,9 +310,9 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
     path = tmp_path / f"out{suffix}"
     probabilities = np.tile(np.array([[0.75, 0.25]], np.float32), (20, 1))
     names = [f"cell,{i}" for i in range(20)]
-    writers.write_table(
-        path, names, columns=values.columns, probabilities=probabilities, cell_types=["B", "T"]
-    )
+    table = writers.make_table(names, values.columns, probabilities, ["B", "T"])
+    with outputs.replacing(path) as temporary:
+        writers.write_table(table, temporary, suffix)
     if suffix == ".parquet":
         table = pd.read_parquet(path)
     else:
@@ -299,19 +322,6 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
     assert list(table["k_cell_type"]) == list(values.columns["k_cell_type"])
     np.testing.assert_allclose(table["probability_B"], 0.75)
     assert files(tmp_path) == [path.name]
-
-
-def test_a_failed_table_leaves_nothing(tmp_path, values, monkeypatch):
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OutputError, match="No space left"):
-        writers.write_table(
-            tmp_path / "a.csv",
-            [str(i) for i in range(20)],
-            columns=values.columns,
-            probabilities=np.zeros((20, 1)),
-            cell_types=["B"],
-        )
-    assert files(tmp_path) == []
 
 
 def test_columns_of_strings_are_categories_in_the_models_order():

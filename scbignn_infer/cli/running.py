@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scbignn_infer.errors import ScBiGNNError
+from scbignn_infer.errors import ScBiGNNError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,22 +31,27 @@ class Commands(click.Group):
     """The one place where errors and signals become a line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
-        signal.signal(signal.SIGTERM, _terminate)
+        """Run the command; signals that end it unwind the stack, so that temporary files go."""
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, _terminate)
         try:
             with _swallowed_signals_come_again():
                 return super().invoke(ctx)
         except ScBiGNNError as error:
             raise Failure(str(error)) from None
-        except MemoryError:
+        except MemoryError as error:
+            why = f" ({reason(error)})" if str(error) else ""
             raise Failure(
-                "the memory ran out; expected enough for the cells' embeddings and graph; "
+                f"the memory ran out{why}; expected enough for the cells' embeddings and graph; "
                 "close other programs or annotate one sample at a time"
             ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a command: asked to by the system, or since its terminal was closed."""
 AGAIN_SECONDS = 0.01
 """After which a lost signal is sent again: the callback that lost it has ended by then."""
 _terminated: list[int] = []
@@ -71,7 +76,7 @@ def _swallowed_signals_come_again() -> Iterator[None]:
         if lost.exc_type is KeyboardInterrupt:
             number = signal.SIGINT
         elif lost.exc_type is SystemExit and _terminated:
-            number = signal.SIGTERM
+            number = signal.Signals(_terminated[-1])
         else:
             ordinary(lost)
             return
