@@ -94,8 +94,27 @@ def reason(error: BaseException) -> str:
     return said[1] if said else next(filter(None, lines), type(error).__name__)
 
 
+PROBE_BYTES = 1 << 26
+"""Where no more memory than this can be had, it is the cause of errors that name none."""
+
+
 def is_want_of_memory(error: BaseException | None) -> bool:
-    """Tell whether an error, or one that led to it, says that there was no memory."""
+    """Tell whether an error, or one that led to it, came from a lack of memory.
+
+    The filters of HDF5 say only that they failed, so that memory is then asked for.
+    """
+    return _says_memory(error) or (isinstance(error, OSError) and not error.errno and _is_short())
+
+
+def _is_short() -> bool:
+    try:
+        bytearray(PROBE_BYTES)
+    except MemoryError:
+        return True
+    return False
+
+
+def _says_memory(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -189,6 +189,7 @@ def label_file(
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
         cells = stack.enter_context(open_file(query, reading))
+        stack.enter_context(cells.identity.watched())
         _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
         new = not (overwrite or replace)
         drafts = [

@@ -50,6 +50,15 @@ class Identity:
             if _stamp(file) != stamp:
                 raise changed(file)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Say of a file that cannot be read on that it changed, where that is why."""
+        try:
+            yield
+        except InputError:
+            self.check()
+            raise
+
     def check_descriptor(self, descriptor: int) -> None:
         """Raise if an open file is none of the files, as they were.
 
@@ -60,6 +69,14 @@ class Identity:
         """
         if _as_stamp(os.fstat(descriptor)) not in self.stamps.values():
             raise changed(self.path)
+
+    def resembles(self, other: Identity) -> bool:
+        """Tell whether another machine, which numbers devices in its own way, saw the same."""
+        mine, others = (
+            {file: stamp and stamp[2:] for file, stamp in seen.stamps.items()}
+            for seen in (self, other)
+        )
+        return mine == others
 
     @contextmanager
     def opened(self) -> Iterator[FileIO]:
