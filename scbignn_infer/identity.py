@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import InputError, ScBiGNNError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,10 +52,10 @@ class Identity:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Say of a file that cannot be read on that it changed, where that is why."""
+        """Say that the files changed, where that is why the block failed."""
         try:
             yield
-        except InputError:
+        except ScBiGNNError:
             self.check()
             raise
 

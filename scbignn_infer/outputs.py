@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError, OutputError, is_want_of_memory, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from scbignn_infer.identity import Identity
 
@@ -161,13 +161,14 @@ def drafting(target: Path, *, new: bool = False) -> Iterator[Draft]:
     """
     with one_line(target):
         place = target.resolve()
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
-        os.close(handle)
-    try:
-        yield Draft(Path(name), target, place, new)
+    path = place.with_name(f".{place.name}.{token_hex(8)}.tmp")
+    try:  # from here on, since a signal may come as soon as the file is there
+        with one_line(target):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield Draft(path, target, place, new)
     finally:
         with suppress(OSError):
-            Path(name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
 def put(drafts: Sequence[Draft], source: Identity | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import InputError, OutputError, reason
+from scbignn_infer.identity import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,7 +179,7 @@ def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]
         ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy") as pool,
     ):
         try:  # from here on, since a signal may come while the thread starts
-            copied = pool.submit(_copy, old, target, stop)
+            copied = pool.submit(_copy, old, source.path, target, stop)
 
             def finish(slots: Slots) -> None:
                 copied.result()
@@ -196,8 +197,8 @@ def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]
             stop.set()
 
 
-def _copy(old: FileIO, target: Path, stop: threading.Event) -> None:
-    """Copy the bytes of a file, and no further once ``stop`` is set."""
+def _copy(old: FileIO, source: Path, target: Path, stop: threading.Event) -> None:
+    """Copy the bytes of an open file, and no further once ``stop`` is set."""
     with open(target, "wb", buffering=0) as new:
         left, within_the_system = os.fstat(old.fileno()).st_size, hasattr(os, "copy_file_range")
         while left > 0 and not stop.is_set():
@@ -212,7 +213,7 @@ def _copy(old: FileIO, target: Path, stop: threading.Event) -> None:
                 continue
             data = old.read(min(left, COPY_BYTES))
             if not data:
-                raise OSError(f"{old.name} became shorter while it was copied")
+                raise changed(source)
             left -= len(data)
             while data:
                 data = data[new.write(data) :]

@@ -395,7 +395,7 @@ def test_an_interrupted_write_leaves_nothing(query, name, code):
         import signal
         from scbignn_infer import writers
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-        def copy(source, target, stop):
+        def copy(old, source, target, stop):
             target.write_text("half")
             print("writing", flush=True)
             stop.wait(60)

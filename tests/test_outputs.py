@@ -267,6 +267,15 @@ def test_a_link_that_came_meanwhile_leads_nowhere(tmp_path):
     assert (tmp_path / "a.csv").read_text() == "new"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links of POSIX")
+def test_a_link_to_nothing_yet_stays_one(tmp_path):
+    (tmp_path / "a.csv").symlink_to("b.csv")
+    with outputs.replacing(tmp_path / "a.csv", new=True) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.csv").is_symlink()
+    assert (tmp_path / "b.csv").read_text() == "new"
+
+
 def test_a_source_that_changed_gives_no_output(tmp_path):
     (tmp_path / "q.csv").write_text("cells")
     (tmp_path / "a.csv").write_text("old")

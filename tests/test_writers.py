@@ -178,6 +178,18 @@ def test_a_block_that_never_finishes_leaves_nothing(h5ad, tmp_path):
     assert files(tmp_path) == ["query.h5ad"]
 
 
+def test_a_file_that_becomes_shorter_has_changed(h5ad, values, tmp_path, monkeypatch):
+    def shorten(*arguments):
+        with open(h5ad, "r+b") as file:
+            file.truncate(1000)
+        return 0
+
+    monkeypatch.setattr(os, "copy_file_range", shorten, raising=False)
+    with pytest.raises(InputError, match=r"query\.h5ad changed"):
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    assert files(tmp_path) == ["query.h5ad"]
+
+
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, None])
 def test_copies_where_the_system_cannot(h5ad, adata, values, tmp_path, monkeypatch, code):
     def refuse(*arguments):
