@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
@@ -99,3 +100,54 @@ def packages_of(extra: str) -> str:
     named = (need.partition(";") for need in needs)
     mine = re.compile(rf"""extra == ['"]{re.escape(extra)}['"]""")
     return " ".join(f"'{need.strip()}'" for need, _, marker in named if mine.search(marker))
+
+
+OF_MEMORY = re.compile(
+    r"unable to allocate [\d.]+ |memory allocation failed|allocate memory|out of memory"
+    r"|bad[_ ]alloc",
+    re.IGNORECASE,
+)
+"""What libraries say when they get no memory, in errors of any class."""
+OF_THE_SYSTEM = re.compile("error message = '([^']*)'")
+"""Where HDF5 puts what the system said, among lines about its buffers."""
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why the system or a library failed."""
+    text = str(getattr(error, "strerror", None) or error)
+    said = OF_THE_SYSTEM.search(text)
+    lines = text.splitlines()
+    return said[1] if said else next(filter(None, lines), type(error).__name__)
+
+
+PROBE_BYTES = 1 << 26
+"""Where no more memory than this can be had, it is the cause of errors that name none."""
+
+
+def is_want_of_memory(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that led to it, came from a lack of memory.
+
+    The filters of HDF5 say only that they failed, so that memory is then asked for.
+    """
+    return _says_memory(error) or (isinstance(error, OSError) and not error.errno and _is_short())
+
+
+def _is_short() -> bool:
+    try:
+        bytearray(PROBE_BYTES)
+    except MemoryError:
+        return True
+    return False
+
+
+def _says_memory(error: BaseException | None) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        number = getattr(error, "errno", None)
+        if isinstance(error, MemoryError) or number == errno.ENOMEM:
+            return True
+        if OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False

@@ -188,8 +188,9 @@ class Densifier:
         values = np.asarray(rows.data, np.float32)
         columns = rows.indices
         if len(columns) and not 0 <= columns.min() <= columns.max() < len(self.shared):
+            wrong = columns.min() if columns.min() < 0 else columns.max()
             raise InputError(
-                f"the matrix refers to gene {columns.max()} of {len(self.shared)}",
+                f"the matrix refers to gene {wrong} of {len(self.shared)}",
                 expected="column indices within the gene table",
                 do="the file is damaged; write it again from its source",
             )

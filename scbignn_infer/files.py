@@ -9,10 +9,20 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer import gene_names, model_choice, pipeline, readers, registry, slots, writers
+from scbignn_infer import (
+    gene_names,
+    model_choice,
+    outputs,
+    pipeline,
+    readers,
+    registry,
+    slots,
+    writers,
+)
 from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import MissingExtraError, OutputError
 from scbignn_infer.readers import tables
+from scbignn_infer.readers.query import one_line
 from scbignn_infer.remarks import remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.choice import Choice, Reading
     from scbignn_infer.estimate import Estimate
+    from scbignn_infer.outputs import Draft
     from scbignn_infer.pipeline import Annotator, GraphKind, Progress
     from scbignn_infer.readers import FileQuery
     from scbignn_infer.results import Annotation
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
 Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
 """Gives the annotation of an open file, whose matrix and genes are chosen."""
+PAGES = (".html",)
 SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
@@ -172,13 +184,20 @@ def label_file(
     Raises
     ------
     ScBiGNNError
-        The file, the model or the output is not what it should be; nothing is left behind.
+        The file, the model or the output is not what it should be, or the file has changed; nothing
+        is left behind.
     """
     tell = progress or (lambda stage, done, total: None)
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
         cells = stack.enter_context(open_file(query, reading))
+        stack.enter_context(cells.identity.watched())
         _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
+        new = not (overwrite or replace)
+        drafts = [
+            stack.enter_context(outputs.drafting(path, new=new and not _same(path, cells.path)))
+            for path in (target, *([report.path] if report else []))
+        ]
         choice, novelty = None, None
         if settings.model is not None:
             bundle = registry.load_model(settings.model)
@@ -191,7 +210,8 @@ def label_file(
         if announce is not None:
             size = query.stat().st_size if copied else 0
             announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
-        finish = stack.enter_context(writers.copying(query, target)) if copied else None
+        copy = writers.copying(cells.identity, drafts[0].path)
+        add_slots = stack.enter_context(copy) if copied else None
         choice = choice or annotator.choose(cells, reading)
         inspected = perf_counter() - start
         if annotate is None:
@@ -200,15 +220,17 @@ def label_file(
             annotation = annotate(annotator, cells, choice)
         if report is not None:
             tell("report", 0, 1)
-            _write_report(report, annotator, cells, choice, annotation)
+            page = ReportFile(drafts[1].path, report.sample_key)
+            _write_report(page, annotator, cells, choice, annotation)
             tell("report", 1, 1)
-        if finish is None:
-            tell("write", 0, 1)
-            _write_new(target, cells, annotation, key, overwrite=overwrite)
+        tell("write", 0, 1)
+        if add_slots is None:
+            _write_new(drafts[0], cells, annotation, key, overwrite=overwrite)
         else:
             cells.close()
-            tell("write", 0, 1)
-            finish(slots.slot_values(annotation, key))
+            with outputs.one_line(target):
+                add_slots(slots.slot_values(annotation, key))
+        outputs.put(drafts, cells.identity)
         tell("write", 1, 1)
     annotation.provenance["seconds"]["inspect"] += round(inspected, 4)
     return {
@@ -229,17 +251,28 @@ def _check_outputs(
     replace: bool,
 ) -> None:
     """Refuse what cannot be written, before any work is done."""
-    query = cells.path
-    into_itself = target.exists() and target.samefile(query)
+    query, replace = cells.path, overwrite or replace
+    into_itself = _same(target, query)
     if into_itself and not cells.h5ad:
         raise OutputError(
             f"{query} is no .h5ad file of today's format, and labels cannot be written into it",
             expected="a new file",
             do="leave out --in-place",
         )
-    writers.check_target(target, overwrite=overwrite or replace or into_itself)
+    outputs.check_output(
+        target,
+        suffixes=writers.SUFFIXES,
+        overwrite=replace or into_itself,
+        inputs=[] if into_itself else [cells.identity],
+    )
     if report is not None:
-        writers.check_page(report.path, overwrite=overwrite or replace)
+        outputs.check_output(
+            report.path,
+            suffixes=PAGES,
+            overwrite=replace,
+            inputs=[cells.identity],
+            others=[target],
+        )
         _need_umap()
         if report.sample_key is not None:
             cells.obs_column(report.sample_key)
@@ -251,10 +284,15 @@ def _check_outputs(
             do="leave out --write-graph, or rename the output",
         )
     if target.suffix == ".h5ad" and cells.h5ad:
-        names = slots.slot_names(key)
-        writers.check_h5ad_slots(query, names, overwrite=overwrite)
+        with one_line(query, ".h5ad file"):
+            writers.check_h5ad_slots(query, slots.slot_names(key), overwrite=overwrite)
     elif target.suffix == ".h5ad" and cells.uns(key) is not None:
         writers.refuse_existing([f"uns['{key}']"], overwrite=overwrite)
+
+
+def _same(target: Path, query: Path) -> bool:
+    """Tell whether an output is the input by its own name, and not by a hard link."""
+    return target.exists() and target.resolve() == query.resolve()
 
 
 def _need_umap() -> None:
@@ -266,24 +304,26 @@ def _need_umap() -> None:
 
 
 def _write_new(
-    target: Path, cells: FileQuery, annotation: Annotation, key: str, *, overwrite: bool
+    draft: Draft, cells: FileQuery, annotation: Annotation, key: str, *, overwrite: bool
 ) -> None:
     """Write a table, or an AnnData made of a file in another format."""
-    if target.suffix == ".h5ad":
+    values = slots.slot_values(annotation, key)
+    if draft.target.suffix == ".h5ad":
         whole = cells.to_adata()
         cells.close()
         writers.refuse_existing(slots.taken_slots(whole, key), overwrite=overwrite)
-        writers.write_new_h5ad(whole, target, slots.slot_values(annotation, key))
+        writers.check_lengths(whole.n_obs, values, cells.path)
+        with outputs.one_line(draft.target):
+            writers.write_new_h5ad(whole, draft.path, values)
         return
     names = cells.cell_names()
     cells.close()
-    writers.write_table(
-        target,
-        names,
-        columns=slots.obs_columns(annotation, key),
-        probabilities=annotation.probabilities,
-        cell_types=annotation.cell_types,
+    writers.check_lengths(len(names), values, cells.path)
+    table = writers.make_table(
+        names, values.columns, annotation.probabilities, annotation.cell_types
     )
+    with outputs.one_line(draft.target):
+        writers.write_table(table, draft.path, draft.target.suffix)
 
 
 def _write_report(

@@ -11,6 +11,8 @@ import numpy as np
 
 from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.files import open_file
+from scbignn_infer.identity import changed
+from scbignn_infer.outputs import replacing
 from scbignn_infer.passes import READ_CELLS
 from scbignn_infer.readers import RowRange
 from scbignn_infer.registry import load_model
@@ -21,12 +23,12 @@ from scbignn_infer.samples import (
     label_sample,
     parts_folder,
 )
-from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scbignn_infer.choice import Choice
+    from scbignn_infer.identity import Identity
     from scbignn_infer.pipeline import Annotator
     from scbignn_infer.readers import FileQuery
     from scbignn_infer.samples import (
@@ -58,12 +60,15 @@ class Part:
         Its rows.
     path
         Where the result is put until all parts are there.
+    source
+        The file that was divided; another has other cells.
     """
 
     task: Task
     start: int
     stop: int
     path: Path
+    source: Identity
 
 
 def plan(task: Task) -> list[Part]:
@@ -72,7 +77,7 @@ def plan(task: Task) -> list[Part]:
         return []
     try:
         with open_file(task.sample.query, task.settings.reading) as cells:
-            n = cells.n_cells
+            n, source = cells.n_cells, cells.identity
         if n <= task.split or is_whole(task):
             return []
     except (ScBiGNNError, OSError):
@@ -80,7 +85,7 @@ def plan(task: Task) -> list[Part]:
     step = max(1, task.split // READ_CELLS) * READ_CELLS
     folder = parts_folder(task.sample)
     starts = range(0, n, step)
-    return [Part(task, i, min(i + step, n), folder / f"{i}.npz") for i in starts]
+    return [Part(task, i, min(i + step, n), folder / f"{i}.npz", source) for i in starts]
 
 
 def label_part(part: Part) -> str:
@@ -92,6 +97,8 @@ def label_part(part: Part) -> str:
             choice = annotator.choose(cells, settings.reading)
             rows = RowRange(cells, part.start, part.stop)
             found = annotator.annotate_query(rows, settings.reading, choice=choice)
+            _check(part, cells)
+            cells.identity.check()
         part.path.parent.mkdir(exist_ok=True)
         arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
         with replacing(part.path) as temporary, open(temporary, "wb") as file:
@@ -107,12 +114,19 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
     """Write a sample whose parts have been labelled."""
 
     def annotate(annotator: Annotator, cells: FileQuery, choice: Choice) -> Annotation:
+        _check(parts[0], cells)
         return _read(annotator, parts)
 
     try:
         return label_sample(task, annotate=annotate, error=next(filter(None, errors), ""))
     finally:
         shutil.rmtree(parts_folder(task.sample), ignore_errors=True)
+
+
+def _check(part: Part, cells: FileQuery) -> None:
+    """Raise if a file is not the one that was divided."""
+    if not part.source.resembles(cells.identity):
+        raise changed(cells.path)
 
 
 def _fullest(records: list[dict[str, Any]]) -> dict[str, Any]:

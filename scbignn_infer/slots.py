@@ -30,7 +30,7 @@ def taken_slots(adata: ad.AnnData, key: str) -> list[str]:
 
 
 def slot_values(annotation: Annotation, key: str) -> Slots:
-    """Return what :func:`~scbignn_infer.writers.write_h5ad` writes for an annotation."""
+    """Return what is added to an AnnData for an annotation."""
     uns: dict[str, Any] = {key: annotation.record()}
     pairs: dict[str, Any] = {}
     if annotation.graph is not None:

@@ -1,27 +1,31 @@
-"""Write results: into a copy of the h5ad, or as a table. Whole or not at all."""
+"""What is written of an annotation: slots in a copy of the h5ad, or a table."""
 
 from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer.errors import InputError, OutputError, reason
+from scbignn_infer.identity import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from io import FileIO
+    from pathlib import Path
 
     import anndata as ad
+    import h5py
     import pandas as pd
+
+    from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -58,114 +62,6 @@ class Slots:
     stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``target`` that takes its place when the block succeeds.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, the folder cannot be written, and the like; nothing is left behind.
-    """
-    with _beside(target) as temporary, _one_line(target):
-        yield temporary
-        _put(temporary, target)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Make an empty temporary file beside ``target``; it is gone when the block ends."""
-    with _one_line(target):
-        target = target.resolve()
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        os.close(handle)
-    try:
-        yield Path(name)
-    finally:
-        with suppress(OSError):
-            Path(name).unlink(missing_ok=True)
-
-
-@contextmanager
-def _one_line(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
-        reason = getattr(error, "strerror", None) or (str(error) or repr(error)).splitlines()[0]
-        raise OutputError(
-            f"cannot write {target} ({reason})",
-            expected="a folder that can be written, with enough free space",
-            do="free space or choose another place with -o; nothing was left behind",
-        ) from None
-
-
-def _put(temporary: Path, target: Path) -> None:
-    """Move a finished file to its place, on the disk for good and with the right mode."""
-    with open(temporary, "r+b") as file:
-        os.fsync(file.fileno())
-    temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
-    temporary.replace(target.resolve())  # through a link, so that the link stays one
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, before any work is done.
-
-    Raises
-    ------
-    OutputError
-        An unknown suffix, a missing folder, or a file that exists and may not be overwritten.
-    """
-    if target.suffix not in SUFFIXES:
-        raise OutputError(
-            f"output '{target.name}'",
-            expected=f"a name that ends in {', '.join(SUFFIXES)}",
-            do="rename the output",
-        )
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"no folder {target.parent}", expected="an existing folder", do="make it first"
-        )
-    if target.exists() and not overwrite:
-        raise OutputError(
-            f"{target} exists", expected="a new file", do="choose another -o or pass --overwrite"
-        )
-    if target.suffix == ".parquet":
-        try:
-            import pyarrow as pa  # noqa: F401
-        except ImportError:
-            raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
-
-
-def check_page(page: Path, *, overwrite: bool, suffixes: Sequence[str] = (".html",)) -> None:
-    """Refuse a page or picture that cannot be written, before any work is done.
-
-    Raises
-    ------
-    OutputError
-        Another suffix, a missing folder, or a file that exists and may not be overwritten.
-    """
-    if page.suffix not in suffixes:
-        raise OutputError(
-            f"the page '{page.name}'",
-            expected=f"a name that ends in {', '.join(suffixes)}",
-            do="rename it",
-        )
-    if not page.parent.is_dir():
-        raise OutputError(
-            f"no folder {page.parent}", expected="an existing folder", do="make it first"
-        )
-    if page.exists() and not overwrite:
-        raise OutputError(
-            f"{page} exists", expected="a new file", do="choose another or pass --overwrite"
-        )
-
-
 def existing_slots(slots: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """List the wanted slots that exist already, such as ``obs['scbignn_cell_type']``."""
     return [f"{s}['{k}']" for s, keys in wanted.items() for k in keys if k in slots.get(s, ())]
@@ -182,12 +78,67 @@ def refuse_existing(taken: Sequence[str], *, overwrite: bool) -> None:
 
 
 def check_h5ad_slots(source: Path, wanted: Mapping[str, Sequence[str]], *, overwrite: bool) -> None:
-    """Refuse slots that the source file has already, before any work is done."""
+    """Refuse slots that the source file has already, before any work is done.
+
+    Raises
+    ------
+    InputError
+        The slots, or what they stand beside, lie in another file.
+    OutputError
+        Slots would be overwritten.
+    """
     import h5py
 
     with h5py.File(source, "r") as file:
+        check_inside(file, source)
         slots = {s: set(file[s]) if s in file else set() for s in wanted}
     refuse_existing(existing_slots(slots, wanted), overwrite=overwrite)
+
+
+def check_inside(file: h5py.File, path: Path) -> None:
+    """Refuse an h5ad file whose parts lie in other files: nothing there is read or written.
+
+    The kind of each link is looked at and none is followed that may lead elsewhere.
+
+    Raises
+    ------
+    InputError
+        A part is a link into another file or is stored there, or a group of slots is no group.
+    """
+    import h5py
+
+    for name in SLOT_GROUPS:
+        link = file.get(name, getlink=True)
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise _elsewhere(path, name)
+        if name == "obs" and link is None:
+            raise _no_slots(path, name, "is not there")
+        if link is not None and not isinstance(file[name], h5py.Group):
+            raise _no_slots(path, name, "is no group")
+    for group in (file, *(file[name] for name in SLOT_GROUPS if name in file)):
+        for name in group:
+            link = group.get(name, getlink=True)
+            item = group[name] if isinstance(link, h5py.HardLink) else None
+            stored = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+            if isinstance(link, h5py.ExternalLink) or stored:
+                raise _elsewhere(path, f"{group.name}/{name}".lstrip("/"))
+
+
+SLOT_GROUPS = ("obs", "obsm", "obsp", "uns")
+
+
+def _elsewhere(path: Path, name: str) -> InputError:
+    return InputError(
+        f"'{name}' of {path} is a link, or its values lie in another file",
+        expected="a file that holds all of its data",
+        do="write it anew as one file, for instance with anndata",
+    )
+
+
+def _no_slots(path: Path, name: str, what: str) -> InputError:
+    return InputError(
+        f"'{name}' of {path} {what}", expected="an AnnData file", do="write it anew with anndata"
+    )
 
 
 def as_column(values: Array, categories: Sequence[str]) -> Any:
@@ -201,45 +152,54 @@ def as_column(values: Array, categories: Sequence[str]) -> Any:
 
 
 @contextmanager
-def copying(source: Path, target: Path) -> Iterator[Callable[[Slots], None]]:
+def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]:
     """Copy an h5ad file while the block works; X is never rewritten.
 
     Parameters
     ----------
-    source, target
-        The query file and the output; they may be the same, which is then replaced as a whole.
+    source
+        The file that was opened; a file that has taken its path is not copied.
+    target
+        The copy.
 
     Returns
     -------
     callable
-        Called once, it waits for the copy, adds the slots and puts it in its place. A block that
-        ends without this leaves nothing behind.
+        Called once, it waits for the copy and adds the slots.
 
     Raises
     ------
-    OutputError
-        The output cannot be written; nothing is left behind.
+    InputError
+        The path leads to another file than the one that was opened, the file is damaged, or the
+        slots are not those of its cells.
     """
-    with _beside(target) as temporary:
-        stop, pool = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy")
+    stop = threading.Event()
+    with (
+        source.opened() as old,
+        ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy") as pool,
+    ):
         try:  # from here on, since a signal may come while the thread starts
-            copied = pool.submit(_copy, source, temporary, stop)
+            copied = pool.submit(_copy, old, source.path, target, stop)
 
             def finish(slots: Slots) -> None:
-                with _one_line(target):
-                    copied.result()
-                    _add_slots(temporary, slots)
-                    _put(temporary, target)
+                copied.result()
+                try:
+                    _add_slots(target, slots, source.path)
+                except (KeyError, TypeError, ValueError) as error:  # h5py's, of damaged groups
+                    raise InputError(
+                        f"cannot add labels to a copy of {source.path} ({reason(error)})",
+                        expected="a whole .h5ad file",
+                        do="write it anew, for instance with anndata",
+                    ) from None
 
             yield finish
         finally:
             stop.set()
-            pool.shutdown()
 
 
-def _copy(source: Path, target: Path, stop: threading.Event) -> None:
-    """Copy the bytes of a file, and no further once ``stop`` is set."""
-    with open(source, "rb", buffering=0) as old, open(target, "wb", buffering=0) as new:
+def _copy(old: FileIO, source: Path, target: Path, stop: threading.Event) -> None:
+    """Copy the bytes of an open file, and no further once ``stop`` is set."""
+    with open(target, "wb", buffering=0) as new:
         left, within_the_system = os.fstat(old.fileno()).st_size, hasattr(os, "copy_file_range")
         while left > 0 and not stop.is_set():
             if within_the_system:
@@ -253,29 +213,25 @@ def _copy(source: Path, target: Path, stop: threading.Event) -> None:
                 continue
             data = old.read(min(left, COPY_BYTES))
             if not data:
-                raise OSError(f"{source} became shorter while it was copied")
+                raise changed(source)
             left -= len(data)
             while data:
                 data = data[new.write(data) :]
 
 
-def write_h5ad(source: Path, target: Path, slots: Slots) -> None:
-    """Copy ``source`` and add the slots of an annotation, all at once; see :func:`copying`."""
-    with copying(source, target) as finish:
-        finish(slots)
-
-
-def _add_slots(path: Path, slots: Slots) -> None:
+def _add_slots(path: Path, slots: Slots, source: Path) -> None:
     import h5py
     from anndata.io import write_elem
 
     with h5py.File(path, "r+") as file:
+        check_inside(file, source)
+        obs = file["obs"]
+        check_lengths(_count_cells(obs, source), slots, source)
         for group, names in slots.stale.items():
             for name in names:
-                if f"{group}/{name}" in file:
-                    del file[group][name]
-        obs = file["obs"]
+                _remove(file, group, name)
         for name, values in slots.columns.items():
+            _remove(file, "obs", name)
             write_elem(obs, name, values)
         order = [str(c) for c in obs.attrs.get("column-order", ())]
         order += [c for c in slots.columns if c not in order]
@@ -285,7 +241,44 @@ def _add_slots(path: Path, slots: Slots) -> None:
             if values and group not in file:
                 write_elem(file, group, {})
             for name, value in values.items():
+                _remove(file, group, name)
                 write_elem(file[group], name, value)
+
+
+def _remove(file: h5py.File, group: str, name: str) -> None:
+    """Take a slot away without following it, should it be a link."""
+    if group in file and file[group].get(name, getlink=True) is not None:
+        del file[group][name]
+
+
+def _count_cells(obs: h5py.Group, source: Path) -> int:
+    """Return the length of the index, from its shape alone."""
+    name = str(obs.attrs.get("_index"))
+    if name not in set(obs):
+        raise _no_slots(source, "obs", "has no index")
+    node = obs[name]
+    if not hasattr(node, "shape"):  # categories or strings with missing ones, in a group
+        node = node["codes" if "codes" in node else "values"]
+    return int(node.shape[0])
+
+
+def check_lengths(n_cells: int, slots: Slots, source: Path) -> None:
+    """Refuse slots of other cells than those that a file holds.
+
+    Raises
+    ------
+    InputError
+        A slot has more or fewer rows than there are cells.
+    """
+    for values in (slots.columns, slots.matrices, slots.pairs):
+        for name, value in values.items():
+            rows = int(np.shape(value)[0])
+            if rows != n_cells:
+                raise InputError(
+                    f"'{name}' has {rows:,} rows and {source} holds {n_cells:,} cells",
+                    expected="a value for each cell",
+                    do="check whether another program changed the file, then run again",
+                )
 
 
 def write_adata(adata: ad.AnnData, slots: Slots) -> None:
@@ -302,41 +295,20 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     adata.uns.update(slots.records)
 
 
-def write_new_h5ad(adata: ad.AnnData, target: Path, slots: Slots) -> None:
-    """Write an AnnData that was read from another format, with the slots of an annotation.
-
-    Raises
-    ------
-    OutputError
-        The output cannot be written; nothing is left behind.
-    """
-    with replacing(target) as temporary, warnings.catch_warnings():
+def write_new_h5ad(adata: ad.AnnData, path: Path, slots: Slots) -> None:
+    """Write an AnnData that was read from another format, with the slots of an annotation."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are not unique, which are kept
         write_adata(adata, slots)
-        adata.write_h5ad(temporary)
+        adata.write_h5ad(path)
 
 
-def write_table(
-    target: Path,
-    cell_names: Sequence[str],
-    *,
-    columns: Mapping[str, Any],
-    probabilities: Array,
-    cell_types: Sequence[str],
-) -> None:
-    """Write one row a cell: the columns, then the probability of each type.
-
-    Raises
-    ------
-    OutputError
-        The output cannot be written; nothing is left behind.
-    """
-    table = make_table(cell_names, columns, probabilities, cell_types)
-    with replacing(target) as temporary:
-        if target.suffix == ".parquet":
-            table.to_parquet(temporary)
-        else:
-            table.to_csv(temporary, sep="\t" if target.suffix == ".tsv" else ",")
+def write_table(table: pd.DataFrame, path: Path, suffix: str) -> None:
+    """Write the table of an annotation as ``.csv``, ``.tsv`` or ``.parquet``."""
+    if suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, sep="\t" if suffix == ".tsv" else ",")
 
 
 def make_table(
@@ -345,7 +317,7 @@ def make_table(
     probabilities: Array,
     cell_types: Sequence[str],
 ) -> pd.DataFrame:
-    """Return the table that :func:`write_table` writes."""
+    """Return a table with a row a cell: the columns, then the probability of each type."""
     import pandas as pd
 
     table = pd.DataFrame(dict(columns), index=pd.Index(cell_names, name="cell"))

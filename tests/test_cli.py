@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import anndata as ad
 import click
@@ -16,10 +17,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, __version__, annotate, registry, slots
+from scbignn_infer import Annotator, __version__, annotate, outputs, registry, slots
 from scbignn_infer.cli import main
 from scbignn_infer.cli.options import as_bytes
 from scbignn_infer.cli.train import TRAINING_MODULES
+from scbignn_infer.readers import anndata_files
 
 COMMANDS = (
     "annotate",
@@ -386,14 +388,14 @@ def test_long_work_is_announced(query, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_write_leaves_nothing(query, number, code):
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_an_interrupted_write_leaves_nothing(query, name, code):
     process = python(
         f"""
         import signal
         from scbignn_infer import writers
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-        def copy(source, target, stop):
+        def copy(old, source, target, stop):
             target.write_text("half")
             print("writing", flush=True)
             stop.wait(60)
@@ -403,7 +405,7 @@ def test_an_interrupted_write_leaves_nothing(query, number, code):
     )
     assert process.stdout.readline() == "writing\n"
     assert len(list(query.parent.iterdir())) == 2
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in err
@@ -411,28 +413,145 @@ def test_an_interrupted_write_leaves_nothing(query, number, code):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_nohup_outlives_its_terminal():
+    process = python(
+        """
+        import signal
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        from scbignn_infer import registry
+        plain = registry.list_models
+        registry.list_models = lambda: signal.raise_signal(signal.SIGHUP) or plain()
+        main(["models", "list", "--json"])
+        """
+    )
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "human-pbmc" in out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_that_a_library_calls_an_error_is_a_signal(name, code):
+    """A module that is interrupted while it is loaded may say that it cannot be loaded."""
+    process = python(
+        f"""
+        import signal
+        from scbignn_infer import registry
+        from scbignn_infer.errors import DeviceError
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        def load():
+            try:
+                signal.raise_signal(signal.{name})
+            except BaseException:
+                raise DeviceError("not loaded", expected="it", do="install it") from None
+        registry.list_models = load
+        main(["models", "list"])
+        """
+    )
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(query, name, code):
     """Python prints what a weak reference's callback raises, and goes on."""
     process = python(
         f"""
         import signal, time, weakref
-        from scbignn_infer import writers
+        from scbignn_infer import outputs
         signal.signal(signal.SIGINT, signal.default_int_handler)
         class Dead: pass
-        def check(target, *, overwrite):
+        def check(target, **rules):
             dead = Dead()
             reference = weakref.ref(dead, lambda _: signal.raise_signal(signal.{name}))
             del dead
             print("went on", flush=True)
             time.sleep(60)
-        writers.check_target = check
+        outputs.check_output = check
         main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
         """
     )
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "went on\n")
     assert "Traceback" not in err
+    assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+def commands(folder):
+    """Return commands that write a page or a table, and its name."""
+    labelled = folder / "labelled.h5ad"
+    truth = ["--truth", "truth", "--map", folder / "map.json"]
+    return {
+        "annotate": ["annotate", labelled, "-m", "human-pbmc", "--key-added", "b", "-o", "o.csv"],
+        "report": ["annotate", labelled, "-m", "human-pbmc", "-o", "p.csv", "--report", "o.html"],
+        "evaluate": ["evaluate", labelled, *truth, "-o", "o.html"],
+        "explain": ["explain", "human-pbmc", "-o", "o.tsv"],
+        "explain cells": ["explain", labelled, "--cells", "x", "-o", "o.html"],
+        "example": ["example", "-o", "."],
+    }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("name", commands(Path()))
+def test_no_command_replaces_a_pipe_or_its_input(labelled, name, monkeypatch):
+    monkeypatch.chdir(labelled.parent)
+    Path("map.json").write_text("{}")
+    command = commands(labelled.parent)[name]
+    output = Path("pbmc700.h5ad" if name == "example" else command[-1])
+    os.mkfifo(output)
+    assert "is a pipe" in run(*command, "--overwrite", code=1).stderr
+    assert output.is_fifo()
+    output.unlink()
+    for source in ("labelled.h5ad", "map.json") if name == "evaluate" else ("labelled.h5ad",):
+        if name in ("explain", "example"):
+            break  # they read no file of the user
+        before = Path(source).read_bytes()
+        for make in (output.symlink_to, output.hardlink_to):
+            make(source)
+            assert "is the input" in run(*command, "--overwrite", code=1).stderr
+            output.unlink()
+        assert Path(source).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["evaluate", "explain", "example"])
+def test_no_command_replaces_what_came_while_it_worked(labelled, name, monkeypatch):
+    monkeypatch.chdir(labelled.parent)
+    Path("map.json").write_text("{}")
+    command = commands(labelled.parent)[name]
+    output = Path("pbmc700.h5ad" if name == "example" else command[-1])
+    plain = outputs.drafting
+
+    def drafting(target, **how):
+        Path(target).write_text("another's")
+        return plain(target, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "drafting", drafting)
+        assert "exists" in run(*command, code=1).stderr
+    assert output.read_text() == "another's"
+    run(*command, "--overwrite")
+    assert output.stat().st_size > 1000
+
+
+def test_output_and_report_are_two_files(query, monkeypatch):
+    monkeypatch.chdir(query.parent)
+    Path("o.csv").symlink_to("r.html")
+    done = run("annotate", "pbmc.h5ad", "-o", "o.csv", "--report", "r.html", code=1)
+    assert "are the same file" in done.stderr
+
+
+def test_want_of_memory_names_its_place(query, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise OSError("Can't read data (memory allocation failed for raw data chunk)")
+
+    monkeypatch.setattr(anndata_files.RowStored, "__getitem__", fail)
+    done = run("annotate", query, "-m", "human-pbmc", "-o", query.with_suffix(".csv"), code=1)
+    assert "the memory ran out" in done.stderr
+    assert "pbmc.h5ad" in done.stderr
     assert [p.name for p in query.parent.iterdir()] == ["pbmc.h5ad"]
 
 

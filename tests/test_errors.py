@@ -69,3 +69,73 @@ def test_errors_travel_between_processes(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert (str(again), again.do) == (str(error), error.do)
+
+
+HDF5_LINES = (
+    "Can't synchronously write data (file write failed: time = Thu Nov 26 10:03:22 2026\n"
+    ", filename = 'b.h5', errno = 27, error message = 'File too large', buf = 0x55d8f01bcc10)"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(27, HDF5_LINES), "File too large"),
+        (RuntimeError(HDF5_LINES), "File too large"),
+        (PermissionError(13, "Permission denied", "a.csv"), "Permission denied"),
+        (ValueError("\nfirst\nsecond"), "first"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_a_reason_is_one_line(error, said):
+    assert errors.reason(error) == said
+
+
+def raised(error, *, of=None, hidden=False):
+    """Return an error that was raised because of another, or while it was handled."""
+    try:
+        try:
+            raise of or ValueError("of another kind")
+        except (MemoryError, ValueError):
+            if hidden:
+                raise error from None
+            raise error  # noqa: B904 - as libraries do
+    except ValueError as found:
+        return found
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        OSError("Can't synchronously read data (memory allocation failed for raw data chunk)"),
+        ValueError("Unable to allocate 7.28 TiB for an array with shape (10, 10)"),
+        ValueError("Error tokenizing data. C error: out of memory"),
+        RuntimeError("std::bad_alloc"),
+        raised(ValueError("cannot decode"), of=MemoryError()),
+    ],
+)
+def test_want_of_memory_is_known_by_any_name(error):
+    assert errors.is_want_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("Can't synchronously read data (filter returned failure during read)"),
+        OSError("Unable to extend file (file allocation failed)"),
+        raised(ValueError("cannot decode")),
+        raised(ValueError("cannot decode"), of=MemoryError(), hidden=True),
+    ],
+)
+def test_other_errors_are_no_want_of_memory(error):
+    assert not errors.is_want_of_memory(error)
+
+
+def test_where_no_memory_is_left_it_is_the_cause_of_what_names_none(monkeypatch):
+    monkeypatch.setattr(errors, "PROBE_BYTES", 1 << 62)
+    assert errors.is_want_of_memory(OSError("(filter returned failure during read)"))
+    assert not errors.is_want_of_memory(OSError(28, "No space left on device"))
+    assert not errors.is_want_of_memory(ValueError("no number"))

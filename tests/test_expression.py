@@ -150,6 +150,9 @@ def test_refusals_say_what_to_do() -> None:
         "the matrix refers to gene 4 of 4; expected column indices within the gene table; "
         "the file is damaged; write it again from its source"
     )
+    rows.indices[:] = -1, 3
+    with pytest.raises(InputError, match="refers to gene -1 of 4"):
+        densifier()(rows)
     with pytest.raises(InputError) as negative:
         densifier()(sp.csr_matrix(np.array([[1, -2, 0, 0]], np.float32)))
     assert str(negative.value) == (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -13,10 +14,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.readers import AnnDataQuery, MatrixQuery, open_query
 from scbignn_infer.readers.anndata_files import AnnDataFile
-from scbignn_infer.readers.query import string_columns
+from scbignn_infer.readers.query import one_line, string_columns
 
 
 def all_rows(query, matrix="X", size=7):
@@ -376,3 +377,18 @@ def test_matrices_of_dask_are_computed_once_a_chunk(sparse: bool) -> None:
     np.testing.assert_array_equal(query.rows("X", some).toarray(), held[some])
     adata = AnnDataQuery(ad.AnnData(lazy))
     np.testing.assert_array_equal(sp.vstack(list(adata.blocks("X", 9))).toarray(), held)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (OSError("(memory allocation failed for raw data chunk)"), MemoryError, r"a\.h5ad: "),
+        (OSError("read failed: time = Thu\n, filename = 'a'"), InputError, r"\(read failed: time"),
+        (InputError("a", expected="b", do="c"), InputError, "^a; expected b; c$"),
+        (OutputError("a", expected="b", do="c"), OutputError, "^a; expected b; c$"),
+    ],
+)
+def test_what_libraries_raise_is_one_line_of_ours(error, kind, says):
+    with pytest.raises(kind, match=says) as caught, one_line(Path("a.h5ad"), "file"):
+        raise error
+    assert "\n" not in str(caught.value)

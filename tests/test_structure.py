@@ -25,7 +25,7 @@ LAYERS = (
     {"errors"},
     {"archives", "onnx_graph"},
     {"validate"},
-    {"bundle", "gene_names", "parallel", "registry", "sessions"},
+    {"bundle", "gene_names", "identity", "outputs", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
     {"trial"},

@@ -3,19 +3,22 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import stat
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.io import write_elem
 
-from scbignn_infer import writers
-from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer import outputs, writers
+from scbignn_infer.errors import InputError, OutputError
+from scbignn_infer.identity import Identity
 
 SLOTS = {"obs": ["k_cell_type"], "obsm": ["X_k"], "uns": ["k"]}
 
@@ -35,6 +38,16 @@ def values():
     )
 
 
+def write_h5ad(source, target, slots, *, new=False):
+    """Copy a file, add slots and put it, as label_file does."""
+    seen = Identity.of(source)
+    with (
+        outputs.replacing(target, new=new, source=seen) as temporary,
+        writers.copying(seen, temporary) as finish,
+    ):
+        finish(slots)
+
+
 def files(folder):
     return sorted(p.name for p in folder.iterdir())
 
@@ -43,116 +56,12 @@ def full_disk(*arguments, **keywords):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-# --- whole or not at all -------------------------------------------------------------------------
-
-
-def test_a_block_that_succeeds_makes_the_file(tmp_path):
-    with writers.replacing(tmp_path / "a.csv") as temporary:
-        temporary.write_text("new")
-        assert temporary.parent == tmp_path
-        assert not (tmp_path / "a.csv").exists()
-    assert files(tmp_path) == ["a.csv"]
-    assert (tmp_path / "a.csv").read_text() == "new"
-
-
-@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ValueError])
-def test_an_interrupted_block_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
-    target = tmp_path / "a.csv"
-    target.write_text("old")
-
-    def write():
-        with writers.replacing(target) as temporary:
-            temporary.write_text("half")
-            raise interruption
-
-    with pytest.raises(interruption):
-        write()
-    assert files(tmp_path) == ["a.csv"]
-    assert target.read_text() == "old"
-
-
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", full_disk)
-
-    def write():
-        with writers.replacing(tmp_path / "a.csv") as temporary:
-            temporary.write_text("half")
-
-    with pytest.raises(OutputError, match=r"a\.csv \(No space left on device\).*free space"):
-        write()
-    assert files(tmp_path) == []
-
-
-def test_a_failure_of_hdf5_is_one_line(tmp_path):
-    def write():
-        with writers.replacing(tmp_path / "a.h5ad"):
-            raise RuntimeError("Unable to flush file\nmore")
-
-    with pytest.raises(OutputError, match="Unable to flush file") as caught:
-        write()
-    assert "\n" not in str(caught.value)
-    assert files(tmp_path) == []
-
-
-def test_a_folder_that_vanished(tmp_path):
-    with pytest.raises(OutputError), writers.replacing(tmp_path / "absent" / "a.csv"):
-        pass
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions and links of POSIX")
-def test_mode_and_link_of_a_replaced_file_stay(tmp_path):
-    target, link = tmp_path / "real.csv", tmp_path / "link.csv"
-    target.write_text("old")
-    target.chmod(0o600)
-    link.symlink_to(target)
-    with writers.replacing(link) as temporary:
-        temporary.write_text("new")
-    assert link.is_symlink()
-    assert target.read_text() == "new"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o600
-
-
-@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
-def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
-    old = os.umask(0o027)
-    try:
-        with writers.replacing(tmp_path / "a.csv"):
-            pass
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "a.csv").stat().st_mode) == 0o640
-
-
 # --- checks before the work ----------------------------------------------------------------------
-
-
-def test_an_existing_output_is_refused(tmp_path):
-    (tmp_path / "a.csv").touch()
-    with pytest.raises(OutputError, match=r"a\.csv exists.*--overwrite"):
-        writers.check_target(tmp_path / "a.csv", overwrite=False)
-    writers.check_target(tmp_path / "a.csv", overwrite=True)
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.h5", "a.csv.gz"])
-def test_an_unknown_suffix_is_refused(tmp_path, name):
-    with pytest.raises(OutputError, match=r"\.h5ad, \.csv, \.tsv, \.parquet"):
-        writers.check_target(tmp_path / name, overwrite=True)
-
-
-def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(OutputError, match="no folder"):
-        writers.check_target(tmp_path / "absent" / "a.csv", overwrite=False)
-
-
-def test_parquet_without_pyarrow_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"scbignn-infer\[parquet\]"):
-        writers.check_target(tmp_path / "a.parquet", overwrite=False)
 
 
 def test_slots_of_an_earlier_run_are_refused(h5ad, values, tmp_path):
     writers.check_h5ad_slots(h5ad, SLOTS, overwrite=False)
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     with pytest.raises(OutputError, match=r"obs\['k_cell_type'\], obsm\['X_k'\], uns\['k'\]"):
         writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=False)
     writers.check_h5ad_slots(tmp_path / "out.h5ad", SLOTS, overwrite=True)
@@ -176,23 +85,23 @@ def check(result, adata, values):
 
 def test_a_copy_has_the_slots_and_the_input_is_untouched(h5ad, adata, values, tmp_path):
     before = h5ad.read_bytes()
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["out.h5ad", "query.h5ad"]
 
 
 def test_a_file_is_replaced_by_its_annotated_self(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, values)
+    write_h5ad(h5ad, h5ad, values)
     check(ad.read_h5ad(h5ad), adata, values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
 def test_slots_can_be_written_again(h5ad, adata, values, tmp_path):
-    writers.write_h5ad(h5ad, h5ad, values)
+    write_h5ad(h5ad, h5ad, values)
     records = {"k": {**values.records["k"], "new": 1}}
     again = dataclasses.replace(values, records=records)
-    writers.write_h5ad(h5ad, h5ad, again)
+    write_h5ad(h5ad, h5ad, again)
     result = ad.read_h5ad(h5ad)
     check(result, adata, values)
     assert result.uns["k"]["new"] == 1
@@ -210,7 +119,7 @@ def test_a_failed_write_leaves_input_and_folder_as_they_were(h5ad, values, tmp_p
     monkeypatch.setattr(writers, "_copy", full_disk)
     for target in (h5ad, tmp_path / "out.h5ad"):
         with pytest.raises(OutputError, match="No space left"):
-            writers.write_h5ad(h5ad, target, values)
+            write_h5ad(h5ad, target, values)
     assert h5ad.read_bytes() == before
     assert files(tmp_path) == ["query.h5ad"]
 
@@ -224,13 +133,16 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path, room):
         import resource
         from pathlib import Path
         import anndata, h5py, numpy as np
-        from scbignn_infer import writers
+        from scbignn_infer import outputs, writers
         from scbignn_infer.errors import OutputError
+        from scbignn_infer.identity import Identity
         resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + room}, resource.RLIM_INFINITY))
         big = np.random.default_rng(0).random((20, 20_000), np.float32)
+        seen = Identity.of(Path({str(h5ad)!r}))
         try:
-            writers.write_h5ad(Path({str(h5ad)!r}), Path({str(tmp_path / "out.h5ad")!r}),
-                               writers.Slots({{}}, {{"X_k": big}}, {{}}, "k"))
+            with outputs.replacing(Path({str(tmp_path / "out.h5ad")!r}), source=seen) as temporary:
+                with writers.copying(seen, temporary) as finish:
+                    finish(writers.Slots({{}}, {{"X_k": big}}, {{}}, {{}}))
         except OutputError as error:
             print(error)
     """
@@ -247,15 +159,34 @@ def test_a_block_that_fails_ends_the_copy_and_leaves_nothing(h5ad, tmp_path, mon
     monkeypatch.setattr(writers, "COPY_BYTES", 1)
     monkeypatch.setattr(os, "copy_file_range", lambda *arguments: time.sleep(0.01) or 1)
     start = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt), writers.copying(h5ad, tmp_path / "out.h5ad"):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        outputs.replacing(tmp_path / "out.h5ad") as temporary,
+        writers.copying(Identity.of(h5ad), temporary),
+    ):
         raise KeyboardInterrupt
     assert time.perf_counter() - start < 5 < h5ad.stat().st_size * 0.01
     assert files(tmp_path) == ["query.h5ad"]
 
 
 def test_a_block_that_never_finishes_leaves_nothing(h5ad, tmp_path):
-    with writers.copying(h5ad, tmp_path / "out.h5ad"):
+    with (
+        outputs.drafting(tmp_path / "out.h5ad") as draft,
+        writers.copying(Identity.of(h5ad), draft.path),
+    ):
         pass
+    assert files(tmp_path) == ["query.h5ad"]
+
+
+def test_a_file_that_becomes_shorter_has_changed(h5ad, values, tmp_path, monkeypatch):
+    def shorten(*arguments):
+        with open(h5ad, "r+b") as file:
+            file.truncate(1000)
+        return 0
+
+    monkeypatch.setattr(os, "copy_file_range", shorten, raising=False)
+    with pytest.raises(InputError, match=r"query\.h5ad changed"):
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
@@ -268,14 +199,14 @@ def test_copies_where_the_system_cannot(h5ad, adata, values, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
     monkeypatch.setattr(writers, "COPY_BYTES", 1000)
-    writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     check(ad.read_h5ad(tmp_path / "out.h5ad"), adata, values)
 
 
 def test_a_full_disk_ends_the_copy_with_one_line(h5ad, values, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "copy_file_range", full_disk, raising=False)
     with pytest.raises(OutputError, match="No space left"):
-        writers.write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
     assert files(tmp_path) == ["query.h5ad"]
 
 
@@ -287,9 +218,9 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
     path = tmp_path / f"out{suffix}"
     probabilities = np.tile(np.array([[0.75, 0.25]], np.float32), (20, 1))
     names = [f"cell,{i}" for i in range(20)]
-    writers.write_table(
-        path, names, columns=values.columns, probabilities=probabilities, cell_types=["B", "T"]
-    )
+    table = writers.make_table(names, values.columns, probabilities, ["B", "T"])
+    with outputs.replacing(path) as temporary:
+        writers.write_table(table, temporary, suffix)
     if suffix == ".parquet":
         table = pd.read_parquet(path)
     else:
@@ -301,21 +232,163 @@ def test_tables_have_a_row_a_cell(tmp_path, values, suffix):
     assert files(tmp_path) == [path.name]
 
 
-def test_a_failed_table_leaves_nothing(tmp_path, values, monkeypatch):
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OutputError, match="No space left"):
-        writers.write_table(
-            tmp_path / "a.csv",
-            [str(i) for i in range(20)],
-            columns=values.columns,
-            probabilities=np.zeros((20, 1)),
-            cell_types=["B"],
-        )
-    assert files(tmp_path) == []
-
-
 def test_columns_of_strings_are_categories_in_the_models_order():
     column = writers.as_column(np.array(["T", "B", "T"], dtype=object), ["NK", "B", "T"])
     assert list(column.categories) == ["B", "T"]
     numbers = np.array([1.0, 2.0])
     assert writers.as_column(numbers, ["B"]) is numbers
+
+
+# --- nothing outside the file --------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(h5ad, tmp_path):
+    """Return another file that nobody may touch, and a function that tells that nobody has."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    victim = shutil.copy(h5ad, folder / "victim.h5ad")
+    (folder / "values.bin").write_bytes(b"secret--" * 20)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+    yield victim
+    assert before == {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+def link(name):
+    def make(file, victim):
+        if name in file:
+            del file[name]
+        file[name] = h5py.ExternalLink(str(victim), name)
+
+    return make
+
+
+def by_way_of_a_soft_link(file, victim):
+    file["other"] = h5py.ExternalLink(str(victim), "/")
+    del file["uns"]
+    file["uns"] = h5py.SoftLink("/other/uns")
+
+
+def index_is_stored_elsewhere(file, victim):
+    del file["obs/_index"]
+    values = str(victim.with_name("values.bin"))
+    file["obs"].create_dataset("_index", (20,), "S8", external=[(values, 0, 160)])
+
+
+def index_is_virtual(file, victim):
+    del file["obs/_index"]
+    layout = h5py.VirtualLayout((20,), h5py.string_dtype())
+    layout[:] = h5py.VirtualSource(str(victim), "obs/_index", (20,))
+    file["obs"].create_virtual_dataset("_index", layout)
+
+
+def index_is_named_by_a_path(file, victim):
+    file["obs/other"] = h5py.ExternalLink(str(victim), "/obs")
+    file["obs"].attrs["_index"] = "other/_index"
+
+
+ELSEWHERE = {
+    "obs": link("obs"),
+    "obsm": link("obsm"),
+    "obsp": link("obsp"),
+    "uns": link("uns"),
+    "an old slot": link("obsm/X_k"),
+    "X": link("X"),
+    "by way of a soft link": by_way_of_a_soft_link,
+    "index with external storage": index_is_stored_elsewhere,
+    "virtual index": index_is_virtual,
+    "index by a path": index_is_named_by_a_path,
+}
+
+
+@pytest.mark.parametrize("make", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_nothing_is_written_through_a_link(h5ad, values, tmp_path, elsewhere, make):
+    with h5py.File(h5ad, "r+") as file:
+        make(file, elsewhere)
+    says = r"is a link, or its values lie in another file"
+    with pytest.raises(InputError, match=says):
+        writers.check_h5ad_slots(h5ad, SLOTS, overwrite=True)
+    with pytest.raises(InputError, match=says):  # whoever has come past the first check
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    assert files(tmp_path) == ["elsewhere", "query.h5ad"]
+
+
+def test_links_within_the_file_are_no_matter(h5ad, adata, values, tmp_path):
+    with h5py.File(h5ad, "r+") as file:
+        file["layers/again"] = h5py.SoftLink("/X")
+        file["obsm/same"] = file["obs/n"]
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    with h5py.File(tmp_path / "out.h5ad") as file:
+        assert file["obsm/same"] == file["obs/n"]
+        assert file["layers"].get("again", getlink=True).path == "/X"
+        assert list(file["obsm/X_k"][1]) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda f: f.__delitem__("obs"), "'obs' of .* is not there"),
+        (lambda f: f.__delitem__("obsm") or f.create_dataset("obsm", data=1), "'obsm' of .* is no"),
+        (lambda f: f["obs"].attrs.__delitem__("_index"), "'obs' of .* has no index"),
+        (lambda f: f["obs"].attrs.__setitem__("_index", "/var/_index"), "'obs' of .* no index"),
+    ],
+)
+def test_a_file_without_room_for_slots_is_one_line(h5ad, values, tmp_path, make, says):
+    with h5py.File(h5ad, "r+") as file:
+        make(file)
+    with pytest.raises(InputError, match=says) as caught:
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == ["query.h5ad"]
+
+
+def test_slots_that_are_missing_are_made(h5ad, values, tmp_path):
+    with h5py.File(h5ad, "r+") as file:
+        for name in ("obsm", "uns"):
+            del file[name]
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    result = ad.read_h5ad(tmp_path / "out.h5ad")
+    assert (list(result.obsm), list(result.uns)) == (["X_k"], ["k"])
+
+
+# --- the labels are those of the cells -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["columns", "matrices", "pairs"])
+@pytest.mark.parametrize("n", [19, 21, 1])
+def test_slots_of_other_cells_are_refused(h5ad, values, tmp_path, part, n):
+    wrong = dataclasses.replace(values, **{part: {"k_wrong": np.zeros((n, 2))[:, 0]}})
+    says = rf"'k_wrong' has {n} rows and .*query\.h5ad holds 20 cells"
+    with pytest.raises(InputError, match=says):
+        write_h5ad(h5ad, tmp_path / "out.h5ad", wrong)
+    assert files(tmp_path) == ["query.h5ad"]
+
+
+@pytest.mark.parametrize("index", ["categorical", "nullable-string-array"])
+def test_cells_are_counted_whatever_their_index_is(h5ad, values, tmp_path, index):
+    names = [f"c{i}" for i in range(20)]
+    with h5py.File(h5ad, "r+") as file:
+        del file["obs/_index"]
+        if index == "categorical":
+            write_elem(file["obs"], "_index", pd.Categorical(names))
+        else:
+            file["obs/_index/values"] = names
+            file["obs/_index/mask"] = np.zeros(20, bool)
+            file["obs/_index"].attrs["encoding-type"] = index
+    write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    with h5py.File(tmp_path / "out.h5ad") as file:
+        assert len(file["obs/k_confidence"]) == 20
+    wrong = dataclasses.replace(values, matrices={"X_k": np.zeros((19, 2))})
+    with pytest.raises(InputError, match="holds 20 cells"):
+        write_h5ad(h5ad, tmp_path / "other.h5ad", wrong)
+
+
+def test_a_damaged_group_is_one_line(h5ad, values, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise KeyError("Unable to synchronously open object\n(bad heap)")
+
+    monkeypatch.setattr(writers, "check_inside", refuse)
+    with pytest.raises(InputError, match=r"copy of .*query\.h5ad .*open object") as caught:
+        write_h5ad(h5ad, tmp_path / "out.h5ad", values)
+    assert "\n" not in str(caught.value)
+    assert files(tmp_path) == ["query.h5ad"]

@@ -59,13 +59,15 @@ def evaluate(
     """
     import numpy as np
 
-    from scbignn_infer import evaluation, registry, results, writers
-    from scbignn_infer.files import open_file
+    from scbignn_infer import evaluation, outputs, registry, results
+    from scbignn_infer.files import PAGES, open_file
+    from scbignn_infer.identity import Identity
 
     if settings.model is None:
         refuse_labelling("the labels are in the file already; to label anew, pass -m MODEL")
     if output is not None:
-        writers.check_page(output, overwrite=overwrite)
+        read = [Identity.of(path) for path in (labelled, map_file) if path is not None]
+        outputs.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
     with open_file(labelled, settings.reading) as cells:
         given = _labels(cells, truth, "choose with --truth")
@@ -85,6 +87,7 @@ def evaluate(
         if against is not None:
             named = _labels(cells, against, "choose with --against")
             other = np.array([names.get(label, label) for label in named], dtype=object)
+        cells.identity.check()
     scores = evaluation.score(
         true,
         found.best,
@@ -110,7 +113,8 @@ def evaluate(
     if output is not None:
         from scbignn_infer.report.summaries import write_scores
 
-        write_scores(output, labelled.name, scores, compared)
+        with outputs.replacing(output, new=not overwrite) as page:
+            write_scores(page, labelled.name, scores, compared)
 
 
 @dataclass(frozen=True)

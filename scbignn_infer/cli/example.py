@@ -26,11 +26,11 @@ def example(folder: Path, overwrite: bool) -> None:
     """
     from importlib.resources import files
 
-    from scbignn_infer import writers
+    from scbignn_infer import outputs
 
     target = folder / "pbmc700.h5ad"
-    writers.check_target(target, overwrite=overwrite)
-    with writers.replacing(target) as temporary:
+    outputs.check_output(target, suffixes=(".h5ad",), overwrite=overwrite)
+    with outputs.replacing(target, new=not overwrite) as temporary:
         source = files("scbignn_infer").joinpath("examples", target.name)
         temporary.write_bytes(source.read_bytes())
     click.echo(f"wrote {target}; label its cells with:\n\n  scbignn-infer annotate {target}")

@@ -57,18 +57,21 @@ def explain(
     Of a model (TARGET is its name or path) the genes and pairs of genes that carry each type; of a
     query (TARGET is a file, with --cells) why these cells were called what they were.
     """
-    if output is not None:
-        from scbignn_infer import writers
+    from scbignn_infer import outputs
+    from scbignn_infer.identity import Identity
 
-        writers.check_page(output, overwrite=overwrite, suffixes=OUTPUTS)
+    if output is not None:
+        read = [Identity.of(Path(target))]
+        outputs.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     if cells is None:
         refuse_labelling("for the cells of a file; name some with --cells")
-        _explain_model(target, cell_type, n_genes, output, as_json=as_json)
+        _explain_model(target, cell_type, n_genes, output, overwrite=overwrite, as_json=as_json)
         return
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
     name, found = _explain_cells(Path(target), wanted, settings)
     if output is not None:
-        _write_cells(output, Path(target).name, found, n_genes)
+        with outputs.replacing(output, new=not overwrite) as page:
+            _write_cells(page, output.suffix, Path(target).name, found, n_genes)
     if as_json:
         print_json({"model": name, "cells": [asdict(cell) for cell in found]})
     elif output is None:
@@ -76,14 +79,21 @@ def explain(
 
 
 def _explain_model(
-    target: str, cell_type: str | None, n_genes: int, output: Path | None, *, as_json: bool
+    target: str,
+    cell_type: str | None,
+    n_genes: int,
+    output: Path | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    from scbignn_infer import registry
+    from scbignn_infer import outputs, registry
 
     spec = registry.load_model(target).spec
     found = _interpretation(spec, cell_type)
     if output is not None:
-        _write_model(output, spec.name, found, n_genes)
+        with outputs.replacing(output, new=not overwrite) as page:
+            _write_model(page, output.suffix, spec.name, found, n_genes)
     if as_json or output is None:
         _print_interpretation(spec.name, found, n_genes, as_json=as_json)
 
@@ -100,29 +110,33 @@ def _explain_cells(
         else:
             bundle, _, _ = model_choice.choose_model(query, settings.reading)
         annotator = settings.annotator(bundle)
-        return bundle.name, explanation.explain_cells(annotator, query, wanted, settings.reading)
+        found = explanation.explain_cells(annotator, query, wanted, settings.reading)
+        query.identity.check()
+        return bundle.name, found
 
 
 def _write_model(
-    output: Path, name: str, types: Mapping[str, Interpretation], n_genes: int
+    output: Path, suffix: str, name: str, types: Mapping[str, Interpretation], n_genes: int
 ) -> None:
     from scbignn_infer.report import pictures, summaries
 
-    if output.suffix == ".png":
+    if suffix == ".png":
         pictures.draw_model(output, types, n_genes)
-    elif output.suffix == ".html":
+    elif suffix == ".html":
         summaries.write_model(output, name, types)
     else:
         rows = [(label, g.symbol, g.weight) for label, t in types.items() for g in t.genes]
-        _write_rows(output, ("cell_type", "gene", "weight"), rows)
+        _write_rows(output, suffix, ("cell_type", "gene", "weight"), rows)
 
 
-def _write_cells(output: Path, name: str, found: list[CellExplanation], n_genes: int) -> None:
+def _write_cells(
+    output: Path, suffix: str, name: str, found: list[CellExplanation], n_genes: int
+) -> None:
     from scbignn_infer.report import pictures, summaries
 
-    if output.suffix == ".png":
+    if suffix == ".png":
         pictures.draw_cells(output, found, n_genes)
-    elif output.suffix == ".html":
+    elif suffix == ".html":
         summaries.write_cells(output, name, found)
     else:
         rows = [
@@ -131,17 +145,17 @@ def _write_cells(output: Path, name: str, found: list[CellExplanation], n_genes:
             for genes, sign in ((cell.present, 1), (cell.missing, -1))
             for symbol, effect in genes.items()
         ]
-        _write_rows(output, ("cell", "label", "gene", "log_odds"), rows)
+        _write_rows(output, suffix, ("cell", "label", "gene", "log_odds"), rows)
 
 
-def _write_rows(output: Path, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _write_rows(
+    output: Path, suffix: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
     """Write a table of tab- or comma-separated values."""
     import csv
 
-    from scbignn_infer import writers
-
-    with writers.replacing(output) as temporary, open(temporary, "w", newline="") as file:
-        table = csv.writer(file, delimiter="\t" if output.suffix == ".tsv" else ",")
+    with open(output, "w", newline="") as file:
+        table = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
         table.writerow(titles)
         table.writerows(rows)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from scbignn_infer.errors import ScBiGNNError
+from scbignn_infer.errors import ScBiGNNError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,30 +33,41 @@ class Commands(click.Group):
     """The one place where errors and signals become a line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; SIGTERM unwinds the stack, so that temporary files are removed."""
-        signal.signal(signal.SIGTERM, _terminate)
+        """Run the command; signals that end it unwind the stack, so that temporary files go."""
+        _received.clear()
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and "&" have it
+                signal.signal(number, _end)
         try:
             with _swallowed_signals_come_again(), _warnings_in_one_line():
                 return super().invoke(ctx)
         except ScBiGNNError as error:
+            end_if_terminated()  # a library that was interrupted has called it an error
             raise Failure(str(error)) from None
-        except MemoryError:
+        except MemoryError as error:
+            why = f" ({reason(error)})" if str(error) else ""
             raise Failure(
-                "the memory ran out; expected enough for the cells' embeddings and graph; "
+                f"the memory ran out{why}; expected enough for the cells' embeddings and graph; "
                 "close other programs or annotate one sample at a time"
             ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
 
+ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+"""Signals that end a command: Ctrl-C, the system's, and that of a terminal that was closed."""
 AGAIN_SECONDS = 0.01
 """After which a lost signal is sent again: the callback that lost it has ended by then."""
-_terminated: list[int] = []
+_received: list[int] = []
 """Signals that were received."""
 
 
-def _terminate(number: int, frame: Any) -> None:
-    _terminated.append(number)
+def _end(number: int, frame: Any) -> None:
+    _received.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(128 + number)
 
 
@@ -70,14 +81,10 @@ def _swallowed_signals_come_again() -> Iterator[None]:
     ordinary = sys.unraisablehook
 
     def hook(lost: sys.UnraisableHookArgs) -> None:
-        if lost.exc_type is KeyboardInterrupt:
-            number = signal.SIGINT
-        elif lost.exc_type is SystemExit and _terminated:
-            number = signal.SIGTERM
+        if lost.exc_type in (KeyboardInterrupt, SystemExit) and _received:
+            threading.Timer(AGAIN_SECONDS, _send, (signal.Signals(_received[-1]),)).start()
         else:
             ordinary(lost)
-            return
-        threading.Timer(AGAIN_SECONDS, _send, (number,)).start()
 
     sys.unraisablehook = hook
     try:
@@ -133,5 +140,5 @@ def alive(progress: Progress) -> Progress:
 
 def end_if_terminated() -> None:
     """End the process if a signal said so."""
-    if _terminated:
-        sys.exit(128 + _terminated[0])
+    if _received:
+        sys.exit(128 + _received[0])

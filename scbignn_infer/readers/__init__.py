@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import InputError, reason
+from scbignn_infer.identity import Identity
 from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query, RowRange
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ FORMATS = (
     "a .loom file, or a table (.csv, .tsv)"
 )
 ZARR_FILES = (".zgroup", ".zattrs", "zarr.json")
+MOST_FILES = 4096
+"""Files of a store whose identity is kept."""
 OF_OTHER_PROGRAMS = (".rds", ".rda", ".rdata", ".h5seurat", ".xlsx", ".xls")
 
 
@@ -59,13 +63,46 @@ def open_query(
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is no plain file", expected=FORMATS, do="save it as a file first")
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
+        seen = Identity.of(path, _files_of(path))
+        query = _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
     except OSError as error:
         raise InputError(
-            f"cannot read {path} ({error.strerror or error})",
+            f"cannot read {path} ({reason(error)})",
             expected="a file that may be read",
             do="check its permissions",
         ) from None
+    query.identity = seen
+    if query.descriptor is not None:
+        try:
+            seen.check_descriptor(query.descriptor)
+        except InputError:
+            query.close()
+            raise
+    return query
+
+
+def _files_of(path: Path) -> list[Path]:
+    """List what is read for a path: a file, those of a matrix.mtx, or all of a folder.
+
+    Of a Zarr store the folders count, too, since their time tells that a chunk was replaced. Of
+    more than :data:`MOST_FILES` the first are taken, those at the top before those within.
+    """
+    from scbignn_infer.readers import tenx
+
+    if path.is_file() and not path.name.endswith(tenx.MATRIX):
+        return [path]
+    folder = path if path.is_dir() else path.parent
+    is_store = any((folder / name).exists() for name in ZARR_FILES)
+    if not is_store:
+        parts = (*tenx.MATRIX, *tenx.FEATURES, *tenx.BARCODES)
+        named = [entry for entry in folder.iterdir() if entry.name.endswith(parts)]
+        if named:
+            return named[:MOST_FILES]
+    found = [folder]
+    for place in found:  # which grows: breadth first
+        if place.is_dir() and not place.is_symlink():
+            found += islice(place.iterdir(), MOST_FILES - len(found))
+    return found if is_store else [entry for entry in found if entry.is_file()]
 
 
 def _open_folder(folder: Path) -> FileQuery:

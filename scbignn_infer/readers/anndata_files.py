@@ -12,6 +12,7 @@ from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.readers.query import (
     HeldFile,
     column_of,
+    descriptor_of,
     one_line,
     refuse_no_cells,
     refuse_no_genes,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
+
+    from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
 KIND = ".h5ad file (AnnData in HDF5)"
@@ -93,10 +96,13 @@ class AnnDataFile:
         There are no cells, or what tells their number is damaged.
     """
 
+    identity: Identity
+
     def __init__(self, path: Path, group: Any, kind: str) -> None:
         self.path, self.name = path, str(path)
         self.h5ad = kind == KIND
         self._file, self._kind = group, kind
+        self.descriptor: int | None = descriptor_of(group.file) if self.h5ad else None
         self._matrices: dict[str, Any] = {}
         self._tables: dict[str, pd.DataFrame] = {}
         with one_line(self.path, kind):

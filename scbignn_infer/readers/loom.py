@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from scbignn_infer.readers.query import (
     INDEX,
     column_of,
+    descriptor_of,
     one_line,
     refuse_no_cells,
     refuse_no_genes,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import h5py
     import pandas as pd
+
+    from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
 KIND = "loom file"
@@ -50,6 +53,8 @@ class LoomQuery:
     """
 
     h5ad = False
+    descriptor: int | None
+    identity: Identity
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -57,6 +62,7 @@ class LoomQuery:
         self.path, self.name = path, str(path)
         with one_line(path, KIND):
             self._file = h5py.File(path, "r")
+            self.descriptor = descriptor_of(self._file)
             n_genes, self.n_cells = map(int, self._file["matrix"].shape)
             self._genes = _table(self._file["row_attrs"], n_genes, GENE_NAMES)
             self._cells = _table(self._file["col_attrs"], self.n_cells, CELL_NAMES)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
+
+    from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
 READ_AHEAD = 16
@@ -55,6 +58,10 @@ class FileQuery(Query, Protocol):
     path: Path
     h5ad: bool
     """Whether the file can be copied and get slots; else :meth:`to_adata` makes one that can."""
+    identity: Identity
+    """Which file was opened; :func:`~scbignn_infer.readers.open_query` sets it."""
+    descriptor: int | None
+    """Of the open file through which all is read, if there is one."""
 
     def uns(self, key: str) -> Any:
         """Return ``uns[key]``, or ``None`` where there is none."""
@@ -230,6 +237,8 @@ class HeldFile(AnnDataQuery):
     """
 
     h5ad = False
+    descriptor: int | None = None
+    identity: Identity
 
     def __init__(self, path: Path, adata: ad.AnnData) -> None:
         super().__init__(adata)
@@ -265,15 +274,21 @@ def one_line(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a damaged file makes the reading libraries raise into one InputError."""
     try:
         yield
-    except (InputError, MemoryError):
+    except (ScBiGNNError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - h5py, anndata, pandas, scipy raise a dozen classes
-        lines = str(error).splitlines()
+        if is_want_of_memory(error):
+            raise MemoryError(f"{path}: {reason(error)}") from None
         raise InputError(
-            f"cannot read {path} ({lines[0] if lines else type(error).__name__})",
+            f"cannot read {path} ({reason(error)})",
             expected=f"a whole {kind}",
             do="check that it was copied to its end and that the program that wrote it opens it",
         ) from None
+
+
+def descriptor_of(file: Any) -> int | None:
+    """Return the descriptor of an open HDF5 file; ``None`` where the system has none to compare."""
+    return file.id.get_vfd_handle() if os.name == "posix" else None
 
 
 def is_lazy(matrix: Any) -> bool:

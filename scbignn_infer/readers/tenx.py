@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from scbignn_infer.errors import InputError
 from scbignn_infer.readers.query import (
     HeldFile,
+    descriptor_of,
     no_column,
     one_line,
     refuse_no_cells,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import anndata as ad
     import h5py
     import pandas as pd
+
+    from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
 H5 = "HDF5 file of Cell Ranger"
@@ -64,6 +67,8 @@ class H5Query:
     """
 
     h5ad = False
+    descriptor: int | None
+    identity: Identity
 
     def __init__(self, path: Path) -> None:
         import h5py
@@ -71,6 +76,7 @@ class H5Query:
         self.path, self.name = path, str(path)
         with one_line(path, H5):
             self._file = h5py.File(path, "r")
+            self.descriptor = descriptor_of(self._file)
             groups = _groups(self._file)
             if len(groups) != 1:
                 raise InputError(

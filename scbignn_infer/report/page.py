@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scbignn_infer.outputs import replacing
 from scbignn_infer.report import figures
 from scbignn_infer.results import UNKNOWN
-from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

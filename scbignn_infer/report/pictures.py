@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError
+from scbignn_infer.outputs import replacing
 from scbignn_infer.report.figures import PALETTE
-from scbignn_infer.writers import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
