@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.printing import describe_error, print_json, say
 from scbignn_infer.errors import ScBiGNNError
+from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +27,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"error: {self.message}", err=True)
+        say(f"error: {self.message}", err=True)
 
 
 class Commands(click.Group):
@@ -36,15 +39,73 @@ class Commands(click.Group):
         try:
             with _swallowed_signals_come_again():
                 return super().invoke(ctx)
-        except ScBiGNNError as error:
-            raise Failure(str(error)) from None
-        except MemoryError:
-            raise Failure(
-                "the memory ran out; expected enough for the cells' embeddings and graph; "
-                "close other programs or annotate one sample at a time"
-            ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        except (click.exceptions.Exit, BrokenPipeError, HELP):
+            raise
+        except Exception as error:
+            refusal = _as_refusal(error)
+            if ctx.meta[WANTS_JSON]:
+                _print_refusal(refusal)
+            if isinstance(error, click.UsageError):
+                raise click.UsageError(visible(refusal.found), ctx=error.ctx) from None
+            if isinstance(error, click.ClickException) or type(refusal) is UnexpectedError:
+                raise
+            raise Failure(str(refusal)) from None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether a JSON document is wanted, whether or not the command can be understood."""
+        ctx.meta[WANTS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
+
+WANTS_JSON = "scbignn_infer.json"
+"""Key of what a context knows of ``--json``."""
+HELP = getattr(click.exceptions, "NoArgsIsHelpError", click.exceptions.Exit)
+"""What click raises to show the help of a group without a command; 8.1 has no name for it."""
+
+
+class UnexpectedError(ScBiGNNError):
+    """An error of this program, whose traceback is shown."""
+
+
+def _as_refusal(error: Exception) -> ScBiGNNError:
+    """Say in the words of the package what ended a command."""
+    if isinstance(error, ScBiGNNError):
+        return error
+    if isinstance(error, MemoryError):
+        return ScBiGNNError(
+            "the memory ran out",
+            expected="enough for the cells' embeddings and graph",
+            do="close other programs or annotate one sample at a time",
+        )
+    if isinstance(error, click.ClickException):
+        ctx = getattr(error, "ctx", None)
+        path = ctx.command_path if ctx else "scbignn-infer"
+        return ScBiGNNError(
+            error.format_message(),
+            expected="options and arguments of this command",
+            do=f"see: {path} --help",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename
+        named = f" at {os.fsdecode(name)}" if isinstance(name, str | bytes) else ""
+        return ScBiGNNError(
+            f"the system refused to read or write{named} ({error.strerror})",
+            expected="a disk that works, with files and folders that may be used",
+            do="mend that, then run the command again",
+        )
+    return UnexpectedError(
+        f"unexpected {type(error).__name__}: {error}",
+        expected="a file and a model that this version can use",
+        do="report the traceback on stderr",
+    )
+
+
+def _print_refusal(refusal: ScBiGNNError) -> None:
+    """Print why a command failed; where stdout is what failed, the line on stderr says so."""
+    with suppress(ScBiGNNError, OSError):
+        print_json({"error": describe_error(refusal)})
 
 
 AGAIN_SECONDS = 0.01
