@@ -109,8 +109,8 @@ class Manifest:
             more = " and others" if len(damaged) > NAMED_LINES else ""
             lines = "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
             self.warnings.append(
-                f"{self.path} has {lines} (number {named}{more}), passed over; a sample whose record "
-                "is lost is refused if its output exists, and otherwise done again"
+                f"{self.path} has {lines} (number {named}{more}), passed over; a sample that has "
+                "lost its record is refused if its output exists, and otherwise done again"
             )
         return records
 

@@ -55,7 +55,7 @@ def show_progress(*, hidden: bool) -> Iterator[Progress]:
 
 def say(text: str, *, err: bool = False) -> None:
     """Print a line of text."""
-    with _printing(err=err):
+    with printing(err=err):
         click.echo(visible(text), err=err)
 
 
@@ -67,7 +67,7 @@ def print_warnings(warnings: Sequence[str]) -> None:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
-    with _printing(err=False):
+    with printing():
         click.echo(json.dumps(without_stray_bytes(document), indent=2))
 
 
@@ -88,7 +88,7 @@ def make_console(*, stderr: bool = False) -> Console:
     class Plain(Console):
         def print(self, *objects: Any, **options: Any) -> None:
             texts = (visible(o) if isinstance(o, str) else o for o in objects)
-            with _printing(err=stderr):
+            with printing(err=stderr):
                 super().print(*texts, **options)
 
         def on_broken_pipe(self) -> None:
@@ -109,7 +109,7 @@ def _is_terminal(stream: IO[str] | None) -> bool:
 
 
 @contextmanager
-def _printing(*, err: bool) -> Iterator[None]:
+def printing(*, err: bool = False) -> Iterator[None]:
     """Say in one line that stdout takes nothing; of stderr nobody could be told."""
     stream = sys.stderr if err else sys.stdout
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scbignn_infer.cli.printing import describe_error, print_json, say
-from scbignn_infer.errors import ScBiGNNError
+from scbignn_infer.cli.printing import describe_error, print_json, printing, say
+from scbignn_infer.errors import OutputError, ScBiGNNError
 from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
@@ -56,7 +56,11 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether a JSON document is wanted, whether or not the command can be understood."""
         ctx.meta[WANTS_JSON] = "--json" in args
-        return super().parse_args(ctx, args)
+        try:
+            with printing():  # help and version, which come before any command
+                return super().parse_args(ctx, args)
+        except OutputError as error:
+            raise Failure(str(error)) from None
 
 
 WANTS_JSON = "scbignn_infer.json"
