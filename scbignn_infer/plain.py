@@ -10,6 +10,7 @@ UNSAFE = re.compile(
     r"\u2028\u2029"  # they end a line
     r"\ud800-\udfff]"  # no characters at all: bytes of file names that are not UTF-8
 )
+STRAY = re.compile(r"[\ud800-\udfff]")
 BYTES = range(0xDC80, 0xDD00)
 """Where Python keeps such bytes in a string."""
 
@@ -19,19 +20,9 @@ def visible(text: str) -> str:
     return UNSAFE.sub(lambda found: _escape(found[0]), text)
 
 
-def without_stray_bytes(value: object) -> object:
-    """Return a JSON document in which strings, keys too, are all of characters."""
-    if isinstance(value, str):
-        return value if value.isascii() else re.sub(r"[\ud800-\udfff]", _stray, value)
-    if isinstance(value, dict):
-        return {without_stray_bytes(k): without_stray_bytes(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_stray_bytes(v) for v in value]
-    return value
-
-
-def _stray(found: re.Match[str]) -> str:
-    return _escape(found[0])
+def encodable(text: str) -> str:
+    r"""Write stray bytes alone as escapes, such as ``\xe9``, for a file in UTF-8."""
+    return text if text.isascii() else STRAY.sub(lambda found: _escape(found[0]), text)
 
 
 def _escape(character: str) -> str:

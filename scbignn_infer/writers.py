@@ -350,7 +350,8 @@ def write_table(
     table = make_table(cell_names, columns, probabilities, cell_types)
     with replacing(target) as temporary:
         if target.suffix == ".parquet":
-            table.to_parquet(temporary)
+            with open(os.open(temporary, os.O_WRONLY), "wb") as file:
+                table.to_parquet(file)  # without the name, which pyarrow wants in UTF-8
         else:
             table.to_csv(temporary, sep="\t" if target.suffix == ".tsv" else ",")
 

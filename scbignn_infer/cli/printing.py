@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from scbignn_infer.errors import OutputError
-from scbignn_infer.plain import visible, without_stray_bytes
+from scbignn_infer.plain import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,18 @@ def print_warnings(warnings: Sequence[str]) -> None:
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
     with printing():
-        click.echo(json.dumps(without_stray_bytes(document), indent=2))
+        click.echo(json.dumps(_encodable(document), indent=2))
+
+
+def _encodable(value: Any) -> Any:
+    """Return a part of a document without stray bytes, which few readers of JSON would take."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {_encodable(k): _encodable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(v) for v in value]
+    return value
 
 
 def describe_error(error: ScBiGNNError) -> dict[str, str]:
