@@ -128,9 +128,9 @@ def printing(*, err: bool = False) -> Iterator[None]:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         yield
     except OSError as error:
-        if error.errno == errno.EPIPE and not err:
-            raise  # click ends the command without a word, as others do
         _give_up(stream)
+        if not err and error.errno == errno.EPIPE:  # as of "| head": other programs say nothing
+            raise click.exceptions.Exit(1) from None
         if not err:
             raise OutputError(
                 f"cannot write to the standard output ({error.strerror})",

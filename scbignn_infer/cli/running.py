@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import io
 import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +42,7 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
-        except (click.exceptions.Exit, BrokenPipeError, HELP):
+        except (click.exceptions.Exit, HELP):
             raise
         except Exception as error:
             refusal = _as_refusal(error)
@@ -56,8 +57,10 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether a JSON document is wanted, whether or not the command can be understood."""
         ctx.meta[WANTS_JSON] = "--json" in args
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does, where names cannot be shown
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
-            with printing():  # help and version, which come before any command
+            with printing() if sys.stdout else nullcontext():  # help and version come before all
                 return super().parse_args(ctx, args)
         except OutputError as error:
             raise Failure(str(error)) from None
