@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.files import open_file
 from scbignn_infer.identity import changed
 from scbignn_infer.outputs import replacing
@@ -19,6 +18,7 @@ from scbignn_infer.registry import load_model
 from scbignn_infer.results import Annotation
 from scbignn_infer.samples import (
     held_annotator,
+    in_one_line,
     is_whole,
     label_sample,
     parts_folder,
@@ -80,10 +80,10 @@ def plan(task: Task) -> list[Part]:
             n, source = cells.n_cells, cells.identity
         if n <= task.split or is_whole(task):
             return []
-    except (ScBiGNNError, OSError):
-        return []  # the sample's own task meets the error again, and records it
+    except Exception:  # noqa: BLE001 - the sample's own task meets it again, and records it
+        return []
     step = max(1, task.split // READ_CELLS) * READ_CELLS
-    folder = parts_folder(task.sample)
+    folder = parts_folder(task)
     starts = range(0, n, step)
     return [Part(task, i, min(i + step, n), folder / f"{i}.npz", source) for i in starts]
 
@@ -103,10 +103,8 @@ def label_part(part: Part) -> str:
         arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
         with replacing(part.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, provenance=np.array(json.dumps(found.provenance)), **arrays)
-    except ScBiGNNError as error:
-        return str(error)
     except Exception as error:  # noqa: BLE001 - one part's surprise must not stop other samples
-        return f"unexpected {type(error).__name__}: {error}"
+        return in_one_line(error)
     return ""
 
 
@@ -120,7 +118,7 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
     try:
         return label_sample(task, annotate=annotate, error=next(filter(None, errors), ""))
     finally:
-        shutil.rmtree(parts_folder(task.sample), ignore_errors=True)
+        shutil.rmtree(parts_folder(task), ignore_errors=True)
 
 
 def _check(part: Part, cells: FileQuery) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import glob
 import hashlib
-import json
 import os
+import re
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +17,26 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
 from scbignn_infer.files import ReportFile, label_file, stem
+from scbignn_infer.outputs import temporaries_of
+from scbignn_infer.plain import visible
 from scbignn_infer.registry import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.files import Annotate, Settings
+    from scbignn_infer.manifest import Manifest
     from scbignn_infer.pipeline import Annotator
 
 Record = dict[str, Any]
-MANIFEST = "manifest.jsonl"
 FORMATS = ("h5ad", "csv", "tsv", "parquet")
 SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
 """Settings that say where and how fast work is done, and change no label."""
 HASH_BYTES = 1 << 22
+NO_RUN = "run-00000000"
+LEFTOVER = re.compile(r"\..+\.(run-[0-9a-f]{8})\.([^.]+\.tmp|parts)", re.DOTALL)
+"""Names of what a killed run leaves: a temporary file, or the parts of a divided sample."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Task:
         Whether an output that is there may be replaced, since an earlier run has made it.
     split
         Divide the sample if it has more cells.
+    run
+        The name of the run, which stands in the names of temporary files.
     """
 
     sample: Sample
@@ -77,6 +85,7 @@ class Task:
     before: Record | None = None
     ours: bool = False
     split: int | None = None
+    run: str = NO_RUN
 
 
 def find_samples(
@@ -175,7 +184,7 @@ def _read_sheet(sheet: Path) -> list[tuple[str, Path]]:
 
 def plan_tasks(
     samples: Sequence[Sample],
-    folder: Path,
+    manifest: Manifest,
     settings: Settings,
     *,
     overwrite: bool = False,
@@ -193,83 +202,40 @@ def plan_tasks(
     """
     before: dict[str, Record] = {}
     made: set[str] = set()
-    for record in read_manifest(folder):
+    for record in manifest.read():
         before[record["sample"]] = record
         if record.get("status") in ("started", "done"):
             made.add(str(record.get("output")))
     new = [s for s in samples if str(s.target) not in made and not s.target.exists()]
-    append_records(folder, [_record(sample, "started") for sample in new])
+    manifest.append([_record(sample, "started") for sample in new])
     made.update(str(sample.target) for sample in new)
     return [
-        Task(s, settings, overwrite, before.get(s.name), str(s.target) in made, split)
+        Task(s, settings, overwrite, before.get(s.name), str(s.target) in made, split, manifest.run)
         for s in samples
     ]
 
 
-def read_manifest(folder: Path) -> list[Record]:
-    """Return the records of earlier runs; a line that a kill cut short is passed over."""
-    records: list[Record] = []
-    try:
-        lines = (folder / MANIFEST).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(
-            f"cannot read {folder / MANIFEST} ({error})",
-            expected="the records of an earlier run",
-            do="remove it, or choose another folder",
-        ) from None
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("sample"), str):
-            records.append(record)
-    return records
+def remove_leftovers(folder: Path, run: str = "") -> None:
+    """Remove the temporary files of a run, or of all runs, which must have ended.
 
-
-def append_records(folder: Path, records: Sequence[Record]) -> None:
-    """Add lines to the manifest, on the disk for good.
-
-    Raises
-    ------
-    OutputError
-        It cannot be written.
+    Only files that name a run are removed: others may be of a command that labels a single file.
     """
-    path = folder / MANIFEST
-    lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-    try:
-        with open(path, "ab+") as file:
-            file.seek(0, os.SEEK_END)
-            cut_short = False
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                cut_short = file.read(1) != b"\n"
-            file.write(b"\n" * cut_short + lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path} ({error.strerror})",
-            expected="a folder that can be written, with free space",
-            do="free space, then run again: what is whole is not done twice",
-        ) from None
+    with os.scandir(folder) as entries:
+        found = [(entry, LEFTOVER.fullmatch(entry.name)) for entry in entries]
+    for entry, name in found:
+        if name is None or run not in ("", name[1]):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                Path(entry.path).unlink()
 
 
-def remove_leftovers(samples: Iterable[Sample]) -> None:
-    """Remove temporary files of workers that were killed while they wrote these samples."""
-    for sample in samples:
-        targets = [sample.target, *([sample.report.path] if sample.report else [])]
-        for target in targets:
-            for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-                path.unlink(missing_ok=True)
-        shutil.rmtree(parts_folder(sample), ignore_errors=True)
-
-
-def parts_folder(sample: Sample) -> Path:
-    """Return where the parts of a divided sample wait for each other."""
-    return sample.target.with_name(f".{sample.target.name}.parts")
+def parts_folder(task: Task) -> Path:
+    """Return where the parts of a divided sample wait for each other, in this run."""
+    target = task.sample.target
+    return target.with_name(f".{target.name}.{task.run}.parts")
 
 
 def fingerprint(path: Path) -> str:
@@ -311,18 +277,34 @@ def label_sample(task: Task, *, annotate: Annotate | None = None, error: str = "
     if error:
         return failed(sample, error)
     try:
-        return _label_sample(task, annotate)
-    except ScBiGNNError as refusal:
-        return failed(sample, str(refusal))
-    except MemoryError:
-        return failed(sample, "the memory ran out; use fewer workers or pass --memory-limit")
+        with temporaries_of(task.run):
+            return _label_sample(task, annotate)
     except Exception as surprise:  # noqa: BLE001 - that of one sample must not stop the others
-        return failed(sample, f"unexpected {type(surprise).__name__}: {surprise}")
+        return failed(sample, in_one_line(surprise))
+
+
+def in_one_line(error: Exception) -> str:
+    """Say why a sample could not be labelled, and what to do."""
+    if isinstance(error, ScBiGNNError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory ran out; use fewer workers or pass --memory-limit"
+    if isinstance(error, OSError) and error.strerror:
+        named = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return (
+            f"cannot read or write{named} ({error.strerror}); expected a disk that works and files "
+            "that may be read; mend that, then run again"
+        )
+    cause = (str(error) or "no message").splitlines()[0]
+    return (
+        f"unexpected {type(error).__name__}: {cause}; expected a file that can be labelled; label "
+        "it alone with -o, and report the traceback that is shown"
+    )
 
 
 def failed(sample: Sample, error: str) -> Record:
     """Return the record of a sample that could not be labelled."""
-    return {**_record(sample, "failed"), "error": error}
+    return {**_record(sample, "failed"), "error": visible(error)}
 
 
 def _record(sample: Sample, status: str) -> Record:

@@ -306,7 +306,8 @@ def write_new_h5ad(adata: ad.AnnData, path: Path, slots: Slots) -> None:
 def write_table(table: pd.DataFrame, path: Path, suffix: str) -> None:
     """Write the table of an annotation as ``.csv``, ``.tsv`` or ``.parquet``."""
     if suffix == ".parquet":
-        table.to_parquet(path)
+        with open(path, "r+b") as file:
+            table.to_parquet(file)  # without the name, which pyarrow wants in UTF-8
     else:
         table.to_csv(path, sep="\t" if suffix == ".tsv" else ",")
 

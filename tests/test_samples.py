@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,10 +22,11 @@ import scipy.sparse as sp
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
-from scbignn_infer import cluster, samples
+from scbignn_infer import cluster, samples, writers
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.files import Settings
+from scbignn_infer.manifest import MANIFEST, hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,11 +53,18 @@ def records(*arguments: object, code: int = 0) -> dict[str, dict[str, Any]]:
 
 def written(folder: Path) -> dict[str, bytes]:
     """Return what a folder holds, its manifest aside; hidden files, too."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != samples.MANIFEST}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != MANIFEST}
+
+
+def manifest_lines(folder: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a manifest, which a run may be writing."""
+    path = folder / MANIFEST
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def finished(folder: Path) -> set[str]:
-    return {r["sample"] for r in samples.read_manifest(folder) if r["status"] == "done"}
+    return {r["sample"] for r in manifest_lines(folder) if r["status"] == "done"}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +102,7 @@ class TestOneProcess:
         found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path / "out")
         assert {r["status"] for r in found.values()} == {"done"}
         assert written(tmp_path / "out") == serial
-        lines = samples.read_manifest(tmp_path / "out")
+        lines = manifest_lines(tmp_path / "out")
         assert [r["status"] for r in lines] == ["started"] * 3 + ["done"] * 3
         for line in lines[3:]:
             assert line == found[line["sample"]]
@@ -210,23 +220,96 @@ class TestOneProcess:
     def test_a_line_that_was_cut_short_is_passed_over(self, cells: Path, tmp_path: Path) -> None:
         start = [cells / "*.h5ad", *MODEL, "-O", tmp_path]
         run(*start, "-q")
-        manifest = tmp_path / samples.MANIFEST
+        manifest = tmp_path / MANIFEST
         manifest.write_bytes(manifest.read_bytes()[:-40])
         found = records(*start)
         assert [r["status"] for r in found.values()] == ["skipped", "skipped", "done"]
         assert {r["status"] for r in records(*start).values()} == {"skipped"}
 
     def test_what_a_kill_left_behind_goes(self, cells: Path, tmp_path: Path) -> None:
-        (tmp_path / ".s0.h5ad.abc.tmp").write_bytes(b"half")
-        (tmp_path / ".s0.h5ad.parts").mkdir()
-        (tmp_path / ".s0.h5ad.parts" / "0.npz").write_bytes(b"half")
-        (tmp_path / ".other.h5ad.abc.tmp").write_bytes(b"of another run")
+        """And nothing of a command that labels a single file into the folder meanwhile."""
+        (tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp").write_bytes(b"half")
+        (tmp_path / ".s0.h5ad.run-00c0ffee.parts").mkdir()
+        (tmp_path / ".s0.h5ad.run-00c0ffee.parts" / "0.npz").write_bytes(b"half")
+        (tmp_path / ".s0.h5ad.abc.tmp").write_bytes(b"of a command")
         run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "-q")
         assert sorted(p.name for p in tmp_path.iterdir()) == [
-            ".other.h5ad.abc.tmp",
-            samples.MANIFEST,
+            ".s0.h5ad.abc.tmp",
+            MANIFEST,
             "s0.h5ad",
         ]
+
+    def test_temporary_files_carry_the_name_of_the_run(
+        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that a run tells its own, also those of workers on other machines."""
+        plain, seen = samples.label_file, []
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            with writers.replacing(tmp_path / "s0.h5ad") as temporary:
+                seen.append(temporary.name)
+                other = tmp_path / ".s1.h5ad.run-00c0ffee.abc.tmp"
+                other.write_bytes(b"of a run that the lock does not keep out")
+            return plain(*arguments, **options | {"overwrite": True})
+
+        monkeypatch.setattr(samples, "label_file", watched)
+        run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "-q")
+        assert re.fullmatch(r"\.s0\.h5ad\.run-[0-9a-f]{8}\.[^.]+\.tmp", seen[0])
+        assert set(written(tmp_path)) == {".s1.h5ad.run-00c0ffee.abc.tmp", "s0.h5ad"}
+
+    def test_a_second_run_into_a_folder_is_refused(self, cells: Path, tmp_path: Path) -> None:
+        (tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp").write_bytes(b"of the first")
+        start = [cells / "s0.h5ad", *MODEL, "-O", tmp_path]
+        with hold(tmp_path):
+            refused = run(*start, code=1)
+            assert written(tmp_path) == {".s0.h5ad.run-00c0ffee.abc.tmp": b"of the first"}
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith(f"error: another run is labelling into {tmp_path}; expected one run")
+        assert "choose another -O" in line
+        assert records(*start)["s0"]["status"] == "done"
+
+    def test_the_lock_of_a_killed_run_is_gone(self, cells: Path, tmp_path: Path) -> None:
+        script = (
+            "import sys\nfrom pathlib import Path\nfrom scbignn_infer.manifest import hold\n"
+            "with hold(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        start = [cells / "s0.h5ad", *MODEL, "-O", tmp_path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == b"held\n"
+            assert "another run" in run(*start, code=1).stderr
+            first.kill()
+        assert records(*start)["s0"]["status"] == "done"
+
+    def test_without_locks_a_run_says_so_and_leaves_what_others_write(
+        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_locks(descriptor: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("scbignn_infer.manifest._lock", no_locks)
+        other = tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp"
+        other.write_bytes(b"perhaps at work")
+        done = run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--json")
+        (warning,) = json.loads(done.stdout)["warnings"]
+        assert "has no locks (No locks available)" in warning
+        assert f"warning: {warning}" in done.stderr.splitlines()
+        assert set(written(tmp_path)) == {other.name, "s0.h5ad"}
+
+    def test_a_lost_record_makes_no_output_ours(self, cells: Path, tmp_path: Path) -> None:
+        """Damage in the manifest is said, and nothing is done again or replaced in silence."""
+        start = [cells / "s[01].h5ad", *MODEL, "-O", tmp_path]
+        run(*start, "-q")
+        before = written(tmp_path)
+        manifest = tmp_path / MANIFEST
+        kept = [s for s in manifest.read_bytes().splitlines(keepends=True) if b'"s0"' not in s]
+        manifest.write_bytes(b"".join([b"\xff\0\n", *kept]))
+        done = run(*start, code=3)
+        assert f"warning: {manifest} has 1 damaged line (number 1)" in done.stderr
+        assert f"s0: FAILED, {tmp_path / 's0.h5ad'} exists" in done.stderr
+        assert "1 skipped, 1 failed" in done.stderr
+        assert written(tmp_path) == before
 
     def test_folders_have_fingerprints(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
@@ -264,7 +347,7 @@ class TestParts:
         run(*start, tmp_path / "whole")
         run(*start, tmp_path / "parts", "--split", split)
         assert written(tmp_path / "whole") == written(tmp_path / "parts")
-        record = samples.read_manifest(tmp_path / "parts")[-1]
+        record = manifest_lines(tmp_path / "parts")[-1]
         assert record["cells"] == 3500
         again = records(*start[:-2], "-O", tmp_path / "parts", "--split", split)
         assert again["q"]["status"] == "skipped"

@@ -22,7 +22,7 @@ RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_trainin
 PACKAGES = ("cli", "readers", "report", "service")
 FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.glob(f"{p}/*.py"))])
 LAYERS = (
-    {"errors"},
+    {"errors", "plain"},
     {"archives", "onnx_graph"},
     {"validate"},
     {"bundle", "gene_names", "identity", "outputs", "parallel", "registry", "sessions"},
@@ -31,7 +31,7 @@ LAYERS = (
     {"trial"},
     {"pipeline", "doctor"},
     {"explanation", "model_choice", "report"},
-    {"adata", "files"},
+    {"adata", "files", "manifest"},
     {"samples"},
     {"parts"},
     {"cluster"},

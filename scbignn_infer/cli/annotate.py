@@ -21,6 +21,8 @@ from scbignn_infer.cli.printing import (
     make_table,
     print_json,
     print_pairs,
+    print_warnings,
+    say,
     show_progress,
 )
 from scbignn_infer.cli.running import alive
@@ -143,7 +145,7 @@ def annotate(
         options = SampleOptions(
             queries, samples, suffix, reports, sample_key, workers, scheduler, split, overwrite
         )
-        annotate_samples(folder, settings, options, quiet=silent, as_json=as_json)
+        annotate_samples(folder, settings, options, quiet=quiet, as_json=as_json)
         return
     query = Path(queries[0])
     target = _target(query, output, in_place=in_place)
@@ -160,6 +162,7 @@ def annotate(
         )
     if as_json:
         print_json(summary)
+        print_warnings([] if quiet else summary["warnings"])
     elif not quiet:
         _print_summary(summary)
 
@@ -170,9 +173,7 @@ def _announce(n_cells: int, expected: Estimate) -> None:
         return
     seconds, gigabytes = expected.seconds, expected.memory / 1e9
     time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-    click.echo(
-        f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory", err=True
-    )
+    say(f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory", err=True)
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
@@ -214,8 +215,7 @@ def _print_summary(summary: Summary) -> None:
         console.print(summary["adaptation"], soft_wrap=True)
     rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
     console.print(make_table(["label", "cells", "share"], rows))
-    for warning in summary["warnings"]:
-        console.print(f"warning: {warning}", soft_wrap=True)
+    print_warnings(summary["warnings"])
     print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
 
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from scbignn_infer.cli.options import json_option
-from scbignn_infer.cli.printing import make_console, print_json, print_pairs
+from scbignn_infer.cli.printing import describe_error, make_console, print_json, print_pairs
+from scbignn_infer.errors import ScBiGNNError
 
 
 @click.command()
@@ -22,7 +23,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     report = examine()
     if as_json:
-        print_json(asdict(report))
+        print_json(asdict(report) | _why(len(report.problems)))
     else:
         console = make_console()
         print_pairs(console, {k: v or "missing" for k, v in report.versions.items()})
@@ -42,3 +43,15 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             console.print("Nothing to repair.")
     if report.problems:
         ctx.exit(1)
+
+
+def _why(problems: int) -> dict[str, dict[str, str]]:
+    """Return what the JSON document says of the whole, if there are problems."""
+    if not problems:
+        return {}
+    error = ScBiGNNError(
+        f"{problems} problems of the installation",
+        expected="none",
+        do="repair what the list of problems names",
+    )
+    return {"error": describe_error(error)}

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from scbignn_infer.cli.options import FILE, overwrite_option
+from scbignn_infer.cli.printing import say
 
 
 @click.command()
@@ -33,4 +34,6 @@ def example(folder: Path, overwrite: bool) -> None:
     with outputs.replacing(target, new=not overwrite) as temporary:
         source = files("scbignn_infer").joinpath("examples", target.name)
         temporary.write_bytes(source.read_bytes())
-    click.echo(f"wrote {target}; label its cells with:\n\n  scbignn-infer annotate {target}")
+    say(f"wrote {target}; label its cells with:")
+    say("")
+    say(f"  scbignn-infer annotate {target}")

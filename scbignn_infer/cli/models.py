@@ -10,10 +10,12 @@ from scbignn_infer.cli.options import json_option
 from scbignn_infer.cli.printing import (
     as_megabytes,
     as_score,
+    describe_error,
     make_console,
     make_table,
     print_json,
     print_pairs,
+    say,
 )
 from scbignn_infer.errors import BundleError
 
@@ -200,11 +202,24 @@ def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
         )
     chosen = {name: registry.find_model(name) for name in names} if names else found
     entries = [_model_entry(name, path, run=True) for name, path in chosen.items()]
+    problems = sum(bool(e["problem"]) for e in entries)
     if as_json:
-        print_json({"models": entries})
+        print_json({"models": entries, **_why(problems, len(entries))})
     else:
         for e in entries:
             details = e["problem"] or f"{e['files']} files, {as_megabytes(e['size'])}"
-            click.echo(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
-    if any(e["problem"] for e in entries):
+            say(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
+    if problems:
         ctx.exit(1)
+
+
+def _why(problems: int, n: int) -> Summary:
+    """Return what the JSON document says of all models, if some are damaged."""
+    if not problems:
+        return {}
+    error = BundleError(
+        f"{problems} of {n} models cannot be used",
+        expected="models whose files match their checksums",
+        do="install those again whose problem is said",
+    )
+    return {"error": describe_error(error)}

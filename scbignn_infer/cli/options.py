@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.plain import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -197,6 +198,8 @@ def refuse_labelling(why: str, *, but: Collection[str] = ()) -> None:
 def _plain_key(key: str) -> str:
     if not key or "/" in key:
         raise click.BadParameter("must not be empty or hold a slash")
+    if encodable(key) != key:
+        raise click.BadParameter("must be text in UTF-8")
     return key
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import _thread
+import io
+import os
 import signal
 import sys
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from scbignn_infer.errors import ScBiGNNError, reason
+from scbignn_infer.cli.printing import describe_error, print_json, printing, say
+from scbignn_infer.errors import OutputError, ScBiGNNError, reason
+from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +30,7 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the line."""
-        click.echo(f"error: {self.message}", err=True)
+        say(f"error: {self.message}", err=True)
 
 
 class Commands(click.Group):
@@ -41,17 +45,81 @@ class Commands(click.Group):
         try:
             with _swallowed_signals_come_again(), _warnings_in_one_line():
                 return super().invoke(ctx)
-        except ScBiGNNError as error:
-            end_if_terminated()  # a library that was interrupted has called it an error
-            raise Failure(str(error)) from None
-        except MemoryError as error:
-            why = f" ({reason(error)})" if str(error) else ""
-            raise Failure(
-                f"the memory ran out{why}; expected enough for the cells' embeddings and graph; "
-                "close other programs or annotate one sample at a time"
-            ) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        except (click.exceptions.Exit, HELP):
+            raise
+        except Exception as error:
+            end_if_terminated()  # a library that was interrupted has called it an error
+            refusal = _as_refusal(error)
+            if ctx.meta[WANTS_JSON]:
+                _print_refusal(refusal)
+            if isinstance(error, click.UsageError):
+                raise click.UsageError(visible(refusal.found), ctx=error.ctx) from None
+            if isinstance(error, click.ClickException) or type(refusal) is UnexpectedError:
+                raise
+            raise Failure(str(refusal)) from None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether a JSON document is wanted, whether or not the command can be understood."""
+        ctx.meta[WANTS_JSON] = "--json" in args
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does, where names cannot be shown
+            sys.stdout.reconfigure(errors="backslashreplace")
+        try:
+            with printing() if sys.stdout else nullcontext():  # help and version come before all
+                return super().parse_args(ctx, args)
+        except OutputError as error:
+            raise Failure(str(error)) from None
+
+
+WANTS_JSON = "scbignn_infer.json"
+"""Key of what a context knows of ``--json``."""
+HELP = getattr(click.exceptions, "NoArgsIsHelpError", click.exceptions.Exit)
+"""What click raises to show the help of a group without a command; 8.1 has no name for it."""
+
+
+class UnexpectedError(ScBiGNNError):
+    """An error of this program, whose traceback is shown."""
+
+
+def _as_refusal(error: Exception) -> ScBiGNNError:
+    """Say in the words of the package what ended a command."""
+    if isinstance(error, ScBiGNNError):
+        return error
+    if isinstance(error, MemoryError):
+        why = f" ({reason(error)})" if str(error) else ""
+        return ScBiGNNError(
+            f"the memory ran out{why}",
+            expected="enough for the cells' embeddings and graph",
+            do="close other programs or annotate one sample at a time",
+        )
+    if isinstance(error, click.ClickException):
+        ctx = getattr(error, "ctx", None)
+        path = ctx.command_path if ctx else "scbignn-infer"
+        return ScBiGNNError(
+            error.format_message(),
+            expected="options and arguments of this command",
+            do=f"see: {path} --help",
+        )
+    if isinstance(error, OSError) and error.strerror:
+        name = error.filename
+        named = f" at {os.fsdecode(name)}" if isinstance(name, str | bytes) else ""
+        return ScBiGNNError(
+            f"the system refused to read or write{named} ({error.strerror})",
+            expected="a disk that works, with files and folders that may be used",
+            do="mend that, then run the command again",
+        )
+    return UnexpectedError(
+        f"unexpected {type(error).__name__}: {error}",
+        expected="a file and a model that this version can use",
+        do="report the traceback on stderr",
+    )
+
+
+def _print_refusal(refusal: ScBiGNNError) -> None:
+    """Print why a command failed; where stdout is what failed, the line on stderr says so."""
+    with suppress(ScBiGNNError, OSError):
+        print_json({"error": describe_error(refusal)})
 
 
 ENDING = [
@@ -112,7 +180,7 @@ def _warnings_in_one_line() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if filename.startswith(PACKAGE):
-                click.echo(f"warning: {message}", err=True)
+                say(f"warning: {message}", err=True)
             else:
                 ordinary(message, category, filename, lineno, file, line)
 

@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.cli.printing import (
+    describe_error,
+    make_console,
+    make_table,
+    print_json,
+    print_pairs,
+    print_warnings,
+    say,
+)
 from scbignn_infer.cli.running import end_if_terminated
-from scbignn_infer.errors import InputError, OutputError
+from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from scbignn_infer.files import Settings
+    from scbignn_infer.manifest import Manifest
+    from scbignn_infer.samples import Sample
 
 Record = dict[str, Any]
 SOME_FAILED = 3
@@ -53,7 +63,7 @@ def annotate_samples(
     folder: Path, settings: Settings, options: SampleOptions, *, quiet: bool, as_json: bool
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
-    from scbignn_infer import cluster, registry, samples
+    from scbignn_infer import manifest, registry, samples
 
     if settings.model is None:
         raise InputError(
@@ -77,30 +87,69 @@ def annotate_samples(
         sample_key=options.sample_key or settings.reading.batch_key,
     )
     _make_folder(folder)
-    tasks = samples.plan_tasks(
-        found, folder, settings, overwrite=options.overwrite, split=options.split
-    )
-    records = []
-    results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
-    for record in results:
-        end_if_terminated()
-        records.append(record)
-        if record["status"] != "skipped":
-            samples.append_records(folder, [record])
-        if not quiet:
-            click.echo(f"[{len(records)}/{len(tasks)}] {_line(record)}", err=True)
-    samples.remove_leftovers(found)
+    with manifest.hold(folder) as book:
+        said = not (quiet or as_json)
+        records = list(_label(found, book, settings, options, said=said))
+        warnings = book.warnings
     place = {sample.name: i for i, sample in enumerate(found)}
     records.sort(key=lambda record: place[record["sample"]])
+    failed = _failed(records)
     if as_json:
-        print_json({"folder": str(folder), "samples": records})
-    elif not quiet:
+        document = {"folder": str(folder), "warnings": warnings, "samples": records}
+        print_json(document | _why(failed, len(records)))
+    if not quiet:
+        print_warnings(warnings)
+    if said:
         _print_records(records, folder)
-    if any(r["status"] == "failed" for r in records):
-        if quiet and not as_json:
-            for record in _failed(records):
-                click.echo(f"error: {record['sample']}: {record['error']}", err=True)
+    else:
+        if not quiet:
+            print_warnings(_warnings(records))
+        for record in failed:
+            say(f"error: {record['sample']}: {record['error']}", err=True)
+    if failed:
         click.get_current_context().exit(SOME_FAILED)
+
+
+def _label(
+    found: Sequence[Sample],
+    book: Manifest,
+    settings: Settings,
+    options: SampleOptions,
+    *,
+    said: bool,
+) -> Iterator[Record]:
+    """Label samples into the folder of a manifest, and note there what became of each."""
+    from scbignn_infer import cluster, samples
+
+    folder = book.path.parent
+    tasks = samples.plan_tasks(
+        found, book, settings, overwrite=options.overwrite, split=options.split
+    )
+    if book.locked:
+        samples.remove_leftovers(folder)
+    try:
+        results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
+        for i, record in enumerate(results, 1):
+            end_if_terminated()
+            if record["status"] != "skipped":
+                book.append([record])
+            if said:
+                say(f"[{i}/{len(tasks)}] {_line(record)}", err=True)
+            yield record
+    finally:
+        samples.remove_leftovers(folder, book.run)
+
+
+def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
+    """Return what the JSON document says of the whole run, if samples failed."""
+    if not failed:
+        return {}
+    error = ScBiGNNError(
+        f"{len(failed)} of {n} samples failed",
+        expected="samples that can be labelled",
+        do="mend what the error of each says, then run again: what is whole is not done twice",
+    )
+    return {"error": describe_error(error)}
 
 
 def _make_folder(folder: Path) -> None:
@@ -116,6 +165,10 @@ def _make_folder(folder: Path) -> None:
 
 def _failed(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r["status"] == "failed"]
+
+
+def _warnings(records: Iterable[Record]) -> list[str]:
+    return [f"{r['sample']}: {w}" for r in records for w in r.get("warnings", ())]
 
 
 def _line(record: Record) -> str:
@@ -138,13 +191,11 @@ def _print_records(records: list[Record], folder: Path) -> None:
     }
     whole = [r for r in records if r["status"] != "failed"]
     rows = [
-        (r["sample"], r["status"], f"{r['cells']:,}", f"{r['unknown'] / r['cells']:.1%}")
+        (r["sample"], r["status"], f"{r['cells']:,}", f"{r['unknown'] / max(r['cells'], 1):.1%}")
         for r in whole
     ]
     console.print(make_table(["sample", "status", "cells", "unknown"], rows))
-    for record in whole:
-        for warning in record["warnings"]:
-            console.print(f"warning: {record['sample']}: {warning}", soft_wrap=True)
+    print_warnings(_warnings(records))
     for record in _failed(records):
         console.print(f"error: {record['sample']}: {record['error']}", soft_wrap=True)
     print_pairs(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scbignn_infer.cli.options import as_bytes, device_option, memory_option, threads_option
+from scbignn_infer.cli.printing import say
 from scbignn_infer.errors import MissingExtraError, ScBiGNNError
 
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ def serve(
             signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
         listener.listen()
         place = f"[{host}]" if ":" in host else host
-        click.echo(
+        say(
             f"serving {', '.join(served.bundles)} at http://{place}:{listener.getsockname()[1]}",
             err=True,
         )
         if not _is_loopback(host):
-            click.echo(
+            say(
                 f"warning: whoever reaches {host} may use this service; it asks for no password",
                 err=True,
             )

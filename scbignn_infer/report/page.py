@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.outputs import replacing
+from scbignn_infer.plain import encodable
 from scbignn_infer.report import figures
 from scbignn_infer.results import UNKNOWN
 
@@ -104,7 +105,7 @@ def write_page(target: Path, title: str, parts: Sequence[str]) -> None:
         body="\n".join(part for part in parts if part),
     )
     with replacing(target) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        temporary.write_text(encodable(html), encoding="utf-8")
 
 
 _TEMPLATE = """<!doctype html>

@@ -12,6 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.plain import visible
 from scbignn_infer.sessions import available_threads
 from scbignn_training.recipe import Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
@@ -167,7 +168,7 @@ def run(
 
     def stage(line: str) -> None:
         if not quiet:
-            click.echo(f"[{time.perf_counter() - start:6.1f} s] {line}", err=True)
+            click.echo(f"[{time.perf_counter() - start:6.1f} s] {visible(line)}", err=True)
 
     def iteration(row: EMIteration) -> None:
         if not quiet:
