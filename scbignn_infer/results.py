@@ -22,8 +22,6 @@ RESIDUAL_GENES, RESIDUAL_TOP = 128, 10
 """Best-ranked present genes that are compared with a type's profile, and how many decide."""
 RESIDUAL_NOISE = 0.3
 """Added to the spread of a gene within types, so that none decides by being still."""
-LIMIT = 8.0
-"""Scaled expression is cut at it, as in the gene level."""
 COLUMNS = (
     "cell_type",
     "cell_type_ontology_id",
