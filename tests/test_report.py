@@ -16,13 +16,17 @@ from click.testing import CliRunner
 from playwright.sync_api import sync_playwright
 
 from scbignn_infer.cli import main
+from scbignn_infer.pipeline import Annotator
+from scbignn_infer.readers import open_query
 from scbignn_infer.report import figures
 from scbignn_infer.report.layout import lay_out
+from scbignn_infer.report.markers import express
 from scbignn_infer.sessions import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = Runtime("cpu", 0, 1)
 pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of their own matters
 
@@ -31,8 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of thei
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label the example, in three samples with a strange name, and return where the files are."""
     folder = tmp_path_factory.mktemp("report")
-    example = Path(__file__).resolve().parents[1] / "scbignn_infer" / "examples" / "pbmc700.h5ad"
-    adata = ad.read_h5ad(example)
+    adata = ad.read_h5ad(REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad")
     names = np.array(["first", "<second> & 'more'", "drei ä"])
     adata.obs["sample"] = names[np.arange(adata.n_obs) % 3]
     adata.write_h5ad(folder / "q.h5ad")
@@ -92,6 +95,47 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
     assert "MS4A1" in words or "CD79A" in words
 
 
+@pytest.mark.parametrize(
+    ("model", "file", "of_label", "lacks"),
+    [
+        (
+            "human-pbmc",
+            "scbignn_infer/examples/pbmc700.h5ad",
+            {"B": "MS4A1", "CD4 T": "CD3D", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
+            ("CD4 T", "HLA-DRA"),
+        ),
+        (
+            "human-pancreas",
+            "tests/data/pancreas400.h5ad",
+            {"beta": "INS", "alpha": "GCG", "delta": "SST", "ductal": "KRT7", "acinar": "CTRB1"},
+            ("beta", "ACP5"),
+        ),
+    ],
+)
+def test_genes_are_shown_for_the_labels_that_have_them(
+    model: str, file: str, of_label: dict[str, str], lacks: tuple[str, str]
+) -> None:
+    """Four new ones a label; those that a label lacks stand apart, with a minus."""
+    annotator = Annotator.load(model, device="cpu", threads=1)
+    with open_query(REPOSITORY / file) as query:
+        choice = annotator.choose(query)
+        found = annotator.annotate_query(query, choice=choice)
+        markers = express(annotator, query, choice, found)
+    most = {
+        gene: markers.labels[i]
+        for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)
+    }
+    assert len(markers.genes) == len(set(markers.genes)) <= 4 * len(markers.labels)
+    assert {label: gene for label, gene in of_label.items() if most.get(gene) != label} == {}
+    label, gene = lacks
+    assert markers.absent[label][gene] < 0
+    assert all(-1 < w < 0 for genes in markers.absent.values() for w in genes.values())
+    for own, genes in markers.absent.items():  # less of it than the label that has most
+        row = markers.labels.index(own)
+        shown = [markers.genes.index(g) for g in genes if g in markers.genes]
+        assert (markers.mean[row, shown] < markers.mean[:, shown].max(axis=0)).all()
+
+
 def test_warnings_come_first(folder: Path) -> None:
     text, _, _ = read(folder / "r.html")
     assert text.index('class="warning"') < text.index("Map of the cells")
@@ -99,8 +143,6 @@ def test_warnings_come_first(folder: Path) -> None:
 
 def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> None:
     from scbignn_infer import report
-    from scbignn_infer.pipeline import Annotator
-    from scbignn_infer.readers import open_query
     from scbignn_infer.results import Annotation
 
     annotator = Annotator.load("human-pbmc", device="cpu", threads=1)

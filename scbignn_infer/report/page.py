@@ -262,11 +262,18 @@ def _markers(markers: Markers | None) -> str:
         markers.fraction,
         "Expression of marker genes by label",
     )
+    lacks = [
+        (label, ", ".join(f"{symbol} {weight:.2f}" for symbol, weight in genes.items()))
+        for label, genes in markers.absent.items()
+        if genes
+    ]
+    absent = table(("label", "carried by the absence of"), lacks, ()) if lacks else ""
     return (
         f'<h2>Genes that carry the labels</h2><div class="wide">{figure}</div>'
         '<p class="soft">Size: share of the cells with the gene. Colour: mean log1p of counts per '
-        "10,000, relative to the highest label. The genes are those that the model looks at for "
-        "each called type.</p>"
+        "10,000, relative to the highest label. For each called type, these are the four genes that "
+        "carry it most by their presence and that no label before it shows. A minus marks genes "
+        f"that cells of the type have less of than other types.</p>{absent}"
     )
 
 

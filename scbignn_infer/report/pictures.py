@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError
+from scbignn_infer.interpretation import by_absence, by_presence
 from scbignn_infer.report.figures import PALETTE
 from scbignn_infer.writers import replacing
 
@@ -23,7 +24,7 @@ TITLE = 0.9
 
 
 def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) -> None:
-    """Draw the genes that carry each type.
+    """Draw the genes that carry each type by their presence, and to the left by their absence.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) 
     types
         Of a model.
     n_genes
-        Genes of each.
+        Genes of either kind, of each.
 
     Raises
     ------
@@ -42,9 +43,14 @@ def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) 
         The file cannot be written; nothing is left behind.
     """
     panels = {
-        label: {g.symbol: g.weight for g in found.genes[:n_genes]} for label, found in types.items()
+        label: {
+            g.symbol: g.weight
+            for side in (by_presence(found.genes), by_absence(found.genes))
+            for g in side[:n_genes]
+        }
+        for label, found in types.items()
     }
-    _draw(target, panels, "integrated gradient")
+    _draw(target, panels, "integrated gradient; below 0 by absence")
 
 
 def draw_cells(target: Path, cells: Sequence[CellExplanation], n_genes: int) -> None:
@@ -78,6 +84,7 @@ def _draw(target: Path, panels: Mapping[str, Mapping[str, float]], axis: str) ->
         panel.set_title(title, fontsize=9)
         panel.set_xlabel(axis, fontsize=8)
         panel.tick_params(axis="x", labelsize=8)
+        panel.locator_params(axis="x", nbins=5)
         panel.spines[["top", "right"]].set_visible(False)
     with replacing(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

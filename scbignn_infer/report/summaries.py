@@ -82,7 +82,7 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
     OutputError
         The file cannot be written; nothing is left behind.
     """
-    parts = [f"<h1>{escape(name)}: what it looks at</h1>"]
+    parts = [f"<h1>{escape(name)}: what it looks at</h1>", _SIGNS]
     for label, found in types.items():
         genes = {g.symbol: g.weight for g in found.genes}
         pairs = [("\u2013".join(p.genes), f"{p.weight:.2g}") for p in found.pairs[:10]]
@@ -90,6 +90,11 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
         listed = table(("attended to together", "weight"), pairs, (1,)) if pairs else ""
         parts.append(f'<h2>{escape(label)}</h2><div class="two">{figure}{listed}</div>')
     write_page(target, f"{name}: what it looks at", parts)
+
+
+_SIGNS = """<p class="soft">Blue genes carry a type by their presence: its cells have more of them than
+the mean of the other types. Orange genes, with a minus, carry it by their absence: its cells have
+less.</p>"""
 
 
 def write_cells(target: Path, name: str, cells: Sequence[CellExplanation]) -> None:

@@ -73,7 +73,7 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
     files = _files(model, recipe)
     spec = _spec(model, recipe, files)
     files[b.RECORD] = msgspec.json.encode(spec)
-    files["README.md"] = model_card(spec).encode()
+    files["README.md"] = model_card(spec, model.pair.gene.statistics["class_mean"]).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{recipe.name}."))
