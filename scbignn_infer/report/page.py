@@ -271,9 +271,9 @@ def _markers(markers: Markers | None) -> str:
     return (
         f'<h2>Genes that carry the labels</h2><div class="wide">{figure}</div>'
         '<p class="soft">Size: share of the cells with the gene. Colour: mean log1p of counts per '
-        "10,000, relative to the highest label. For each called type, these are the four genes that "
-        "carry it most by their presence and that no label before it shows. A minus marks genes "
-        f"that cells of the type have less of than other types.</p>{absent}"
+        "10,000, relative to the highest label. For each called type, these are the four genes "
+        "that carry it most by their presence and that no label before it shows. A minus marks "
+        f"genes that cells of the type have less of than other types.</p>{absent}"
     )
 
 

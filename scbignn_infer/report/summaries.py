@@ -92,9 +92,9 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
     write_page(target, f"{name}: what it looks at", parts)
 
 
-_SIGNS = """<p class="soft">Blue genes carry a type by their presence: its cells have more of them than
-the mean of the other types. Orange genes, with a minus, carry it by their absence: its cells have
-less.</p>"""
+_SIGNS = """<p class="soft">Blue genes carry a type by their presence: its cells have more of them
+than the mean of the other types. Orange genes, with a minus, carry it by their absence: its cells
+have less.</p>"""
 
 
 def write_cells(target: Path, name: str, cells: Sequence[CellExplanation]) -> None:

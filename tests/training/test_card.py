@@ -8,7 +8,7 @@ import pytest
 
 import scbignn_infer
 from scbignn_infer.bundle import Confusion, StudyScores
-from scbignn_training import card
+from scbignn_training import card as cards
 
 MODELS = Path(__file__).resolve().parents[2] / "exported_models"
 
@@ -22,7 +22,7 @@ def spec(bundle):
 def model_card(bundle):
     """Return what makes a card of a record, with the statistics of the bundle."""
     class_mean = scbignn_infer.load_model(bundle).statistics["class_mean"]
-    return lambda spec: card.model_card(spec, class_mean)
+    return lambda spec: cards.model_card(spec, class_mean)
 
 
 def tables(card):
@@ -147,7 +147,7 @@ def test_what_it_cannot_tell_is_measured_and_left_out(model_card, studied, spec)
 
 def test_genes_that_a_type_lacks_stand_apart_from_its_markers():
     model = scbignn_infer.load_model("human-pbmc")
-    made = card.model_card(model.spec, model.statistics["class_mean"])
+    made = cards.model_card(model.spec, model.statistics["class_mean"])
     (looks,) = [t[2:] for t in tables(made) if t[0][1].strip() == "present"]
     cells = {row[0].strip(): [part.strip().split(", ") for part in row[1:]] for row in looks}
     assert cells["CD4 T"][0] == ["LTB", "CD3D", "LDHB", "IL32"]
@@ -158,5 +158,5 @@ def test_genes_that_a_type_lacks_stand_apart_from_its_markers():
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*/bundle.json")), ids=lambda p: p.parent.name)
 def test_the_cards_of_the_shipped_models_are_of_today(path):
     model = scbignn_infer.load_model(path.parent)
-    made = card.model_card(model.spec, model.statistics["class_mean"])
+    made = cards.model_card(model.spec, model.statistics["class_mean"])
     assert (path.parent / "README.md").read_text() == made, "run training/tables/make_cards.py"

@@ -92,8 +92,8 @@ def _looks_at(spec: BundleSpec, class_mean: Array) -> list[str]:
         "",
         (
             "The genes that carry each type most, by integrated gradients of the gene level: those "
-            "that its cells have more of than the mean of the other types, and those that they have "
-            "less of:"
+            "that its cells have more of than the mean of the other types, and those that they "
+            "have less of:"
         ),
         "",
         *_table(("cell type", "present", "absent"), rows),
