@@ -177,7 +177,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     net = model.pair.gene.net
     interpretation = _interpretation(model, recipe)
     terms = [recipe.ontology.get(t, "") for t in reference.cell_types]
-    ids = GeneNames.of(recipe.species).gene if recipe.species in SPECIES else {}
+    ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     batches = np.bincount(reference.batches, minlength=len(recipe.reference))
     datasets = [
@@ -192,7 +192,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         format_version=b.FORMAT_VERSION,
         name=recipe.name,
         version=recipe.version,
-        species=recipe.species,
+        species=model.species,
         tissue=recipe.tissue,
         assays=recipe.assays,
         description=recipe.description,
