@@ -219,3 +219,20 @@ def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> N
     np.testing.assert_allclose(
         found.residual, expected / np.quantile(bank["residual_quantiles"], 0.99), atol=0.01
     )
+
+
+def test_cells_of_the_bank_are_known_again_in_spite_of_its_rounding() -> None:
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((300, 96)).astype(np.float32)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    kept = bank.astype(np.float16).astype(np.float32)
+    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    near = bank + 0.005 * rng.standard_normal(bank.shape).astype(np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    rows = rng.permutation(300)[:90]
+    cells = np.concatenate([bank[rows], near[rows]] * 30)
+    assert len(cells) > 4096
+    assert (
+        results.same_cells(cells, kept, np.tile(rows, 60)).tolist()
+        == ([True] * 90 + [False] * 90) * 30
+    )

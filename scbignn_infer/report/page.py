@@ -149,9 +149,13 @@ def facts(pairs: Mapping[str, str]) -> str:
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
+def warned(warnings: Sequence[str]) -> str:
+    """Return what is to be known before all else."""
+    return "".join(f'<p class="warning">{escape(w)}</p>' for w in warnings)
+
+
 def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequence[str]) -> str:
     n, counts = len(annotation), annotation.counts()
-    shown = [f'<p class="warning">{escape(w)}</p>' for w in warnings]
     matrix, genes = annotation.provenance["matrix"], annotation.provenance["genes"]
     known = {
         "cells": f"{n:,}",
@@ -162,7 +166,7 @@ def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequenc
         "median confidence": f"{float(np.median(annotation.confidence)):.2f}",
         "median novelty": f"{float(np.median(annotation.novelty)):.2f}",
     }
-    return f"<h1>{escape(name)}</h1>{''.join(shown)}{facts(known)}"
+    return f"<h1>{escape(name)}</h1>{warned(warnings)}{facts(known)}"
 
 
 def _map() -> str:

@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.report import figures
-from scbignn_infer.report.page import facts, table, write_page
+from scbignn_infer.report.page import facts, table, warned, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def write_scores(
-    target: Path, name: str, scores: Scores, against: Mapping[str, Any] | None = None
+    target: Path,
+    name: str,
+    scores: Scores,
+    against: Mapping[str, Any] | None = None,
+    *,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write accuracy, confusion and calibration, and how another labelling compares.
 
@@ -30,6 +35,8 @@ def write_scores(
         What was found.
     against
         Key, agreement and scores of another labelling.
+    warnings
+        Shown first.
 
     Raises
     ------
@@ -53,7 +60,7 @@ def write_scores(
     bins = [(b.confidence, b.accuracy, b.n) for b in scores.reliability]
     titles = ("type", "precision", "recall", "F1", "cells")
     parts = [
-        f"<h1>{escape(name)}</h1>{facts(shown)}",
+        f"<h1>{escape(name)}</h1>{warned(warnings)}{facts(shown)}",
         f"<h2>Types</h2>{table(titles, rows, (1, 2, 3, 4))}",
         "<h2>True type (row), best label (column)</h2>"
         + figures.confusion(scores.labels, scores.confusion, "Confusion"),
