@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scbignn_infer.plain import visible
 from scbignn_infer.report import figures
+from scbignn_infer.report.words import escape
 from scbignn_infer.results import UNKNOWN
 from scbignn_infer.writers import replacing
 
@@ -321,11 +322,16 @@ def _model(spec: BundleSpec) -> str:
     ]
     titles = ("type", "training cells", "F1 out of fold", "F1 in held-out studies")
     sources = [d.citation or d.title or d.file for d in training.datasets]
-    cannot = "".join(f"<p>Cannot tell: {escape(line)}</p>" for line in training.cannot_tell)
+    cannot = "".join(f"<p>Cannot tell: {_prose(line)}</p>" for line in training.cannot_tell)
     return (
-        f"<h2>The model</h2><p>{escape(spec.description)}</p>{facts(known)}"
+        f"<h2>The model</h2><p>{_prose(spec.description)}</p>{facts(known)}"
         f"{table(titles, rows, (1, 2, 3))}<p>{escape('; '.join(sources))}</p>{cannot}"
     )
+
+
+def _prose(text: str) -> str:
+    """Return words that may be written in several lines."""
+    return escape(" ".join(text.split()))
 
 
 def _score(value: float | None) -> str:
@@ -359,7 +365,11 @@ def _data(
         "label": {
             "title": "label",
             "categories": [
-                {"label": label, "colour": colour[label], "n": int((labels == label).sum())}
+                {
+                    "label": visible(label),
+                    "colour": colour[label],
+                    "n": int((labels == label).sum()),
+                }
                 for label in order
             ],
         },
@@ -368,7 +378,7 @@ def _data(
         "sample": {
             "title": "sample",
             "categories": [
-                {"label": name, "colour": sampled[name], "n": int(counts[i])}
+                {"label": visible(name), "colour": sampled[name], "n": int(counts[i])}
                 for i, name in enumerate(names)
             ],
         },
@@ -380,7 +390,7 @@ def _data(
         "columns": {key: _packed(v.astype(np.uint8)) for key, v in numbers.items()},
         "kinds": kinds,
         "ramp": [figures.ramp(i / 15) for i in range(16)],
-        "names": list(cell_names) if n <= MOST_NAMES else None,
+        "names": [visible(name) for name in cell_names] if n <= MOST_NAMES else None,
         "order": PRIME if n % PRIME else 0,
     }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.report import figures
 from scbignn_infer.report.page import facts, table, warned, write_page
+from scbignn_infer.report.words import escape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
