@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 TARGET_SUM = 1e4
+LIMIT = 10.0
+"""Scaled expression is cut at +- this: in training, in the networks and in the residual."""
 
 
 def panel_tables(

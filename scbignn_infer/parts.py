@@ -149,5 +149,9 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         **whole,
         confidence_threshold=annotator.threshold,
         max_novelty=annotator.max_novelty,
-        provenance={**_fullest(records), "seconds": seconds},
+        provenance={
+            **_fullest(records),
+            "training_cells": sum(record["training_cells"] for record in records),
+            "seconds": seconds,
+        },
     )

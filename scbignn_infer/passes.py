@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer import results
-from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.expression import LIMIT, TARGET_SUM
 from scbignn_infer.parallel import in_order
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ Array = np.ndarray[Any, Any]
 Report = Callable[[str, int, int], None]
 READ_CELLS = 1024
 CELL_CHUNK = 4096
-SCALED_STEPS = 15.0
-"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds it."""
+SCALED_STEPS = 12.0
+"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds all of
+it, up to ``LIMIT``."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _label_and_scale(
     counts, totals = densify(block)
     embedding, logits = _run_batches(counts, totals, run, batch_cells)
     first = np.log1p(counts[:, : len(mean)] * (TARGET_SUM / np.maximum(totals, 1.0)))
-    scaled = np.clip((first - mean) / scale, -results.LIMIT, results.LIMIT)
+    scaled = np.clip((first - mean) / scale, -LIMIT, LIMIT)
     return embedding, logits, np.rint(scaled * SCALED_STEPS).astype(np.int8), totals[:, 0] <= 0
 
 

@@ -301,13 +301,12 @@ class Annotator:
             batches = []  # no cell is another's neighbour anyway
         else:
             most = max(len(b) for b in batches) if batches else query.n_cells
-            size = self.bundle.spec.gene_level.embedding_size
-            compile_ahead(most, size, runtime=self.runtime)
+            compile_ahead(most, self.bundle.spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
             genes = self._run_gene_level(query, choice, report)
         n, grouping = query.n_cells, self.grouping
         probabilities = np.zeros((n, len(grouping.labels)), np.float32)
-        agreement, residual = np.zeros((2, n), np.float32)
+        agreement, residual, known = np.zeros((3, n), np.float32)
         novelty = np.ones(n, np.float32)
         builders: set[str] = set()
         parts: list[tuple[Any, Graph]] = []
@@ -322,7 +321,7 @@ class Annotator:
                 own = grouping.sum(results.calibrate(logits, self.bundle.spec.temperature))
                 probabilities[cells] = own
                 agreement[cells] = self._agreement(own.argmax(1), graph)
-                novelty[cells], residual[cells] = self._strangeness(
+                novelty[cells], residual[cells], known[cells] = self._strangeness(
                     z, genes.scaled[cells], graph, logits.argmax(1), choice=choice
                 )
             if self.keep_graph:
@@ -348,6 +347,7 @@ class Annotator:
                     "batch_key": reading.batch_key or "",
                     "n_batches": len(batches) if batches else 1,
                 },
+                int(known.sum()),
                 clock.seconds,
             ),
         )
@@ -480,11 +480,18 @@ class Annotator:
         neighbor_indices
             (n, k) graph over which distances are averaged; none to leave them as they are.
         """
-        reference = self.bundle.reference
-        bank = unit_rows(reference["embedding"])
-        _, nearest = ExactSearch(self.runtime).search(unit_rows(embedding), bank, 1)
+        distance, _ = self._distance(embedding)
+        return self._novelty(distance, neighbor_indices)
+
+    def _distance(self, embedding: Array) -> tuple[Array, Array]:
+        """Return the distance of cells to the reference bank, and which are cells of it."""
+        bank, cells = unit_rows(self.bundle.reference["embedding"]), unit_rows(embedding)
+        indices, similarity = ExactSearch(self.runtime).search(cells, bank, 1)
+        return 1 - similarity[:, 0], results.same_cells(cells, bank, indices[:, 0])
+
+    def _novelty(self, distance: Array, neighbor_indices: Array | None = None) -> Array:
         return results.novelty_quantile(
-            results.smooth(1 - nearest[:, 0], neighbor_indices), reference["novelty_quantiles"]
+            results.smooth(distance, neighbor_indices), self.bundle.reference["novelty_quantiles"]
         )
 
     def _densifier(self, choice: Choice) -> tuple[Densifier, dict[str, Array]]:
@@ -507,12 +514,16 @@ class Annotator:
 
     def _strangeness(
         self, embedding: Array, scaled: Array, graph: Graph, codes: Array, *, choice: Choice
-    ) -> tuple[Array, Array]:
-        """Return novelty and residual; the latter needs the genes of a cell's neighbours."""
+    ) -> tuple[Array, Array, Array]:
+        """Return novelty, residual, and which cells the model was trained on.
+
+        The residual needs the genes of a cell's neighbours.
+        """
+        distance, known = self._distance(embedding)
         if graph.state is not None:
-            return self.novelty(embedding), np.zeros(len(embedding), np.float32)
+            return self._novelty(distance), np.zeros(len(distance), np.float32), known
         residual, strange = self._residual(scaled, graph.indices, codes, choice)
-        return np.maximum(self.novelty(embedding, graph.indices), strange), residual
+        return np.maximum(self._novelty(distance, graph.indices), strange), residual, known
 
     def _residual(
         self, scaled: Array, indices: Array, codes: Array, choice: Choice
@@ -535,12 +546,17 @@ class Annotator:
         return found / most, results.novelty_quantile(found, quantiles)
 
     def _provenance(
-        self, choice: Choice, graph: dict[str, Any], seconds: dict[str, float]
+        self,
+        choice: Choice,
+        graph: dict[str, Any],
+        training_cells: int,
+        seconds: dict[str, float],
     ) -> dict[str, Any]:
         spec, genes, verdict = self.bundle.spec, choice.genes, choice.verdict
         return {
             "model": {"name": spec.name, "version": spec.version, "sha256": self.bundle.sha256},
             "adaptation": spec.training.adaptation,
+            "training_cells": training_cells,
             "matrix": {
                 "name": choice.matrix,
                 "state": verdict.state,

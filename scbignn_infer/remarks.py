@@ -9,12 +9,17 @@ import numpy as np
 from scbignn_infer.genes import LOW_COVERAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from scbignn_infer.results import Annotation
 
 MAX_NOVELTY = 0.99
 """Of the typical cell; above it, a query is unlike the reference as a whole."""
 MANY_UNKNOWN = 0.5
 """Share of unknown cells that is more than the odd type."""
+FEW_TRAINING_CELLS = 3
+"""So many cells that a model was trained on are no chance."""
 
 
 def remarks_on(annotation: Annotation) -> list[str]:
@@ -47,4 +52,20 @@ def remarks_on(annotation: Annotation) -> list[str]:
         )
     if note:
         remarks.append(note)
-    return remarks
+    return remarks + training_remarks(provenance)
+
+
+def training_remarks(provenance: Mapping[str, Any]) -> list[str]:
+    """Return what is to be remarked on where cells of the query trained the model.
+
+    Parameters
+    ----------
+    provenance
+        Of an annotation, or what of it stands in ``uns``.
+    """
+    n = int(provenance.get("training_cells", 0))
+    if n < FEW_TRAINING_CELLS:
+        return []
+    name = provenance["model"]["name"]
+    said = f"{name} was trained on at least {n:,} of these cells"
+    return [f"{said}; scores on them say nothing about new data"]

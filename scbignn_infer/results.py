@@ -22,8 +22,9 @@ RESIDUAL_GENES, RESIDUAL_TOP = 128, 10
 """Best-ranked present genes that are compared with a type's profile, and how many decide."""
 RESIDUAL_NOISE = 0.3
 """Added to the spread of a gene within types, so that none decides by being still."""
-LIMIT = 8.0
-"""Scaled expression is cut at it, as in the gene level."""
+SAME_CELL = 1e-5
+"""Cells nearer to a reference cell than this are that cell, but for the rounding to 16 bits. Of
+25,000 cells of files that no model was trained on, none came nearer to one than 2e-3."""
 COLUMNS = (
     "cell_type",
     "cell_type_ontology_id",
@@ -308,6 +309,25 @@ def novelty_quantile(distance: Array, quantiles: Array) -> Array:
         (n,) in [0, 1].
     """
     return np.interp(distance, quantiles, np.linspace(0, 1, len(quantiles)))
+
+
+def same_cells(cells: Array, bank: Array, nearest: Array) -> Array:
+    """Tell which cells are cells of the reference themselves, (n,).
+
+    The distance is worked out anew, since a GPU rounds the similarities of a search.
+
+    Parameters
+    ----------
+    cells, bank
+        (n, d) and (m, d) embeddings of length 1.
+    nearest
+        (n,) position in the bank of the cell nearest to each.
+    """
+    found = np.empty(len(cells), dtype=bool)
+    for i in range(0, len(cells), 4096):
+        rows = slice(i, i + 4096)
+        found[rows] = (cells[rows] * bank[nearest[rows]]).sum(axis=1) > 1 - SAME_CELL
+    return found
 
 
 def smooth(values: Array, neighbor_indices: Array | None) -> Array:

@@ -807,6 +807,53 @@ def test_evaluate_labels_in_memory_as_annotate_does(query):
     assert in_memory == written
 
 
+@pytest.mark.parametrize(
+    ("record", "warns"),
+    [
+        ({"training_cells": 12, "model": {"name": "mine"}}, True),
+        ({"training_cells": 0, "model": {"name": "mine"}}, False),
+        ({"training_cells": "many", "model": {"name": "mine"}}, False),
+        ({"training_cells": 12}, False),
+        ({"training_cells": 12, "model": "mine"}, False),
+        ({}, False),
+    ],
+)
+def test_evaluate_says_that_the_cells_trained_the_model(labelled, record, warns):
+    adata = ad.read_h5ad(labelled)
+    adata.uns["scbignn"].update(record)
+    adata.write_h5ad(labelled)
+    done = run("evaluate", labelled, "--truth", "truth")
+    said = "mine was trained on at least 12 of these cells"
+    assert (said in done.stderr) == warns
+    assert bool(done.stderr) == warns
+    assert [said in w for w in run_json("evaluate", labelled, "--truth", "truth")["warnings"]] == (
+        [True] * warns
+    )
+    page = labelled.with_name("p.html")
+    run("evaluate", labelled, "--truth", "truth", "-o", page)
+    assert (said in page.read_text()) == warns
+
+
+def test_cells_that_trained_a_shipped_model_are_known_again(real_data, tmp_path):
+    """Also in a file of a few of them, of log-values and with the genes in another order."""
+    whole = ad.read_h5ad(real_data("pbmc3k_seurat.h5ad"))
+    rng = np.random.default_rng(0)
+    few = whole[rng.choice(whole.n_obs, 40, replace=False), rng.permutation(whole.n_vars)].copy()
+    counts = few.X.toarray().astype(np.float64)
+    few.X = np.log1p(counts * 1e4 / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    few.write_h5ad(tmp_path / "few.h5ad")
+    options = ["-m", "human-pbmc", "-o", tmp_path / "o.h5ad"]
+    (warning,) = run_json("annotate", tmp_path / "few.h5ad", *options)["warnings"]
+    assert warning.startswith("human-pbmc was trained on at least ")
+    assert (
+        "was trained on at least"
+        in run("evaluate", tmp_path / "o.h5ad", "--truth", "cell_type_common").stderr
+    )
+    other = real_data("pbmc_6studies_sccomp.h5ad")
+    found = run_json("annotate", other, "-m", "human-pbmc", "-o", tmp_path / "p.h5ad")
+    assert not [w for w in found["warnings"] if "trained on at least" in w]
+
+
 def test_evaluate_against_another_labelling(labelled, tmp_path):
     (tmp_path / "map.json").write_text('{"b": "B"}')
     found = run_json(

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
+from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery
 from scbignn_infer.registry import load_model
@@ -58,14 +59,35 @@ MARKERS = {
 
 @pytest.mark.parametrize("model", list(MARKERS))
 def test_the_genes_that_carry_a_type_are_its_markers(model: str) -> None:
-    found = load_model(model).spec.interpretation
+    bundle = load_model(model)
+    found = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
     for label, markers in MARKERS[model].items():
-        genes = [g.symbol for g in found[label].genes]
-        weights = [g.weight for g in found[label].genes]
-        assert markers & set(genes[:20]), (label, genes)
-        assert weights == sorted(weights, reverse=True)
-        assert all(w > 0 for w in weights)
+        genes = found[label].genes
+        present, absent = by_presence(genes), by_absence(genes)
+        assert genes == [*present, *absent]
+        assert markers & {g.symbol for g in present[:20]}, (label, genes)
+        for side in (present, absent):
+            weights = [abs(g.weight) for g in side]
+            assert weights == sorted(weights, reverse=True)
+        kept = bundle.spec.interpretation[label]
+        assert {g.symbol: abs(g.weight) for g in genes} == {g.symbol: g.weight for g in kept.genes}
         assert all(a < b for a, b in (p.genes for p in found[label].pairs))
+
+
+@pytest.mark.parametrize(
+    ("model", "label", "lacks"),
+    [
+        ("human-pbmc", "CD4 T", {"HLA-DRA", "TYROBP", "CST3"}),
+        ("human-pbmc", "B", {"TYROBP", "S100A4"}),
+        ("human-pancreas", "beta", {"TYROBP", "SPI1"}),
+        ("mouse-pancreas", "alpha", {"Ins2"}),
+    ],
+)
+def test_a_gene_that_a_type_lacks_has_a_minus(model: str, label: str, lacks: set[str]) -> None:
+    bundle = load_model(model)
+    genes = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])[label].genes
+    assert lacks <= {g.symbol for g in by_absence(genes)}
+    assert not lacks & {g.symbol for g in by_presence(genes)}
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +164,10 @@ def test_the_command_explains_models_and_cells(islets: ad.AnnData, tmp_path: Pat
     one = json.loads(run("human-pancreas", "--cell-type", "beta", "--json"))["types"]
     assert list(one) == ["beta"]
     assert {"genes", "pairs"} == set(one["beta"])
+    weights = {g["symbol"]: g["weight"] for g in one["beta"]["genes"]}
+    assert weights["INS"] > 0 > weights["TYROBP"]
+    assert "by their absence" in text
+    assert "TYROBP -0.07" in text
     assert "no type 'gut'" in run("human-pancreas", "--cell-type", "gut", code=1)
     islets.write_h5ad(tmp_path / "q.h5ad")
     cells = ",".join(islets.obs_names[:2])
@@ -161,7 +187,9 @@ def test_explanations_are_drawn_and_listed(islets: ad.AnnData, tmp_path: Path) -
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10  # not an empty page
     run("human-pancreas", "-o", tmp_path / "m.csv")
     listed = pd.read_csv(tmp_path / "m.csv")
-    assert listed.loc[listed["cell_type"] == "beta", "gene"].iloc[0] in ("INS", "IAPP")
+    beta = listed[listed["cell_type"] == "beta"].set_index("gene")["weight"]
+    assert beta.index[0] in ("INS", "IAPP")
+    assert beta["INS"] > 0 > beta["TYROBP"]
     islets.write_h5ad(tmp_path / "q.h5ad")
     why = [tmp_path / "q.h5ad", "--cells", islets.obs_names[0], "-m", "human-pancreas", "-o"]
     run(*why, tmp_path / "c.png")

@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from playwright.sync_api import sync_playwright
 
+from scbignn_infer import evaluation
+from scbignn_infer.bundle import GeneWeight, Interpretation, PairWeight
 from scbignn_infer.cli import main
-from scbignn_infer.report import figures
+from scbignn_infer.explanation import CellExplanation
+from scbignn_infer.pipeline import Annotator
+from scbignn_infer.plain import UNSAFE, visible
+from scbignn_infer.readers import open_query
+from scbignn_infer.report import figures, pictures, summaries, write_report
 from scbignn_infer.report.layout import lay_out
+from scbignn_infer.report.markers import Markers, express
 from scbignn_infer.sessions import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = Runtime("cpu", 0, 1)
 pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of their own matters
 
@@ -31,8 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of thei
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label the example, in three samples with a strange name, and return where the files are."""
     folder = tmp_path_factory.mktemp("report")
-    example = Path(__file__).resolve().parents[1] / "scbignn_infer" / "examples" / "pbmc700.h5ad"
-    adata = ad.read_h5ad(example)
+    adata = ad.read_h5ad(REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad")
     names = np.array(["first", "<second> & 'more'", "drei ä"])
     adata.obs["sample"] = names[np.arange(adata.n_obs) % 3]
     adata.write_h5ad(folder / "q.h5ad")
@@ -92,6 +102,139 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
     assert "MS4A1" in words or "CD79A" in words
 
 
+@pytest.mark.parametrize(
+    ("model", "file", "of_label", "lacks"),
+    [
+        (
+            "human-pbmc",
+            "scbignn_infer/examples/pbmc700.h5ad",
+            {"B": "MS4A1", "CD4 T": "CD3D", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
+            ("CD4 T", "HLA-DRA"),
+        ),
+        (
+            "human-pancreas",
+            "tests/data/pancreas400.h5ad",
+            {"beta": "INS", "alpha": "GCG", "delta": "SST", "ductal": "KRT7", "acinar": "CTRB1"},
+            ("beta", "ACP5"),
+        ),
+    ],
+)
+def test_genes_are_shown_for_the_labels_that_have_them(
+    model: str, file: str, of_label: dict[str, str], lacks: tuple[str, str]
+) -> None:
+    """Four new ones a label; those that a label lacks stand apart, with a minus."""
+    annotator = Annotator.load(model, device="cpu", threads=1)
+    with open_query(REPOSITORY / file) as query:
+        choice = annotator.choose(query)
+        found = annotator.annotate_query(query, choice=choice)
+        markers = express(annotator, query, choice, found)
+    most = {
+        gene: markers.labels[i]
+        for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)
+    }
+    assert len(markers.genes) == len(set(markers.genes)) <= 4 * len(markers.labels)
+    assert {label: gene for label, gene in of_label.items() if most.get(gene) != label} == {}
+    label, gene = lacks
+    assert markers.absent[label][gene] < 0
+    assert all(-1 < w < 0 for genes in markers.absent.values() for w in genes.values())
+    for own, genes in markers.absent.items():  # less of it than the label that has most
+        row = markers.labels.index(own)
+        shown = [markers.genes.index(g) for g in genes if g in markers.genes]
+        assert (markers.mean[row, shown] < markers.mean[:, shown].max(axis=0)).all()
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{}{0}%s&<!-- <script>"
+    "$\\frac{$\u202e\u2028\x1b[31m\x00\n\udcff"
+)
+
+
+class Parts(HTMLParser):
+    """Collects tags, attributes and ids of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: set[str] = set()
+        self.ids: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+        self.ids += [str(value) for name, value in attrs if name == "id"]
+
+
+def check_harmless(path: Path, scripts: int = 0) -> str:
+    """Fail where a page holds more than what it was made of; names must be read as they are."""
+    text = path.read_text(encoding="utf-8")
+    parts = Parts(text)
+    assert parts.tags["script"] == scripts
+    assert not {"img", "a", "iframe", "object", "form"} & set(parts.tags)
+    assert parts.tags["link"] == text.count('href="data:,"') == text.count("<link") == 1
+    assert not [name for name in parts.attributes if name.startswith("on")]
+    assert len(parts.ids) == len(set(parts.ids))
+    assert not UNSAFE.search(text.replace("\n", ""))
+    for shown in ("onerror=alert(2)&gt;", r"\u202e\u2028\x1b[31m\x00\n\xff"):
+        assert shown in text
+    return text
+
+
+def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
+    """In every page and picture: cells, labels, genes, samples, columns, files and models."""
+    annotator = Annotator.load("human-pbmc", device="cpu", threads=1)
+    groups = {label: f"{HOSTILE} {label[:1]}" for label in annotator.bundle.cell_types}
+    grouped = Annotator(annotator.bundle, device="cpu", threads=1, groups=groups)
+    with open_query(REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad") as query:
+        found = grouped.annotate_query(query)
+    spec = msgspec.structs.replace(
+        annotator.bundle.spec,
+        **dict.fromkeys(("name", "version", "description", "licence", "tissue"), HOSTILE),
+    )
+    n, labels = len(found), list(found.counts())
+    found.provenance["matrix"]["name"] = found.provenance["genes"]["column"] = HOSTILE
+    found.provenance["matrix"]["verdicts"] = {HOSTILE: HOSTILE}
+    markers = Markers([HOSTILE], labels, np.ones((len(labels), 1)), np.ones((len(labels), 1)), {})
+    markers.absent[HOSTILE] = {HOSTILE: -1.0}
+    write_report(
+        tmp_path / "r.html",
+        found,
+        spec,
+        np.zeros((n, 2)),
+        name=HOSTILE,
+        cell_names=[f"{HOSTILE}{i}" for i in range(n)],
+        warnings=[HOSTILE],
+        samples=[HOSTILE] * n,
+        markers=markers,
+    )
+    text = check_harmless(tmp_path / "r.html", scripts=2)
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert json.loads(data[1])["names"][3] == f"{visible(HOSTILE)}3"
+
+    best = found.best_labels.astype(object)
+    scores = evaluation.score(best, best, best == best, found.cell_types)  # noqa: PLR0124
+    against = {"key": HOSTILE, "agreement": asdict(evaluation.agreement(best, best)), "scores": {}}
+    against["agreement"]["pairs"] = [(HOSTILE, HOSTILE, 3)]
+    summaries.write_scores(tmp_path / "s.html", HOSTILE, scores, against, warnings=[HOSTILE])
+    check_harmless(tmp_path / "s.html")
+
+    genes = [GeneWeight(symbol=HOSTILE, weight=w) for w in (0.5, -0.2)]
+    pairs = [PairWeight(genes=(HOSTILE, HOSTILE), weight=0.1)]
+    types = {HOSTILE: Interpretation(genes=genes, pairs=pairs)}
+    summaries.write_model(tmp_path / "m.html", HOSTILE, types)
+    check_harmless(tmp_path / "m.html")
+    own = {HOSTILE: 0.5}
+    cell = CellExplanation(
+        *(HOSTILE, HOSTILE, HOSTILE, 0.5, 0.5, 0.5),
+        *(own, own, {HOSTILE: 3}, own, {"other": 0.1}),
+    )
+    summaries.write_cells(tmp_path / "c.html", HOSTILE, [cell])
+    check_harmless(tmp_path / "c.html")
+    pictures.draw_model(tmp_path / "m.png", types, 5)
+    pictures.draw_cells(tmp_path / "c.png", [cell], 5)
+
+
 def test_warnings_come_first(folder: Path) -> None:
     text, _, _ = read(folder / "r.html")
     assert text.index('class="warning"') < text.index("Map of the cells")
@@ -99,8 +242,6 @@ def test_warnings_come_first(folder: Path) -> None:
 
 def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> None:
     from scbignn_infer import report
-    from scbignn_infer.pipeline import Annotator
-    from scbignn_infer.readers import open_query
     from scbignn_infer.results import Annotation
 
     annotator = Annotator.load("human-pbmc", device="cpu", threads=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ import scipy.sparse as sp
 from scipy.special import softmax
 
 from scbignn_infer import results
+from scbignn_infer.expression import LIMIT, TARGET_SUM
+from scbignn_infer.passes import SCALED_STEPS
+from scbignn_infer.pipeline import Annotator
+from scbignn_infer.readers import open_query
 from scbignn_infer.results import Annotation
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 TYPES = ["B", "NK", "T"]
 
@@ -186,3 +193,46 @@ def test_values_are_averaged_with_those_of_neighbours() -> None:
     values, indices = np.array([0.0, 3.0, 6.0]), np.array([[1, 2], [0, 0], [2, 1]])
     np.testing.assert_allclose(results.smooth(values, indices), [3, 1, 5])
     assert results.smooth(values, None) is values
+
+
+def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> None:
+    """Training compares exact values, cut at ``LIMIT``; a byte holds them in small steps."""
+    assert np.iinfo(np.int8).max >= LIMIT * SCALED_STEPS
+    annotator = Annotator.load("human-pancreas", device="cpu", threads=1)
+    with open_query(REPOSITORY / "tests" / "data" / "pancreas400.h5ad") as query:
+        choice = annotator.choose(query)
+        found = annotator.annotate_query(query, choice=choice)
+        counts, totals = annotator.densifier(choice)(next(query.blocks(choice.matrix, len(found))))
+    statistics, bank = annotator.bundle.statistics, annotator.bundle.reference
+    ranked = np.flatnonzero(choice.genes.present[: len(statistics["gene_mean"])])
+    first = ranked[: results.RESIDUAL_GENES]
+    mean, sd = statistics["gene_mean"][first], statistics["gene_scale"][first]
+    exact = np.clip((np.log1p(counts[:, : len(first)] * TARGET_SUM / totals) - mean) / sd, -10, 10)
+    assert (exact > 9).any(), "no value that another limit would cut"
+    expected = results.residual(
+        exact,
+        annotator.neighbors(found.embedding).indices,
+        found.best_codes,
+        statistics["class_mean"][:, first],
+        results.within_spread(statistics, first),
+    )
+    np.testing.assert_allclose(
+        found.residual, expected / np.quantile(bank["residual_quantiles"], 0.99), atol=0.01
+    )
+
+
+def test_cells_of_the_bank_are_known_again_in_spite_of_its_rounding() -> None:
+    rng = np.random.default_rng(0)
+    bank = rng.standard_normal((300, 96)).astype(np.float32)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    kept = bank.astype(np.float16).astype(np.float32)
+    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    near = bank + 0.005 * rng.standard_normal(bank.shape).astype(np.float32)
+    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    rows = rng.permutation(300)[:90]
+    cells = np.concatenate([bank[rows], near[rows]] * 30)
+    assert len(cells) > 4096
+    assert (
+        results.same_cells(cells, kept, np.tile(rows, 60)).tolist()
+        == ([True] * 90 + [False] * 90) * 30
+    )

@@ -26,7 +26,8 @@ LAYERS = (
     {"archives", "onnx_graph"},
     {"validate"},
     {"bundle", "gene_names", "identity", "outputs", "parallel", "registry", "sessions"},
-    {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
+    {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"}
+    | {"interpretation"},
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
     {"trial"},
     {"pipeline", "doctor"},

@@ -80,6 +80,7 @@ def evaluate(
                 annotation.labels,
                 annotation.confidence,
                 annotation.cell_types,
+                _warnings_of(annotation.provenance),
             )
         else:
             found = _written_labels(cells, key_added)
@@ -106,25 +107,35 @@ def evaluate(
         if known.any():
             theirs = evaluation.score(true, other, known, found.cell_types)
             compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
+    for warning in found.warnings:
+        make_console(stderr=True).print(f"warning: {warning}", soft_wrap=True)
     if as_json:
-        print_json({"file": str(labelled), **scores.as_dict(), "against": compared})
+        print_json(
+            {
+                "file": str(labelled),
+                **scores.as_dict(),
+                "against": compared,
+                "warnings": found.warnings,
+            }
+        )
     elif output is None:
         _print_scores(scores, compared)
     if output is not None:
         from scbignn_infer.report.summaries import write_scores
 
         with outputs.replacing(output, new=not overwrite) as page:
-            write_scores(page, labelled.name, scores, compared)
+            write_scores(page, labelled.name, scores, compared, warnings=found.warnings)
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels that are scored, (n,) each, and the types that their model knows."""
+    """Labels that are scored, (n,) each, the types that their model knows, and what to say."""
 
     best: Any
     final: Any
     confidence: Any
     cell_types: list[str]
+    warnings: list[str]
 
 
 def _print_scores(scores: Scores, compared: Summary | None) -> None:
@@ -197,5 +208,20 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
         )
     best, final, confidence = (np.array(_labels(cells, name, do), dtype=object) for name in names)
     return _Labels(
-        best, final, confidence.astype(np.float64), [str(c) for c in record["cell_types"]]
+        best,
+        final,
+        confidence.astype(np.float64),
+        [str(c) for c in record["cell_types"]],
+        _warnings_of(record),
     )
+
+
+def _warnings_of(record: Summary) -> list[str]:
+    """Return why scores on these cells say nothing of new data; nothing where others wrote it."""
+    from scbignn_infer.remarks import training_remarks
+
+    try:
+        adaptation = str(record.get("adaptation", ""))
+        return [*filter(None, [adaptation]), *training_remarks(record)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []

@@ -21,7 +21,7 @@ from scbignn_infer.errors import BundleError, InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scbignn_infer.bundle import BundleSpec, Interpretation
+    from scbignn_infer.bundle import GeneWeight, Interpretation, ModelBundle
     from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.files import Settings
 
@@ -89,13 +89,13 @@ def _explain_model(
 ) -> None:
     from scbignn_infer import outputs, registry
 
-    spec = registry.load_model(target).spec
-    found = _interpretation(spec, cell_type)
+    bundle = registry.load_model(target)
+    found = _interpretation(bundle, cell_type)
     if output is not None:
         with outputs.replacing(output, new=not overwrite) as page:
-            _write_model(page, output.suffix, spec.name, found, n_genes)
+            _write_model(page, output.suffix, bundle.name, found, n_genes)
     if as_json or output is None:
-        _print_interpretation(spec.name, found, n_genes, as_json=as_json)
+        _print_interpretation(bundle.name, found, n_genes, as_json=as_json)
 
 
 def _explain_cells(
@@ -180,8 +180,11 @@ def _print_cells(found: Sequence[CellExplanation], n_genes: int) -> None:
         console.print()
 
 
-def _interpretation(spec: BundleSpec, cell_type: str | None) -> dict[str, Interpretation]:
-    """Return what a model looks at for each of its types, or for one."""
+def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Interpretation]:
+    """Return what a model looks at for each of its types, or for one; absence has a minus."""
+    from scbignn_infer.interpretation import signed_interpretation
+
+    spec = bundle.spec
     if not spec.interpretation:
         raise BundleError(
             f"the model {spec.name} says nothing of what it looks at",
@@ -195,8 +198,8 @@ def _interpretation(spec: BundleSpec, cell_type: str | None) -> dict[str, Interp
             expected=f"one of {', '.join(labels)}",
             do="choose with --cell-type",
         )
-    chosen = labels if cell_type is None else [cell_type]
-    return {label: spec.interpretation[label] for label in chosen}
+    found = signed_interpretation(spec, bundle.statistics["class_mean"])
+    return found if cell_type is None else {cell_type: found[cell_type]}
 
 
 def _print_interpretation(
@@ -204,16 +207,26 @@ def _print_interpretation(
 ) -> None:
     import msgspec
 
+    from scbignn_infer.interpretation import by_absence, by_presence
+
     if as_json:
         print_json({"model": name, "types": msgspec.to_builtins(types)})
         return
-    rows = []
-    for label, found in types.items():
-        genes = ", ".join(f"{g.symbol} {g.weight:.2f}" for g in found.genes[:n_genes])
-        pairs = ", ".join("-".join(p.genes) for p in found.pairs[:n_genes])
-        rows.append((label, genes, pairs))
-    titles = ["type", "genes that carry it", "pairs attended to together"]
+    rows = [
+        (
+            label,
+            _weights(by_presence(found.genes)[:n_genes]),
+            _weights(by_absence(found.genes)[:n_genes]),
+            ", ".join("-".join(p.genes) for p in found.pairs[:n_genes]),
+        )
+        for label, found in types.items()
+    ]
+    titles = ["type", "genes that carry it", "by their absence", "pairs attended to together"]
     make_console().print(make_table(titles, rows))
+
+
+def _weights(genes: Sequence[GeneWeight]) -> str:
+    return ", ".join(f"{gene.symbol} {gene.weight:.2f}" for gene in genes)
 
 
 def _shares(probabilities: Mapping[str, float]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from scbignn_infer.report.words import escape, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +93,7 @@ def shares(rows: Mapping[str, Mapping[str, int]], colour: Mapping[str, str], tit
     parts = []
     for i, (name, counts) in enumerate(rows.items()):
         total, x, y = max(sum(counts.values()), 1), left, 6 + i * step
-        shown = name if len(name) < 19 else f"{name[:17]}…"
-        parts.append(text(left - 8, y + 13, shown, anchor="end"))
+        parts.append(text(left - 8, y + 13, short(name), anchor="end"))
         for label, n in counts.items():
             span = wide * n / total
             parts.append(
@@ -115,8 +115,7 @@ def dots(
     parts = [text(left + j * step + 4, top - 8, gene, turn=-60) for j, gene in enumerate(genes)]
     for i, label in enumerate(labels):
         y = top + (i + 0.5) * step
-        shown = label if len(label) < 19 else f"{label[:17]}…"
-        parts.append(text(left - 12, y + 4, shown, anchor="end"))
+        parts.append(text(left - 12, y + 4, short(label), anchor="end"))
         for j, gene in enumerate(genes):
             radius = 8 * float(np.sqrt(fraction[i, j]))
             if radius > 0.3:
@@ -154,9 +153,8 @@ def confusion(labels: Sequence[str], counts: Array, title: str) -> str:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     parts = []
     for i, label in enumerate(labels):
-        shown = label if len(label) < 19 else f"{label[:17]}…"
-        parts.append(text(left - 8, top + (i + 0.6) * step, shown, anchor="end"))
-        parts.append(text(left + (i + 0.6) * step, top - 8, shown, turn=-60))
+        parts.append(text(left - 8, top + (i + 0.6) * step, short(label), anchor="end"))
+        parts.append(text(left + (i + 0.6) * step, top - 8, short(label), turn=-60))
         for j in range(len(labels)):
             x, y, dark = left + j * step, top + i * step, share[i, j] < 0.6
             parts.append(

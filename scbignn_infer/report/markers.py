@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
 from scbignn_infer.passes import READ_CELLS
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 PER_TYPE, MOST = 4, 48
+"""Genes of a label, of those that no label before it shows, and of all labels."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,20 @@ class Markers:
     Attributes
     ----------
     genes
-        Symbols.
+        Symbols of genes that carry a type by their presence.
     labels
         Final labels.
     mean, fraction
         (labels, genes) mean log1p(CP10k) and share of cells with the gene.
+    absent
+        By label, genes that carry it by their absence, and their weight, below 0.
     """
 
     genes: list[str]
     labels: list[str]
     mean: Array
     fraction: Array
+    absent: dict[str, dict[str, float]]
 
 
 def express(annotator: Annotator, query: Query, choice: Choice, annotation: Annotation) -> Markers:
@@ -51,12 +56,17 @@ def express(annotator: Annotator, query: Query, choice: Choice, annotation: Anno
     labels = list(annotation.counts())
     panel = annotator.panel_symbols(choice)
     place = {symbol: i for i, symbol in enumerate(panel)}
+    bundle = annotator.bundle
+    carriers = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
     genes: list[str] = []
+    absent: dict[str, dict[str, float]] = {}
     for label in labels:
-        for own in _types_of(annotator, label):
-            found = annotator.bundle.spec.interpretation.get(own)
-            known = [g.symbol for g in found.genes if g.symbol in place] if found else []
-            genes += [s for s in known[:PER_TYPE] if s not in genes]
+        for own in filter(carriers.get, _types_of(annotator, label)):
+            known = [g for g in carriers[own].genes if g.symbol in place]
+            new = [g.symbol for g in by_presence(known) if g.symbol not in genes]
+            genes += new[:PER_TYPE]
+            lacks = {g.symbol: g.weight for g in by_absence(known)[:PER_TYPE]}
+            absent[label] = lacks | absent.get(label, {})
     genes = genes[:MOST]
     columns = [place[s] for s in genes]
     code = {label: i for i, label in enumerate(labels)}
@@ -71,7 +81,7 @@ def express(annotator: Annotator, query: Query, choice: Choice, annotation: Anno
         np.add.at(some, rows, shown > 0)
         start += len(shown)
     n = np.bincount(codes, minlength=len(labels))[:, None]
-    return Markers(genes, labels, total / n, some / n)
+    return Markers(genes, labels, total / n, some / n, absent)
 
 
 def _types_of(annotator: Annotator, label: str) -> list[str]:

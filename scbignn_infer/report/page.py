@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.outputs import replacing
-from scbignn_infer.plain import encodable
+from scbignn_infer.plain import encodable, visible
 from scbignn_infer.report import figures
+from scbignn_infer.report.words import escape
 from scbignn_infer.results import UNKNOWN
 
 if TYPE_CHECKING:
@@ -150,9 +150,13 @@ def facts(pairs: Mapping[str, str]) -> str:
     return f'<div class="facts">{"".join(parts)}</div>'
 
 
+def warned(warnings: Sequence[str]) -> str:
+    """Return what is to be known before all else."""
+    return "".join(f'<p class="warning">{escape(w)}</p>' for w in warnings)
+
+
 def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequence[str]) -> str:
     n, counts = len(annotation), annotation.counts()
-    shown = [f'<p class="warning">{escape(w)}</p>' for w in warnings]
     matrix, genes = annotation.provenance["matrix"], annotation.provenance["genes"]
     known = {
         "cells": f"{n:,}",
@@ -163,7 +167,7 @@ def _head(name: str, annotation: Annotation, spec: BundleSpec, warnings: Sequenc
         "median confidence": f"{float(np.median(annotation.confidence)):.2f}",
         "median novelty": f"{float(np.median(annotation.novelty)):.2f}",
     }
-    return f"<h1>{escape(name)}</h1>{''.join(shown)}{facts(known)}"
+    return f"<h1>{escape(name)}</h1>{warned(warnings)}{facts(known)}"
 
 
 def _map() -> str:
@@ -263,11 +267,18 @@ def _markers(markers: Markers | None) -> str:
         markers.fraction,
         "Expression of marker genes by label",
     )
+    lacks = [
+        (label, ", ".join(f"{symbol} {weight:.2f}" for symbol, weight in genes.items()))
+        for label, genes in markers.absent.items()
+        if genes
+    ]
+    absent = table(("label", "carried by the absence of"), lacks, ()) if lacks else ""
     return (
         f'<h2>Genes that carry the labels</h2><div class="wide">{figure}</div>'
         '<p class="soft">Size: share of the cells with the gene. Colour: mean log1p of counts per '
-        "10,000, relative to the highest label. The genes are those that the model looks at for "
-        "each called type.</p>"
+        "10,000, relative to the highest label. For each called type, these are the four genes "
+        "that carry it most by their presence and that no label before it shows. A minus marks "
+        f"genes that cells of the type have less of than other types.</p>{absent}"
     )
 
 
@@ -311,11 +322,16 @@ def _model(spec: BundleSpec) -> str:
     ]
     titles = ("type", "training cells", "F1 out of fold", "F1 in held-out studies")
     sources = [d.citation or d.title or d.file for d in training.datasets]
-    cannot = "".join(f"<p>Cannot tell: {escape(line)}</p>" for line in training.cannot_tell)
+    cannot = "".join(f"<p>Cannot tell: {_prose(line)}</p>" for line in training.cannot_tell)
     return (
-        f"<h2>The model</h2><p>{escape(spec.description)}</p>{facts(known)}"
+        f"<h2>The model</h2><p>{_prose(spec.description)}</p>{facts(known)}"
         f"{table(titles, rows, (1, 2, 3))}<p>{escape('; '.join(sources))}</p>{cannot}"
     )
+
+
+def _prose(text: str) -> str:
+    """Return words that may be written in several lines."""
+    return escape(" ".join(text.split()))
 
 
 def _score(value: float | None) -> str:
@@ -349,7 +365,11 @@ def _data(
         "label": {
             "title": "label",
             "categories": [
-                {"label": label, "colour": colour[label], "n": int((labels == label).sum())}
+                {
+                    "label": visible(label),
+                    "colour": colour[label],
+                    "n": int((labels == label).sum()),
+                }
                 for label in order
             ],
         },
@@ -358,7 +378,7 @@ def _data(
         "sample": {
             "title": "sample",
             "categories": [
-                {"label": name, "colour": sampled[name], "n": int(counts[i])}
+                {"label": visible(name), "colour": sampled[name], "n": int(counts[i])}
                 for i, name in enumerate(names)
             ],
         },
@@ -370,7 +390,7 @@ def _data(
         "columns": {key: _packed(v.astype(np.uint8)) for key, v in numbers.items()},
         "kinds": kinds,
         "ramp": [figures.ramp(i / 15) for i in range(16)],
-        "names": list(cell_names) if n <= MOST_NAMES else None,
+        "names": [visible(name) for name in cell_names] if n <= MOST_NAMES else None,
         "order": PRIME if n % PRIME else 0,
     }
 

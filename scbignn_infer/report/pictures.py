@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError
+from scbignn_infer.interpretation import by_absence, by_presence
 from scbignn_infer.outputs import replacing
+from scbignn_infer.plain import visible
 from scbignn_infer.report.figures import PALETTE
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ TITLE = 0.9
 
 
 def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) -> None:
-    """Draw the genes that carry each type.
+    """Draw the genes that carry each type by their presence, and to the left by their absence.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) 
     types
         Of a model.
     n_genes
-        Genes of each.
+        Genes of either kind, of each.
 
     Raises
     ------
@@ -42,15 +44,20 @@ def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) 
         The file cannot be written; nothing is left behind.
     """
     panels = {
-        label: {g.symbol: g.weight for g in found.genes[:n_genes]} for label, found in types.items()
+        visible(label): {
+            g.symbol: g.weight
+            for side in (by_presence(found.genes), by_absence(found.genes))
+            for g in side[:n_genes]
+        }
+        for label, found in types.items()
     }
-    _draw(target, panels, "integrated gradient")
+    _draw(target, panels, "integrated gradient; below 0 by absence")
 
 
 def draw_cells(target: Path, cells: Sequence[CellExplanation], n_genes: int) -> None:
     """Draw the genes that speak for and against the label of each cell; see :func:`draw_model`."""
     panels = {
-        f"{cell.cell}\n{cell.best_label}, confidence {cell.confidence:.2f}": {
+        f"{visible(cell.cell)}\n{visible(cell.best_label)}, confidence {cell.confidence:.2f}": {
             **dict(list(cell.present.items())[:n_genes]),
             **{symbol: -e for symbol, e in list(cell.missing.items())[:n_genes]},
         }
@@ -73,11 +80,13 @@ def _draw(target: Path, panels: Mapping[str, Mapping[str, float]], axis: str) ->
         panel = figure.add_subplot(rows, columns, i)
         colours = [PALETTE[0] if v >= 0 else PALETTE[5] for v in values.values()]
         panel.barh(range(len(values)), list(values.values()), color=colours)
-        panel.set_yticks(range(len(values)), list(values), fontsize=8)
+        names = [visible(name) for name in values]
+        panel.set_yticks(range(len(values)), names, fontsize=8, parse_math=False)
         panel.set_ylim(bars - 0.4, -0.6)
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title, fontsize=9, parse_math=False)
         panel.set_xlabel(axis, fontsize=8)
         panel.tick_params(axis="x", labelsize=8)
+        panel.locator_params(axis="x", nbins=5)
         panel.spines[["top", "right"]].set_visible(False)
     with replacing(target) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.report import figures
-from scbignn_infer.report.page import facts, table, write_page
+from scbignn_infer.report.page import facts, table, warned, write_page
+from scbignn_infer.report.words import escape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def write_scores(
-    target: Path, name: str, scores: Scores, against: Mapping[str, Any] | None = None
+    target: Path,
+    name: str,
+    scores: Scores,
+    against: Mapping[str, Any] | None = None,
+    *,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write accuracy, confusion and calibration, and how another labelling compares.
 
@@ -30,6 +35,8 @@ def write_scores(
         What was found.
     against
         Key, agreement and scores of another labelling.
+    warnings
+        Shown first.
 
     Raises
     ------
@@ -53,7 +60,7 @@ def write_scores(
     bins = [(b.confidence, b.accuracy, b.n) for b in scores.reliability]
     titles = ("type", "precision", "recall", "F1", "cells")
     parts = [
-        f"<h1>{escape(name)}</h1>{facts(shown)}",
+        f"<h1>{escape(name)}</h1>{warned(warnings)}{facts(shown)}",
         f"<h2>Types</h2>{table(titles, rows, (1, 2, 3, 4))}",
         "<h2>True type (row), best label (column)</h2>"
         + figures.confusion(scores.labels, scores.confusion, "Confusion"),
@@ -82,7 +89,7 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
     OutputError
         The file cannot be written; nothing is left behind.
     """
-    parts = [f"<h1>{escape(name)}: what it looks at</h1>"]
+    parts = [f"<h1>{escape(name)}: what it looks at</h1>", _SIGNS]
     for label, found in types.items():
         genes = {g.symbol: g.weight for g in found.genes}
         pairs = [("\u2013".join(p.genes), f"{p.weight:.2g}") for p in found.pairs[:10]]
@@ -90,6 +97,11 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
         listed = table(("attended to together", "weight"), pairs, (1,)) if pairs else ""
         parts.append(f'<h2>{escape(label)}</h2><div class="two">{figure}{listed}</div>')
     write_page(target, f"{name}: what it looks at", parts)
+
+
+_SIGNS = """<p class="soft">Blue genes carry a type by their presence: its cells have more of them
+than the mean of the other types. Orange genes, with a minus, carry it by their absence: its cells
+have less.</p>"""
 
 
 def write_cells(target: Path, name: str, cells: Sequence[CellExplanation]) -> None:

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
 
 import scbignn_infer
 from scbignn_infer.bundle import Confusion, StudyScores
-from scbignn_training.card import model_card
+from scbignn_training import card as cards
+
+MODELS = Path(__file__).resolve().parents[2] / "exported_models"
 
 
 @pytest.fixture
 def spec(bundle):
     return scbignn_infer.load_model(bundle).spec
+
+
+@pytest.fixture
+def model_card(bundle):
+    """Return what makes a card of a record, with the statistics of the bundle."""
+    class_mean = scbignn_infer.load_model(bundle).statistics["class_mean"]
+    return lambda spec: cards.model_card(spec, class_mean)
 
 
 def tables(card):
@@ -21,11 +31,11 @@ def tables(card):
     return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
 
 
-def test_the_shipped_card_is_made_from_the_record(bundle, spec):
+def test_the_shipped_card_is_made_from_the_record(model_card, bundle, spec):
     assert (bundle / "README.md").read_text() == model_card(spec)
 
 
-def test_every_type_has_a_row_with_its_cells(spec):
+def test_every_type_has_a_row_with_its_cells(model_card, spec):
     types = tables(model_card(spec))[0][2:]
     expected = [(c.label, spec.training.cells_per_type[c.label]) for c in spec.cell_types]
     assert [(row[0].strip(), int(row[2])) for row in types] == expected
@@ -33,19 +43,19 @@ def test_every_type_has_a_row_with_its_cells(spec):
     assert scored["beta"] == str(spec.training.scores_per_type["beta"])
 
 
-def test_a_type_without_a_score_has_a_dash(spec):
+def test_a_type_without_a_score_has_a_dash(model_card, spec):
     training = msgspec.structs.replace(spec.training, scores_per_type={})
     types = tables(model_card(msgspec.structs.replace(spec, training=training)))[0]
     assert [row[3].strip() for row in types[2:]] == ["-"] * len(spec.cell_types)
     assert "-" not in [row[3].strip() for row in tables(model_card(spec))[0][2:]]
 
 
-def test_the_kept_iteration_is_starred(spec):
+def test_the_kept_iteration_is_starred(model_card, spec):
     (history,) = [t[2:] for t in tables(model_card(spec)) if t[0][0].strip() == "iteration"]
     assert [row[3].strip() == "*" for row in history] == [h.kept for h in spec.training.em_history]
 
 
-def test_the_data_and_the_numbers_of_cells_are_named(spec):
+def test_the_data_and_the_numbers_of_cells_are_named(model_card, spec):
     card = model_card(spec)
     (data,) = [t for t in tables(card) if t[0][0].strip() == "name"]
     assert [row[1].strip() for row in data[2:]] == ["labelled.h5ad", "unlabelled.h5ad"]
@@ -58,7 +68,7 @@ def test_the_data_and_the_numbers_of_cells_are_named(spec):
     assert f"confidence {spec.thresholds.confidence}" in card
 
 
-def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(spec):
+def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(model_card, spec):
     assert "transductive" not in model_card(spec)
     reference, unlabelled = spec.training.datasets
     query = msgspec.structs.replace(unlabelled, file="query.h5ad", role="adapted")
@@ -67,7 +77,7 @@ def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(spec):
     assert "\nAdapted to query.h5ad: its accuracy on those cells is transductive.\n\n" in card
 
 
-def test_a_bar_in_a_label_does_not_break_its_table(spec):
+def test_a_bar_in_a_label_does_not_break_its_table(model_card, spec):
     first = msgspec.structs.replace(spec.cell_types[0], label="T|NK")
     training = msgspec.structs.replace(
         spec.training, cells_per_type={**spec.training.cells_per_type, "T|NK": 5}
@@ -80,7 +90,7 @@ def test_a_bar_in_a_label_does_not_break_its_table(spec):
     assert types[2][0].strip() == r"T\|NK"
 
 
-def test_what_is_not_known_is_left_out(spec):
+def test_what_is_not_known_is_left_out(model_card, spec):
     bare = msgspec.structs.replace(spec, tissue="", licence="", assays=[])
     card = model_card(bare)
     for name in ("tissue", "licence", "assays"):
@@ -108,7 +118,7 @@ def section(card, title):
     return found
 
 
-def test_held_out_studies_have_scores_by_study_and_by_type(studied, spec):
+def test_held_out_studies_have_scores_by_study_and_by_type(model_card, studied, spec):
     card = model_card(studied)
     assert "| one | 73 | 0.91 | 0.82 |" in section(card, "Held-out studies")
     held_out = {row[0].strip(): row[4].strip() for row in tables(card)[0][2:]}
@@ -117,7 +127,7 @@ def test_held_out_studies_have_scores_by_study_and_by_type(studied, spec):
     assert "Held-out studies" not in model_card(spec)
 
 
-def test_what_it_confuses_says_of_which_cells(studied, spec):
+def test_what_it_confuses_says_of_which_cells(model_card, studied, spec):
     text = section(model_card(studied), "What it confuses")
     assert "Of the cells of studies left out, it calls" in text
     assert "- 26% of alpha as beta (12 cells)" in text
@@ -126,10 +136,27 @@ def test_what_it_confuses_says_of_which_cells(studied, spec):
     assert "No type takes more than 5 % of another's cells out of fold." in text
 
 
-def test_what_it_cannot_tell_is_measured_and_left_out(studied, spec):
+def test_what_it_cannot_tell_is_measured_and_left_out(model_card, studied, spec):
     text = section(model_card(studied), "What it cannot tell")
     assert "- naive from memory cells\n" in text
     assert "- left out: odd (3 cells)\n" in text
     for card in (model_card(studied), model_card(spec)):
         assert "Cells of any other type come out as unknown, or as the nearest" in card
     assert model_card(studied).endswith("- a twin\n")
+
+
+def test_genes_that_a_type_lacks_stand_apart_from_its_markers():
+    model = scbignn_infer.load_model("human-pbmc")
+    made = cards.model_card(model.spec, model.statistics["class_mean"])
+    (looks,) = [t[2:] for t in tables(made) if t[0][1].strip() == "present"]
+    cells = {row[0].strip(): [part.strip().split(", ") for part in row[1:]] for row in looks}
+    assert cells["CD4 T"][0] == ["LTB", "CD3D", "LDHB", "IL32"]
+    assert {"HLA-DRA", "TYROBP", "CST3"} <= set(cells["CD4 T"][1])
+    assert cells["CD14 Mono"][1] == ["-"]
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*/bundle.json")), ids=lambda p: p.parent.name)
+def test_the_cards_of_the_shipped_models_are_of_today(path):
+    model = scbignn_infer.load_model(path.parent)
+    made = cards.model_card(model.spec, model.statistics["class_mean"])
+    assert (path.parent / "README.md").read_text() == made, "run training/tables/make_cards.py"

@@ -347,6 +347,11 @@ class TestBadReferences:
         line = self.last_line(recipe_file, "--label-key", "t", "--name", "x")
         assert "not an HDF5 file" in line
 
+    def test_genes_of_another_species(self, given):
+        line = self.last_line(*given, "--species", "mouse")
+        assert "labelled.h5ad are those of human" in line
+        assert "--species" in line
+
     def test_too_few_cells_of_each_type(self, given):
         assert "--min-cells" in self.last_line(*given, "--min-cells", 1000)
 

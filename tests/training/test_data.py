@@ -11,12 +11,14 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import GeneError, InputError
+from scbignn_infer.gene_names import GeneNames
 from scbignn_training.blocks import log_expression
 from scbignn_training.data import (
     Study,
     join,
     rank_genes,
     read_study,
+    tell_species,
     unlabelled_cells,
 )
 
@@ -324,3 +326,42 @@ class TestUnlabelled:
             self.bring(model.reference, [file], settings)
         assert "other.h5ad" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+class TestSpecies:
+    """Genes tell it; what the user says must agree, and all files with each other."""
+
+    @staticmethod
+    def of(species, path="cells.h5ad"):
+        names = sorted(GeneNames.of(species).symbols)[5000:5300] if species else GENES[:300]
+        return replace(cells(np.ones((2, 300)), names, ["a", "b"]), path=Path(path))
+
+    @pytest.mark.parametrize("species", ["human", "mouse"])
+    @pytest.mark.parametrize("latin", [False, True])
+    def test_it_is_told_from_the_genes(self, species, latin):
+        assert tell_species("", [self.of(species), self.of(species), self.of(None)]) == species
+        said = {"human": "Homo sapiens", "mouse": "Mus musculus"}[species] if latin else species
+        assert tell_species(said, [self.of(species)]) == species
+        assert tell_species(said.upper(), [self.of(None)]) == species
+
+    @pytest.mark.parametrize("said", ["human", "mouse"])
+    def test_what_is_said_must_agree(self, said):
+        other = {"human": "mouse", "mouse": "human"}[said]
+        with pytest.raises(InputError, match=f"b.h5ad are those of {other}") as error:
+            tell_species(said, [self.of(said), self.of(other, "b.h5ad")])
+        assert f"genes of {said}, as --species (species in a recipe) says" in str(error.value)
+        assert "\n" not in str(error.value)
+
+    def test_files_must_agree(self):
+        with pytest.raises(InputError, match=r"a\.h5ad of mouse and b\.h5ad of human") as error:
+            tell_species("", [self.of("mouse", "a.h5ad"), self.of("human", "b.h5ad")])
+        assert "train a model for each species" in str(error.value)
+
+    def test_nobody_guesses_where_the_genes_do_not_tell(self):
+        with pytest.raises(InputError, match="do not tell their species") as error:
+            tell_species("", [self.of(None)])
+        assert "--species" in str(error.value)
+
+    def test_a_species_without_a_table_is_believed(self):
+        """Genes of a rat are written like those of a mouse."""
+        assert tell_species("rat", [self.of("mouse")]) == "rat"

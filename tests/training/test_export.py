@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 import scbignn_infer
 from scbignn_infer import onnx_graph
 from scbignn_infer.errors import BundleError
+from scbignn_infer.expression import LIMIT
 from scbignn_infer.neighbors import GROUP, unit_rows
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training import export
@@ -23,6 +24,7 @@ from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level, export_knn
 from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES = (1, 2, 17, None)
 CPU = choose_runtime("cpu", 1)
 
@@ -226,3 +228,13 @@ def test_the_runtime_knows_the_inputs_and_outputs_of_both_levels() -> None:
     assert set(inputs[0]) == {"counts", "totals", *TABLES}
     assert set(inputs[1]) == set(export.STEP_INPUTS)
     assert outputs == (("cell_embedding", "gene_logits"), ("cell_logits", "new_state"))
+
+
+@pytest.mark.parametrize("model", ["human-pbmc", "mouse-pancreas"])
+def test_shipped_networks_cut_scaled_expression_where_the_runtime_does(model):
+    graph = onnx.load(REPOSITORY / "exported_models" / model / "gene_level.onnx").graph
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    bounds = [n.input[1:] for n in graph.node if n.op_type == "Clip"]
+    cuts = [(float(values[a]), float(values[b])) for a, b in filter(lambda b: len(b) == 2, bounds)]
+    assert cuts
+    assert set(cuts) == {(-LIMIT, LIMIT)}

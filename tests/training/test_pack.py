@@ -18,6 +18,8 @@ from scbignn_infer.bundle import StudyScores
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.gene_names import GeneNames
 from scbignn_infer.pipeline import Annotator
+from scbignn_infer.readers import open_query
+from scbignn_infer.remarks import training_remarks
 from scbignn_training import pack
 from scbignn_training.pack import check_free, write_bundle
 from scbignn_training.recipe import Source
@@ -270,6 +272,23 @@ class TestWriting:
         assert "- merged: a into alpha" in card
         assert "- left out: odd (3 cells)" in card
         assert "- left out: no label (2 cells)" in card
+
+
+def test_a_model_knows_the_cells_that_it_was_trained_on(bundle, parts):
+    annotator = Annotator.load(bundle, device="cpu", threads=1)
+    found = {}
+    for name, path in parts.items():
+        with open_query(path) as query:
+            found[name] = annotator.annotate_query(query)
+    n = annotator.bundle.spec.training.n_cells
+    assert {k: v.provenance["training_cells"] for k, v in found.items()} == {
+        "labelled": n,
+        "unlabelled": 0,
+        "query": 0,
+    }
+    (said,) = training_remarks(found["labelled"].provenance)
+    assert f"tiny was trained on at least {n} of these cells" in said
+    assert training_remarks(found["query"].provenance) == []
 
 
 @pytest.mark.usefixtures("exported")

@@ -3,13 +3,16 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import anndata as ad
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.gene_names import GeneNames
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.results import calibrate
 from scbignn_training import em, selection
@@ -21,6 +24,7 @@ from scbignn_training.data import rank_genes, read_study
 from scbignn_training.evaluate import Outcome, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel
 from scbignn_training.pack import write_bundle
+from scbignn_training.recipe import Source
 from scbignn_training.run import Run
 from scbignn_training.train import Log, fit, fit_start, train
 
@@ -41,6 +45,20 @@ def same_weights(one, other):
     for name, value in one.gene.statistics.items():
         np.testing.assert_array_equal(other.gene.statistics[name], value, err_msg=name)
     assert (one.gene.blend, one.gene.temperature) == (other.gene.blend, other.gene.temperature)
+
+
+@pytest.mark.parametrize("said", ["", "mouse"])
+def test_the_species_is_that_of_the_genes(model, recipe, tmp_path, monkeypatch, said):
+    symbols = sorted(GeneNames.of("mouse").symbols)[5000:5600]
+    counts = np.random.default_rng(0).poisson(1.0, (20, 600)).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": ["a", "b"] * 10}, index=[f"c{i}" for i in range(20)])
+    ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=symbols)).write_h5ad(tmp_path / "m.h5ad")
+    source = Source(file=str(tmp_path / "m.h5ad"))
+    mouse = msgspec.structs.replace(recipe, species=said, reference=[source], unlabelled=[])
+    told = []
+    monkeypatch.setattr(module, "fit", lambda *arguments, **settings: model)
+    assert train(mouse, Log(told.append)).species == "mouse"
+    assert any("mouse" in line for line in told)
 
 
 class TestTheModel:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from scbignn_infer.bundle import BundleSpec
+    import numpy as np
+
+    from scbignn_infer.bundle import BundleSpec, GeneWeight
+
+    Array = np.ndarray[Any, Any]
 
 
-def model_card(spec: BundleSpec) -> str:
-    """Return the card of a model in Markdown."""
+def model_card(spec: BundleSpec, class_mean: Array) -> str:
+    """Return the card of a model in Markdown.
+
+    Parameters
+    ----------
+    spec
+        The record of the model.
+    class_mean
+        (n_types, n_ranked_genes) means of scaled expression: they tell which genes a type lacks.
+    """
     lines = [
         f"# {spec.name} {spec.version}",
         "",
@@ -21,7 +35,7 @@ def model_card(spec: BundleSpec) -> str:
         *_facts(spec),
         "",
         *_types(spec),
-        *_looks_at(spec),
+        *_looks_at(spec, class_mean),
         *_calibration(spec),
         *_confusions(spec),
         *_cannot_tell(spec),
@@ -66,21 +80,29 @@ def _types(spec: BundleSpec) -> list[str]:
     return ["## What it can say", "", *table, ""]
 
 
-def _looks_at(spec: BundleSpec) -> list[str]:
+def _looks_at(spec: BundleSpec, class_mean: Array) -> list[str]:
     if not spec.interpretation:
         return []
     rows = (
-        (label, ", ".join(g.symbol for g in found.genes[:10]))
-        for label, found in spec.interpretation.items()
+        (label, _symbols(by_presence(found.genes)), _symbols(by_absence(found.genes)))
+        for label, found in signed_interpretation(spec, class_mean).items()
     )
     return [
         "## What it looks at",
         "",
-        "The genes that carry each type most, by integrated gradients of the gene level:",
+        (
+            "The genes that carry each type most, by integrated gradients of the gene level: those "
+            "that its cells have more of than the mean of the other types, and those that they "
+            "have less of:"
+        ),
         "",
-        *_table(("cell type", "genes"), rows),
+        *_table(("cell type", "present", "absent"), rows),
         "",
     ]
+
+
+def _symbols(genes: list[GeneWeight]) -> str:
+    return ", ".join(gene.symbol for gene in genes[:10]) or "-"
 
 
 def _calibration(spec: BundleSpec) -> list[str]:

@@ -47,7 +47,7 @@ RECIPE_PARAMETERS = (
     metavar="QUERY",
     help="The query's own cells for EM, labels unread; results on them are then transductive.",
 )
-@click.option("--species", default="human", show_default=True)
+@click.option("--species", default="", help="Of all files [default: told from the genes].")
 @click.option("--tissue", default="")
 @click.option(
     "--min-cells",

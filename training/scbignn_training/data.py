@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scbignn_infer.choice import judge_matrices
 from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import Densifier
+from scbignn_infer.gene_names import ENOUGH, SPECIES, species_of
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.matrices import choose_matrix
 from scbignn_infer.readers import INDEX, open_query
@@ -28,6 +29,7 @@ Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
 MIN_UNLABELLED_GENES = 50
+LATIN = {"homo sapiens": "human", "mus musculus": "mouse"}
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,60 @@ def _column(query: Query, name: str) -> Array:
             expected=error.expected,
             do="choose with --label-key (or in the recipe)",
         ) from None
+
+
+def tell_species(wanted: str, files: Sequence[Study]) -> str:
+    """Return the species of a training's files, by their genes.
+
+    Parameters
+    ----------
+    wanted
+        What the user says; an empty string leaves it to the genes. A species whose genes are not
+        known is believed.
+    files
+        All of them, labelled and unlabelled.
+
+    Raises
+    ------
+    InputError
+        The genes of a file are of another species than is said or than those of another file, or
+        nothing is said and no file tells it.
+    """
+    said = wanted.lower()
+    said = LATIN.get(said, said)
+    if said and said not in SPECIES:
+        return wanted
+    known: dict[str, Study] = {}
+    for study in files:
+        told = species_of(study.symbols)
+        if told is None:
+            continue
+        species, _ = told
+        known.setdefault(species, study)
+        if said and species != said:
+            raise InputError(
+                f"the genes of {study.path} are those of {species} ({_some(study.symbols)})",
+                expected=f"genes of {said}, as --species (species in a recipe) says",
+                do=f"leave it out or say {species}, or train on files of {said}",
+            )
+    if len(known) > 1:
+        shown = " and ".join(f"{study.path} of {species}" for species, study in known.items())
+        raise InputError(
+            f"genes of different species: {shown}",
+            expected="files of one species",
+            do="train a model for each species",
+        )
+    if not known and not said:
+        raise InputError(
+            f"the genes of {files[0].path} do not tell their species ({_some(files[0].symbols)})",
+            expected=f"at least {ENOUGH} gene names of {' or '.join(SPECIES)}",
+            do="say it with --species (species in a recipe)",
+        )
+    return said or next(iter(known))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:3]))
 
 
 def join(

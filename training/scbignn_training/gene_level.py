@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from scbignn_infer.expression import TARGET_SUM, panel_tables
+from scbignn_infer.expression import LIMIT, TARGET_SUM, panel_tables
 from scbignn_training.augment import augment_batch
 from scbignn_training.blocks import dense, slices
 from scbignn_training.full_attention import FullAttention
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.program_attention import ProgramAttention
 from scbignn_training.run import BARE
-from scbignn_training.statistics import LIMIT, estimate, fit_logistic
+from scbignn_training.statistics import estimate, fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

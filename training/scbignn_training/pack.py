@@ -75,7 +75,7 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
     files = _files(model, recipe)
     spec = _spec(model, recipe, files)
     files[b.RECORD] = msgspec.json.encode(spec)
-    files["README.md"] = model_card(spec).encode()
+    files["README.md"] = model_card(spec, model.pair.gene.statistics["class_mean"]).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{recipe.name}."))
@@ -181,7 +181,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     net = model.pair.gene.net
     interpretation = _interpretation(model, recipe)
     terms = [recipe.ontology.get(t, "") for t in reference.cell_types]
-    ids = GeneNames.of(recipe.species).gene if recipe.species in SPECIES else {}
+    ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     batches = np.bincount(reference.batches, minlength=len(recipe.reference))
     datasets = [
@@ -196,7 +196,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         format_version=b.FORMAT_VERSION,
         name=recipe.name,
         version=recipe.version,
-        species=recipe.species,
+        species=model.species,
         tissue=recipe.tissue,
         assays=recipe.assays,
         description=recipe.description,

@@ -72,7 +72,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: str
     version: str = "1"
     description: str = ""
-    species: str = "human"
+    species: str = ""
+    """Empty: told from the genes."""
     tissue: str = ""
     assays: list[str] = []
     licence: str = ""

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scbignn_infer.expression import LIMIT
 from scbignn_training.blocks import (
     dense,
     moments,
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-LIMIT = 10.0
-"""Scaled expression is cut to +-LIMIT."""
 PASSES = 4
 """Of the factor models over the cells."""
 OVERSAMPLING = 10
@@ -33,7 +32,7 @@ OVERSAMPLING = 10
 
 
 def scale(x: Array | float, mean: Array, sd: Array) -> Array:
-    """Return (x - mean) / sd, cut to +-10."""
+    """Return (x - mean) / sd, cut at +-``LIMIT``."""
     scaled: Array = np.clip((x - mean) / sd, -LIMIT, LIMIT)
     return scaled
 

@@ -23,7 +23,7 @@ from scbignn_training.calibrate import (
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import Checkpoint, key_of
 from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle
-from scbignn_training.data import Cells, join, read_study, unlabelled_cells
+from scbignn_training.data import Cells, join, read_study, tell_species, unlabelled_cells
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
@@ -98,6 +98,8 @@ class Model:
         Unlabelled cells of each file.
     device
         Where the networks were trained.
+    species
+        Of all cells.
     """
 
     pair: Pair
@@ -117,6 +119,7 @@ class Model:
     calibration: Calibration
     n_unlabelled: list[int]
     device: str = "cpu"
+    species: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,9 +209,10 @@ def train(
     """
     log = log or Log()
     log.stage("reading the references")
-    reference = read_reference(recipe)
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
-    return fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
+    reference, foreign, species = _read(recipe)
+    log.stage(f"species: {species}" + ", by the genes" * (not recipe.species))
+    model = fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
+    return replace(model, species=species)
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -219,15 +223,26 @@ def read_reference(recipe: Recipe) -> Reference:
     InputError
         A file is missing or differs from the recipe, or the files do not go together.
     """
-    return join(
-        [
-            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
-            for s in recipe.reference
-        ],
-        merge=recipe.merge,
-        drop=recipe.drop,
-        min_cells=recipe.min_cells,
-    )
+    return _join(recipe, _read_labelled(recipe))
+
+
+def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
+    """Return the labelled cells, the unlabelled ones, and the species of them all."""
+    labelled = _read_labelled(recipe)
+    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
+    species = tell_species(recipe.species, [*labelled, *foreign])
+    return _join(recipe, labelled), foreign, species
+
+
+def _read_labelled(recipe: Recipe) -> list[Study]:
+    return [
+        read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
+        for s in recipe.reference
+    ]
+
+
+def _join(recipe: Recipe, labelled: list[Study]) -> Reference:
+    return join(labelled, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
 
 
 def fit(
