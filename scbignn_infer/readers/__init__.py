@@ -27,6 +27,7 @@ def open_query(
     *,
     known_genes: Collection[str] = (),
     orientation: Orientation | None = None,
+    most_bytes: int | None = None,
 ) -> FileQuery:
     """Open a file of cells; what it holds decides how, not its name.
 
@@ -39,11 +40,14 @@ def open_query(
         Names by which a text table shows which of its sides has the genes.
     orientation
         Of a text table: ``cells-by-genes`` or ``genes-by-cells``.
+    most_bytes
+        Memory that a part of the file may take where it is read whole; by default that of the
+        machine.
 
     Raises
     ------
     InputError
-        It is none of these, or damaged.
+        It is none of these, damaged, not one file, or larger than that.
 
     Examples
     --------
@@ -59,7 +63,9 @@ def open_query(
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is no plain file", expected=FORMATS, do="save it as a file first")
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
+        if path.is_dir():
+            return _open_folder(path, most_bytes)
+        return _open_file(path, known_genes, orientation, most_bytes)
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({error.strerror or error})",
@@ -68,11 +74,11 @@ def open_query(
         ) from None
 
 
-def _open_folder(folder: Path) -> FileQuery:
+def _open_folder(folder: Path, most_bytes: int | None) -> FileQuery:
     from scbignn_infer.readers import anndata_files, tenx
 
     if any((folder / name).exists() for name in ZARR_FILES):
-        return anndata_files.open_zarr(folder)
+        return anndata_files.open_zarr(folder, most_bytes)
     files = tenx.find_folder(folder)
     if files is None:
         raise InputError(
@@ -80,14 +86,18 @@ def _open_folder(folder: Path) -> FileQuery:
             expected=FORMATS,
             do="check the path",
         )
-    return tenx.read_folder(folder, files)
+    return tenx.read_folder(folder, files, most_bytes)
 
 
 def _open_file(
-    path: Path, known_genes: Collection[str], orientation: Orientation | None
+    path: Path,
+    known_genes: Collection[str],
+    orientation: Orientation | None,
+    most_bytes: int | None,
 ) -> FileQuery:
     import h5py
 
+    from scbignn_infer.containment import open_hdf5, refuse_endless_heaps
     from scbignn_infer.readers import anndata_files, loom, tables, tenx
     from scbignn_infer.readers.query import one_line
 
@@ -96,17 +106,20 @@ def _open_file(
             f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
         )
     if h5py.is_hdf5(path):
-        with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
+        refuse_endless_heaps(path)
+        with one_line(path, "HDF5 file"), open_hdf5(path) as file:
             is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
         if is_loom:
-            return loom.LoomQuery(path)
-        return tenx.H5Query(path) if is_tenx else anndata_files.open_h5ad(path)
+            return loom.LoomQuery(path, most_bytes)
+        if is_tenx:
+            return tenx.H5Query(path, most_bytes)
+        return anndata_files.open_h5ad(path, most_bytes)
     if path.name.endswith(tenx.MATRIX):
-        return _open_folder(path.parent)
-    if path.name.endswith(".zarr.zip"):
-        return anndata_files.open_zarr(path)
+        return _open_folder(path.parent, most_bytes)
+    if path.name.lower().endswith(".zarr.zip"):
+        return anndata_files.open_zarr(path, most_bytes)
     if tables.is_table(path):
-        return tables.read_table(path, known_genes, orientation)
+        return tables.read_table(path, known_genes, orientation, most_bytes=most_bytes)
     size = path.stat().st_size
     raise InputError(
         f"{path} is not an HDF5 file ({size} bytes)",

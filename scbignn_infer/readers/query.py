@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import InputError, ScBiGNNError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -265,7 +265,7 @@ def one_line(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a damaged file makes the reading libraries raise into one InputError."""
     try:
         yield
-    except (InputError, MemoryError):
+    except (ScBiGNNError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - h5py, anndata, pandas, scipy raise a dozen classes
         lines = str(error).splitlines()

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.readers.bounds import memory_of_machine, open_text
 from scbignn_infer.readers.query import HeldFile, one_line
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def _suffix(path: Path) -> str:
 
 
 def read_table(
-    path: Path, known_genes: Collection[str] = (), orientation: Orientation | None = None
+    path: Path,
+    known_genes: Collection[str] = (),
+    orientation: Orientation | None = None,
+    *,
+    most_bytes: int | None = None,
 ) -> HeldFile:
     """Read a text table.
 
@@ -48,6 +53,8 @@ def read_table(
         Names by which the side with the genes is found.
     orientation
         What stands in rows and columns, where the user says so.
+    most_bytes
+        What it may take in memory; by default that of the machine.
 
     Raises
     ------
@@ -57,12 +64,18 @@ def read_table(
     import anndata as ad
     import pandas as pd
 
+    most = memory_of_machine() if most_bytes is None else most_bytes
+
+    def read(separator: str) -> pd.DataFrame:
+        with open_text(path, separator, most) as text:
+            return pd.read_csv(text, sep=separator, index_col=0, low_memory=False)
+
     with one_line(path, KIND):
-        table = pd.read_csv(path, sep=SUFFIXES[_suffix(path)], index_col=0, low_memory=False)
+        table = read(SUFFIXES[_suffix(path)])
         if table.shape[1] < 2:
             separators = [s for s in (",", "\t", ";", " ") if s != SUFFIXES[_suffix(path)]]
             for separator in separators:
-                again = pd.read_csv(path, sep=separator, index_col=0, low_memory=False)
+                again = read(separator)
                 if again.shape[1] > table.shape[1]:
                     table = again
         _refuse_text(path, table)

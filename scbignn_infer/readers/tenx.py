@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.containment import open_hdf5
 from scbignn_infer.errors import InputError
+from scbignn_infer.readers.bounds import memory_of_machine, open_text, refuse_mtx, weigh
 from scbignn_infer.readers.query import (
     HeldFile,
     no_column,
@@ -56,21 +58,22 @@ class H5Query:
     ----------
     path
         The file.
+    most_bytes
+        What its names may take in memory; by default that of the machine.
 
     Raises
     ------
     InputError
-        It is damaged, holds several genomes, no cells or no genes.
+        It is damaged, is not one file, holds several genomes, no cells or no genes.
     """
 
     h5ad = False
 
-    def __init__(self, path: Path) -> None:
-        import h5py
-
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
+        most = memory_of_machine() if most_bytes is None else most_bytes
         self.path, self.name = path, str(path)
         with one_line(path, H5):
-            self._file = h5py.File(path, "r")
+            self._file = open_hdf5(path)
             groups = _groups(self._file)
             if len(groups) != 1:
                 raise InputError(
@@ -79,6 +82,9 @@ class H5Query:
                     do="write each to a file of its own, for instance with scanpy.read_10x_h5",
                 )
             self._group = self._file[groups[0]]
+            for part in self._group:
+                if part not in {"data", "indices"}:
+                    weigh(self._group[part], f"'{part}' of {path}", most)
             n_genes, self.n_cells = map(int, self._group["shape"][:])
             self._genes = self._read_genes()
         refuse_no_cells(self.name, self.n_cells)
@@ -196,7 +202,7 @@ def find_folder(folder: Path) -> dict[str, Path] | None:
     return files
 
 
-def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
+def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = None) -> HeldFile:
     """Read a folder with a ``matrix.mtx``.
 
     Raises
@@ -208,14 +214,16 @@ def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
     import pandas as pd
     from scipy.io import mmread
 
+    most = memory_of_machine() if most_bytes is None else most_bytes
     with one_line(folder, FOLDER):
+        refuse_mtx(files["matrix"], most)
         matrix = sp.coo_matrix(mmread(files["matrix"]))
-        tables = {
-            kind: pd.read_csv(
-                files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
-            )
-            for kind in ("features", "barcodes")
-        }
+        tables = {}
+        for kind in ("features", "barcodes"):
+            with open_text(files[kind], "\t", most) as text:
+                tables[kind] = pd.read_csv(
+                    text, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
+                )
         features, barcodes = tables["features"], tables["barcodes"]
         names = len(features), len(barcodes)
         if matrix.shape == names[::-1] and matrix.shape != names:
