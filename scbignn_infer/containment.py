@@ -7,6 +7,7 @@ are looked at once, as they are opened, and none of their values is read.
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -113,10 +114,10 @@ def _referred(node: Any) -> Iterator[Any]:
         values = np.empty(attribute.shape, attribute.dtype)
         attribute.read(values)
         for reference in values.ravel():
-            try:
-                yield h5py.h5r.dereference(reference, node)
-            except (RuntimeError, ValueError):
-                continue  # it leads to nothing
+            with suppress(KeyError, RuntimeError, ValueError):  # it leads to nothing
+                target = h5py.h5r.dereference(reference, node)
+                if target is not None:
+                    yield target
 
 
 def _refuse_dataset(file: h5py.File, where: str, dataset: Any) -> None:

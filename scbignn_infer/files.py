@@ -109,13 +109,15 @@ class ReportFile:
     sample_key: str | None = None
 
 
-def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
+def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = None) -> FileQuery:
     """Open a file of cells; the names of genes tell which side of a text table has them."""
     known: set[str] = set()
     if tables.is_table(path) and reading.orientation is None:
         bundles = map(registry.load_model, registry.list_models().values())
         known = gene_names.all_names().union(*(b.gene_symbols for b in bundles))
-    return readers.open_query(path, known_genes=known, orientation=reading.orientation)
+    return readers.open_query(
+        path, known_genes=known, orientation=reading.orientation, most_bytes=most_bytes
+    )
 
 
 def stem(query: Path) -> str:
@@ -175,7 +177,7 @@ def label_file(
     tell = progress or (lambda stage, done, total: None)
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
-        cells = stack.enter_context(open_file(query, reading))
+        cells = stack.enter_context(open_file(query, reading, settings.memory_limit))
         _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
         choice, novelty = None, None
         if settings.model is not None:

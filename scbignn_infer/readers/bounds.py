@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import os
 from collections import Counter
-from contextlib import contextmanager
 from math import prod
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MOST_NAME = 10_000
@@ -30,8 +27,10 @@ MANY_NAMES, NAMES_A_BYTE = 100_000, 16
 """Of so many names, each needs a part of a byte at least: where it lies, or the name itself."""
 SMALL_TEXT, MOST_PACKED = 1 << 28, 400
 """Bytes of a text from which on it may not be packed better than so many times."""
-VALUE_BYTES = 12
-"""What a value of a text table takes in memory: as read, and as it is used."""
+VALUE_BYTES = 20
+"""What a value of a text table takes in memory while it is read."""
+SEPARATORS = (b",", b"\t", b";", b" ")
+TEXT_AT_ONCE = 1 << 22
 ENTRY_BYTES = 32
 """What an entry of a matrix.mtx takes in memory."""
 LEAST_ENTRY = 4
@@ -52,7 +51,7 @@ def too_much(what: str, needed: int, most: int) -> InputError:
     return InputError(
         f"{what} needs at least {needed / 1e9:,.1f} GB of memory",
         expected=f"at most {most / 1e9:,.1f} GB",
-        do="check how the file was made; if it is right, use a machine or --memory-limit with more",
+        do="check how the file was made, raise --memory-limit, or use a machine with more memory",
     )
 
 
@@ -161,54 +160,38 @@ def refuse_long_names(names: Any, what: str) -> None:
 # --- texts ---------------------------------------------------------------------------------------
 
 
-class _Counted(io.RawIOBase):
-    """A text that is read, and refused as soon as it is more than may be held."""
-
-    def __init__(self, file: IO[bytes], path: Path, separator: str, most: int) -> None:
-        self._file, self._path, self._most = file, path, most
-        self._separator, self._packed = separator.encode(), path.stat().st_size
-        self._bytes, self._values = 0, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._bytes += len(data)
-        self._values += data.count(self._separator)
-        needed = max(self._bytes, VALUE_BYTES * self._values)
-        if needed > self._most:
-            raise too_much(f"{self._path} ({self._bytes / 1e9:.1f} GB of text)", needed, self._most)
-        if self._bytes > max(SMALL_TEXT, MOST_PACKED * self._packed):
-            raise InputError(
-                f"{self._path} unpacks to more than {MOST_PACKED} times its size",
-                expected="a table of values that differ",
-                do="check how it was made, or unpack it first",
-            )
-        return len(data)
-
-
-@contextmanager
-def open_text(path: Path, separator: str, most: int) -> Iterator[BinaryIO]:
-    """Open a text table, plain or ``.gz``, whose bytes and values are counted as they are read.
+def refuse_text(path: Path, most: int) -> None:
+    """Raise if a text table, plain or ``.gz``, is more than can be held; its bytes are counted.
 
     Parameters
     ----------
     path
         The file.
-    separator
-        What separates its values.
     most
         Bytes of memory that its values may take.
 
     Raises
     ------
     InputError
-        While it is read: it is too large.
+        They take more, or it is packed better than tables are.
     """
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-        yield io.BufferedReader(_Counted(cast("IO[bytes]", file), path, separator, most), 1 << 20)
+    packed, zipped = path.stat().st_size, path.suffix == ".gz"
+    size = 0 if zipped else packed
+    with gzip.open(path) if zipped else open(path, "rb") as file:
+        while zipped and (data := file.read(TEXT_AT_ONCE)):
+            size += len(data)
+            if size > min(most, max(SMALL_TEXT, MOST_PACKED * packed)):
+                raise InputError(
+                    f"{path} unpacks to more than {size / 1e9:.1f} GB",
+                    expected=f"at most {MOST_PACKED} times its size, and {most / 1e9:.1f} GB",
+                    do="check how it was made, or unpack it first",
+                )
+        file.seek(0)
+        values = 0
+        while VALUE_BYTES * size / 2 > most and (data := file.read(TEXT_AT_ONCE)):
+            values += max(map(data.count, SEPARATORS))
+            if VALUE_BYTES * values > most:
+                raise too_much(f"{path} ({size / 1e9:.1f} GB of text)", VALUE_BYTES * values, most)
 
 
 def refuse_mtx(path: Path, most: int) -> None:

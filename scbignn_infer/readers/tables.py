@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers.bounds import memory_of_machine, open_text
+from scbignn_infer.readers.bounds import memory_of_machine, refuse_text
 from scbignn_infer.readers.query import HeldFile, one_line
 
 if TYPE_CHECKING:
@@ -64,18 +64,13 @@ def read_table(
     import anndata as ad
     import pandas as pd
 
-    most = memory_of_machine() if most_bytes is None else most_bytes
-
-    def read(separator: str) -> pd.DataFrame:
-        with open_text(path, separator, most) as text:
-            return pd.read_csv(text, sep=separator, index_col=0, low_memory=False)
-
     with one_line(path, KIND):
-        table = read(SUFFIXES[_suffix(path)])
+        refuse_text(path, memory_of_machine() if most_bytes is None else most_bytes)
+        table = pd.read_csv(path, sep=SUFFIXES[_suffix(path)], index_col=0, low_memory=False)
         if table.shape[1] < 2:
             separators = [s for s in (",", "\t", ";", " ") if s != SUFFIXES[_suffix(path)]]
             for separator in separators:
-                again = read(separator)
+                again = pd.read_csv(path, sep=separator, index_col=0, low_memory=False)
                 if again.shape[1] > table.shape[1]:
                     table = again
         _refuse_text(path, table)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from scbignn_infer.containment import open_hdf5
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers.bounds import memory_of_machine, open_text, refuse_mtx, weigh
+from scbignn_infer.readers.bounds import memory_of_machine, refuse_mtx, refuse_text, weigh
 from scbignn_infer.readers.query import (
     HeldFile,
     no_column,
@@ -218,12 +218,14 @@ def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = N
     with one_line(folder, FOLDER):
         refuse_mtx(files["matrix"], most)
         matrix = sp.coo_matrix(mmread(files["matrix"]))
-        tables = {}
         for kind in ("features", "barcodes"):
-            with open_text(files[kind], "\t", most) as text:
-                tables[kind] = pd.read_csv(
-                    text, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
-                )
+            refuse_text(files[kind], most)
+        tables = {
+            kind: pd.read_csv(
+                files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
+            )
+            for kind in ("features", "barcodes")
+        }
         features, barcodes = tables["features"], tables["barcodes"]
         names = len(features), len(barcodes)
         if matrix.shape == names[::-1] and matrix.shape != names:
