@@ -181,13 +181,16 @@ def refuse_endless_heaps(path: Path) -> None:
     InputError
         There is such a heap.
     """
+    left = path.stat().st_size + AT_ONCE
     with open(path, "rb") as file, open(path, "rb") as again:
         start, tail = 0, b""
         while start < SCANNED and (block := file.read(AT_ONCE)):
             data = tail + block
             at = data.find(HEAP)
             while at >= 0:
-                if _is_endless(again, start - len(tail) + at):
+                heap = _heap(again, start - len(tail) + at)
+                left -= len(heap)
+                if left < 0 or _is_endless(heap):  # heaps do not overlap
                     raise InputError(
                         f"{path} is damaged: its heap of strings has no end",
                         expected="a whole HDF5 file",
@@ -197,14 +200,19 @@ def refuse_endless_heaps(path: Path) -> None:
             start, tail = start + len(block), data[1 - len(HEAP) :]
 
 
-def _is_endless(file: BinaryIO, at: int) -> bool:
-    """Tell whether the heap at a place of a file has free space without a size."""
+def _heap(file: BinaryIO, at: int) -> bytes:
+    """Return the heap at a place of a file, as far as it is looked at."""
     file.seek(at)
-    head = file.read(16)
-    heap = file.read(min(int.from_bytes(head[8:], "little"), AT_ONCE))
+    size = int.from_bytes(file.read(16)[8:], "little")
+    file.seek(at)
+    return file.read(max(16, min(size, AT_ONCE)))
+
+
+def _is_endless(heap: bytes) -> bool:
+    """Tell whether a heap has free space without a size."""
     if bytes(16) not in heap:
         return False
-    step = 0
+    step = 16
     while step + 16 <= len(heap):
         index, length = struct.unpack_from("<H6xQ", heap, step)
         if index == 0:

@@ -201,6 +201,14 @@ def test_a_heap_that_never_ends_is_not_opened(h5ad, monkeypatch, at_once):
         open_query(h5ad)
 
 
+def test_looking_for_heaps_ends(h5ad):
+    """Each of these claims to be a heap of 16 MB."""
+    with open(h5ad, "ab") as file:
+        file.write((b"GCOL\x01\x00\x00\x00" + (1 << 24).to_bytes(8, "little")) * 100_000)
+    with pytest.raises(InputError, match="its heap of strings has no end"):
+        open_query(h5ad)
+
+
 # --- no more than it is --------------------------------------------------------------------------
 
 

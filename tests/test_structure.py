@@ -221,7 +221,7 @@ def test_public_names_are_there_and_no_others() -> None:
 
 
 def test_hdf5_is_opened_by_readers_and_writers_alone() -> None:
-    allowed = {"containment", "readers", "writers", "service"}
+    allowed = {"containment", "readers", "writers"}
     for file in FILES:
         if module(file) not in allowed:
             assert "h5py" not in {name.split(".")[0] for name in imports(file)}, file

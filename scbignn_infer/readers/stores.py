@@ -180,7 +180,7 @@ def _refuse_codecs(name: str, others: set[str]) -> None:
     if others:
         raise InputError(
             f"{name} is packed with {', '.join(sorted(others))}",
-            expected=f"codecs that only unpack values ({', '.join(sorted(CODECS))})",
+            expected="codecs that only unpack values, such as blosc, zstd, gzip and vlen-utf8",
             do="write the store anew, for instance with anndata",
         )
 
