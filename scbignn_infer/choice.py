@@ -109,7 +109,15 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
             f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
         )
     rows = sample_rows(query.n_cells)
-    return {name: judge(gene_rows(query, name, rows)) for name in query.matrices()}
+    stored_as = getattr(query, "stored_as", str)
+    verdicts: dict[str, Verdict] = {}
+    judged: dict[Any, Verdict] = {}
+    for name in query.matrices():
+        stored = stored_as(name)
+        if stored not in judged:  # names may be links to one object, which is judged once
+            judged[stored] = judge(gene_rows(query, name, rows))
+        verdicts[name] = judged[stored]
+    return verdicts
 
 
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:

@@ -121,7 +121,7 @@ class ReportFile:
     sample_key: str | None = None
 
 
-def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
+def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = None) -> FileQuery:
     """Open a file of cells; the names of genes tell which side of a text table has them."""
     known: set[str] = set()
     if tables.is_table(path) and reading.orientation is None:
@@ -129,7 +129,9 @@ def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
         for name, model in registry.list_models().items():
             with registry.passing_over(name):
                 known.update(registry.load_model(model).gene_symbols)
-    return readers.open_query(path, known_genes=known, orientation=reading.orientation)
+    return readers.open_query(
+        path, known_genes=known, orientation=reading.orientation, most_bytes=most_bytes
+    )
 
 
 def stem(query: Path) -> str:
@@ -190,7 +192,7 @@ def label_file(
     tell = progress or (lambda stage, done, total: None)
     start, key, reading = perf_counter(), settings.key_added, settings.reading
     with ExitStack() as stack:
-        cells = stack.enter_context(open_file(query, reading))
+        cells = stack.enter_context(open_file(query, reading, settings.memory_limit))
         stack.enter_context(cells.identity.watched())
         _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
         new = not (overwrite or replace)

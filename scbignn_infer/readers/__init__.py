@@ -31,6 +31,7 @@ def open_query(
     *,
     known_genes: Collection[str] = (),
     orientation: Orientation | None = None,
+    most_bytes: int | None = None,
 ) -> FileQuery:
     """Open a file of cells; what it holds decides how, not its name.
 
@@ -43,11 +44,14 @@ def open_query(
         Names by which a text table shows which of its sides has the genes.
     orientation
         Of a text table: ``cells-by-genes`` or ``genes-by-cells``.
+    most_bytes
+        Memory that a part of the file may take where it is read whole; by default that of the
+        machine.
 
     Raises
     ------
     InputError
-        It is none of these, or damaged.
+        It is none of these, damaged, not one file, or larger than that.
 
     Examples
     --------
@@ -64,7 +68,10 @@ def open_query(
         raise InputError(f"{path} is no plain file", expected=FORMATS, do="save it as a file first")
     try:
         seen = Identity.of(path, _files_of(path))
-        query = _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
+        if path.is_dir():
+            query = _open_folder(path, most_bytes)
+        else:
+            query = _open_file(path, known_genes, orientation, most_bytes)
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({reason(error)})",
@@ -105,11 +112,11 @@ def _files_of(path: Path) -> list[Path]:
     return found if is_store else [entry for entry in found if entry.is_file()]
 
 
-def _open_folder(folder: Path) -> FileQuery:
+def _open_folder(folder: Path, most_bytes: int | None) -> FileQuery:
     from scbignn_infer.readers import anndata_files, tenx
 
     if any((folder / name).exists() for name in ZARR_FILES):
-        return anndata_files.open_zarr(folder)
+        return anndata_files.open_zarr(folder, most_bytes)
     files = tenx.find_folder(folder)
     if files is None:
         raise InputError(
@@ -117,14 +124,18 @@ def _open_folder(folder: Path) -> FileQuery:
             expected=FORMATS,
             do="check the path",
         )
-    return tenx.read_folder(folder, files)
+    return tenx.read_folder(folder, files, most_bytes)
 
 
 def _open_file(
-    path: Path, known_genes: Collection[str], orientation: Orientation | None
+    path: Path,
+    known_genes: Collection[str],
+    orientation: Orientation | None,
+    most_bytes: int | None,
 ) -> FileQuery:
     import h5py
 
+    from scbignn_infer.containment import open_hdf5, refuse_endless_heaps
     from scbignn_infer.readers import anndata_files, loom, tables, tenx
     from scbignn_infer.readers.query import one_line
 
@@ -133,17 +144,20 @@ def _open_file(
             f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
         )
     if h5py.is_hdf5(path):
-        with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
+        refuse_endless_heaps(path)
+        with one_line(path, "HDF5 file"), open_hdf5(path) as file:
             is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
         if is_loom:
-            return loom.LoomQuery(path)
-        return tenx.H5Query(path) if is_tenx else anndata_files.open_h5ad(path)
+            return loom.LoomQuery(path, most_bytes)
+        if is_tenx:
+            return tenx.H5Query(path, most_bytes)
+        return anndata_files.open_h5ad(path, most_bytes)
     if path.name.endswith(tenx.MATRIX):
-        return _open_folder(path.parent)
-    if path.name.endswith(".zarr.zip"):
-        return anndata_files.open_zarr(path)
+        return _open_folder(path.parent, most_bytes)
+    if path.name.lower().endswith(".zarr.zip"):
+        return anndata_files.open_zarr(path, most_bytes)
     if tables.is_table(path):
-        return tables.read_table(path, known_genes, orientation)
+        return tables.read_table(path, known_genes, orientation, most_bytes=most_bytes)
     size = path.stat().st_size
     raise InputError(
         f"{path} is not an HDF5 file ({size} bytes)",

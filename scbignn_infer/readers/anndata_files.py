@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.containment import open_hdf5
+from scbignn_infer.errors import InputError
+from scbignn_infer.readers.bounds import (
+    MOST_MATRICES,
+    memory_of_machine,
+    refuse_long_names,
+    refuse_many,
+    weigh,
+)
 from scbignn_infer.readers.query import (
     HeldFile,
     column_of,
@@ -19,6 +27,7 @@ from scbignn_infer.readers.query import (
     string_columns,
 )
 from scbignn_infer.readers.stored import ColumnStored, RowStored, numbers
+from scbignn_infer.readers.stores import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,22 +45,23 @@ SPARSE = {"csr_matrix": RowStored, "csc_matrix": ColumnStored}
 """How sparse matrices are stored, by their encoding."""
 
 
-def open_h5ad(path: Path) -> AnnDataFile | HeldFile:
+def open_h5ad(path: Path, most_bytes: int | None = None) -> AnnDataFile | HeldFile:
     """Open an ``.h5ad`` file.
 
     Raises
     ------
     InputError
-        It is damaged, or holds no cells.
+        It is damaged, holds no cells, or is not one file.
     """
     import h5py
 
     with one_line(path, KIND):
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
         old = isinstance(file.get("obs"), h5py.Dataset)
     if not old:
-        return AnnDataFile(path, file, KIND)
-    file.close()
+        return AnnDataFile(path, file, KIND, most_bytes)
+    with one_line(path, KIND), file:
+        weigh(file, str(path), most_bytes or memory_of_machine())
     with one_line(path, KIND), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import anndata as ad
@@ -59,23 +69,19 @@ def open_h5ad(path: Path) -> AnnDataFile | HeldFile:
         return HeldFile(path, ad.read_h5ad(path))
 
 
-def open_zarr(path: Path) -> AnnDataFile:
+def open_zarr(path: Path, most_bytes: int | None = None) -> AnnDataFile:
     """Open a Zarr store of an AnnData, a folder or a ``.zip`` of one.
 
     Raises
     ------
     InputError
-        It is damaged, or holds no cells.
+        It is damaged, holds no cells, or leads out of the store.
     MissingExtraError
         zarr is not installed.
     """
-    try:
-        import zarr
-    except ImportError:
-        raise MissingExtraError("zarr", extra="zarr", purpose="reading Zarr stores") from None
-    with one_line(path, ZARR), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return AnnDataFile(path, zarr.open_group(str(path), mode="r"), ZARR)
+    with one_line(path, ZARR):
+        group = open_store(path)
+    return AnnDataFile(path, group, ZARR, most_bytes)
 
 
 class AnnDataFile:
@@ -89,6 +95,8 @@ class AnnDataFile:
         Its root, open for reading.
     kind
         What it is, for messages.
+    most_bytes
+        What a part that is read whole may take in memory; by default that of the machine.
 
     Raises
     ------
@@ -98,16 +106,22 @@ class AnnDataFile:
 
     identity: Identity
 
-    def __init__(self, path: Path, group: Any, kind: str) -> None:
+    def __init__(self, path: Path, group: Any, kind: str, most_bytes: int | None = None) -> None:
         self.path, self.name = path, str(path)
         self.h5ad = kind == KIND
         self._file, self._kind = group, kind
+        self._most = memory_of_machine() if most_bytes is None else most_bytes
         self.descriptor: int | None = descriptor_of(group.file) if self.h5ad else None
         self._matrices: dict[str, Any] = {}
         self._tables: dict[str, pd.DataFrame] = {}
-        with one_line(self.path, kind):
-            self.n_cells = self._count_cells()
-        refuse_no_cells(self.name, self.n_cells)
+        try:
+            with one_line(self.path, kind):
+                self.n_cells = self._count_cells()
+            refuse_no_cells(self.name, self.n_cells)
+            refuse_many(f"'obs' of {path}", self.n_cells, self._most)
+        except BaseException:
+            self.close()
+            raise
 
     def _count_cells(self) -> int:
         """Return the number of cells, from the index alone where that is one plain column."""
@@ -120,8 +134,7 @@ class AnnDataFile:
 
     def close(self) -> None:
         """Close the file."""
-        if self.h5ad:
-            self._file.close()
+        (self._file if self.h5ad else self._file.store).close()
 
     def __enter__(self) -> Self:
         return self
@@ -142,11 +155,14 @@ class AnnDataFile:
             raise InputError(
                 f"{self.path} has no '{name}'", expected="an AnnData file", do="check the file"
             )
-        table = read_element(self._file[name])
+        node, what = self._file[name], f"'{name}' of {self.path}"
+        weigh(node, what, self._most)
+        table = read_element(node)
         if not isinstance(table, pd.DataFrame):
             raise InputError(
                 f"'{name}' of {self.path} is no table", expected="a table", do="check the file"
             )
+        refuse_long_names(table.index, what)
         return table
 
     @property
@@ -158,7 +174,10 @@ class AnnDataFile:
         """Return ``uns[key]``, or ``None`` where there is none."""
         with one_line(self.path, self._kind):
             node = self._file.get(f"uns/{key}")
-            return None if node is None else read_element(node)
+            if node is None:
+                return None
+            weigh(node, f"'uns/{key}' of {self.path}", self._most)
+            return read_element(node)
 
     def cell_names(self) -> list[str]:
         """Return the names of the cells."""
@@ -173,7 +192,26 @@ class AnnDataFile:
         with one_line(self.path, self._kind):
             names = ["X"] if not _is_null(self._file.get("X")) else []
             names += [f"layers/{k}" for k in self._file.get("layers", ())]
-            return [*names, "raw"] if "raw/X" in self._file else names
+            names += ["raw"] if "raw/X" in self._file else []
+            if len({self.stored_as(name) for name in names}) > MOST_MATRICES:
+                raise InputError(
+                    f"{self.path} holds {len(names):,} matrices",
+                    expected=f"at most {MOST_MATRICES}",
+                    do="write a file with the layers that you need",
+                )
+            return names
+
+    def stored_as(self, matrix: str) -> Any:
+        """Return what a matrix is stored as: the same for names of the same values."""
+        if not self.h5ad:
+            return matrix
+        with one_line(self.path, self._kind):
+            node = self._file["raw/X" if matrix == "raw" else matrix]
+            if hasattr(node, "shape"):
+                return object_of(node)
+            parts = [node.get(part) for part in ("data", "indices", "indptr")]
+            form = tuple(map(str, (node.attrs.get("encoding-type"), node.attrs.get("shape"))))
+            return (matrix == "raw", form, *(p and object_of(p) for p in parts))
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of the matrix's gene table."""
@@ -224,10 +262,17 @@ class AnnDataFile:
         """Return all of the file in memory."""
         import anndata as ad
 
-        read = ad.read_h5ad if self.h5ad else ad.read_zarr
         with one_line(self.path, self._kind), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return read(self.path)
+            weigh(self._file, str(self.path), self._most)
+            return ad.read_h5ad(self.path) if self.h5ad else ad.read_zarr(self._file)
+
+
+def object_of(node: Any) -> Any:
+    """Return what is equal for all names of one object of an HDF5 file."""
+    import h5py
+
+    return h5py.h5g.get_objinfo(node.id, b".").objno
 
 
 def _sparse(rows: Any) -> sp.csr_matrix:

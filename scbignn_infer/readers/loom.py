@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.containment import open_hdf5
+from scbignn_infer.readers.bounds import memory_of_machine, refuse_many, weigh
 from scbignn_infer.readers.query import (
     INDEX,
     column_of,
@@ -45,25 +47,29 @@ class LoomQuery:
     ----------
     path
         The file.
+    most_bytes
+        What its annotations may take in memory; by default that of the machine.
 
     Raises
     ------
     InputError
-        It is damaged, or holds no cells or no genes.
+        It is damaged, holds no cells or no genes, or is not one file.
     """
 
     h5ad = False
     descriptor: int | None
     identity: Identity
 
-    def __init__(self, path: Path) -> None:
-        import h5py
-
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
         self.path, self.name = path, str(path)
+        most = memory_of_machine() if most_bytes is None else most_bytes
         with one_line(path, KIND):
-            self._file = h5py.File(path, "r")
+            self._file = open_hdf5(path)
             self.descriptor = descriptor_of(self._file)
             n_genes, self.n_cells = map(int, self._file["matrix"].shape)
+            refuse_many(str(path), n_genes + self.n_cells, most)
+            for annotations in ("row_attrs", "col_attrs"):
+                weigh(self._file[annotations], f"'{annotations}' of {path}", most)
             self._genes = _table(self._file["row_attrs"], n_genes, GENE_NAMES)
             self._cells = _table(self._file["col_attrs"], self.n_cells, CELL_NAMES)
         refuse_no_cells(self.name, self.n_cells)

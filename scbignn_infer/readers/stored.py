@@ -12,6 +12,40 @@ HELD_VALUES = 1 << 24
 """Stored values that are held by rows at once (about 270 MB while they are turned)."""
 READ_VALUES = 1 << 20
 """Stored values that are read at once."""
+SMALL_CHUNK = 1 << 20
+"""Bytes of a chunk that is unpacked anew each time; HDF5 holds as much itself."""
+VALUES_A_PLACE = 8
+"""Stored values for each place of a row or column; they are summed where there are several."""
+
+
+class Stretches:
+    """A column of values on disk, of which the chunks that were read last are held.
+
+    A chunk is unpacked as a whole, however few of its values are wanted: rows that are read one
+    after the other would unpack it again and again.
+
+    Parameters
+    ----------
+    values
+        A one-dimensional data set of HDF5 or Zarr.
+    """
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+        self._chunk = (values.chunks or (1,))[0]
+        self._start, self._held = 0, np.empty(0, values.dtype)
+
+    def __getitem__(self, stored: slice) -> Array:
+        """Return the values from one place up to another."""
+        start, stop = stored.start, stored.stop
+        if self._chunk * self._values.dtype.itemsize <= SMALL_CHUNK:
+            return np.asarray(self._values[start:stop])
+        if not self._start <= start <= stop <= self._start + len(self._held):
+            self._held = np.empty(0, self._values.dtype)  # let go before the next
+            self._start = start // self._chunk * self._chunk
+            end = -(-stop // self._chunk) * self._chunk
+            self._held = np.asarray(self._values[self._start : end])
+        return self._held[start - self._start : stop - self._start].copy()  # may be changed
 
 
 class RowStored:
@@ -32,33 +66,60 @@ class RowStored:
 
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.shape = shape
-        self._data, self._indices = group["data"], group["indices"]
-        self._indptr = pointers(group, shape[0])
+        self._indptr = pointers(group, *shape)
+        self._data, self._indices = Stretches(group["data"]), Stretches(group["indices"])
 
     def __getitem__(self, rows: slice | Array) -> sp.csr_matrix:
         """Return rows by a slice, or by an ascending array of row numbers."""
         if not isinstance(rows, slice):
-            parts = [self[i : i + 1] for i in map(int, rows)]
+            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+            parts = [self[int(run[0]) : int(run[-1]) + 1] for run in runs]
             return sp.csr_matrix(sp.vstack(parts)) if parts else self[:0]
         start, stop, _ = rows.indices(self.shape[0])
         ends = self._indptr[start : max(start, stop) + 1]
         stored = slice(int(ends[0]), int(ends[-1]))
         values, indices = numbers(self._data[stored]), self._indices[stored]
+        refuse_indices(indices, self.shape[1], "column")
         return sp.csr_matrix(
             (values, indices, ends - ends[0]), shape=(len(ends) - 1, self.shape[1])
         )
 
 
-def pointers(group: Any, n: int) -> Array:
-    """Return the ``indptr`` of a sparse group with ``n`` rows or columns, if its parts fit."""
+def pointers(group: Any, n: int, places: int) -> Array:
+    """Return the ``indptr`` of a sparse group, if its parts fit.
+
+    Parameters
+    ----------
+    group
+        With the datasets ``data``, ``indices`` and ``indptr``.
+    n
+        Rows of CSR, columns of CSC.
+    places
+        How many values each can have.
+    """
+    if group["indptr"].shape != (n + 1,):
+        shape = tuple(map(int, group["indptr"].shape))
+        raise ValueError(f"its pointers have the shape {shape} and not ({n + 1},)")
     indptr = np.asarray(group["indptr"][:], np.int64)
-    if len(indptr) != n + 1 or indptr[0] != 0 or (np.diff(indptr) < 0).any():
+    lengths = np.diff(indptr)
+    if indptr[0] != 0 or (lengths < 0).any():
         raise ValueError(f"its {len(indptr)} pointers are not those of {n} rows or columns")
+    if lengths.max(initial=0) > VALUES_A_PLACE * max(places, 1):
+        raise ValueError(f"{lengths.max()} values in a row or column of {places} places")
     for part in ("data", "indices"):
         if group[part].shape != (indptr[-1],):
             shape = tuple(map(int, group[part].shape))
             raise ValueError(f"its {part} has the shape {shape} and not ({indptr[-1]},)")
     return indptr
+
+
+def refuse_indices(indices: Array, n: int, kind: str) -> None:
+    """Raise if a stored index is none of ``n`` rows or columns."""
+    if indices.dtype.kind not in "iu":
+        raise ValueError(f"its indices are of type {indices.dtype}")
+    for index in (indices.min(initial=0), indices.max(initial=0)):
+        if index < 0 or index >= max(n, 1):
+            raise ValueError(f"a {kind} index of {index}, with {n} {kind}s")
 
 
 def numbers(values: Array) -> Array:
@@ -90,8 +151,8 @@ class ColumnStored:
 
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.shape = shape
-        self._data, self._indices = group["data"], group["indices"]
-        self._indptr = pointers(group, shape[1])
+        self._indptr = pointers(group, *shape[::-1])
+        self._data, self._indices = Stretches(group["data"]), Stretches(group["indices"])
         values_a_row = max(int(self._indptr[-1]) / max(shape[0], 1), 1)
         self._length = max(int(HELD_VALUES / values_a_row), 1)
         self._start, self._stretch = 0, sp.csr_matrix((0, shape[1]))
@@ -124,8 +185,7 @@ class ColumnStored:
             fits = np.searchsorted(self._indptr, begin + READ_VALUES, side="right") - 1
             last = max(int(fits), first + 1)
             stored = self._indices[begin : self._indptr[last]]
-            if len(stored) and stored.min() < 0:
-                raise ValueError(f"a row index of {stored.min()}")
+            refuse_indices(stored, self.shape[0], "row")
             found = place[stored]
             wanted = found >= 0
             values.append(numbers(self._data[begin : self._indptr[last]])[wanted])

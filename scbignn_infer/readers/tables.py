@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.readers.bounds import memory_of_machine, refuse_text
 from scbignn_infer.readers.query import HeldFile, one_line
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def _suffix(path: Path) -> str:
 
 
 def read_table(
-    path: Path, known_genes: Collection[str] = (), orientation: Orientation | None = None
+    path: Path,
+    known_genes: Collection[str] = (),
+    orientation: Orientation | None = None,
+    *,
+    most_bytes: int | None = None,
 ) -> HeldFile:
     """Read a text table.
 
@@ -48,6 +53,8 @@ def read_table(
         Names by which the side with the genes is found.
     orientation
         What stands in rows and columns, where the user says so.
+    most_bytes
+        What it may take in memory; by default that of the machine.
 
     Raises
     ------
@@ -58,6 +65,7 @@ def read_table(
     import pandas as pd
 
     with one_line(path, KIND):
+        refuse_text(path, memory_of_machine() if most_bytes is None else most_bytes)
         table = pd.read_csv(path, sep=SUFFIXES[_suffix(path)], index_col=0, low_memory=False)
         if table.shape[1] < 2:
             separators = [s for s in (",", "\t", ";", " ") if s != SUFFIXES[_suffix(path)]]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.containment import open_hdf5
 from scbignn_infer.errors import InputError
+from scbignn_infer.readers.bounds import memory_of_machine, refuse_mtx, refuse_text, weigh
 from scbignn_infer.readers.query import (
     HeldFile,
     descriptor_of,
@@ -59,23 +61,24 @@ class H5Query:
     ----------
     path
         The file.
+    most_bytes
+        What its names may take in memory; by default that of the machine.
 
     Raises
     ------
     InputError
-        It is damaged, holds several genomes, no cells or no genes.
+        It is damaged, is not one file, holds several genomes, no cells or no genes.
     """
 
     h5ad = False
     descriptor: int | None
     identity: Identity
 
-    def __init__(self, path: Path) -> None:
-        import h5py
-
+    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
+        most = memory_of_machine() if most_bytes is None else most_bytes
         self.path, self.name = path, str(path)
         with one_line(path, H5):
-            self._file = h5py.File(path, "r")
+            self._file = open_hdf5(path)
             self.descriptor = descriptor_of(self._file)
             groups = _groups(self._file)
             if len(groups) != 1:
@@ -85,6 +88,9 @@ class H5Query:
                     do="write each to a file of its own, for instance with scanpy.read_10x_h5",
                 )
             self._group = self._file[groups[0]]
+            for part in self._group:
+                if part not in {"data", "indices"}:
+                    weigh(self._group[part], f"'{part}' of {path}", most)
             n_genes, self.n_cells = map(int, self._group["shape"][:])
             self._genes = self._read_genes()
         refuse_no_cells(self.name, self.n_cells)
@@ -202,7 +208,7 @@ def find_folder(folder: Path) -> dict[str, Path] | None:
     return files
 
 
-def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
+def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = None) -> HeldFile:
     """Read a folder with a ``matrix.mtx``.
 
     Raises
@@ -214,8 +220,12 @@ def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
     import pandas as pd
     from scipy.io import mmread
 
+    most = memory_of_machine() if most_bytes is None else most_bytes
     with one_line(folder, FOLDER):
+        refuse_mtx(files["matrix"], most)
         matrix = sp.coo_matrix(mmread(files["matrix"]))
+        for kind in ("features", "barcodes"):
+            refuse_text(files[kind], most)
         tables = {
             kind: pd.read_csv(
                 files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3

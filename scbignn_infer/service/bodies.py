@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import fastapi
-import h5py
 import msgspec
 import numpy as np
 import scipy.sparse as sp
@@ -129,28 +128,6 @@ def _open_arrow(path: Path) -> AbstractContextManager[Query]:
         counts = sp.vstack(blocks, format="csr") if blocks else np.empty((0, len(genes)))
         symbols = [batches.schema.names[i] for i in genes]
     return nullcontext(NamedMatrix(counts, symbols, names if named else None))
-
-
-def refuse_other_files(path: Path) -> None:
-    """Refuse HDF5 that takes in other files: their contents would be part of the answer."""
-    if not h5py.is_hdf5(path):
-        return  # what it is instead is said where it is opened
-
-    def elsewhere(name: str, link: Any) -> str | None:
-        if isinstance(link, h5py.ExternalLink):
-            return name
-        item = file.get(name) if isinstance(link, h5py.HardLink) else None
-        outside = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-        return name if outside else None
-
-    with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
-        found = file.visititems_links(elsewhere)
-    if found is not None:
-        raise InputError(
-            f"'{found}' lies in another file",
-            expected="a file that holds all of its data",
-            do="write it anew as one file",
-        )
 
 
 OPENERS: dict[str, Callable[[Path], AbstractContextManager[Query]]] = {

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 
 from scbignn_infer import files, results, writers
 from scbignn_infer.remarks import remarks_on
-from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS, SUFFIXES, refuse_other_files
+from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS
 from scbignn_infer.service.desk import Job
 from scbignn_infer.service.models import Models, Wishes
 
@@ -49,8 +49,6 @@ class Work:
     def __call__(self) -> fastapi.Response:
         """Label the cells and make the answer."""
         annotator = self.models.annotator(self.bundle, self.wishes)
-        if SUFFIXES[self.sent] == "h5ad":
-            refuse_other_files(self.body)
         if self.wanted == HDF5:
             return self._labelled_file(annotator)
         with OPENERS[self.sent](self.body) as cells:

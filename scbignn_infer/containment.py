@@ -1,0 +1,221 @@
+"""What an HDF5 file must be before anything in it is read: one file, as large as it says.
+
+Readers follow links, paths in attributes and object references. All objects that these can lead to
+are looked at once, as they are opened, and none of their values is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from math import prod
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from scbignn_infer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import h5py
+
+MOST_CHUNK = 1 << 30
+"""Bytes of the largest chunk: to read one value, all of its chunk is unpacked."""
+MOST_LINKS = 250_000
+"""Names of objects in a file that are looked at."""
+SMALL = 1 << 20
+"""Bytes of values that may be declared and never written."""
+MOST_TIMES = 1 << 20
+"""Bytes of values for each stored byte: the best packing of honest values is far below."""
+SCANNED = 1 << 30
+"""Bytes of a file that are searched for heaps."""
+AT_ONCE = 1 << 24
+HEAP = b"GCOL\x01\x00\x00\x00"
+"""With which a heap begins."""
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, if it holds all of its data.
+
+    Raises
+    ------
+    InputError
+        Some of it lies in another file, was never written, or cannot be unpacked within bounds.
+    OSError
+        It is damaged.
+    """
+    import h5py
+
+    file = h5py.File(path, "r")
+    try:
+        refuse_uncontained(file)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def refuse_uncontained(file: h5py.File) -> None:
+    """Raise if an open file is not one file, or is not as large as it says.
+
+    Every object that a link or an object reference leads to is opened and checked once, so that
+    cycles end. A soft link is a path of such links and is not followed.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    import h5py
+
+    waiting: list[tuple[str, Any, bytes]] = [("", h5py.h5g.open(file.id, b"/"), b".")]
+    """Where an object is, another one, and the name in that of the first."""
+    seen, links = set(), 0
+    while waiting:
+        where, parent, name = waiting.pop()
+        node = h5py.h5o.open(parent, name)
+        address = h5py.h5g.get_objinfo(node, b".").objno
+        if address in seen:
+            continue
+        seen.add(address)
+        if isinstance(node, h5py.h5d.DatasetID):
+            _refuse_dataset(file, where, node)
+        waiting += ((f"{where} (by reference)", to, b".") for to in _referred(node))
+        if not isinstance(node, h5py.h5g.GroupID):
+            continue
+        found: list[tuple[bytes, int]] = []
+        node.links.iterate(lambda key, info, into=found: into.append((key, info.type)), info=True)
+        links += len(found)
+        if links > MOST_LINKS:
+            raise InputError(
+                f"{file.filename} holds more than {MOST_LINKS:,} objects",
+                expected="fewer",
+                do="write only the annotations that you need",
+            )
+        for key, kind in found:
+            path = f"{where}/{key.decode(errors='replace')}".lstrip("/")
+            if kind == h5py.h5l.TYPE_HARD:
+                waiting.append((path, node, key))
+            elif kind != h5py.h5l.TYPE_SOFT:
+                raise _elsewhere(file, path)
+
+
+def _referred(node: Any) -> Iterator[Any]:
+    """Yield the objects that attributes refer to; categories of anndata 0.7 are such."""
+    import h5py
+    import numpy as np
+
+    names: list[bytes] = []
+    h5py.h5a.iterate(node, lambda name, *_: names.append(name))
+    for name in names:
+        attribute = h5py.h5a.open(node, name)
+        if not isinstance(attribute.get_type(), h5py.h5t.TypeReferenceID):
+            continue
+        values = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(values)
+        for reference in values.ravel():
+            with suppress(KeyError, RuntimeError, ValueError):  # it leads to nothing
+                target = h5py.h5r.dereference(reference, node)
+                if target is not None:
+                    yield target
+
+
+def _refuse_dataset(file: h5py.File, where: str, dataset: Any) -> None:
+    """Raise if values lie elsewhere, were never written or are too large to be unpacked."""
+    import h5py
+
+    made, item = dataset.get_create_plist(), dataset.get_type().get_size()
+    layout = made.get_layout()
+    if made.get_external_count() or layout == h5py.h5d.VIRTUAL:
+        raise _elsewhere(file, where)
+    declared = item * dataset.get_space().get_simple_extent_npoints()
+    stored, file_size = dataset.get_storage_size(), file.id.get_filesize()
+    if declared > max(SMALL, MOST_TIMES * stored) or stored > max(file_size, SMALL):
+        raise InputError(
+            f"'{_short(where)}' of {file.filename} declares {declared:,} bytes, and its file "
+            f"of {file_size:,} bytes cannot hold them",
+            expected="values that were all written",
+            do="check that the program that wrote the file came to its end",
+        )
+    chunk = item * prod(made.get_chunk()) if layout == h5py.h5d.CHUNKED else item
+    if chunk > MOST_CHUNK:
+        raise too_large_chunk(_short(where), file.filename, chunk)
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if len(set(filters)) < len(filters):
+        raise InputError(
+            f"'{_short(where)}' of {file.filename} is packed more than once by one filter",
+            expected="each filter at most once",
+            do="write the file anew with one compression",
+        )
+
+
+def too_large_chunk(where: str, name: str, size: int) -> InputError:
+    """Return the error of a chunk that is too large to be unpacked."""
+    return InputError(
+        f"'{where}' of {name} has chunks of {size / 1e9:.1f} GB",
+        expected=f"chunks of at most {MOST_CHUNK / 1e9:.1f} GB",
+        do="write the file anew with smaller chunks",
+    )
+
+
+def _elsewhere(file: h5py.File, where: str) -> InputError:
+    return InputError(
+        f"'{_short(where)}' lies in another file than {file.filename}",
+        expected="a file that holds all of its data",
+        do="write it anew as one file",
+    )
+
+
+def _short(where: str) -> str:
+    """Return a name from a file in one line that fits a message."""
+    return "".join(c if c.isprintable() else "?" for c in where[:200])
+
+
+def refuse_endless_heaps(path: Path) -> None:
+    """Raise if free space in a heap of strings has no size: HDF5 would step over it for ever.
+
+    It does so while it holds the interpreter's lock, so that nothing can stop it from within.
+
+    Raises
+    ------
+    InputError
+        There is such a heap.
+    """
+    left = path.stat().st_size + AT_ONCE
+    with open(path, "rb") as file, open(path, "rb") as again:
+        start, tail = 0, b""
+        while start < SCANNED and (block := file.read(AT_ONCE)):
+            data = tail + block
+            at = data.find(HEAP)
+            while at >= 0:
+                heap = _heap(again, start - len(tail) + at)
+                left -= len(heap)
+                if left < 0 or _is_endless(heap):  # heaps do not overlap
+                    raise InputError(
+                        f"{path} is damaged: its heap of strings has no end",
+                        expected="a whole HDF5 file",
+                        do="copy the file again, or write it anew",
+                    )
+                at = data.find(HEAP, at + 1)
+            start, tail = start + len(block), data[1 - len(HEAP) :]
+
+
+def _heap(file: BinaryIO, at: int) -> bytes:
+    """Return the heap at a place of a file, as far as it is looked at."""
+    file.seek(at)
+    size = int.from_bytes(file.read(16)[8:], "little")
+    file.seek(at)
+    return file.read(max(16, min(size, AT_ONCE)))
+
+
+def _is_endless(heap: bytes) -> bool:
+    """Tell whether a heap has free space without a size."""
+    if bytes(16) not in heap:
+        return False
+    step = 16
+    while step + 16 <= len(heap):
+        index, length = struct.unpack_from("<H6xQ", heap, step)
+        if index == 0:
+            return bool(length == 0)
+        step += 16 + (length + 7) // 8 * 8
+    return False
