@@ -66,9 +66,10 @@ SHAPE_LENGTH = 16
 """Integer constants up to this length may be a shape."""
 ANY_END = 1 << 62
 """Beyond it an integer means 'up to the end'."""
-VARINT, EIGHT, TEXT, FOUR = 0, 1, 2, 5
-"""How protobuf writes a field; ``NUMBERS`` may be written in two ways."""
-NUMBERS = -1
+VARINT, EIGHT, PART, FOUR = 0, 1, 2, 5
+"""How protobuf writes a field: a part is a text, bytes or another message."""
+TEXT, NUMBERS = -2, -1
+"""A part that must be UTF-8, and numbers, which may be written in two ways."""
 
 
 class _Kind(NamedTuple):
@@ -87,23 +88,23 @@ MODEL = _Kind(
         4: ("domain", TEXT),
         5: ("model_version", VARINT),
         6: ("doc_string", TEXT),
-        7: ("graph", TEXT),
-        8: ("opset_import", TEXT),
-        14: ("metadata_props", TEXT),
+        7: ("graph", PART),
+        8: ("opset_import", PART),
+        14: ("metadata_props", PART),
     },
 )
 OPSET = _Kind("an opset", {1: ("domain", TEXT), 2: ("version", VARINT)})
 GRAPH = _Kind(
     "the graph",
     {
-        1: ("node", TEXT),
+        1: ("node", PART),
         2: ("name", TEXT),
-        5: ("initializer", TEXT),
+        5: ("initializer", PART),
         10: ("doc_string", TEXT),
-        11: ("input", TEXT),
-        12: ("output", TEXT),
-        13: ("value_info", TEXT),
-        16: ("metadata_props", TEXT),
+        11: ("input", PART),
+        12: ("output", PART),
+        13: ("value_info", PART),
+        16: ("metadata_props", PART),
     },
 )
 NODE = _Kind(
@@ -113,10 +114,10 @@ NODE = _Kind(
         2: ("output", TEXT),
         3: ("name", TEXT),
         4: ("op_type", TEXT),
-        5: ("attribute", TEXT),
+        5: ("attribute", PART),
         6: ("doc_string", TEXT),
         7: ("domain", TEXT),
-        9: ("metadata_props", TEXT),
+        9: ("metadata_props", PART),
     },
 )
 ATTRIBUTE = _Kind(
@@ -125,8 +126,8 @@ ATTRIBUTE = _Kind(
         1: ("name", TEXT),
         2: ("f", FOUR),
         3: ("i", VARINT),
-        4: ("s", TEXT),
-        5: ("t", TEXT),
+        4: ("s", PART),
+        5: ("t", PART),
         7: ("floats", NUMBERS),
         8: ("ints", NUMBERS),
         13: ("doc_string", TEXT),
@@ -139,7 +140,7 @@ TENSOR = _Kind(
         1: ("dims", NUMBERS),
         2: ("data_type", VARINT),
         8: ("name", TEXT),
-        9: ("raw_data", TEXT),
+        9: ("raw_data", PART),
         12: ("doc_string", TEXT),
     },
 )
@@ -147,10 +148,10 @@ ELSEWHERE = (13, 14)
 """Fields of a constant that name another file."""
 VALUE = _Kind(
     "an input or output",
-    {1: ("name", TEXT), 2: ("type", TEXT), 3: ("doc_string", TEXT), 4: ("metadata_props", TEXT)},
+    {1: ("name", TEXT), 2: ("type", PART), 3: ("doc_string", TEXT), 4: ("metadata_props", PART)},
 )
-TYPE = _Kind("a type", {1: ("tensor_type", TEXT), 6: ("denotation", TEXT)})
-TENSOR_TYPE = _Kind("a type", {1: ("elem_type", VARINT), 2: ("shape", TEXT)})
+TYPE = _Kind("a type", {1: ("tensor_type", PART), 6: ("denotation", TEXT)})
+TENSOR_TYPE = _Kind("a type", {1: ("elem_type", VARINT), 2: ("shape", PART)})
 
 
 def check_graph(data: bytes, level: str) -> None:
@@ -312,9 +313,9 @@ class _Walk:
             if way == VARINT:
                 value, at = _varint(data, at)
                 value = _signed(value)
-            elif way in (EIGHT, TEXT, FOUR):
+            elif way in (EIGHT, PART, FOUR):
                 size = 8 if way == EIGHT else 4
-                if way == TEXT:
+                if way == PART:
                     size, at = _varint(data, at)
                 value, at = data[at : at + size], at + size
                 need(at <= end, "a field beyond the end", "a whole ONNX file")
@@ -322,10 +323,10 @@ class _Walk:
                 raise Flaw("bytes that are no ONNX", "an ONNX file")
             if kind is TENSOR and number in ELSEWHERE:
                 raise Flaw("weights that may refer to data in another file", "all weights inside")
-            if known is None or (known not in (way, NUMBERS)):
-                raise Flaw(
-                    f"{kind.name} with the field {number}", "an ONNX file that 'train' wrote"
-                )
+            fits = known in {way, NUMBERS} or (known == TEXT and way == PART)
+            need(fits, f"{kind.name} with the field {number}", "an ONNX file that 'train' wrote")
+            if known == TEXT:
+                _text(value)
             yield name, value
 
 
@@ -366,7 +367,10 @@ def _part(value: int | memoryview) -> memoryview:
 
 
 def _text(value: int | memoryview) -> str:
-    return bytes(_part(value)).decode(errors="replace")
+    try:
+        return bytes(_part(value)).decode()
+    except UnicodeDecodeError:
+        raise Flaw("a name that is no UTF-8", "an ONNX file that 'train' wrote") from None
 
 
 def _names(names: Mapping[str, int] | list[str] | tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from scbignn_infer.errors import Flaw, need
 
 if TYPE_CHECKING:
     import zipfile
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
 
@@ -115,6 +115,19 @@ def check_record(spec: BundleSpec) -> None:
     _check_training(spec)
 
 
+def is_word(text: str) -> bool:
+    """Tell whether a text may be a label or the symbol of a gene."""
+    return bool(text.strip()) and len(text) <= MAX_TEXT and not CONTROL.search(text)
+
+
+def bad_word(words: Sequence[str]) -> str | None:
+    """Return the first text that may be no label or symbol; all together are quick to look at."""
+    fine = all(map(str.strip, words)) and max(map(len, words), default=0) <= MAX_TEXT
+    if fine and not CONTROL.search("".join(words)):
+        return None
+    return next(word for word in words if not is_word(word))
+
+
 def _check_words(spec: BundleSpec) -> None:
     """No text may steer a terminal; names are short, and a model's is no path."""
     need(
@@ -128,16 +141,18 @@ def _check_words(spec: BundleSpec) -> None:
         ("label of a group", [t.label for c in spec.cell_types for t in c.lineage]),
         ("gene", [g.symbol for g in spec.genes]),
     ):
-        for word in words:
-            need(word.strip(), f"an empty {what}", f"a {what} of at least one letter")
-            need(len(word) <= MAX_TEXT, f"a {what} of {len(word):,} letters", f"up to {MAX_TEXT}")
-        bad = next((w for w in words if CONTROL.search(w)), None)
-        need(bad is None, f"the {what} {_shown(bad or '')}", "names without control characters")
+        bad = bad_word(words)
+        need(
+            bad is None,
+            f"the {what} {_shown(bad or '')}",
+            f"1 to {MAX_TEXT} letters, without control characters",
+        )
+    ids = [i for c in spec.cell_types for i in (c.ontology_id, *(t.ontology_id for t in c.lineage))]
     rest = (spec.tissue, spec.description, spec.licence, spec.assays, spec.training)
-    ids = (i for c in spec.cell_types for i in (c.ontology_id, *(t.ontology_id for t in c.lineage)))
-    for text in chain(ids, (g.ensembl_id for g in spec.genes), _texts(msgspec.to_builtins(rest))):
-        bad_text = CONTROL.search(LINE_BREAKS.sub("", text))
-        need(not bad_text, f"the text {_shown(text)}", "text without control characters")
+    texts = [*ids, *(g.ensembl_id for g in spec.genes), *_texts(msgspec.to_builtins(rest))]
+    if CONTROL.search(LINE_BREAKS.sub("", "".join(texts))):
+        bad = next(t for t in texts if CONTROL.search(LINE_BREAKS.sub("", t)))
+        raise Flaw(f"the text {_shown(bad)}", "text without control characters")
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -186,8 +201,9 @@ def _check_genes(spec: BundleSpec) -> None:
 
 
 def _repeated(words: list[str]) -> str | None:
-    seen: set[str] = set()
-    return next((w for w in words if w in seen or seen.add(w)), None)  # type: ignore[func-returns-value]
+    if len(set(words)) == len(words):
+        return None
+    return next(word for i, word in enumerate(words) if word in words[:i])
 
 
 def _check_numbers(spec: BundleSpec) -> None:

@@ -46,7 +46,9 @@ class FakeOrt(types.ModuleType):
                 self.entries[key] = value
 
         class InferenceSession:
-            def __init__(self, graph: bytes, options: Any, providers: list[Any]) -> None:
+            def __init__(
+                self, graph: bytes, options: Any, providers: list[Any], **more: Any
+            ) -> None:
                 fake.asked, fake.options = providers, options
 
             def get_providers(self) -> list[str]:
@@ -205,3 +207,18 @@ def test_a_gpu_that_does_not_run_is_done_without_where_none_was_asked_for(
     assert choose_runtime("cpu", 2).note == ""
     assert capsys.readouterr().out == ""
     sessions._try_cuda.cache_clear()
+
+
+def test_a_graph_that_cannot_be_loaded_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime's own second try would print to stdout, into what --json writes."""
+    import onnxruntime
+
+    def refuse(self: Any, *arguments: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", refuse)
+    with pytest.raises(DeviceError, match="out of memory"):
+        Session(b"", Runtime("cpu", 0, 1))
+    assert capsys.readouterr().out == ""

@@ -214,22 +214,22 @@ GROUP = {"label": "x", "ontology_id": "CL:1", "level": 1}
         (at(*TYPES, value="T [naive]"), "the label 'T [naive]' twice"),
         (at(*TYPES, value="unknown"), "the label 'unknown'"),
         (at("cell_types", 0, "lineage", value=[GROUP | {"label": "unknown"}]), "label 'unknown'"),
-        (at(*TYPES, value=""), "an empty label"),
-        (at(*TYPES, value=" "), "an empty label"),
+        (at(*TYPES, value=""), "the label ''; expected 1 to 200 letters"),
+        (at(*TYPES, value=" "), "the label ' '"),
         (at(*TYPES, value="a\x1b[31mX"), r"the label 'a\x1b[31mX'"),
         (at(*TYPES, value="a\u202eb"), r"the label 'a\u202eb'"),
         (at(*TYPES, value="a\nb"), r"the label 'a\nb'"),
         (at(*TYPES, value="a\x00b"), r"the label 'a\x00b'"),
-        (at(*TYPES, value="x" * 1000), "a label of 1,000 letters"),
+        (at(*TYPES, value="x" * 1000), "the label 'xxx"),
         (at(*TYPES, value="\ud800bad"), "bundle.json"),
         (at("cell_types", 0, "ontology_id", value="\x1b"), r"the text '\x1b'"),
         (at("cell_types", 0, "lineage", value=[GROUP | {"level": 10**18}]), "groups up to level"),
         (at("genes", 1, "symbol", value="CD3D"), "the gene 'CD3D' twice"),
-        (at("genes", 1, "symbol", value=""), "an empty gene"),
+        (at("genes", 1, "symbol", value=""), "the gene ''"),
         (at("genes", 1, "symbol", value="\x9b"), r"the gene '\x9b'"),
         (at("genes", value=[]), "0 genes"),
-        (at("name", value=""), "an empty name"),
-        (at("version", value=""), "an empty name"),
+        (at("name", value=""), "the name ''"),
+        (at("version", value=""), "the name ''"),
         (at("name", value="a/b"), "the name 'a/b'; expected a name without slashes"),
         (at("name", value="..\\x"), "a name without slashes"),
         (at("name", value=".x"), "a name without slashes"),
@@ -356,6 +356,10 @@ def unusual(parts: Any) -> dict[str, tuple[bytes, str]]:
         "nan": (model(parts.constant("w", [float("nan")])), "weights that are NaN"),
         "infinite": (model(parts.constant("w", [1.0, -np.inf])), "weights that are NaN, infinite"),
         "a large number": (model(parts.constant("s", [10**12])), "asks for more than"),
+        "no UTF-8": (
+            model(parts.node("Exp", "counts", "x", (3, b"\xa8"))),
+            "name that is no UTF-8",
+        ),
         "another version": (model(opset=99), "operators of version 99"),
         "two versions": (whole + p((8, p((1, ""), (2, 18)))), "operators of version 18, 18"),
         "an own version": (whole + p((8, p((1, "own"), (2, 1)))), "operators of 'own'"),
@@ -377,8 +381,9 @@ def unusual(parts: Any) -> dict[str, tuple[bytes, str]]:
 
 UNUSUAL = """own operators|a graph inside|a nameless step|many steps|many fields|many dims
 sparse constants|functions|training|weights elsewhere|weights elsewhere, by place|typed weights|text
-nan|infinite|a shape without bytes|a negative shape|a large shape|a large number|another version
-two versions|an own version|no version|another IR|one more input|one more output|an output of text
+nan|infinite|a shape without bytes|a negative shape|a large shape|a large number|no UTF-8
+another version|two versions|an own version|no version|another IR|one more input|one more output
+an output of text
 a list as input|nothing|zeros|text instead|half|an endless number|a group|the other level"""
 
 

@@ -152,6 +152,14 @@ class TestJoining:
             join([first, second])
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("name", ["a\x1b[2J", "b" * 201, "c\u202ed"])
+    def test_names_that_no_bundle_may_have_are_refused_before_training(self, counts, name):
+        with pytest.raises(InputError, match="a cell type named ") as caught:
+            join([cells(counts, GENES, ["a"] * 15 + [name] * 15)])
+        assert str(caught.value).isprintable()
+        with pytest.raises(InputError, match="a gene named "):
+            join([cells(counts, [name, *GENES[1:]], ["a"] * 15 + ["b"] * 15)])
+
     def test_a_type_named_unknown_is_one_line(self, counts):
         """It is what the runtime calls cells below the threshold."""
         labels = ["a"] * 12 + ["unknown"] * 12 + ["b"] * 6

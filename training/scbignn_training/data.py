@@ -18,6 +18,7 @@ from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfi
 from scbignn_infer.matrices import choose_matrix
 from scbignn_infer.readers import INDEX, open_query
 from scbignn_infer.results import UNKNOWN
+from scbignn_infer.validate import MAX_TEXT, bad_word
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
 
 if TYPE_CHECKING:
@@ -343,6 +344,14 @@ def join(
             expected="names of types; the runtime calls cells so that it cannot tell",
             do="merge it into another label or drop it, in a recipe",
         )
+    for what, words in (("cell type", cell_types), ("gene", symbols)):
+        bad = bad_word(words)
+        if bad is not None:
+            raise InputError(
+                f"a {what} named {bad[:60]!a}",
+                expected=f"names of 1 to {MAX_TEXT} letters, without control characters",
+                do="rename it in the file",
+            )
     code = {t: i for i, t in enumerate(cell_types)}
     codes = np.array([code[x] for x in labels[keep]], np.int64)
     used = {old: new for old, new in merge.items() if old in set(published)}
