@@ -210,7 +210,7 @@ def label_file(
         annotator = make_annotator(settings, bundle)
         copied = target.suffix == ".h5ad" and cells.h5ad
         if announce is not None:
-            size = query.stat().st_size if copied else 0
+            size = cells.identity.size if copied else 0
             announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
         copy = writers.copying(cells.identity, drafts[0].path)
         add_slots = stack.enter_context(copy) if copied else None

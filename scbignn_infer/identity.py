@@ -38,6 +38,11 @@ class Identity:
         """Take the identity of an input, which is the file at ``path`` or consists of ``files``."""
         return cls(path, {file: _stamp(file) for file in ([path] if files is None else files)})
 
+    @property
+    def size(self) -> int:
+        """Bytes of the files together."""
+        return sum(stamp[2] for stamp in self.stamps.values() if stamp is not None)
+
     def check(self) -> None:
         """Raise if any of the files is no longer what it was.
 
@@ -87,6 +92,7 @@ class Identity:
         InputError
             The path leads to another file meanwhile, or the file was changed.
         """
+        self.check()  # a pipe that has taken the path would be waited for
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(open(self.path, "rb", buffering=0))

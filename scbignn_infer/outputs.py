@@ -209,7 +209,7 @@ def put(drafts: Sequence[Draft], source: Identity | None = None) -> None:
             _finish(draft)
     if source is not None:
         source.check()
-    for draft in drafts:
+    for draft in sorted(drafts, key=lambda draft: not draft.new):  # what may fail yet comes first
         with one_line(draft.target):
             _put(draft)
 

@@ -9,7 +9,8 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from io import FileIO
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from scbignn_infer.identity import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from io import FileIO
     from pathlib import Path
 
     import anndata as ad
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 SUFFIXES = (".h5ad", *TABLE_SUFFIXES)
+SLOT_GROUPS = ("obs", "obsm", "obsp", "uns")
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once, between two looks at whether to stop."""
 NOT_WITHIN_THE_SYSTEM = (
@@ -124,9 +125,6 @@ def check_inside(file: h5py.File, path: Path) -> None:
                 raise _elsewhere(path, f"{group.name}/{name}".lstrip("/"))
 
 
-SLOT_GROUPS = ("obs", "obsm", "obsp", "uns")
-
-
 def _elsewhere(path: Path, name: str) -> InputError:
     return InputError(
         f"'{name}' of {path} is a link, or its values lie in another file",
@@ -173,28 +171,35 @@ def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]
         The path leads to another file than the one that was opened, the file is damaged, or the
         slots are not those of its cells.
     """
-    stop = threading.Event()
-    with (
-        source.opened() as old,
-        ThreadPoolExecutor(1, thread_name_prefix="scbignn-copy") as pool,
-    ):
-        try:  # from here on, since a signal may come while the thread starts
-            copied = pool.submit(_copy, old, source.path, target, stop)
+    with source.opened() as old, _writer() as (pool, stop):
+        copied = pool.submit(_copy, old, source.path, target, stop)
 
-            def finish(slots: Slots) -> None:
-                copied.result()
-                try:
-                    _add_slots(target, slots, source.path)
-                except (KeyError, TypeError, ValueError) as error:  # h5py's, of damaged groups
-                    raise InputError(
-                        f"cannot add labels to a copy of {source.path} ({reason(error)})",
-                        expected="a whole .h5ad file",
-                        do="write it anew, for instance with anndata",
-                    ) from None
+        def finish(slots: Slots) -> None:
+            copied.result()
+            try:
+                pool.submit(_add_slots, target, slots, source.path, stop).result()
+            except (KeyError, TypeError, ValueError) as error:  # h5py's, of damaged groups
+                raise InputError(
+                    f"cannot add labels to a copy of {source.path} ({reason(error)})",
+                    expected="a whole .h5ad file",
+                    do="write it anew, for instance with anndata",
+                ) from None
 
-            yield finish
-        finally:
-            stop.set()
+        yield finish
+
+
+@contextmanager
+def _writer() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
+    """Give a thread that writes, and what stops it when the block ends.
+
+    Signals are met by the main thread alone: HDF5 does not survive an exception while it writes.
+    """
+    stop, pool = threading.Event(), ThreadPoolExecutor(1, thread_name_prefix="scbignn-write")
+    try:  # from here on, since a signal may come while the thread starts
+        yield pool, stop
+    finally:
+        stop.set()
+        pool.shutdown()
 
 
 def _copy(old: FileIO, source: Path, target: Path, stop: threading.Event) -> None:
@@ -219,11 +224,62 @@ def _copy(old: FileIO, source: Path, target: Path, stop: threading.Event) -> Non
                 data = data[new.write(data) :]
 
 
-def _add_slots(path: Path, slots: Slots, source: Path) -> None:
+class _Forbearing(FileIO):
+    """A file under HDF5 that keeps the first failure to itself and writes nothing more.
+
+    HDF5 that is told of a failure cannot close its file any more; it says so in many lines, and
+    ends the process. The failure is raised once the file is closed.
+
+    Parameters
+    ----------
+    path
+        The file, which is there.
+    stop
+        Once this is set, nothing more is written either.
+    """
+
+    def __init__(self, path: Path, stop: threading.Event) -> None:
+        super().__init__(path, "r+")
+        self.failure: OSError | None = None
+        self._stop = stop
+
+    def write(self, data: Any) -> int:
+        """Write all, or keep why not."""
+        left = memoryview(data)
+        try:
+            while left and not self._stop.is_set() and self.failure is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Give the file its size, or keep why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+        return size or 0
+
+
+@contextmanager
+def _hdf5(path: Path, mode: Literal["r+", "w"], stop: threading.Event) -> Iterator[h5py.File]:
+    """Open an HDF5 file to be written, whose block fails if a write does."""
     import h5py
+
+    with _Forbearing(path, stop) as disk:
+        try:
+            with h5py.File(disk, mode) as file:
+                yield file
+        finally:
+            if disk.failure is not None:
+                raise disk.failure from None
+
+
+def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) -> None:
     from anndata.io import write_elem
 
-    with h5py.File(path, "r+") as file:
+    with _hdf5(path, "r+", stop) as file:
         check_inside(file, source)
         obs = file["obs"]
         check_lengths(_count_cells(obs, source), slots, source)
@@ -297,10 +353,20 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
 
 def write_new_h5ad(adata: ad.AnnData, path: Path, slots: Slots) -> None:
     """Write an AnnData that was read from another format, with the slots of an annotation."""
-    with warnings.catch_warnings():
+    with _writer() as (pool, stop):
+        pool.submit(_write_whole, adata, path, slots, stop).result()
+
+
+def _write_whole(adata: ad.AnnData, path: Path, slots: Slots, stop: threading.Event) -> None:
+    from anndata.io import write_elem
+
+    with warnings.catch_warnings(), _hdf5(path, "w", stop) as file:
         warnings.simplefilter("ignore")  # of names that are not unique, which are kept
         write_adata(adata, slots)
-        adata.write_h5ad(path)
+        adata.strings_to_categoricals()
+        write_elem(file, "/", adata)
+        if adata.raw is None:
+            file.pop("raw", None)
 
 
 def write_table(table: pd.DataFrame, path: Path, suffix: str) -> None:

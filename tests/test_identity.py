@@ -54,6 +54,11 @@ def removed(path):
     path.unlink()
 
 
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [longer, as_long_in_place, later, replaced_by_its_like, removed],
@@ -80,9 +85,11 @@ def test_reading_and_another_link_are_no_change(tmp_path):
     seen.check()
     with seen.opened() as file:
         assert file.read() == b"cells"
+    assert seen.size == 5
 
 
-@pytest.mark.parametrize("change", [longer, replaced_by_its_like, removed])
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("change", [longer, replaced_by_its_like, removed, a_pipe])
 def test_only_the_same_file_is_opened_again(tmp_path, change):
     path = tmp_path / "q.csv"
     path.write_text("cells")
