@@ -9,7 +9,6 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer.temporaries import prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,20 +59,6 @@ class Slots:
     stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-_run: ContextVar[str] = ContextVar("run", default="")
-"""What stands in the names of temporary files, between the target's name and random letters."""
-
-
-@contextmanager
-def temporaries_of(run: str) -> Iterator[None]:
-    """Let temporary files that this block makes carry the name of a run, ``.NAME.RUN.*.tmp``."""
-    before = _run.set(f"{run}.")
-    try:
-        yield
-    finally:
-        _run.reset(before)
-
-
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Give a temporary path beside ``target`` that takes its place when the block succeeds.
@@ -92,8 +78,8 @@ def _beside(target: Path) -> Iterator[Path]:
     """Make an empty temporary file beside ``target``; it is gone when the block ends."""
     with _one_line(target):
         target = target.resolve()
-        prefix = f".{target.name}.{_run.get()}"
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=".tmp")
+        start = prefix(target.name)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=start, suffix=".tmp")
         os.close(handle)
     try:
         yield Path(name)
