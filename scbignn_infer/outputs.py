@@ -6,12 +6,12 @@ import errno
 import os
 import stat
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError, OutputError, is_want_of_memory, reason
+from scbignn_infer.temporaries import prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,18 +37,6 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 """What a name may be given to beside a regular file."""
-_run: ContextVar[str] = ContextVar("run", default="")
-"""What stands in the names of temporary files, between the target's name and random letters."""
-
-
-@contextmanager
-def temporaries_of(run: str) -> Iterator[None]:
-    """Let temporary files that this block makes carry the name of a run, ``.NAME.RUN.*.tmp``."""
-    before = _run.set(f"{run}.")
-    try:
-        yield
-    finally:
-        _run.reset(before)
 
 
 def check_output(
@@ -174,7 +162,7 @@ def drafting(target: Path, *, new: bool = False) -> Iterator[Draft]:
     """
     with one_line(target):
         place = target.resolve()
-    path = place.with_name(f".{place.name}.{_run.get()}{token_hex(8)}.tmp")
+    path = place.with_name(f"{prefix(place.name)}{token_hex(8)}.tmp")
     try:  # from here on, since a signal may come as soon as the file is there
         with one_line(target):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

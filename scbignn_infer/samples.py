@@ -6,7 +6,6 @@ import csv
 import glob
 import hashlib
 import os
-import re
 import shutil
 import threading
 from contextlib import suppress
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
 from scbignn_infer.files import ReportFile, label_file, stem
-from scbignn_infer.outputs import temporaries_of
 from scbignn_infer.plain import visible
 from scbignn_infer.registry import load_model
+from scbignn_infer.temporaries import LEFTOVER, NO_RUN, temporaries_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +33,6 @@ FORMATS = ("h5ad", "csv", "tsv", "parquet")
 SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
 """Settings that say where and how fast work is done, and change no label."""
 HASH_BYTES = 1 << 22
-NO_RUN = "run-00000000"
-LEFTOVER = re.compile(r"\..+\.(run-[0-9a-f]{8})\.([^.]+\.tmp|parts)", re.DOTALL)
-"""Names of what a killed run leaves: a temporary file, or the parts of a divided sample."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ import scipy.sparse as sp
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
-from scbignn_infer import cluster, samples, writers
+from scbignn_infer import cluster, samples
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.files import Settings
 from scbignn_infer.manifest import MANIFEST, hold
+from scbignn_infer.pipeline import Annotator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -243,19 +244,19 @@ class TestOneProcess:
         self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So that a run tells its own, also those of workers on other machines."""
-        plain, seen = samples.label_file, []
+        plain, seen = Annotator.annotate_query, []
+        late = tmp_path / ".s1.h5ad.run-00c0ffee.abc.tmp"
 
         def watched(*arguments: Any, **options: Any) -> Any:
-            with writers.replacing(tmp_path / "s0.h5ad") as temporary:
-                seen.append(temporary.name)
-                other = tmp_path / ".s1.h5ad.run-00c0ffee.abc.tmp"
-                other.write_bytes(b"of a run that the lock does not keep out")
-            return plain(*arguments, **options | {"overwrite": True})
+            seen.extend(p.name for p in tmp_path.glob(".*.tmp"))
+            late.write_bytes(b"of a run that the lock did not keep out")
+            return plain(*arguments, **options)
 
-        monkeypatch.setattr(samples, "label_file", watched)
+        monkeypatch.setattr(Annotator, "annotate_query", watched)
         run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "-q")
-        assert re.fullmatch(r"\.s0\.h5ad\.run-[0-9a-f]{8}\.[^.]+\.tmp", seen[0])
-        assert set(written(tmp_path)) == {".s1.h5ad.run-00c0ffee.abc.tmp", "s0.h5ad"}
+        (name,) = seen
+        assert re.fullmatch(r"\.s0\.h5ad\.run-[0-9a-f]{8}\.[^.]+\.tmp", name)
+        assert set(written(tmp_path)) == {late.name, "s0.h5ad"}
 
     def test_a_second_run_into_a_folder_is_refused(self, cells: Path, tmp_path: Path) -> None:
         (tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp").write_bytes(b"of the first")

@@ -22,7 +22,7 @@ RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_trainin
 PACKAGES = ("cli", "readers", "report", "service")
 FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.glob(f"{p}/*.py"))])
 LAYERS = (
-    {"errors", "plain"},
+    {"errors", "plain", "temporaries"},
     {"archives", "onnx_graph"},
     {"validate"},
     {

@@ -106,7 +106,8 @@ def test_snakemake_labels_as_annotate_does(
     assert record["cells"] == 200
     assert record["model"]["name"] == config["model"]
     assert record["params"]["threads"] == config["threads"]
-    assert (labelled / "logs" / "scbignn_infer" / f"{name}.log").read_text() == ""
+    log = (labelled / "logs" / "scbignn_infer" / f"{name}.log").read_text()
+    assert log.splitlines() == [f"warning: {w}" for w in record["warnings"]]
 
 
 def test_a_second_run_does_nothing(labelled: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import scbignn_infer
@@ -193,3 +195,14 @@ class TestFindingFiles:
         with pytest.raises(InputError) as error:
             source.locate()
         one_line(error, "no file gone.h5ad", "SCBIGNN_DATA", "GSE84133", "Baron et al. 2016")
+
+
+def test_a_file_name_that_is_not_utf_8_can_stand_in_a_record() -> None:
+    """Else hours of training would end where the record is written."""
+    from scbignn_training.pack import _dataset
+
+    source = Source(file=os.fsdecode(b"data/caf\xe9.h5ad"))
+    assert source.called == "caf\\xe9"
+    record = _dataset(source, 3, "reference")
+    assert (record.name, record.file) == ("caf\\xe9", "caf\\xe9.h5ad")
+    msgspec.json.encode(record)

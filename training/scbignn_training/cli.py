@@ -12,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.plain import visible
+from scbignn_infer.plain import encodable, visible
 from scbignn_infer.sessions import available_threads
 from scbignn_training.recipe import Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
@@ -158,7 +158,8 @@ def run(
     from scbignn_training.train import train as fit
 
     name = recipe.name
-    if not name or Path(name).name != name or name.startswith("."):
+    plain = Path(name).name == name == encodable(name)
+    if not name or not plain or name.startswith("."):
         raise InputError(f"the name '{name}'", expected="a plain name", do="choose another --name")
     check_free(output / name, overwrite=overwrite)
     device = choose_device(device, has_cuda=torch.cuda.is_available())

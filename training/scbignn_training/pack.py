@@ -19,6 +19,7 @@ import torch
 from scbignn_infer import bundle as b
 from scbignn_infer.errors import OutputError
 from scbignn_infer.gene_names import SPECIES, GeneNames
+from scbignn_infer.plain import encodable
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_infer.trial import try_out
 from scbignn_training.card import model_card
@@ -269,7 +270,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
 
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:
     return b.Dataset(
-        file=Path(source.file).name,
+        file=encodable(Path(source.file).name),
         name=source.called,
         title=source.title,
         citation=source.citation,

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.plain import encodable
 from scbignn_training.ontology import check_terms
 from scbignn_training.settings import Settings
 
@@ -35,7 +36,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def called(self) -> str:
         """The name, or the file's stem."""
-        return self.name or Path(self.file).stem
+        return self.name or encodable(Path(self.file).stem)
 
     def locate(self) -> Path:
         """Return the file's path, its checksum verified if the recipe names one.
