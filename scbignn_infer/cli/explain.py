@@ -182,6 +182,7 @@ def _print_cells(found: Sequence[CellExplanation], n_genes: int) -> None:
 
 def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Interpretation]:
     """Return what a model looks at for each of its types, or for one; absence has a minus."""
+    from scbignn_infer.bundle import Interpretation
     from scbignn_infer.interpretation import signed_interpretation
 
     spec = bundle.spec
@@ -199,7 +200,7 @@ def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Int
             do="choose with --cell-type",
         )
     found = signed_interpretation(spec, bundle.statistics["class_mean"])
-    return found if cell_type is None else {cell_type: found[cell_type]}
+    return found if cell_type is None else {cell_type: found.get(cell_type, Interpretation())}
 
 
 def _print_interpretation(

@@ -78,16 +78,16 @@ def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(model_card, 
 
 
 def test_a_bar_in_a_label_does_not_break_its_table(model_card, spec):
-    first = msgspec.structs.replace(spec.cell_types[0], label="T|NK")
+    first = msgspec.structs.replace(spec.cell_types[0], label="T|NK\nB")
     training = msgspec.structs.replace(
-        spec.training, cells_per_type={**spec.training.cells_per_type, "T|NK": 5}
+        spec.training, cells_per_type={**spec.training.cells_per_type, "T|NK\nB": 5}
     )
     changed = msgspec.structs.replace(
         spec, cell_types=[first, *spec.cell_types[1:]], training=training
     )
     types = tables(model_card(changed))[0]
     assert {len(row) for row in types} == {5}
-    assert types[2][0].strip() == r"T\|NK"
+    assert types[2][0].strip() == r"T\|NK\nB"
 
 
 def test_what_is_not_known_is_left_out(model_card, spec):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
+from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,5 +223,6 @@ def _limits(spec: BundleSpec) -> list[str]:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list[str]:
-    body = ["| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in rows]
+    cells = ([visible(str(v)).replace("|", "\\|") for v in row] for row in rows)
+    body = [f"| {' | '.join(row)} |" for row in cells]
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]
