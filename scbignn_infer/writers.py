@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer.strings import plain_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -313,7 +314,8 @@ def write_new_h5ad(adata: ad.AnnData, target: Path, slots: Slots) -> None:
     with replacing(target) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that are not unique, which are kept
         write_adata(adata, slots)
-        adata.write_h5ad(temporary)
+        with plain_strings(adata):
+            adata.write_h5ad(temporary)
 
 
 def write_table(

@@ -108,6 +108,8 @@ class AnnDataFile:
         obs = self._file.get("obs")
         if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
             index = obs.get(obs.attrs["_index"])
+            if "values" in getattr(index, "keys", tuple)():  # strings with a mask
+                index = index["values"]
             if len(getattr(index, "shape", ())) == 1:
                 return int(index.shape[0])
         return len(self.obs)

@@ -149,7 +149,8 @@ class AnnDataQuery:
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
         names = ["X"] if self._adata.X is not None else []
-        names += [f"layers/{k}" for k in self._adata.layers]
+        # Since anndata 0.13, X is the layer None, too.
+        names += [f"layers/{k}" for k in self._adata.layers if k is not None]
         return [*names, "raw"] if self._adata.raw is not None else names
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:

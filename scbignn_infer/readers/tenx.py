@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -196,6 +197,15 @@ def find_folder(folder: Path) -> dict[str, Path] | None:
     return files
 
 
+def read_mtx(path: Path) -> sp.coo_matrix:
+    """Read a matrix in MatrixMarket's text format."""
+    from scipy.io import mmread
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy is about to return arrays; the cast takes either
+        return sp.coo_matrix(mmread(path))
+
+
 def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
     """Read a folder with a ``matrix.mtx``.
 
@@ -206,10 +216,9 @@ def read_folder(folder: Path, files: dict[str, Path]) -> HeldFile:
     """
     import anndata as ad
     import pandas as pd
-    from scipy.io import mmread
 
     with one_line(folder, FOLDER):
-        matrix = sp.coo_matrix(mmread(files["matrix"]))
+        matrix = read_mtx(files["matrix"])
         tables = {
             kind: pd.read_csv(
                 files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
