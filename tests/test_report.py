@@ -13,7 +13,6 @@ import anndata as ad
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import sync_playwright
 
 from scbignn_infer.cli import main
 from scbignn_infer.report import figures
@@ -218,7 +217,8 @@ CHROMIUM = next(
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    with sync_playwright() as p:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -39,7 +39,8 @@ WITHIN_A_LAYER = {("registry", "bundle")}
 """The one import inside a layer: finding a bundle ends in reading it."""
 READERS = (
     {"query", "stored"},
-    {"anndata_files", "loom", "tables", "tenx"},
+    {"anndata_files", "loom", "packed", "tables", "tenx"},
+    {"containers", "folders"},
     {"__init__"},
 )
 """The layers inside ``readers``."""

@@ -6,16 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers.query import INDEX, AnnDataQuery, FileQuery, MatrixQuery, Query, RowRange
+from scbignn_infer.readers.query import (
+    INDEX,
+    AnnDataQuery,
+    FileQuery,
+    MatrixQuery,
+    Query,
+    RowRange,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from scbignn_infer.readers.containers import Members
     from scbignn_infer.readers.tables import Orientation
 
 __all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "RowRange", "open_query"]
 FORMATS = (
-    "a .h5ad file, a Zarr store of AnnData, an .h5 or a matrix.mtx folder of Cell Ranger, "
+    "a .h5ad or .h5mu file, a Zarr store of AnnData, an .h5 or a matrix.mtx folder of Cell Ranger, "
     "a .loom file, or a table (.csv, .tsv)"
 )
 ZARR_FILES = (".zgroup", ".zattrs", "zarr.json")
@@ -27,18 +36,24 @@ def open_query(
     *,
     known_genes: Collection[str] = (),
     orientation: Orientation | None = None,
+    modality: str | None = None,
+    table: str | None = None,
 ) -> FileQuery:
     """Open a file of cells; what it holds decides how, not its name.
 
     Parameters
     ----------
     path
-        A ``.h5ad`` file, a Zarr store of AnnData, an ``.h5`` or a folder of Cell Ranger, a loom
-        file or a text table.
+        A ``.h5ad`` or ``.h5mu`` file, a Zarr store of AnnData, MuData or SpatialData, an ``.h5`` or
+        a folder of Cell Ranger or another quantifier, a loom file or a text table.
     known_genes
         Names by which a text table shows which of its sides has the genes.
     orientation
         Of a text table: ``cells-by-genes`` or ``genes-by-cells``.
+    modality
+        Of a MuData; by default the one with genes.
+    table
+        Of a SpatialData; by default its only one.
 
     Raises
     ------
@@ -53,13 +68,20 @@ def open_query(
     ...     cells.n_cells, cells.matrices()
     (700, ['X'])
     """
+    from scbignn_infer.readers import folders
+    from scbignn_infer.readers.containers import Members
+
     path = Path(path)
     if not path.exists():
         raise InputError(f"no file {path}", expected=FORMATS, do="check the path")
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{path} is no plain file", expected=FORMATS, do="save it as a file first")
+    members = Members(modality, table)
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path, known_genes, orientation)
+        path = folders.place_of(path)
+        if path.is_dir():
+            return _open_folder(path, members)
+        return _open_file(path, known_genes, orientation, members)
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({error.strerror or error})",
@@ -68,44 +90,62 @@ def open_query(
         ) from None
 
 
-def _open_folder(folder: Path) -> FileQuery:
-    from scbignn_infer.readers import anndata_files, tenx
+def _open_folder(folder: Path, members: Members) -> FileQuery:
+    from scbignn_infer.readers import containers, folders, tenx
 
     if any((folder / name).exists() for name in ZARR_FILES):
-        return anndata_files.open_zarr(folder)
+        return _open_zarr(folder, members)
+    containers.refuse_members(folder, members)
+    layout = folders.find_layout(folder)
+    if layout is not None:
+        return folders.read_layout(folder, layout)
     files = tenx.find_folder(folder)
     if files is None:
+        inside = folders.within(folder)
         raise InputError(
             f"{folder} is a folder without {tenx.MATRIX[0]} or a Zarr store",
             expected=FORMATS,
-            do="check the path",
+            do=f"give what is in it: {' or '.join(inside)}" if inside else "check the path",
         )
     return tenx.read_folder(folder, files)
 
 
+def _open_zarr(path: Path, members: Members) -> FileQuery:
+    from scbignn_infer.readers import anndata_files, containers
+
+    root = anndata_files.zarr_root(path)
+    with one_line(path, "Zarr store"):
+        container = containers.container_of(root)
+    if container is not None:
+        return containers.open_member(path, root, container, members)
+    containers.refuse_members(path, members)
+    return anndata_files.AnnDataFile(path, root, anndata_files.ZARR)
+
+
 def _open_file(
-    path: Path, known_genes: Collection[str], orientation: Orientation | None
+    path: Path, known_genes: Collection[str], orientation: Orientation | None, members: Members
 ) -> FileQuery:
     import h5py
 
-    from scbignn_infer.readers import anndata_files, loom, tables, tenx
-    from scbignn_infer.readers.query import one_line
+    from scbignn_infer.readers import containers, folders, packed, tables, tenx
 
     if path.suffix.lower() in OF_OTHER_PROGRAMS:
         raise InputError(
             f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
         )
     if h5py.is_hdf5(path):
-        with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
-            is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
-        if is_loom:
-            return loom.LoomQuery(path)
-        return tenx.H5Query(path) if is_tenx else anndata_files.open_h5ad(path)
-    if path.name.endswith(tenx.MATRIX):
-        return _open_folder(path.parent)
+        return _open_hdf5(path, members)
     if path.name.endswith(".zarr.zip"):
-        return anndata_files.open_zarr(path)
-    if tables.is_table(path):
+        return _open_zarr(path, members)
+    containers.refuse_members(path, members)
+    layout = folders.find_layout(path)
+    if layout is not None:
+        return folders.read_layout(path.parent, layout)
+    if path.name.endswith(tenx.MATRIX):
+        return _open_folder(path.parent, members)
+    if not tables.is_table(path):
+        packed.refuse(path)
+    else:
         return tables.read_table(path, known_genes, orientation)
     size = path.stat().st_size
     raise InputError(
@@ -113,6 +153,22 @@ def _open_file(
         expected=FORMATS,
         do="check that it was copied to its end, or convert it",
     )
+
+
+def _open_hdf5(path: Path, members: Members) -> FileQuery:
+    import h5py
+
+    from scbignn_infer.readers import anndata_files, containers, loom, tenx
+
+    with one_line(path, "HDF5 file"), h5py.File(path, "r") as file:
+        is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
+        container = containers.container_of(file)
+    if container is not None and not (is_loom or is_tenx):
+        return containers.open_h5(path, container, members)
+    containers.refuse_members(path, members)
+    if is_loom:
+        return loom.LoomQuery(path)
+    return tenx.H5Query(path) if is_tenx else anndata_files.open_h5ad(path)
 
 
 IN_R = "in R: zellkonverter::writeH5AD(as.SingleCellExperiment(object), 'cells.h5ad')"

@@ -56,13 +56,13 @@ def open_h5ad(path: Path) -> AnnDataFile | HeldFile:
         return HeldFile(path, ad.read_h5ad(path))
 
 
-def open_zarr(path: Path) -> AnnDataFile:
-    """Open a Zarr store of an AnnData, a folder or a ``.zip`` of one.
+def zarr_root(path: Path) -> Any:
+    """Open a Zarr store, a folder or a ``.zip`` of one, and return its root.
 
     Raises
     ------
     InputError
-        It is damaged, or holds no cells.
+        It is damaged.
     MissingExtraError
         zarr is not installed.
     """
@@ -72,7 +72,7 @@ def open_zarr(path: Path) -> AnnDataFile:
         raise MissingExtraError("zarr", extra="zarr", purpose="reading Zarr stores") from None
     with one_line(path, ZARR), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AnnDataFile(path, zarr.open_group(str(path), mode="r"), ZARR)
+        return zarr.open_group(str(path), mode="r")
 
 
 class AnnDataFile:

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -228,13 +228,15 @@ class HeldFile(AnnDataQuery):
         The file.
     adata
         What it holds.
+    notes
+        What the user should know of how it was read.
     """
 
     h5ad = False
 
-    def __init__(self, path: Path, adata: ad.AnnData) -> None:
+    def __init__(self, path: Path, adata: ad.AnnData, notes: Sequence[str] = ()) -> None:
         super().__init__(adata)
-        self.path, self.name = path, str(path)
+        self.path, self.name, self.notes = path, str(path), list(notes)
         refuse_no_cells(self.name, self.n_cells)
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
@@ -317,6 +319,49 @@ def refuse_no_genes(name: str, matrix: str, n_genes: int) -> None:
         )
 
 
+def refuse_repeated_columns(name: str, table: pd.DataFrame) -> None:
+    """Raise if two columns of a table have one name, so that it is no column's."""
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{name} has several columns called '{repeated[0]}'",
+            expected="a name of its own for each column",
+            do="rename or drop one of them",
+        )
+
+
+def repeated_names(query: Query) -> int:
+    """Count the cells that have the name of an earlier cell."""
+    names = query.cell_names()
+    return len(names) - len(set(names))
+
+
+def known_names(names: Iterable[str], known: Collection[str]) -> int:
+    """Count known names; single letters are some gene's synonym, and mean nothing."""
+    return sum(len(name) > 1 and (name in known or name.split(".")[0] in known) for name in names)
+
+
+def read_text(path: Path, **how: Any) -> pd.DataFrame:
+    """Read a text table with pandas, in UTF-8 or, where it is not that, in Latin-1."""
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, encoding="utf-8-sig", **how)
+    except UnicodeDecodeError:
+        table = pd.read_csv(path, encoding="latin-1", **how)
+    return table
+
+
+def as_text(value: bytes | str) -> str:
+    """Return a string of a file, in UTF-8 or, where it is not that, in Latin-1."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def no_column(name: str, key: str, columns: Sequence[str]) -> InputError:
     """Return the error of an annotation that is not there."""
     return InputError(
@@ -332,16 +377,24 @@ def column_of(table: pd.DataFrame, key: str, name: str) -> list[str]:
     Raises
     ------
     InputError
-        There is no such column.
+        There is no such column, or two columns have one name.
     """
     if key not in table:
         raise no_column(name, key, [str(c) for c in table])
+    refuse_repeated_columns(f"obs of {name}", table)
     column = table[key]
     return [str(v) for v in column.astype(object).where(column.notna(), "")]
 
 
 def string_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the index and each column of strings of a gene table."""
+    """Return the index and each column of strings of a gene table.
+
+    Raises
+    ------
+    InputError
+        Two columns have one name.
+    """
+    refuse_repeated_columns("var", table)
     columns = {INDEX: [str(v) for v in table.index]}
     for name in table.columns:
         values = table[name]
