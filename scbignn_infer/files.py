@@ -13,7 +13,7 @@ from scbignn_infer import gene_names, model_choice, pipeline, readers, registry,
 from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import MissingExtraError, OutputError
 from scbignn_infer.readers import tables
-from scbignn_infer.remarks import remarks_on
+from scbignn_infer.remarks import note_names, remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
 """Gives the annotation of an open file, whose matrix and genes are chosen."""
-SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
+SUFFIXES = re.compile(r"(\.(h5ad|h5mu|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,13 @@ def open_file(path: Path, reading: Reading = AS_FOUND) -> FileQuery:
     if tables.is_table(path) and reading.orientation is None:
         bundles = map(registry.load_model, registry.list_models().values())
         known = gene_names.all_names().union(*(b.gene_symbols for b in bundles))
-    return readers.open_query(path, known_genes=known, orientation=reading.orientation)
+    return readers.open_query(
+        path,
+        known_genes=known,
+        orientation=reading.orientation,
+        modality=reading.modality,
+        table=reading.table,
+    )
 
 
 def stem(query: Path) -> str:
@@ -196,6 +202,7 @@ def label_file(
             annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
         else:
             annotation = annotate(annotator, cells, choice)
+        note_names(annotation, cells)
         if report is not None:
             tell("report", 0, 1)
             _write_report(report, annotator, cells, choice, annotation)

@@ -9,12 +9,23 @@ import numpy as np
 from scbignn_infer.genes import LOW_COVERAGE
 
 if TYPE_CHECKING:
+    from scbignn_infer.readers import Query
     from scbignn_infer.results import Annotation
 
 MAX_NOVELTY = 0.99
 """Of the typical cell; above it, a query is unlike the reference as a whole."""
 MANY_UNKNOWN = 0.5
 """Share of unknown cells that is more than the odd type."""
+
+
+def note_names(annotation: Annotation, query: Query) -> None:
+    """Record what a reader has to say of the cells, and how many bear the name of another."""
+    notes = list(getattr(query, "notes", ()))
+    names = query.cell_names()
+    if repeated := len(names) - len(set(names)):
+        notes.append(f"{repeated} cells have the name of an earlier cell; all of them are kept")
+    if notes:
+        annotation.provenance["notes"] = notes
 
 
 def remarks_on(annotation: Annotation) -> list[str]:
@@ -47,4 +58,4 @@ def remarks_on(annotation: Annotation) -> list[str]:
         )
     if note:
         remarks.append(note)
-    return remarks
+    return remarks + list(provenance.get("notes", ()))

@@ -157,7 +157,11 @@ class AnnDataFile:
             return None if node is None else read_element(node)
 
     def cell_names(self) -> list[str]:
-        """Return the names of the cells."""
+        """Return the names of the cells, without reading their annotations."""
+        with one_line(self.path, self._kind):
+            obs = self._file.get("obs")
+            if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
+                return [str(c) for c in read_element(obs[obs.attrs["_index"]])]
         return [str(c) for c in self.obs.index]
 
     def obs_column(self, key: str) -> list[str]:
@@ -170,6 +174,13 @@ class AnnDataFile:
             names = ["X"] if not _is_null(self._file.get("X")) else []
             names += [f"layers/{k}" for k in self._file.get("layers", ())]
             return [*names, "raw"] if "raw/X" in self._file else names
+
+    def obsm_widths(self) -> dict[str, int]:
+        """Return how many columns each array and sparse matrix of obsm has."""
+        with one_line(self.path, self._kind):
+            nodes = {key: self._file["obsm"][key] for key in self._file.get("obsm", ())}
+            shapes = {k: getattr(n, "shape", n.attrs.get("shape", ())) for k, n in nodes.items()}
+            return {key: int(shape[1]) for key, shape in shapes.items() if len(shape) == 2}
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of the matrix's gene table."""

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scbignn_infer.errors import InputError
 from scbignn_infer.gene_names import all_names
 from scbignn_infer.readers.anndata_files import AnnDataFile, read_element
-from scbignn_infer.readers.query import known_names, one_line, string_columns
+from scbignn_infer.readers.query import RNA, known_names, one_line, string_columns
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
-
-RNA = ("rna", "gex", "gene expression", "gene_expression")
-"""Names of the modality with genes, in lower case."""
 
 
 class Container(NamedTuple):

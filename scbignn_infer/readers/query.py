@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array = np.ndarray[Any, Any]
+RNA = ("rna", "gex", "gene expression", "gene_expression")
+"""Names of the modality with genes, in lower case."""
 READ_AHEAD = 16
 """Blocks of a range of rows that are read at once."""
 INDEX = "index"
@@ -131,9 +134,15 @@ class AnnDataQuery:
     ----------
     adata
         Candidates are ``X``, ``raw`` and the layers.
+
+    Raises
+    ------
+    InputError
+        It is something else.
     """
 
     def __init__(self, adata: ad.AnnData) -> None:
+        refuse_no_adata(adata)
         self.name = "AnnData"
         self.n_cells = int(adata.n_obs)
         self._adata = adata
@@ -148,7 +157,9 @@ class AnnDataQuery:
 
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
-        names = ["X"] if self._adata.X is not None else []
+        backed = self._adata.isbacked
+        has_x = "X" in self._adata.file if backed else self._adata.X is not None
+        names = ["X"] if has_x else []
         # Since anndata 0.13, X is the layer None, too.
         names += [f"layers/{k}" for k in self._adata.layers if k is not None]
         return [*names, "raw"] if self._adata.raw is not None else names
@@ -157,6 +168,10 @@ class AnnDataQuery:
         """Return the index and the string columns of ``var`` (of ``raw.var``)."""
         raw = self._adata.raw
         return string_columns(raw.var if matrix == "raw" and raw is not None else self._adata.var)
+
+    def obsm_widths(self) -> dict[str, int]:
+        """Return how many columns each table of obsm has."""
+        return {key: int(value.shape[1]) for key, value in self._adata.obsm.items()}
 
     def _matrix(self, matrix: str) -> Any:
         if matrix == "raw":
@@ -301,6 +316,29 @@ def row_blocks(matrix: Any, size: int) -> Iterator[sp.csr_matrix]:
         start += length
 
 
+def refuse_no_adata(cells: Any) -> None:
+    """Raise if an object is no AnnData, and say how to get one of what it is."""
+    import anndata as ad
+    import pandas as pd
+
+    if isinstance(cells, ad.AnnData):
+        return
+    kind = type(cells).__name__
+    do = "pass an AnnData, or label a matrix with Annotator.annotate_matrix(matrix, gene_names)"
+    if isinstance(cells, str | os.PathLike):
+        kind = f"the path {os.fspath(cells)!r}"
+        do = "read it first, such as with anndata.read_h5ad, or label the file with the command"
+    elif kind == "MuData":
+        names = [str(name) for name in getattr(cells, "mod", {})]
+        chosen = next((name for name in names if name.lower() in RNA), names[0] if names else "rna")
+        kind, do = f"a MuData of {', '.join(names)}", f"pass one modality: mdata['{chosen}']"
+    elif kind == "SpatialData":
+        do = f"pass one of its tables: sdata.tables['{next(iter(cells.tables), 'table')}']"
+    elif isinstance(cells, pd.DataFrame):
+        do = "if a row is a cell and a column a gene, pass anndata.AnnData(table)"
+    raise InputError(f"{kind} where an AnnData is needed", expected="an AnnData", do=do)
+
+
 def refuse_no_cells(name: str, n_cells: int) -> None:
     """Raise if there are no cells."""
     if n_cells == 0:
@@ -330,10 +368,19 @@ def refuse_repeated_columns(name: str, table: pd.DataFrame) -> None:
         )
 
 
-def repeated_names(query: Query) -> int:
-    """Count the cells that have the name of an earlier cell."""
-    names = query.cell_names()
-    return len(names) - len(set(names))
+def refuse_counts_in_obsm(query: Query) -> None:
+    """Raise if what is in obsm looks like the counts, which are looked for elsewhere."""
+    shapes: dict[str, int] = getattr(query, "obsm_widths", dict)()
+    named = [key for key in shapes if "count" in key.lower()]
+    if not named:
+        return
+    key, width = named[0], shapes[named[0]]
+    raise InputError(
+        f"no usable matrix in X, raw or layers, but obsm['{key}'] with {width} columns",
+        expected="counts in X, raw or a layer",
+        do=f"move it, if its columns are the genes of var: adata.layers['counts'] = "
+        f"adata.obsm['{key}']",
+    )
 
 
 def known_names(names: Iterable[str], known: Collection[str]) -> int:
@@ -381,7 +428,7 @@ def column_of(table: pd.DataFrame, key: str, name: str) -> list[str]:
     """
     if key not in table:
         raise no_column(name, key, [str(c) for c in table])
-    refuse_repeated_columns(f"obs of {name}", table)
+    refuse_repeated_columns(f"obs of {name}", table[[key]])
     column = table[key]
     return [str(v) for v in column.astype(object).where(column.notna(), "")]
 
