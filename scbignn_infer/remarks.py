@@ -23,7 +23,7 @@ def note_names(annotation: Annotation, query: Query) -> None:
     notes = list(getattr(query, "notes", ()))
     names = query.cell_names()
     if repeated := len(names) - len(set(names)):
-        notes.append(f"{repeated} cells have the name of an earlier cell; all of them are kept")
+        notes.append(f"cells with the name of an earlier cell: {repeated}; all cells are kept")
     if notes:
         annotation.provenance["notes"] = notes
 

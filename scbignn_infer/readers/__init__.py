@@ -133,6 +133,8 @@ def _open_file(
         raise InputError(
             f"{path} is a file of another program", expected=FORMATS, do=f"convert it; {IN_R}"
         )
+    if path.suffix == ".tar":  # which passes for HDF5, if a file of that is the first in it
+        packed.refuse(path)
     if h5py.is_hdf5(path):
         return _open_hdf5(path, members)
     if path.name.endswith(".zarr.zip"):
@@ -143,10 +145,17 @@ def _open_file(
         return folders.read_layout(path.parent, layout)
     if path.name.endswith(tenx.MATRIX):
         return _open_folder(path.parent, members)
-    if not tables.is_table(path):
-        packed.refuse(path)
-    else:
+    if tables.is_table(path):
         return tables.read_table(path, known_genes, orientation)
+    packed_mtx = path.name.endswith(".mtx.gz")
+    if not packed_mtx:
+        packed.refuse(path)
+    if packed_mtx or path.suffix == ".mtx":
+        raise InputError(
+            f"{path} is a matrix without names of genes and cells",
+            expected=f"a {tenx.FOLDER}",
+            do="give the folder, with files of these names",
+        )
     size = path.stat().st_size
     raise InputError(
         f"{path} is not an HDF5 file ({size} bytes)",

@@ -146,7 +146,7 @@ def open_member(path: Path, root: Any, container: Container, wanted: Members) ->
     """
     with one_line(path, f"{container.name} file"):
         held = root[container.group]
-        names = [name for name in held if {"obs", "var"} <= set(held[name])]
+        names = sorted(name for name in held if {"obs", "var"} <= set(held[name]))
         if container is MUDATA:
             refuse_members(path, wanted._replace(modality=None))
         else:

@@ -172,7 +172,7 @@ def _cells_and_genes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     table.index = field.astype(str) + "_" + cell.astype(str)
     outside = (cell.astype(str) == "0").to_numpy()
     n = int(outside.sum())
-    note = f"{n} rows with the cell_ID 0, which hold what is in no cell, are left out"
+    note = f"rows with the cell_ID 0 hold what lies in no cell and are left out: {n}"
     return table.loc[~outside], [note] if n else []
 
 
