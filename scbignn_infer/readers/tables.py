@@ -83,7 +83,8 @@ def read_table(
         warnings.simplefilter("ignore")  # of cells of one name, which are kept and counted
         table, notes = _cells_and_genes(_read(path))
         _refuse_text(path, table)
-        table.index, table.columns = table.index.astype(str), table.columns.astype(str)
+        table = table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
+        table = table.rename_axis(index=None, columns=None)
         if _orientation(path, table, known_genes, orientation) == "genes-by-cells":
             table = table.T
         values = sp.csr_matrix(table.to_numpy(dtype=np.float32))
