@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import results, slots
 from scbignn_infer.choice import AS_FOUND, Reading
+from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery
-from scbignn_infer.remarks import remarks_on
+from scbignn_infer.remarks import note_names, remarks_on
 from scbignn_infer.writers import refuse_existing, write_adata
 
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ def annotate(  # noqa: PLR0913 - settings, by name
     >>> adata.obsm["X_scbignn"].shape
     (700, 96)
     """
+    query = AnnDataQuery(adata)
+    if adata.isbacked and (copy or adata.is_view):
+        raise InputError(
+            f"{'a copy' if copy else 'a part'} of an AnnData that is backed by a file",
+            expected="all of it, or an AnnData in memory",
+            do="pass adata.to_memory()",
+        )
     annotator = Annotator.load(
         model,
         device=device,
@@ -145,7 +153,8 @@ def annotate(  # noqa: PLR0913 - settings, by name
     )
     refuse_existing(slots.taken_slots(adata, key_added), overwrite=overwrite)
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
-    annotation = annotator.annotate_query(AnnDataQuery(adata), reading)
+    annotation = annotator.annotate_query(query, reading)
+    note_names(annotation, query)
     for remark in remarks_on(annotation):
         warnings.warn(remark, UserWarning, stacklevel=2)
     target = adata.copy() if copy else adata
@@ -195,5 +204,6 @@ def explain(
     >>> why.label, list(why.present)[0], why.neighbors
     ('CD16 Mono', 'FCGR3A', {'CD16 Mono': 15})
     """
+    query = AnnDataQuery(adata)
     annotator = Annotator.load(model, **settings)
-    return explain_cells(annotator, AnnDataQuery(adata), cells, reading)
+    return explain_cells(annotator, query, cells, reading)

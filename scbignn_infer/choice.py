@@ -11,6 +11,7 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.matrices import choose_matrix, judge, sample_rows
+from scbignn_infer.readers.query import refuse_counts_in_obsm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,10 @@ class Reading:
         Column of ``obs``; cells are neighbours only of cells with the same value.
     orientation
         Of a text table: ``cells-by-genes`` or ``genes-by-cells``; by default found by the names.
+    modality
+        Of a MuData file; by default the one with genes.
+    table
+        Of a SpatialData store; by default its only one.
 
     Examples
     --------
@@ -61,6 +66,8 @@ class Reading:
     allow_species_mismatch: bool = False
     batch_key: str | None = None
     orientation: Orientation | None = None
+    modality: str | None = None
+    table: str | None = None
 
 
 AS_FOUND = Reading()
@@ -194,6 +201,8 @@ def join(
     InputError
         No matrix is usable.
     """
+    if not any(verdict.usable for verdict in verdicts.values()):
+        refuse_counts_in_obsm(query)
     matches: dict[str, GeneMatch] = {}
     for name in verdicts:
         if name != "raw" and matches.keys() - {"raw"}:

@@ -23,7 +23,7 @@ from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import MissingExtraError, OutputError
 from scbignn_infer.readers import tables
 from scbignn_infer.readers.query import one_line
-from scbignn_infer.remarks import remarks_on
+from scbignn_infer.remarks import note_names, remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
 """Gives the annotation of an open file, whose matrix and genes are chosen."""
 PAGES = (".html",)
-SUFFIXES = re.compile(r"(\.(h5ad|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
+SUFFIXES = re.compile(r"(\.(h5ad|h5mu|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,12 @@ def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = 
             with registry.passing_over(name):
                 known.update(registry.load_model(model).gene_symbols)
     return readers.open_query(
-        path, known_genes=known, orientation=reading.orientation, most_bytes=most_bytes
+        path,
+        known_genes=known,
+        orientation=reading.orientation,
+        modality=reading.modality,
+        table=reading.table,
+        most_bytes=most_bytes,
     )
 
 
@@ -220,6 +225,7 @@ def label_file(
             annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
         else:
             annotation = annotate(annotator, cells, choice)
+        note_names(annotation, cells)
         if report is not None:
             tell("report", 0, 1)
             page = ReportFile(drafts[1].path, report.sample_key)

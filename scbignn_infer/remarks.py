@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from scbignn_infer.readers import Query
     from scbignn_infer.results import Annotation
 
 MAX_NOVELTY = 0.99
@@ -20,6 +21,16 @@ MANY_UNKNOWN = 0.5
 """Share of unknown cells that is more than the odd type."""
 FEW_TRAINING_CELLS = 3
 """So many cells that a model was trained on are no chance."""
+
+
+def note_names(annotation: Annotation, query: Query) -> None:
+    """Record what a reader has to say of the cells, and how many bear the name of another."""
+    notes = list(getattr(query, "notes", ()))
+    names = query.cell_names()
+    if repeated := len(names) - len(set(names)):
+        notes.append(f"cells with the name of an earlier cell: {repeated}; all cells are kept")
+    if notes:
+        annotation.provenance["notes"] = notes
 
 
 def remarks_on(annotation: Annotation) -> list[str]:
@@ -52,7 +63,7 @@ def remarks_on(annotation: Annotation) -> list[str]:
         )
     if note:
         remarks.append(note)
-    return remarks + training_remarks(provenance)
+    return [*remarks, *provenance.get("notes", ()), *training_remarks(provenance)]
 
 
 def training_remarks(provenance: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from scbignn_infer.errors import InputError, OutputError, reason
 from scbignn_infer.identity import changed
+from scbignn_infer.strings import plain_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -363,8 +364,9 @@ def _write_whole(adata: ad.AnnData, path: Path, slots: Slots, stop: threading.Ev
     with warnings.catch_warnings(), _hdf5(path, "w", stop) as file:
         warnings.simplefilter("ignore")  # of names that are not unique, which are kept
         write_adata(adata, slots)
-        adata.strings_to_categoricals()
-        write_elem(file, "/", adata)
+        with plain_strings(adata):
+            adata.strings_to_categoricals()
+            write_elem(file, "/", adata)
         if adata.raw is None:
             file.pop("raw", None)
 

@@ -251,7 +251,7 @@ def test_a_long_record_is_refused(toy):
 
 
 def test_a_graph_with_weights_in_another_file_is_refused(toy, record):
-    import onnx
+    onnx = pytest.importorskip("onnx")
 
     model = onnx.load(toy / "gene_level.onnx")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, np.float32), "w"))

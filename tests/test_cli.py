@@ -914,6 +914,7 @@ def test_train_without_its_extra_is_one_line(monkeypatch, module):
 
 
 def test_train_hands_its_arguments_on(monkeypatch):
+    pytest.importorskip("torch")
     import scbignn_training.cli
 
     @click.command(context_settings={"ignore_unknown_options": True})
@@ -930,6 +931,7 @@ def test_train_hands_its_arguments_on(monkeypatch):
 
 
 def test_train_has_its_own_help_and_usage_errors():
+    pytest.importorskip("torch")
     assert "scbignn-infer train" in run("train", "--help").stdout
     run("train", "--no-such-option", code=2)
 

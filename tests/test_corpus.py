@@ -94,7 +94,8 @@ def edited(edit: Callable[[h5py.File], Any]) -> Build:
     """Write the plain file and change it within HDF5."""
 
     def build(cells: ad.AnnData, path: Path) -> None:
-        cells.write_h5ad(path)
+        with ad.settings.override(allow_write_nullable_strings=False):  # as they were before 0.13
+            cells.write_h5ad(path)
         with h5py.File(path, "r+") as file:
             edit(file)
 
@@ -322,7 +323,7 @@ ODD["names in a category"] = File(
 BROKEN: dict[str, File] = {
     "no bytes": File(bytes_of(b" "), "is not an HDF5 file"),
     "a text": File(bytes_of(b"cell,gene\n" * 100), "is not an HDF5 file"),
-    "a zip": File(bytes_of(b"PK\x03\x04" + bytes(500)), "is not an HDF5 file"),
+    "a zip": File(bytes_of(b"PK\x03\x04" + bytes(500)), r"is packed with zip.*unzip"),
     "a signature alone": File(bytes_of(b"\x89HDF\r\n\x1a\n"), "cannot read"),
     "zero cells": File(lambda c, path: c[:0].copy().write_h5ad(path), "zero cells"),
     "zero genes": File(lambda c, path: c[:, :0].copy().write_h5ad(path), "zero genes"),
@@ -355,7 +356,9 @@ BROKEN: dict[str, File] = {
     "falling pointers": File(replaced("X/indptr", lambda v: v[::-1].copy()), "cannot read"),
     "pointers beyond the end": File(replaced("X/indptr", lambda v: v * 1000), "cannot read"),
     "negative pointers": File(replaced("X/indptr", lambda v: v - 5), "cannot read"),
-    "indices beyond the genes": File(replaced("X/indices", lambda v: v + 10**6), "a column index of 1"),
+    "indices beyond the genes": File(
+        replaced("X/indices", lambda v: v + 10**6), "a column index of 1"
+    ),
     "negative indices": File(replaced("X/indices", lambda v: v - 10**4), "a column index of -"),
     "values of text": File(
         replaced("X/data", lambda v: np.full(len(v), b"text", dtype="S4")), "cannot read"

@@ -99,8 +99,11 @@ def test_an_object_offers_what_its_file_offers(adata, h5ad):
 
 
 def test_elements_without_encoding_are_read_without_a_warning(damaged, h5ad, adata):
-    for node in (damaged["obs/n"], damaged["var/ensembl"], damaged["obs/_index"]):
-        node.attrs.clear()
+    for name in ("obs/_index", "var/ensembl"):  # as they were before strings had a mask
+        values = damaged[name]["values"][:] if "values" in damaged[name] else damaged[name][:]
+        del damaged[name]
+        damaged[name] = values
+    damaged["obs/n"].attrs.clear()
     damaged.close()
     with open_query(h5ad) as query:
         assert query.cell_names() == list(adata.obs_names)
@@ -159,7 +162,7 @@ def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
         open_query(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [b"", b"cell,CD3D\na,1\n", b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("content", [b"", b"cell,CD3D\na,1\n", b"PX\x03\x04" + bytes(100)])
 def test_a_file_that_is_not_hdf5(tmp_path, content):
     path = tmp_path / "a.h5ad"
     path.write_bytes(content)
@@ -266,12 +269,14 @@ def test_a_column_of_obs_as_strings(h5ad, adata):
         MatrixQuery(adata.X, list(adata.var_names)).obs_column("truth")
 
 
+@pytest.mark.filterwarnings("ignore:Transforming to str index")  # anndata 0.12 of an empty one
 def test_zero_cells(adata, tmp_path):
     adata[:0].copy().write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(InputError, match="holds zero cells"):
         open_query(tmp_path / "a.h5ad")
 
 
+@pytest.mark.filterwarnings("ignore:Transforming to str index")
 def test_zero_genes(adata, tmp_path):
     del adata.raw
     adata[:, :0].copy().write_h5ad(tmp_path / "a.h5ad")

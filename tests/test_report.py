@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import sync_playwright
 
 from scbignn_infer import evaluation
 from scbignn_infer.bundle import GeneWeight, Interpretation, PairWeight
@@ -359,7 +358,8 @@ CHROMIUM = next(
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
-    with sync_playwright() as p:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -34,6 +34,7 @@ LAYERS = (
         "parallel",
         "registry",
         "sessions",
+        "strings",
     },
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"}
     | {"interpretation"},
@@ -52,7 +53,8 @@ WITHIN_A_LAYER = {("registry", "bundle")}
 """The one import inside a layer: finding a bundle ends in reading it."""
 READERS = (
     {"bounds", "query", "stored", "stores"},
-    {"anndata_files", "loom", "tables", "tenx"},
+    {"anndata_files", "loom", "packed", "tables", "tenx"},
+    {"containers", "folders"},
     {"__init__"},
 )
 """The layers inside ``readers``."""

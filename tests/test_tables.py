@@ -87,3 +87,79 @@ def test_a_truncated_gz_is_one_line(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(data[:-12])
     with pytest.raises(InputError, match="cannot read"):
         read(tmp_path / "a.csv.gz")
+
+
+# --- what programs and places write --------------------------------------------------------------
+
+
+def test_cells_of_cosmx_are_named_by_field_and_cell(tmp_path):
+    numbers = TABLE.assign(fov=[1, 1, 2], cell_ID=[0, 7, 7])
+    expected = TABLE.iloc[1:].set_axis(["1_7", "2_7"])
+    for order in (["fov", "cell_ID", *GENES], ["cell_ID", "fov", *GENES]):
+        numbers[order].to_csv(tmp_path / "a.csv", index=False)
+        pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), expected, check_dtype=False)
+    numbers.to_csv(tmp_path / "b.csv")  # with numbers of rows, as R writes them
+    pd.testing.assert_frame_equal(read(tmp_path / "b.csv"), expected, check_dtype=False)
+    with open_query(tmp_path / "a.csv", known_genes=KNOWN) as query:
+        assert query.notes == [
+            "rows with the cell_ID 0 hold what lies in no cell and are left out: 1"
+        ]
+
+
+def test_places_of_genes_are_no_cells_and_comments_no_header(tmp_path):
+    places = {"Chr": "chr1;chr1", "Start": "1;5", "End": "3;9", "Strand": "+;+", "Length": 8}
+    table = pd.concat([pd.DataFrame(places, TABLE.columns), TABLE.T], axis=1)
+    text = table.to_csv(sep="\t", index_label="Geneid")
+    (tmp_path / "a.txt").write_text(f'# Program:featureCounts v2.0; Command:"-a" "x"\n{text}')
+    pd.testing.assert_frame_equal(read(tmp_path / "a.txt"), TABLE, check_dtype=False)
+    (tmp_path / "b.tsv").write_text("#" + TABLE.T.to_csv(sep="\t", index_label="gene"))
+    pd.testing.assert_frame_equal(read(tmp_path / "b.tsv"), TABLE, check_dtype=False)
+    extra = pd.DataFrame(9, ["__no_feature", "__not_aligned"], TABLE.index)
+    pd.concat([TABLE.T, extra]).to_csv(tmp_path / "c.tsv", sep="\t")
+    pd.testing.assert_frame_equal(read(tmp_path / "c.tsv"), TABLE, check_dtype=False)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_that_repeat_stay_as_they_are(tmp_path, turned):
+    table = TABLE.set_axis(["a", "a", "c"])[["CD3D", "MS4A1", "NKG7", "CD3D"]]
+    (table.T if turned else table).to_csv(tmp_path / "a.csv")
+    found = read(tmp_path / "a.csv")
+    assert list(found.index) == ["a", "a", "c"]
+    assert list(found.columns) == ["CD3D", "MS4A1", "NKG7", "CD3D"]
+    np.testing.assert_array_equal(found, table)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas(tmp_path, separator):
+    text = (TABLE + 0.25).to_csv(sep=separator, decimal=",")
+    (tmp_path / "a.csv").write_text(text)
+    pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), TABLE + 0.25, check_dtype=False)
+
+
+def test_commas_that_may_part_thousands_are_refused(tmp_path):
+    text = (TABLE * 2).astype(int).to_csv(sep="\t").replace("10", "12,345").replace("6", "1,234")
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(InputError, match=r"such as 1,234, whose comma may part"):
+        read(tmp_path / "a.tsv")
+    (tmp_path / "a.tsv").write_text(text.replace("12,345", "0,345"))
+    assert read(tmp_path / "a.tsv").loc["cell a", "MS4A1"] == pytest.approx(1.234)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_encodings(tmp_path, encoding, turned):
+    table = TABLE.set_axis(["Müller", "cell,b", "é"])
+    (table.T if turned else table).to_csv(tmp_path / "a.csv", encoding=encoding)
+    pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), table, check_dtype=False)
+
+
+def test_a_separator_at_the_end_of_each_line_is_no_cell(tmp_path):
+    text = "".join(f"{line},\n" for line in TABLE.T.to_csv().splitlines())
+    (tmp_path / "a.csv").write_text(text)
+    pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), TABLE, check_dtype=False)
+
+
+def test_a_first_line_of_another_length_is_one_line(tmp_path):
+    (tmp_path / "a.csv").write_text("a,CD3D,NKG7,MS4A1\nx,1,2\n")
+    with pytest.raises(InputError, match="first line has 4 names, for 2 columns"):
+        read(tmp_path / "a.csv")

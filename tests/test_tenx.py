@@ -144,3 +144,48 @@ def test_damaged_groups_are_one_line(tmp_path, part, value):
         file["matrix"][part] = value
     with pytest.raises(InputError, match=r"cannot read .*a\.h5"), open_query(path) as query:
         list(query.blocks("X", 5))
+
+
+@pytest.mark.parametrize(
+    ("dropped", "names"),
+    [
+        (("features/id",), SYMBOLS),
+        (("features/name",), IDS),
+        (("features/feature_type", "features/genome"), SYMBOLS),
+    ],
+)
+def test_a_file_with_fewer_names_of_genes_is_read(tmp_path, dropped, names):
+    write_h5(tmp_path / "a.h5", 3)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        for part in dropped:
+            del file["matrix"][part]
+    with open_query(tmp_path / "a.h5") as query:
+        columns = query.gene_columns("X")
+        assert columns["index"] == names
+        assert ("gene_ids" in columns) == ("features/id" not in dropped)
+        assert query.to_adata().shape == (20, 30)
+
+
+def test_a_file_without_names_of_genes_says_so(tmp_path):
+    write_h5(tmp_path / "a.h5", 2)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["GRCh38/gene_names"]
+    with open_query(tmp_path / "a.h5") as query:
+        assert query.gene_columns("X")["index"] == IDS
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file["GRCh38/genes"]
+    with pytest.raises(InputError, match="names no genes"):
+        open_query(tmp_path / "a.h5")
+
+
+def test_names_in_latin_1_are_read(tmp_path):
+    folder = write_folder(tmp_path / "cells", version=2)
+    text = (folder / "genes.tsv").read_text().replace("GENE7\n", "gène 7\n")
+    (folder / "genes.tsv").write_bytes(text.encode("latin-1"))
+    with open_query(folder) as query:
+        assert query.gene_columns("X")["index"][7] == "gène 7"
+    write_h5(tmp_path / "a.h5", 3)
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["matrix/barcodes"][3] = "é-1".encode("latin-1")
+    with open_query(tmp_path / "a.h5") as query:
+        assert query.cell_names()[3] == "é-1"

@@ -68,6 +68,16 @@ def reading_options(command: Any) -> Any:
             type=click.Choice(["cells-by-genes", "genes-by-cells"]),
             help="Rows by columns of a text table; by default found by the gene names.",
         ),
+        click.option(
+            "--modality",
+            metavar="NAME",
+            help="Of a MuData file (.h5mu); by default the one with genes.",
+        ),
+        click.option(
+            "--table",
+            metavar="NAME",
+            help="Of a SpatialData store; by default its only one.",
+        ),
     )
 
     @wraps(command)
@@ -175,6 +185,8 @@ READING = (
     "min_gene_coverage",
     "allow_species_mismatch",
     "orientation",
+    "modality",
+    "table",
 )
 """Options on how a file is read."""
 THRESHOLDS = {"unknown_threshold": "--unknown-threshold", "max_novelty": "--max-novelty"}

@@ -69,19 +69,18 @@ def open_h5ad(path: Path, most_bytes: int | None = None) -> AnnDataFile | HeldFi
         return HeldFile(path, ad.read_h5ad(path))
 
 
-def open_zarr(path: Path, most_bytes: int | None = None) -> AnnDataFile:
-    """Open a Zarr store of an AnnData, a folder or a ``.zip`` of one.
+def zarr_root(path: Path) -> Any:
+    """Open a Zarr store, a folder or a ``.zip`` of one, and return its root.
 
     Raises
     ------
     InputError
-        It is damaged, holds no cells, or leads out of the store.
+        It is damaged, or leads out of the store.
     MissingExtraError
         zarr is not installed.
     """
     with one_line(path, ZARR):
-        group = open_store(path)
-    return AnnDataFile(path, group, ZARR, most_bytes)
+        return open_store(path)
 
 
 class AnnDataFile:
@@ -128,6 +127,8 @@ class AnnDataFile:
         obs = self._file.get("obs")
         if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
             index = obs.get(obs.attrs["_index"])
+            if "values" in getattr(index, "keys", tuple)():  # strings with a mask
+                index = index["values"]
             if len(getattr(index, "shape", ())) == 1:
                 return int(index.shape[0])
         return len(self.obs)
@@ -180,7 +181,11 @@ class AnnDataFile:
             return read_element(node)
 
     def cell_names(self) -> list[str]:
-        """Return the names of the cells."""
+        """Return the names of the cells, without reading their annotations."""
+        with one_line(self.path, self._kind):
+            obs = self._file.get("obs")
+            if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
+                return [str(c) for c in read_element(obs[obs.attrs["_index"]])]
         return [str(c) for c in self.obs.index]
 
     def obs_column(self, key: str) -> list[str]:
@@ -212,6 +217,13 @@ class AnnDataFile:
             parts = [node.get(part) for part in ("data", "indices", "indptr")]
             form = tuple(map(str, (node.attrs.get("encoding-type"), node.attrs.get("shape"))))
             return (matrix == "raw", form, *(p and object_of(p) for p in parts))
+
+    def obsm_widths(self) -> dict[str, int]:
+        """Return how many columns each array and sparse matrix of obsm has."""
+        with one_line(self.path, self._kind):
+            nodes = {key: self._file["obsm"][key] for key in self._file.get("obsm", ())}
+            shapes = {k: getattr(n, "shape", n.attrs.get("shape", ())) for k, n in nodes.items()}
+            return {key: int(shape[1]) for key, shape in shapes.items() if len(shape) == 2}
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of the matrix's gene table."""

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scbignn_infer.identity import Identity
 
 Array = np.ndarray[Any, Any]
+RNA = ("rna", "gex", "gene expression", "gene_expression")
+"""Names of the modality with genes, in lower case."""
 READ_AHEAD = 16
 """Blocks of a range of rows that are read at once."""
 INDEX = "index"
@@ -138,9 +140,15 @@ class AnnDataQuery:
     ----------
     adata
         Candidates are ``X``, ``raw`` and the layers.
+
+    Raises
+    ------
+    InputError
+        It is something else.
     """
 
     def __init__(self, adata: ad.AnnData) -> None:
+        refuse_no_adata(adata)
         self.name = "AnnData"
         self.n_cells = int(adata.n_obs)
         self._adata = adata
@@ -155,14 +163,21 @@ class AnnDataQuery:
 
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
-        names = ["X"] if self._adata.X is not None else []
-        names += [f"layers/{k}" for k in self._adata.layers]
+        backed = self._adata.isbacked
+        has_x = "X" in self._adata.file if backed else self._adata.X is not None
+        names = ["X"] if has_x else []
+        # Since anndata 0.13, X is the layer None, too.
+        names += [f"layers/{k}" for k in self._adata.layers if k is not None]
         return [*names, "raw"] if self._adata.raw is not None else names
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of ``var`` (of ``raw.var``)."""
         raw = self._adata.raw
         return string_columns(raw.var if matrix == "raw" and raw is not None else self._adata.var)
+
+    def obsm_widths(self) -> dict[str, int]:
+        """Return how many columns each table of obsm has."""
+        return {key: int(value.shape[1]) for key, value in self._adata.obsm.items()}
 
     def _matrix(self, matrix: str) -> Any:
         if matrix == "raw":
@@ -234,15 +249,17 @@ class HeldFile(AnnDataQuery):
         The file.
     adata
         What it holds.
+    notes
+        What the user should know of how it was read.
     """
 
     h5ad = False
     descriptor: int | None = None
     identity: Identity
 
-    def __init__(self, path: Path, adata: ad.AnnData) -> None:
+    def __init__(self, path: Path, adata: ad.AnnData, notes: Sequence[str] = ()) -> None:
         super().__init__(adata)
-        self.path, self.name = path, str(path)
+        self.path, self.name, self.notes = path, str(path), list(notes)
         refuse_no_cells(self.name, self.n_cells)
 
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
@@ -313,6 +330,29 @@ def row_blocks(matrix: Any, size: int) -> Iterator[sp.csr_matrix]:
         start += length
 
 
+def refuse_no_adata(cells: Any) -> None:
+    """Raise if an object is no AnnData, and say how to get one of what it is."""
+    import anndata as ad
+    import pandas as pd
+
+    if isinstance(cells, ad.AnnData):
+        return
+    kind = type(cells).__name__
+    do = "pass an AnnData, or label a matrix with Annotator.annotate_matrix(matrix, gene_names)"
+    if isinstance(cells, str | os.PathLike):
+        kind = f"the path {os.fspath(cells)!r}"
+        do = "read it first, such as with anndata.read_h5ad, or label the file with the command"
+    elif kind == "MuData":
+        names = [str(name) for name in getattr(cells, "mod", {})]
+        chosen = next((name for name in names if name.lower() in RNA), names[0] if names else "rna")
+        kind, do = f"a MuData of {', '.join(names)}", f"pass one modality: mdata['{chosen}']"
+    elif kind == "SpatialData":
+        do = f"pass one of its tables: sdata.tables['{next(iter(cells.tables), 'table')}']"
+    elif isinstance(cells, pd.DataFrame):
+        do = "if a row is a cell and a column a gene, pass anndata.AnnData(table)"
+    raise InputError(f"{kind} where an AnnData is needed", expected="an AnnData", do=do)
+
+
 def refuse_no_cells(name: str, n_cells: int) -> None:
     """Raise if there are no cells."""
     if n_cells == 0:
@@ -331,6 +371,58 @@ def refuse_no_genes(name: str, matrix: str, n_genes: int) -> None:
         )
 
 
+def refuse_repeated_columns(name: str, table: pd.DataFrame) -> None:
+    """Raise if two columns of a table have one name, so that it is no column's."""
+    repeated = table.columns[table.columns.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"{name} has several columns called '{repeated[0]}'",
+            expected="a name of its own for each column",
+            do="rename or drop one of them",
+        )
+
+
+def refuse_counts_in_obsm(query: Query) -> None:
+    """Raise if what is in obsm looks like the counts, which are looked for elsewhere."""
+    shapes: dict[str, int] = getattr(query, "obsm_widths", dict)()
+    named = [key for key in shapes if "count" in key.lower()]
+    if not named:
+        return
+    key, width = named[0], shapes[named[0]]
+    raise InputError(
+        f"no usable matrix in X, raw or layers, but obsm['{key}'] with {width} columns",
+        expected="counts in X, raw or a layer",
+        do=f"move it, if its columns are the genes of var: adata.layers['counts'] = "
+        f"adata.obsm['{key}']",
+    )
+
+
+def known_names(names: Iterable[str], known: Collection[str]) -> int:
+    """Count known names; single letters are some gene's synonym, and mean nothing."""
+    return sum(len(name) > 1 and (name in known or name.split(".")[0] in known) for name in names)
+
+
+def read_text(path: Path, **how: Any) -> pd.DataFrame:
+    """Read a text table with pandas, in UTF-8 or, where it is not that, in Latin-1."""
+    import pandas as pd
+
+    try:
+        table: pd.DataFrame = pd.read_csv(path, encoding="utf-8-sig", **how)
+    except UnicodeDecodeError:
+        table = pd.read_csv(path, encoding="latin-1", **how)
+    return table
+
+
+def as_text(value: bytes | str) -> str:
+    """Return a string of a file, in UTF-8 or, where it is not that, in Latin-1."""
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def no_column(name: str, key: str, columns: Sequence[str]) -> InputError:
     """Return the error of an annotation that is not there."""
     return InputError(
@@ -346,16 +438,24 @@ def column_of(table: pd.DataFrame, key: str, name: str) -> list[str]:
     Raises
     ------
     InputError
-        There is no such column.
+        There is no such column, or two columns have one name.
     """
     if key not in table:
         raise no_column(name, key, [str(c) for c in table])
+    refuse_repeated_columns(f"obs of {name}", table[[key]])
     column = table[key]
     return [str(v) for v in column.astype(object).where(column.notna(), "")]
 
 
 def string_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the index and each column of strings of a gene table."""
+    """Return the index and each column of strings of a gene table.
+
+    Raises
+    ------
+    InputError
+        Two columns have one name.
+    """
+    refuse_repeated_columns("var", table)
     columns = {INDEX: [str(v) for v in table.index]}
     for name in table.columns:
         values = table[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,9 +13,11 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.readers.bounds import memory_of_machine, refuse_mtx, refuse_text, weigh
 from scbignn_infer.readers.query import (
     HeldFile,
+    as_text,
     descriptor_of,
     no_column,
     one_line,
+    read_text,
     refuse_no_cells,
     refuse_no_genes,
     string_columns,
@@ -85,7 +88,9 @@ class H5Query:
                 raise InputError(
                     f"{path} holds {len(groups)} genomes ({', '.join(groups)})",
                     expected="one",
-                    do="write each to a file of its own, for instance with scanpy.read_10x_h5",
+                    do="write each to a file of its own, in Python: "
+                    f"scanpy.read_10x_h5('{path.name}', genome='{groups[0]}')"
+                    f".write_h5ad('{groups[0]}.h5ad')",
                 )
             self._group = self._file[groups[0]]
             for part in self._group:
@@ -103,15 +108,24 @@ class H5Query:
                 )
 
     def _read_genes(self) -> pd.DataFrame:
+        import h5py
         import pandas as pd
 
-        features = self._group.get("features")
-        if features is None:
-            symbols, columns = self._group["gene_names"], {"gene_ids": self._group["genes"]}
-        else:
-            symbols, columns = features["name"], {"gene_ids": features["id"]}
-            columns |= {k: features[v] for k, v in FEATURE_COLUMNS.items() if v in features}
-        return pd.DataFrame({k: _text(v) for k, v in columns.items()}, index=_text(symbols))
+        features = self._group.get("features", self._group)
+        columns = {
+            name: _text(features[key])
+            for name, keys in FEATURE_COLUMNS.items()
+            for key in keys
+            if isinstance(features.get(key), h5py.Dataset)
+        }
+        names = [_text(features[name]) for name in FEATURE_NAMES if name in features]
+        if not names and "gene_ids" not in columns:
+            raise InputError(
+                f"{self.path} names no genes (neither {', '.join(FEATURE_NAMES)} nor ids)",
+                expected=f"an {H5}",
+                do="export it again with the program that made it",
+            )
+        return pd.DataFrame(columns, index=names[0] if names else columns["gene_ids"])
 
     def cell_names(self) -> list[str]:
         """Return the barcodes."""
@@ -167,12 +181,18 @@ class H5Query:
         self.close()
 
 
-FEATURE_COLUMNS = {"feature_types": "feature_type", "genome": "genome"}
+FEATURE_NAMES = ("name", "gene_names", "gene_name")
+"""Where the symbols stand, in one version or another; a file may have the ids alone."""
+FEATURE_COLUMNS = {
+    "gene_ids": ("id", "genes", "gene_ids"),
+    "feature_types": ("feature_type",),
+    "genome": ("genome",),
+}
 """Columns of features, by the names that scanpy gives them."""
 
 
 def _text(values: Any) -> list[str]:
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in values[:]]
+    return [as_text(value) for value in values[:]]
 
 
 def find_folder(folder: Path) -> dict[str, Path] | None:
@@ -208,6 +228,16 @@ def find_folder(folder: Path) -> dict[str, Path] | None:
     return files
 
 
+def read_mtx(path: Path, most: int) -> sp.coo_matrix:
+    """Read a matrix in MatrixMarket's text format that takes so many bytes at most."""
+    from scipy.io import mmread
+
+    refuse_mtx(path, most)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy is about to return arrays; the cast takes either
+        return sp.coo_matrix(mmread(path))
+
+
 def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = None) -> HeldFile:
     """Read a folder with a ``matrix.mtx``.
 
@@ -218,16 +248,14 @@ def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = N
     """
     import anndata as ad
     import pandas as pd
-    from scipy.io import mmread
 
     most = memory_of_machine() if most_bytes is None else most_bytes
     with one_line(folder, FOLDER):
-        refuse_mtx(files["matrix"], most)
-        matrix = sp.coo_matrix(mmread(files["matrix"]))
+        matrix = read_mtx(files["matrix"], most)
         for kind in ("features", "barcodes"):
             refuse_text(files[kind], most)
         tables = {
-            kind: pd.read_csv(
+            kind: read_text(
                 files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
             )
             for kind in ("features", "barcodes")

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Run the runtime's tests, without torch, with the oldest and the newest packages that may be installed:
+#   bash tests/versions.sh [3.11-oldest] [3.12-newest] [3.13-newest]
+# When a bound in pyproject.toml changes, tests/oldest.txt is made anew:
+#   bash tests/versions.sh --pin
+# Environments are kept in $SCBIGNN_VENVS, by default .venv-versions. uv makes them; pip installs uv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venvs=${SCBIGNN_VENVS:-.venv-versions}
+extras=(--extra distributed --extra parquet --extra report --extra serve --extra zarr)
+# These tests build, document or run in other programs, and need more than the runtime.
+ignored=(--ignore tests/training)
+for part in docker docs_build notebooks wheel workflows; do
+  ignored+=(--ignore "tests/test_$part.py")
+done
+
+uv() { "$venvs/uv/bin/uv" --quiet --no-config "$@"; }
+
+# Print the path of a Python on PATH, or of pyenv, whose own command runs only one version.
+python_of() {
+  local name=python$1 path
+  for path in "$(command -v "$name" || true)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*"/bin/$name"; do
+    if [ -x "$path" ] && "$path" -c '' 2>/dev/null; then echo "$path" && return; fi
+  done
+  echo "no Python $1 was found; install it, or put $name on PATH" >&2
+  return 1
+}
+
+if [ ! -x "$venvs/uv/bin/uv" ]; then
+  "$(python_of 3.11)" -m venv "$venvs/uv"
+  "$venvs/uv/bin/python" -m pip install --quiet uv
+fi
+if [ "${1:-}" = --pin ]; then
+  uv pip compile --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
+    --output-file tests/oldest.txt pyproject.toml "${extras[@]}" tests/versions.in >/dev/null
+  exit
+fi
+
+[ $# -gt 0 ] || set -- 3.11-oldest 3.12-newest 3.13-newest
+failed=()
+for name in "$@"; do
+  echo "== Python $name"
+  python=$venvs/$name/bin/python
+  uv venv --allow-existing --python "$(python_of "${name%-*}")" "$venvs/$name"
+  if [ "${name#*-}" = oldest ]; then
+    uv pip sync --python "$python" --no-build tests/oldest.txt
+  else
+    uv pip install --python "$python" --no-build --upgrade --requirements pyproject.toml "${extras[@]}" \
+      --requirements tests/versions.in
+  fi
+  PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
+    --dist loadfile --quiet -p no:cacheprovider tests \
+    "${ignored[@]}" || failed+=("$name")
+done
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }
