@@ -192,6 +192,7 @@ def check_plain(path):
 def test_a_new_file_has_strings_that_every_reader_knows(tmp_path):
     adata = with_masked_strings()
     labels = pd.Categorical(pd.array(["B", "T", "B"], dtype="string"))
+    (tmp_path / "a.h5ad").touch()  # as a draft is
     write_new_h5ad(adata, tmp_path / "a.h5ad", Slots({"label": labels}, {}, {}, {"k": {"t": "B"}}))
     check_plain(tmp_path / "a.h5ad")
     again = ad.read_h5ad(tmp_path / "a.h5ad")

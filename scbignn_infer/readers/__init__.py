@@ -114,9 +114,10 @@ def _files_of(path: Path) -> list[Path]:
     Of a Zarr store the folders count, too, since their time tells that a chunk was replaced. Of
     more than :data:`MOST_FILES` the first are taken, those at the top before those within.
     """
-    from scbignn_infer.readers import tenx
+    from scbignn_infer.readers import folders, tenx
 
-    if path.is_file() and not path.name.endswith(tenx.MATRIX):
+    one_of_several = path.name.endswith(tenx.MATRIX) or folders.find_layout(path)
+    if path.is_file() and not one_of_several:
         return [path]
     folder = path if path.is_dir() else path.parent
     is_store = any((folder / name).exists() for name in ZARR_FILES)

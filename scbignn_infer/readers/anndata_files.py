@@ -12,6 +12,7 @@ from scbignn_infer.containment import open_hdf5
 from scbignn_infer.errors import InputError
 from scbignn_infer.readers.bounds import (
     MOST_MATRICES,
+    MOST_NAME,
     memory_of_machine,
     refuse_long_names,
     refuse_many,
@@ -185,7 +186,9 @@ class AnnDataFile:
         with one_line(self.path, self._kind):
             obs = self._file.get("obs")
             if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
-                return [str(c) for c in read_element(obs[obs.attrs["_index"]])]
+                index = obs[obs.attrs["_index"]]
+                weigh(index, f"the names of cells in {self.path}", self._most, MOST_NAME)
+                return [str(c) for c in read_element(index)]
         return [str(c) for c in self.obs.index]
 
     def obs_column(self, key: str) -> list[str]:
