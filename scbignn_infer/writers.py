@@ -34,6 +34,9 @@ SUFFIXES = (".h5ad", *TABLE_SUFFIXES)
 SLOT_GROUPS = ("obs", "obsm", "obsp", "uns")
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once, between two looks at whether to stop."""
+PAGE_BYTES = 1 << 12
+KEPT_BYTES = 1 << 20
+"""HDF5's records of its own are shorter; what is longer are values, which it reads no more."""
 NOT_WITHIN_THE_SYSTEM = (
     errno.EXDEV,
     errno.EINVAL,
@@ -229,7 +232,8 @@ class _Forbearing(FileIO):
     """A file under HDF5 that keeps the first failure to itself and writes nothing more.
 
     HDF5 that is told of a failure cannot close its file any more; it says so in many lines, and
-    ends the process. The failure is raised once the file is closed.
+    ends the process. So it is told of none, and reads its own records from memory; the failure is
+    raised once the file is closed.
 
     Parameters
     ----------
@@ -243,16 +247,48 @@ class _Forbearing(FileIO):
         super().__init__(path, "r+")
         self.failure: OSError | None = None
         self._stop = stop
+        self._pages: dict[int, bytearray] = {}
 
     def write(self, data: Any) -> int:
-        """Write all, or keep why not."""
-        left = memoryview(data)
+        """Write all, or keep why not, and what HDF5 may want to read again."""
+        at, left = self.tell(), memoryview(data)
         try:
             while left and not self._stop.is_set() and self.failure is None:
                 left = left[super().write(left) :]
         except OSError as error:
             self.failure = error
+        if len(left) <= KEPT_BYTES:
+            self._keep(at + len(data) - len(left), left)
+        self.seek(at + len(data))
         return len(data)
+
+    def _keep(self, at: int, data: memoryview) -> None:
+        while data:
+            number, start = divmod(at, PAGE_BYTES)
+            if number not in self._pages:
+                page = bytearray(PAGE_BYTES)
+                self.seek(number * PAGE_BYTES)
+                self.readinto(page)
+                self._pages[number] = page
+            part = data[: PAGE_BYTES - start]
+            self._pages[number][start : start + len(part)] = part
+            at, data = at + len(part), data[len(part) :]
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what was written, whether it came to the disk or not."""
+        view, at = memoryview(buffer).cast("B"), self.tell()
+        done = 0
+        while part := super().readinto(view[done:]):
+            done += part
+        view[done:] = bytes(len(view) - done)
+        if self._pages:
+            for number in range(at // PAGE_BYTES, (at + len(view) - 1) // PAGE_BYTES + 1):
+                if number in self._pages:
+                    start = number * PAGE_BYTES
+                    first, last = max(at, start), min(at + len(view), start + PAGE_BYTES)
+                    view[first - at : last - at] = self._pages[number][first - start : last - start]
+        self.seek(at + len(view))
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         """Give the file its size, or keep why not."""

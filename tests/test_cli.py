@@ -52,8 +52,11 @@ def run_json(*arguments, code=0):
 
 
 def python(script):
-    """Start Python on a script in which ``main`` is the command line."""
-    script = "from scbignn_infer.cli import main\n" + textwrap.dedent(script)
+    """Start Python on a script in which ``main`` is the command line, and no signal is ignored."""
+    start = "from scbignn_infer.cli import main, running\nimport signal\n"
+    start += "for number in running.ENDING: signal.signal(number, signal.SIG_DFL)\n"
+    start += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script = start + textwrap.dedent(script)
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -394,7 +397,6 @@ def test_an_interrupted_write_leaves_nothing(query, name, code):
         f"""
         import signal
         from scbignn_infer import writers
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         def copy(old, source, target, stop):
             target.write_text("half")
             print("writing", flush=True)
@@ -438,7 +440,6 @@ def test_a_signal_that_a_library_calls_an_error_is_a_signal(name, code):
         import signal
         from scbignn_infer import registry
         from scbignn_infer.errors import DeviceError
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         def load():
             try:
                 signal.raise_signal(signal.{name})

@@ -131,7 +131,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 def test_parquet_without_pyarrow_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"scbignn-infer\[parquet\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .pyarrow"):
         check_output(tmp_path / "a.parquet", overwrite=False)
 
 

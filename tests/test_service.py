@@ -24,6 +24,7 @@ from click.testing import CliRunner
 
 from scbignn_infer import Annotator, files, registry, results, service
 from scbignn_infer.cli import main
+from scbignn_infer.cli.running import ENDING
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.service import bodies
 from scbignn_infer.service.models import Wishes
@@ -606,14 +607,16 @@ def serving(folder, *options):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_well_after_the_request_in_hand(example, temporary, number):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_ends_it_well_after_the_request_in_hand(example, temporary, name):
+    if signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        pytest.skip("ignored here, as under nohup")
     many = ad.concat([ad.read_h5ad(example)] * 4, index_unique="-")
     with serving(temporary, "-m", MODEL) as (process, client), ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, client, as_sparse(many), JSON)
         with httpx.Client(base_url=client.base_url) as other:
             until(lambda: in_hand(other) == 1)
-        process.send_signal(number)
+        process.send_signal(getattr(signal, name))
         assert len(answer.result().json()["cells"]) == 2800
         assert process.wait(timeout=20) == 0
         assert process.stderr.read() == ""
@@ -664,7 +667,7 @@ def test_a_broken_model_is_named_and_the_others_are_served(toy, monkeypatch):
 )
 def test_another_address_than_the_loopback_is_warned_of(monkeypatch, host, warned):
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {n: signal.getsignal(n) for n in ENDING}
     done = CliRunner().invoke(main, ["serve", "--port", "0", "--host", host, "-m", MODEL])
     for number, handler in handlers.items():
         signal.signal(number, handler)

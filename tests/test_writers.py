@@ -197,6 +197,27 @@ def parts_of(path):
     return found
 
 
+def test_what_could_not_be_written_is_read_all_the_same(tmp_path):
+    """HDF5 that read anything but its own records would end the process."""
+    rng, path, stop = np.random.default_rng(0), tmp_path / "a", threading.Event()
+    expected = bytearray(rng.bytes(20_000))
+    path.write_bytes(expected)
+    with writers._Forbearing(path, stop) as disk:
+        stop.set()
+        for _ in range(300):
+            at, n = (int(v) for v in rng.integers(1, 15_000, 2))
+            expected += bytes(max(0, at + n - len(expected)))
+            expected[at : at + n] = data = rng.bytes(n)
+            disk.seek(at)
+            assert disk.write(data) == n
+            at, n = (int(v) for v in rng.integers(1, 15_000, 2))
+            found = bytearray(n)
+            disk.seek(at)
+            disk.readinto(found)
+            assert found == (expected[at : at + n] + bytes(n))[:n]
+    assert len(path.read_bytes()) == 20_000
+
+
 def test_an_interrupted_write_does_not_wait_until_all_is_written(h5ad, values, tmp_path):
     """Once it is stopped, HDF5 writes into the void and closes its file."""
     stop, target = threading.Event(), tmp_path / "out.h5ad"

@@ -12,6 +12,7 @@ import click
 
 from scbignn_infer.cli.options import as_bytes, device_option, memory_option, threads_option
 from scbignn_infer.cli.printing import say
+from scbignn_infer.cli.running import ENDING
 from scbignn_infer.errors import MissingExtraError, ScBiGNNError
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ def serve(
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=round(timeout) + 1)
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
         listener.listen()
         place = f"[{host}]" if ":" in host else host
         say(
