@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,13 @@ def test_names_in_files_and_models_send_no_commands(
     assert all(shown in r.output for r in (done[0], done[1], done[7], done[9], done[11]))
     document = json.loads(run("inspect", query, "--json").stdout)
     assert document["file"] == str(query)
+
+
+def test_all_that_commands_print_goes_through_one_file() -> None:
+    folder = Path(registry.__file__).parent / "cli"
+    ways = re.compile(r"click\.s?echo\(|(?<![\w.])print\(|\bConsole\(|sys\.std(out|err)\.write")
+    others = [p.name for p in folder.glob("*.py") if ways.search(p.read_text())]
+    assert others == ["printing.py"]
 
 
 # --- JSON ----------------------------------------------------------------------------------------
