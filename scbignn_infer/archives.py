@@ -45,7 +45,7 @@ class _Listed:
         return data
 
 
-class _Disk(_Listed, io.FileIO):
+class _Disk(_Listed, io.BufferedReader):
     """A file on disk."""
 
 
@@ -68,7 +68,7 @@ def open_archive(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
         It is none, or it has too many members.
     """
     try:
-        file = _Memory(source) if isinstance(source, bytes) else _Disk(source)
+        file = _Memory(source) if isinstance(source, bytes) else _Disk(io.FileIO(source))
     except OSError as error:
         raise Flaw(f"not a readable .zip ({one_line(error)})", "a whole .zip") from None
     with file:

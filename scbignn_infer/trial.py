@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.archives import one_line
-from scbignn_infer.bundle import FETCH_AGAIN, of_bundle
-from scbignn_infer.errors import BundleError, DeviceError, Flaw, ScBiGNNError, need
+from scbignn_infer.bundle import of_bundle
+from scbignn_infer.errors import DeviceError, Flaw, need
 from scbignn_infer.expression import TARGET_SUM, panel_tables
 from scbignn_infer.sessions import import_onnxruntime
+from scbignn_infer.validate import graph_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.sessions import Session
@@ -40,8 +42,8 @@ def try_out(bundle: ModelBundle, session: Callable[[str], Session]) -> None:
     Raises
     ------
     BundleError
-        A graph cannot be opened or run, gives no log-probabilities, or does not know the profiles
-        that its own tables give the types.
+        A table makes no sense, a graph cannot be opened or run, gives no log-probabilities, or
+        does not know the profiles that its own tables give the types.
     DeviceError
         The device is at fault.
     """
@@ -49,17 +51,12 @@ def try_out(bundle: ModelBundle, session: Callable[[str], Session]) -> None:
         return
     import_onnxruntime()
     with of_bundle(bundle.path):
-        tables = bundle.statistics, bundle.reference
+        statistics, _ = bundle.statistics, bundle.reference
+        sessions = {file: _open(session, file) for file in graph_levels(bundle.spec)}
         try:
-            logits = _run_gene_level(bundle, session(bundle.spec.gene_level.file), tables[0])
-            _run_cell_level(bundle, session, logits)
-        except DeviceError as error:
-            if "CUDA" in str(error):
-                raise
-            raise BundleError(
-                f"{bundle.path}: {error.found}", expected=error.expected, do=FETCH_AGAIN
-            ) from None
-        except (Flaw, ScBiGNNError, MemoryError):
+            logits = _run_gene_level(bundle, sessions, statistics)
+            _run_cell_level(bundle, sessions, logits)
+        except (Flaw, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common root
             raise Flaw(
@@ -69,9 +66,22 @@ def try_out(bundle: ModelBundle, session: Callable[[str], Session]) -> None:
     bundle.tried_out = True
 
 
-def _run_gene_level(bundle: ModelBundle, session: Session, statistics: dict[str, Array]) -> Array:
+def _open(session: Callable[[str], Session], file: str) -> Session:
+    """Open a graph; where no GPU is at fault, the graph is."""
+    try:
+        return session(file)
+    except DeviceError as error:
+        if "CUDA" in str(error):
+            raise
+        raise Flaw(f"{file}: {one_line(error)}", "a graph that onnxruntime can run") from None
+
+
+def _run_gene_level(
+    bundle: ModelBundle, sessions: Mapping[str, Session], statistics: Mapping[str, Array]
+) -> Array:
     """Return the log-probabilities of cells that look like the mean of each type."""
     spec = bundle.spec
+    session = sessions[spec.gene_level.file]
     types = np.arange(min(len(spec.cell_types), CELLS))
     present = np.zeros(len(spec.genes), dtype=bool)
     present[: min(GENES, spec.preprocessing.panel_genes, len(statistics["gene_mean"]))] = True
@@ -109,10 +119,9 @@ def _run_gene_level(bundle: ModelBundle, session: Session, statistics: dict[str,
     return logits
 
 
-def _run_cell_level(bundle: ModelBundle, session: Callable[[str], Session], logits: Array) -> None:
-    """Run the layers on a ring of cells, together and each alone; and none beyond the last."""
+def _run_cell_level(bundle: ModelBundle, sessions: Mapping[str, Session], logits: Array) -> None:
+    """Run the layers on a ring of cells, and none beyond the last."""
     layers = bundle.spec.cell_level.layers
-    sessions = {layer.file: session(layer.file) for layer in layers}
     n = len(logits)
     k = min(NEIGHBORS, bundle.spec.graph.n_neighbors, n - 1)
     indices = (np.arange(n)[:, None] + np.arange(1, k + 1)) % n
@@ -134,14 +143,13 @@ def _run_cell_level(bundle: ModelBundle, session: Callable[[str], Session], logi
             "new_state other than cell_logits",
             "the same as probabilities",
         )
-    for file, opened in sessions.items():
-        if opened.providers[0] != "CPUExecutionProvider":
+    for file, n_layers in Counter(layer.file for layer in layers).items():
+        if sessions[file].providers[0] != "CPUExecutionProvider":
             continue  # where an index beyond the end is no error
-        beyond = 1 + max(layer.layer for layer in layers if layer.file == file)
-        run = partial(opened.run, **inputs, own=own, state=state)
+        run = partial(sessions[file].run, **inputs, own=own, state=state)
         need(
-            not _runs(partial(run, layer=np.array(beyond, np.int64))),
-            f"{file} has more layers than the {beyond} of bundle.json",
+            not _runs(partial(run, layer=np.array(n_layers, np.int64))),
+            f"{file} has more layers than the {n_layers} of bundle.json",
             "as many",
         )
 

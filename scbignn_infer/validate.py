@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -201,9 +202,7 @@ def _check_genes(spec: BundleSpec) -> None:
 
 
 def _repeated(words: list[str]) -> str | None:
-    if len(set(words)) == len(words):
-        return None
-    return next(word for i, word in enumerate(words) if word in words[:i])
+    return next((word for word, n in Counter(words).items() if n > 1), None)
 
 
 def _check_numbers(spec: BundleSpec) -> None:

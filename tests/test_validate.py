@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -279,6 +280,15 @@ def test_a_record_that_makes_no_sense_is_refused(
     assert message in refused(change(record=change_record))
 
 
+def test_many_genes_of_which_two_are_the_same_are_no_work(change: Change) -> None:
+    def many(record: dict[str, Any]) -> None:
+        record["genes"] += [{"symbol": f"G{i}"} for i in range(150_000)] + [{"symbol": "G149999"}]
+
+    start = time.process_time()
+    assert "the gene 'G149999' twice" in refused(change(many))
+    assert time.process_time() - start < 10
+
+
 def test_genes_in_another_order_than_in_training_are_refused(change: Change) -> None:
     """Each number would stand for another gene; the genes that carry a type tell."""
     carried = {t: {"genes": [{"symbol": "CD3D", "weight": 1.0}]} for t in ("B", "T [naive]")}
@@ -459,6 +469,11 @@ def spoilt(parts: Any) -> dict[str, tuple[str, bytes, str]]:
             *gene(node("MatMul", "nowhere class_weight", "scores"), logits, embedding),
             "cannot load the graph",
         ),
+        "a name that steers": (
+            *gene(node("MatMul", "now\x1b[2Jhere class_weight", "scores", (3, "\x1b[2J")), logits,
+                  embedding),
+            "cannot load the graph",
+        ),
         "shapes that do not fit": (
             *gene(node("MatMul", "counts impute_out", "scores"), logits, embedding),
             "the graphs do not run on the tables",
@@ -483,8 +498,8 @@ def spoilt(parts: Any) -> dict[str, tuple[str, bytes, str]]:
 
 
 SPOILT = """nan|no log-probabilities|another size|cells mixed|labels of another model
-an input from nowhere|shapes that do not fit|more layers|cells of another size|no probabilities
-no logarithms"""
+an input from nowhere|a name that steers|shapes that do not fit|more layers|cells of another size
+no probabilities|no logarithms"""
 
 
 @pytest.mark.parametrize("case", SPOILT.replace("\n", "|").split("|"))

@@ -168,8 +168,8 @@ PACKAGE = str(Path(__file__).parents[1])
 def _warnings_in_one_line() -> Iterator[None]:
     """Print a warning of this package as one line on stderr, once."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("once", category=UserWarning, module=r"scbignn_infer\b")
-        ordinary = warnings.showwarning
+        warnings.filterwarnings("always", category=UserWarning, module=r"scbignn_infer\b")
+        ordinary, said = warnings.showwarning, set()
 
         def show(
             message: Warning | str,
@@ -179,10 +179,11 @@ def _warnings_in_one_line() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
-            if filename.startswith(PACKAGE):
-                say(f"warning: {message}", err=True)
-            else:
+            if not filename.startswith(PACKAGE):
                 ordinary(message, category, filename, lineno, file, line)
+            elif str(message) not in said:  # Python's own "once" forgets when filters change
+                said.add(str(message))
+                say(f"warning: {message}", err=True)
 
         warnings.showwarning = show
         yield
