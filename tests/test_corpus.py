@@ -355,7 +355,9 @@ BROKEN: dict[str, File] = {
     "falling pointers": File(replaced("X/indptr", lambda v: v[::-1].copy()), "cannot read"),
     "pointers beyond the end": File(replaced("X/indptr", lambda v: v * 1000), "cannot read"),
     "negative pointers": File(replaced("X/indptr", lambda v: v - 5), "cannot read"),
-    "indices beyond the genes": File(replaced("X/indices", lambda v: v + 10**6), "a column index of 1"),
+    "indices beyond the genes": File(
+        replaced("X/indices", lambda v: v + 10**6), "a column index of 1"
+    ),
     "negative indices": File(replaced("X/indices", lambda v: v - 10**4), "a column index of -"),
     "values of text": File(
         replaced("X/data", lambda v: np.full(len(v), b"text", dtype="S4")), "cannot read"
