@@ -128,7 +128,7 @@ class AnnDataFile:
 
     def close(self) -> None:
         """Close the file."""
-        (self._file if self.h5ad else self._file.store).close()
+        (self._file.store if hasattr(self._file, "store") else self._file.file).close()
 
     def __enter__(self) -> Self:
         return self
@@ -197,10 +197,10 @@ class AnnDataFile:
 
     def stored_as(self, matrix: str) -> Any:
         """Return what a matrix is stored as: the same for names of the same values."""
-        if not self.h5ad:
-            return matrix
         with one_line(self.path, self._kind):
             node = self._file["raw/X" if matrix == "raw" else matrix]
+            if not hasattr(node, "id"):  # of Zarr, which has no names for one object
+                return matrix
             if hasattr(node, "shape"):
                 return object_of(node)
             parts = [node.get(part) for part in ("data", "indices", "indptr")]

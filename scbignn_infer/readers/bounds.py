@@ -61,7 +61,7 @@ def refuse_many(what: str, n: int, most: int) -> None:
         raise too_much(f"{what} ({n:,} names)", n * STRING_BYTES, most)
 
 
-def weigh(node: Any, what: str, most: int) -> None:
+def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
     """Raise if an element of an HDF5 file or Zarr store cannot be held in memory.
 
     All that is read with it is counted as often as it is read: hard links and cycles, too.
@@ -74,6 +74,8 @@ def weigh(node: Any, what: str, most: int) -> None:
         Its name, for messages.
     most
         Bytes that may be held.
+    longest
+        Characters that each of its strings may have; :data:`MOST_NAME` where it is an index.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def weigh(node: Any, what: str, most: int) -> None:
         It is too large, or the index of a table has a name that is too long.
     """
     held, parts = 0, 0
-    waiting: list[tuple[Any, int | None]] = [(node, None)]
+    waiting: list[tuple[Any, int | None]] = [(node, longest)]
     """Nodes, and how long their strings may be."""
     while waiting:
         node, longest = waiting.pop()
