@@ -127,8 +127,11 @@ class AnnDataFile:
         return len(self.obs)
 
     def close(self) -> None:
-        """Close the file."""
-        (self._file.store if hasattr(self._file, "store") else self._file.file).close()
+        """Close the file; a closed one stays so."""
+        if hasattr(self._file, "store"):
+            self._file.store.close()
+        elif self._file:
+            self._file.file.close()
 
     def __enter__(self) -> Self:
         return self
