@@ -6,6 +6,7 @@ are looked at once, as they are opened, and none of their values is read.
 
 from __future__ import annotations
 
+import re
 import struct
 from contextlib import suppress
 from math import prod
@@ -30,8 +31,8 @@ MOST_TIMES = 1 << 20
 SCANNED = 1 << 30
 """Bytes of a file that are searched for heaps."""
 AT_ONCE = 1 << 24
-HEAP = b"GCOL\x01\x00\x00\x00"
-"""With which a heap begins."""
+HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
+"""The eight bytes with which a heap begins."""
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -186,9 +187,8 @@ def refuse_endless_heaps(path: Path) -> None:
         start, tail = 0, b""
         while start < SCANNED and (block := file.read(AT_ONCE)):
             data = tail + block
-            at = data.find(HEAP)
-            while at >= 0:
-                heap = _heap(again, start - len(tail) + at)
+            for found in HEAP.finditer(data):
+                heap = _heap(again, start - len(tail) + found.start())
                 left -= len(heap)
                 if left < 0 or _is_endless(heap):  # heaps do not overlap
                     raise InputError(
@@ -196,8 +196,7 @@ def refuse_endless_heaps(path: Path) -> None:
                         expected="a whole HDF5 file",
                         do="copy the file again, or write it anew",
                     )
-                at = data.find(HEAP, at + 1)
-            start, tail = start + len(block), data[1 - len(HEAP) :]
+            start, tail = start + len(block), data[-7:]
 
 
 def _heap(file: BinaryIO, at: int) -> bytes:

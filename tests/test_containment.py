@@ -135,6 +135,12 @@ def test_categories_of_anndata_0_7_are_read(h5ad):
         assert query.obs_column("group") == ["B", "T"] * 10
 
 
+def test_a_file_may_be_closed_twice(made):
+    query = open_query(made[0])
+    query.close()
+    query.close()
+
+
 def test_references_that_lead_nowhere_do_no_harm(h5ad):
     with h5py.File(h5ad, "r+") as file:
         file["uns/gone"] = [1]

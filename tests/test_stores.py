@@ -236,8 +236,9 @@ def test_a_closed_store_is_closed(store, tmp_path):
         ]
 
     path = pack(store, tmp_path / "cells.zarr.zip")
-    with open_query(path):
+    with open_query(path) as query:
         assert opened()
+        query.close()
     assert not opened()
     (store / "obs" / "_index").rename(tmp_path / "index")
     with pytest.raises(InputError):

@@ -52,7 +52,8 @@ LAYERS = (
 WITHIN_A_LAYER = {("registry", "bundle")}
 """The one import inside a layer: finding a bundle ends in reading it."""
 READERS = (
-    {"bounds", "query", "stored", "stores"},
+    {"bounds"},
+    {"query", "stored", "stores"},
     {"anndata_files", "loom", "packed", "tables", "tenx"},
     {"containers", "folders"},
     {"__init__"},

@@ -135,8 +135,11 @@ class AnnDataFile:
         return len(self.obs)
 
     def close(self) -> None:
-        """Close the file."""
-        (self._file if self.h5ad else self._file.store).close()
+        """Close the file; a closed one stays so."""
+        if hasattr(self._file, "store"):
+            self._file.store.close()
+        elif self._file:
+            self._file.file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -211,10 +214,10 @@ class AnnDataFile:
 
     def stored_as(self, matrix: str) -> Any:
         """Return what a matrix is stored as: the same for names of the same values."""
-        if not self.h5ad:
-            return matrix
         with one_line(self.path, self._kind):
             node = self._file["raw/X" if matrix == "raw" else matrix]
+            if not hasattr(node, "id"):  # of Zarr, which has no names for one object
+                return matrix
             if hasattr(node, "shape"):
                 return object_of(node)
             parts = [node.get(part) for part in ("data", "indices", "indptr")]

@@ -22,7 +22,7 @@ MOST_PARTS = 250_000
 MOST_MATRICES = 256
 STRING_BYTES = 64
 """What a short string takes in memory."""
-STRINGS_AT_ONCE = 256
+STRINGS_AT_ONCE = 2048
 MANY_NAMES, NAMES_A_BYTE = 100_000, 16
 """Of so many names, each needs a part of a byte at least: where it lies, or the name itself."""
 SMALL_TEXT, MOST_PACKED = 1 << 28, 400
@@ -75,7 +75,7 @@ def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
     most
         Bytes that may be held.
     longest
-        Characters of its strings, if they are names; those of a table's index are.
+        Characters that each of its strings may have; :data:`MOST_NAME` where it is an index.
 
     Raises
     ------
@@ -109,6 +109,8 @@ def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
 
 def _bytes_of(node: Any, what: str, most: int, longest: int | None) -> int:
     """Return what an array takes in memory; strings of HDF5 are counted, in small parts."""
+    import h5py
+
     if node.shape is None:  # an empty data set of HDF5
         return 0
     size, text = prod(map(int, node.shape)), node.dtype.kind not in "biufcMmV"
@@ -126,10 +128,12 @@ def _bytes_of(node: Any, what: str, most: int, longest: int | None) -> int:
         )
     if not (text and hasattr(node, "id") and len(node.shape) == 1):
         return held
-    for i in range(0, size, STRINGS_AT_ONCE):
-        lengths = [len(v) for v in node[i : i + STRINGS_AT_ONCE] if hasattr(v, "__len__")]
+    start, step = 0, 16
+    while start < size and not h5py.check_ref_dtype(node.dtype):
+        lengths = list(map(len, node[start : start + step]))
+        start, step = start + step, min(2 * step, STRINGS_AT_ONCE)
         held += sum(lengths)
-        if longest is not None and max(lengths, default=0) > longest:
+        if longest is not None and max(lengths) > longest:
             raise too_long(what, max(lengths))
         if held > most:
             raise too_much(what, held, most)
