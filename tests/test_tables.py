@@ -159,6 +159,12 @@ def test_a_separator_at_the_end_of_each_line_is_no_cell(tmp_path):
     pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), TABLE, check_dtype=False)
 
 
+def test_empty_lines_before_the_first_and_ends_of_lines(tmp_path):
+    for text in ("\n\n" + TABLE.to_csv(), TABLE.to_csv().replace("\n", "\r")):
+        (tmp_path / "a.csv").write_bytes(text.encode())
+        pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), TABLE, check_dtype=False)
+
+
 def test_a_first_line_of_another_length_is_one_line(tmp_path):
     (tmp_path / "a.csv").write_text("a,CD3D,NKG7,MS4A1\nx,1,2\n")
     with pytest.raises(InputError, match="first line has 4 names, for 2 columns"):

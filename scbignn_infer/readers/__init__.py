@@ -219,7 +219,7 @@ def _open_hdf5(path: Path, members: Members, most_bytes: int | None) -> FileQuer
     with one_line(path, "HDF5 file"), open_hdf5(path) as file:
         is_loom, is_tenx = loom.is_loom(file), tenx.is_h5(file)
         container = containers.container_of(file)
-    if container is not None and not (is_loom or is_tenx):
+    if container is containers.MUDATA and not (is_loom or is_tenx):
         return containers.open_h5(path, container, members, most_bytes)
     containers.refuse_members(path, members)
     if is_loom:

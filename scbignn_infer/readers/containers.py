@@ -163,7 +163,7 @@ def open_member(
     """
     with one_line(path, f"{container.name} file"):
         held = root[container.group]
-        names = sorted(name for name in held if {"obs", "var"} <= set(held[name]))
+        names = sorted(name for name in held if _is_member(held[name]))
         if container is MUDATA:
             refuse_members(path, wanted._replace(modality=None))
         else:
@@ -190,6 +190,10 @@ def _choose(
         expected=f"one {container.option} with the counts of genes",
         do=f"say which with --{container.option} NAME",
     )
+
+
+def _is_member(node: Any) -> bool:
+    return hasattr(node, "keys") and {"obs", "var"} <= set(node)
 
 
 def _has_genes(member: Any) -> bool:

@@ -91,8 +91,7 @@ def read_table(
         refuse_text(path, memory_of_machine() if most_bytes is None else most_bytes)
         table, notes = _cells_and_genes(_read(path))
         _refuse_text(path, table)
-        table = table.set_axis(table.index.astype(str)).set_axis(table.columns.astype(str), axis=1)
-        table = table.rename_axis(index=None, columns=None)
+        table.index = table.index.astype(str).rename(None)
         if _orientation(path, table, known_genes, orientation) == "genes-by-cells":
             table = table.T
         values = sp.csr_matrix(table.to_numpy(dtype=np.float32))
@@ -122,12 +121,16 @@ def _header(path: Path) -> tuple[int, str]:
     """
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
         lines = [file.readline()]
-        while lines[-1].startswith(b"#"):
+        while lines[-1].startswith(b"#") or (lines[-1] and not lines[-1].strip()):
             lines.append(file.readline())
     if b"\0" in lines[-1]:
         raise ValueError("it is no text in UTF-8")
-    text = [as_text(line.removeprefix(codecs.BOM_UTF8)).rstrip("\r\n") for line in lines]
-    if len(text) > 1 and any(text[-2].count(s) == text[-1].count(s) > 0 for s in SEPARATORS[:3]):
+    text = [re.split(r"[\r\n]", as_text(line.removeprefix(codecs.BOM_UTF8)))[0] for line in lines]
+    if (
+        len(text) > 1
+        and text[-2].startswith("#")
+        and any(text[-2].count(s) == text[-1].count(s) > 0 for s in SEPARATORS[:3])
+    ):
         text.pop()
     return len(text) - 1, text[-1]
 
@@ -137,7 +140,9 @@ def _split(header: str, separator: str) -> list[str]:
 
 
 def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.DataFrame:
-    """Read a table; names along its first line stay as they are, also if there are two of one."""
+    """Read a table with one separator; the names in its first line stay as they are, if double."""
+    import pandas as pd
+
     how: dict[str, Any] = {"sep": separator, "header": None, "index_col": 0, "low_memory": False}
     table = read_text(path, skiprows=skipped + 1, **how)
     if decimal := _decimal_commas(path, table, separator):
@@ -147,7 +152,7 @@ def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.Data
         table.index.name, names = names[0], names[1:]
     if len(names) != table.shape[1]:
         raise ValueError(f"its first line has {len(names)} names, for {table.shape[1]} columns")
-    table = table.set_axis(names, axis=1)
+    table.columns = pd.Index(names)
     ends_in_separator = bool(names) and not names[-1] and table.iloc[:, -1].isna().all()
     return table.iloc[:, :-1] if ends_in_separator else table
 
@@ -171,7 +176,9 @@ def _decimal_commas(path: Path, table: pd.DataFrame, separator: str) -> str:
 
 def _cells_and_genes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return a table without what is no gene and no cell, and what is to be said of that."""
-    table = table.loc[~table.index.isin(NO_GENES), ~table.columns.isin(NO_CELLS)]
+    rows, columns = table.index.isin(NO_GENES), table.columns.isin(NO_CELLS)
+    if rows.any() or columns.any():
+        table = table.loc[~rows, ~columns]
     named = {str(name).lower(): name for name in (table.index.name, *table.columns)}
     if not named.keys() >= set(COSMX):
         return table, []
