@@ -52,7 +52,21 @@ ENVIRONMENT = (
 
 
 class LostError(ScBiGNNError):
-    """A child process has ended before its work was done."""
+    """A child process has ended before its work was done.
+
+    Parameters
+    ----------
+    how
+        It has ended.
+    """
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        super().__init__(
+            f"the process that does the work was lost ({how})",
+            expected="a file that its libraries can read, and enough memory",
+            do="check the file, or give the process more memory",
+        )
 
 
 class StoppedError(Exception):
@@ -267,12 +281,7 @@ class Child:
             self._process.wait(timeout=1)  # its pipe is closed a moment before it has ended
         code = self._process.poll()
         self.kill()
-        how = "its answer could not be read" if code is None else _how(code)
-        return LostError(
-            f"the process that does the work was lost ({how})",
-            expected="a file that its libraries can read, and enough memory",
-            do="check the file, or give the process more memory",
-        )
+        return LostError("its answer could not be read" if code is None else _how(code))
 
     def kill(self) -> None:
         """End the child and its own children at once; what they had begun to write is removed."""
@@ -318,7 +327,7 @@ def _how(code: int) -> str:
     except ValueError:
         name = f"signal {-code}"
     why = {
-        "SIGKILL": "it was killed, perhaps for want of memory",
+        "SIGKILL": "it was killed, perhaps since the memory ran out",
         "SIGXCPU": "it took more processor time than it may",
         "SIGXFSZ": "it wrote more than it may",
         "SIGTERM": "it was ended from outside",

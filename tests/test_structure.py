@@ -29,7 +29,7 @@ LAYERS = (
     {"pipeline", "doctor"},
     {"explanation", "model_choice", "report"},
     {"adata", "files"},
-    {"samples"},
+    {"apart", "samples"},
     {"parts"},
     {"cluster"},
     {"service"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ class SampleOptions:
         Which samples.
     suffix, reports, sample_key
         What is written of each.
-    workers, scheduler, split
-        Who labels them, and how large parts may be.
+    workers, scheduler, split, time_limit
+        Who labels them, how large parts may be, and how long each may take.
     overwrite
         Replace outputs without a record, and slots.
     """
@@ -46,6 +47,7 @@ class SampleOptions:
     workers: int
     scheduler: str | None
     split: int | None
+    time_limit: float | None
     overwrite: bool
 
 
@@ -81,14 +83,21 @@ def annotate_samples(
         found, folder, settings, overwrite=options.overwrite, split=options.split
     )
     records = []
-    results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
-    for record in results:
-        end_if_terminated()
-        records.append(record)
-        if record["status"] != "skipped":
-            samples.append_records(folder, [record])
-        if not quiet:
-            click.echo(f"[{len(records)}/{len(tasks)}] {_line(record)}", err=True)
+    with closing(
+        cluster.run(
+            tasks,
+            workers=options.workers,
+            scheduler=options.scheduler,
+            time_limit=options.time_limit,
+        )
+    ) as results:
+        for record in results:
+            end_if_terminated()
+            records.append(record)
+            if record["status"] != "skipped":
+                samples.append_records(folder, [record])
+            if not quiet:
+                click.echo(f"[{len(records)}/{len(tasks)}] {_line(record)}", err=True)
     samples.remove_leftovers(found)
     place = {sample.name: i for i, sample in enumerate(found)}
     records.sort(key=lambda record: place[record["sample"]])

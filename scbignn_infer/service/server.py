@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import fastapi
 import uvicorn
@@ -40,7 +41,7 @@ class Punctual(H11Protocol):
             self._look_later()
 
 
-def make_server(app: fastapi.FastAPI, seconds: float) -> uvicorn.Server:
+def make_server(app: fastapi.FastAPI, seconds: float, **settings: Any) -> uvicorn.Server:
     """Return a server, which gives the requests in hand so many seconds when it is to end."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -51,5 +52,6 @@ def make_server(app: fastapi.FastAPI, seconds: float) -> uvicorn.Server:
             h11_max_incomplete_event_size=HEAD_BYTES,
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=round(seconds) + 1,
+            **settings,
         )
     )

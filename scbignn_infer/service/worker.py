@@ -196,11 +196,7 @@ class Worker:
                 child.stop()
                 end = monotonic() + GRACE_SECONDS
             if end is not None and monotonic() > end:
-                raise LostError(
-                    "the process that labels did not stop",
-                    expected="work that ends at its next step",
-                    do="it is started again",
-                )
+                raise LostError("it did not stop")
         return said
 
 
