@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.errors import BundleError, OutputError
+from scbignn_infer.child import HEAD, StoppedError, limit_memory
+from scbignn_infer.errors import BundleError, GeneError, MissingExtraError, OutputError
 from scbignn_infer.files import Settings
 
 if TYPE_CHECKING:
@@ -84,3 +87,82 @@ class FatalSettings(Settings):
 
     def annotator(self, bundle: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def echo(link: Link) -> None:
+    """Send back what comes."""
+    for message in link:
+        print("a library says something")
+        link.send({"back": message})
+
+
+def hang(link: Link, folder: Path) -> None:
+    """Make temporary files and a process, then hold the interpreter's lock for ever."""
+    tempfile.mkstemp(dir=folder, prefix="file")
+    tempfile.mkdtemp(dir=folder, prefix="folder")
+    (folder / "kept").touch()
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    link.send({"other": other.pid})
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def look(link: Link) -> None:
+    """Say what this process may take and knows."""
+    import resource
+
+    names = ("CORE", "NOFILE", "FSIZE", "CPU")
+    limits = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0] for name in names}
+    link.send({"limits": limits, "environment": dict(os.environ), "group": os.getpgid(0)})
+
+
+def end(link: Link, how: str) -> None:
+    """End in some way."""
+    if how == "abort":
+        os.abort()
+    if how == "exit":
+        os._exit(7)
+    if how == "pickle":
+        link._sink.write(HEAD.pack(4) + b"\x80\x04N.")  # what pickle would take for None
+        link._sink.flush()
+    if how == "list":
+        link._sink.write(HEAD.pack(2) + b"[]")
+        link._sink.flush()
+    if how == "long":
+        link.send({"a": "x" * 2000})
+    if how == "raise":
+        raise ZeroDivisionError
+    time.sleep(1000)
+
+
+def refuse(link: Link, kind: str) -> None:
+    """End with an error."""
+    if kind == "extra":
+        raise MissingExtraError("pyarrow", extra="parquet", purpose="reading Arrow")
+    if kind == "memory":
+        limit_memory(1_000_000_000)
+        bytearray(2_000_000_000)
+    raise GeneError("no genes", expected="some", do="find them")
+
+
+def turn(link: Link) -> None:
+    """Take processor time for ever."""
+    while True:
+        pass
+
+
+def wait_for_stop(link: Link) -> None:
+    """Work in steps until nobody waits, once a message."""
+    for _ in link:
+        try:
+            while True:
+                time.sleep(0.01)
+                link.step("wait", 0, 1)
+        except StoppedError:
+            link.send({"outcome": "stopped"})
+
+
+def label_and_hang(link: Link, query: Path, target: Path, *more: Any) -> None:
+    """Begin to write beside the target, and hang."""
+    tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    link.send({"progress": ["inspect", 0, 1]})
+    ctypes.PyDLL(None).sleep(1000)

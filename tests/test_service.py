@@ -149,6 +149,8 @@ def faulty(only_faulty):
     """Give a function that sets the fault of the child."""
 
     def make(fault):
+        only_faulty.reset()
+        until(lambda: only_faulty.child.state == "ready", 60)
         only_faulty.reset(fault)
         only_faulty.child.restarts = 0
         return only_faulty
