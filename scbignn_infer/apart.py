@@ -5,11 +5,11 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.child import Bounds, Child
+from scbignn_infer.child import Bounds, Child, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import Estimate
 from scbignn_infer.files import label_file
-from scbignn_infer.sessions import available_threads
+from scbignn_infer.sessions import available_threads, choose_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,6 +84,9 @@ def _label(
     link: Link, query: Path, target: Path, settings: Settings, options: Mapping[str, Any]
 ) -> None:
     """Label, in the child."""
+    limit = settings.memory_limit
+    if limit is not None and choose_runtime(settings.device, settings.threads).provider == "cpu":
+        limit_memory(limit)
 
     def tell(stage: str, done: int, total: int) -> None:
         link.step(stage, done, total)

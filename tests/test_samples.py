@@ -418,7 +418,7 @@ class TestLocalWorkers:
         done = {record["sample"]: record for record in cluster.run(tasks, workers=2)}
         assert [done[f"s{i}"]["status"] for i in range(3)] == ["failed", "done", "done"]
         assert "worker was lost each time (SIGKILL" in done["s0"]["error"]
-        assert len(children) == 1 + cluster.TRIES
+        assert len(children) in (1 + cluster.TRIES, 2 + cluster.TRIES)  # one more for the rest
 
     def test_a_sample_that_takes_too_long_is_ended(
         self, twelve_thousand: Path, cells: Path, tmp_path: Path

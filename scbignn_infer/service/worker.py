@@ -169,10 +169,10 @@ class Worker:
         try:
             said = self._wait(child, abandoned)
         except (ScBiGNNError, MemoryError) as error:
-            self._restart(str(error))
+            lost = error if isinstance(error, LostError) else None
+            self._restart(lost.how if lost else str(error))
             if abandoned.is_set():
                 raise AbandonedError from None
-            lost = error if isinstance(error, LostError) else None
             raise RefusedError(
                 500,
                 lost.found if lost else f"the request failed ({type(error).__name__})",
