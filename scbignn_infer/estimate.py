@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import IO, TYPE_CHECKING, cast
 
 from scbignn_infer.errors import InputError
@@ -29,7 +32,7 @@ SECONDS_A_DESCENT = 1.5e-4
 COMPILE_SECONDS = 50.0
 DESCENT_START_BYTES, DESCENT_BYTES = 540_000_000, 60
 """What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""
-REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 600
+REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
 """What the report's map holds at once, and for a cell."""
 VALUE_BYTES = 24
 """What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
@@ -37,6 +40,8 @@ ENTRY_BYTES = 16
 """What a stored value of a matrix takes while an AnnData is made of a file."""
 LINE_BYTES = 1 << 26
 """Longest line that is looked at."""
+COMMENT_LINES = 1000
+"""Lines that may stand before the sizes of a ``matrix.mtx``."""
 BYTES_A_SECOND = 5e8
 """That are copied to the output."""
 
@@ -117,7 +122,7 @@ def bytes_to_read(path: Path) -> int:
     int
         Bytes; 0 for formats that are read a part at a time, and for what cannot be read.
     """
-    with suppress(OSError, EOFError, ValueError):
+    with suppress(OSError, EOFError, ValueError, IndexError, zlib.error):
         if path.is_dir():
             found = [f for f in path.iterdir() if f.name.endswith(MATRIX)]
             return START_BYTES + sum(VALUE_BYTES * _entries(file) for file in found)
@@ -138,10 +143,10 @@ def _open(path: Path) -> IO[bytes]:
 def _entries(path: Path) -> int:
     """Return the entries that a ``matrix.mtx`` says it has."""
     with _open(path) as file:
-        line = b"%"
-        while line.startswith(b"%"):
-            line = file.readline(LINE_BYTES)
-    return int(line.split()[2])
+        for line in islice(iter(partial(file.readline, LINE_BYTES), b""), COMMENT_LINES):
+            if not line.startswith(b"%"):
+                return max(0, int(line.split()[2]))
+    return 0
 
 
 def _values(path: Path) -> int:
