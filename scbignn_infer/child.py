@@ -267,7 +267,9 @@ class Child:
         except queue.Empty:
             return None
         if document is None:
-            raise self._lost()
+            error = self._lost()
+            self._came.put(None)  # for whoever asks again
+            raise error
         if "ends" in document:
             self.kill()
             if document["ends"] == "memory":
@@ -295,6 +297,10 @@ class Child:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._tidy()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._came.get_nowait()
+        self._came.put(None)  # for a thread that waits for an answer
 
     def close(self) -> None:
         """Let the child end by itself; end it if it does not."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,18 @@ def test_whatever_it_does_it_is_ended_and_nothing_is_left(
     assert not Path(f"/proc/{found.pid}").exists()  # no zombie either
     until(lambda: not lives(other))
     found.kill()
+
+
+def test_who_waits_for_it_hears_of_its_end(faults: ModuleType) -> None:
+    found = Child(faults.echo)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(found.receive)
+        found.kill()
+        for _ in range(2):
+            with pytest.raises(LostError):
+                waiting.result(timeout=30)
+            with pytest.raises(LostError):
+                found.receive()
 
 
 @linux
