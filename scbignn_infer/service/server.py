@@ -29,13 +29,13 @@ class Punctual(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _look_later(self) -> None:
-        self.loop.call_later(HEAD_SECONDS, self._look, self.cycle, self._waits())
+        self.loop.call_later(HEAD_SECONDS, self._look, (self.cycle, self._waits()))
 
-    def _look(self, cycle: object, waited: bool) -> None:  # noqa: FBT001 - called by the loop
+    def _look(self, before: object) -> None:
         """Close the connection if it waits for the same request as at the last look."""
         if self.transport.is_closing():
             return
-        if waited and self._waits() and self.cycle is cycle:
+        if before == (self.cycle, True) and self._waits():
             self.transport.close()
         else:
             self._look_later()
