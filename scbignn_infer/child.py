@@ -391,8 +391,18 @@ class Link:
 
     def note(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Tell the parent of a temporary file before it is made, so that it can remove it."""
-        if event in ("tempfile.mkstemp", "tempfile.mkdtemp"):
+        if event in ("tempfile.mkstemp", "tempfile.mkdtemp") or (
+            event == "open" and _is_draft(*arguments)
+        ):
             self.send({"temporary": os.path.abspath(os.fsdecode(arguments[0]))})  # noqa: PTH100
+
+
+def _is_draft(path: Any, mode: Any, flags: Any) -> bool:
+    """Tell whether a file that is opened is one beside an output, new and named ``.NAME.*.tmp``."""
+    if not isinstance(flags, int) or not flags & os.O_EXCL or not isinstance(path, str | bytes):
+        return False
+    name = os.path.basename(os.fsdecode(path))  # noqa: PTH119
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def run() -> None:

@@ -100,7 +100,8 @@ def hang(link: Link, folder: Path) -> None:
     """Make temporary files and a process, then hold the interpreter's lock for ever."""
     tempfile.mkstemp(dir=folder, prefix="file")
     tempfile.mkdtemp(dir=folder, prefix="folder")
-    (folder / "kept").touch()
+    for name in (".o.h5ad.0123.tmp", "kept"):
+        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     link.send({"other": other.pid})
     ctypes.PyDLL(None).sleep(1000)

@@ -84,7 +84,7 @@ def test_whatever_it_does_it_is_ended_and_nothing_is_left(
     """The interpreter's lock is held, as HDF5 holds it: no signal handler and no thread runs."""
     found = Child(faults.hang, tmp_path)
     other = (found.receive(60) or {})["other"]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
     found.kill()
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
     assert not Path(f"/proc/{found.pid}").exists()  # no zombie either
