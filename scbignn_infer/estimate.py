@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import IO, TYPE_CHECKING, cast
 
+from scbignn_infer.errors import InputError
 from scbignn_infer.neighbors import EXACT_MAX_CELLS
+from scbignn_infer.readers import tables
 from scbignn_infer.results import RESIDUAL_GENES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 START_SECONDS, START_BYTES = 2.0, 300_000_000
 """Of a process that labels one cell."""
@@ -18,8 +30,18 @@ SECONDS_A_PRODUCT = 4e-11
 SECONDS_A_DESCENT = 1.5e-4
 """Of one thread, for one cell in pynndescent."""
 COMPILE_SECONDS = 50.0
-DESCENT_BYTES = 600
-"""What pynndescent holds for a cell beside its embedding and neighbours."""
+DESCENT_START_BYTES, DESCENT_BYTES = 540_000_000, 60
+"""What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""
+REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
+"""What the report's map holds at once, and for a cell."""
+VALUE_BYTES = 24
+"""What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
+ENTRY_BYTES = 16
+"""What a stored value of a matrix takes while an AnnData is made of a file."""
+LINE_BYTES = 1 << 26
+"""Longest line that is looked at."""
+COMMENT_LINES = 1000
+"""Lines that may stand before the sizes of a ``matrix.mtx``."""
 BYTES_A_SECOND = 5e8
 """That are copied to the output."""
 
@@ -48,6 +70,8 @@ def estimate(
     n_neighbors: int,
     threads: int,
     output_bytes: int = 0,
+    held_bytes: int = 0,
+    report: bool = False,
 ) -> Estimate:
     """Estimate time and memory from the sizes of what is held; a GPU only makes it quicker.
 
@@ -61,6 +85,10 @@ def estimate(
         CPU threads.
     output_bytes
         Size of the file that will be copied.
+    held_bytes
+        What of the file is in memory, since its format is read whole.
+    report
+        Whether a report is drawn, too.
     """
     exact = n_cells <= EXACT_MAX_CELLS
     graph = (
@@ -73,8 +101,79 @@ def estimate(
     # probabilities; indices and similarities of the graph while its own are dropped; a byte for
     # each of some genes. pynndescent holds heaps and candidates.
     held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
-    held += 0 if exact else DESCENT_BYTES
-    return Estimate(
-        START_SECONDS + seconds + output_bytes / BYTES_A_SECOND,
-        START_BYTES + THREAD_BYTES * threads + held * n_cells,
-    )
+    memory = START_BYTES + THREAD_BYTES * threads + held * n_cells + held_bytes
+    if not exact:
+        memory += DESCENT_START_BYTES + DESCENT_BYTES * n_cells
+    if report:
+        memory += (REPORT_START_BYTES if exact else 0) + REPORT_BYTES * n_cells
+    return Estimate(START_SECONDS + seconds + output_bytes / BYTES_A_SECOND, memory)
+
+
+def bytes_to_read(path: Path) -> int:
+    """Return what reading a file takes that is read whole: a text table or a ``matrix.mtx``.
+
+    Parameters
+    ----------
+    path
+        The file or folder; nothing but the beginning of a file is read.
+
+    Returns
+    -------
+    int
+        Bytes; 0 for formats that are read a part at a time, and for what cannot be read.
+    """
+    with suppress(OSError, EOFError, ValueError, IndexError, zlib.error):
+        if path.is_dir():
+            found = [f for f in path.iterdir() if f.name.endswith(MATRIX)]
+            return START_BYTES + sum(VALUE_BYTES * _entries(file) for file in found)
+        if path.name.endswith(MATRIX):
+            return START_BYTES + VALUE_BYTES * _entries(path)
+        if tables.is_table(path):
+            return START_BYTES + VALUE_BYTES * _values(path)
+    return 0
+
+
+MATRIX = ("matrix.mtx", "matrix.mtx.gz")
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else open(path, "rb"))
+
+
+def _entries(path: Path) -> int:
+    """Return the entries that a ``matrix.mtx`` says it has."""
+    with _open(path) as file:
+        for line in islice(iter(partial(file.readline, LINE_BYTES), b""), COMMENT_LINES):
+            if not line.startswith(b"%"):
+                return max(0, int(line.split()[2]))
+    return 0
+
+
+def _values(path: Path) -> int:
+    """Return about how many values a text table has: its size, by its second line."""
+    size = path.stat().st_size
+    if path.suffix == ".gz":
+        with open(path, "rb") as raw:
+            raw.seek(-4, os.SEEK_END)
+            size = max(size, int.from_bytes(raw.read(4), "little"))  # as gzip notes it
+    with _open(path) as file:
+        file.readline(LINE_BYTES)
+        line = file.readline(LINE_BYTES)
+    columns = max(line.count(mark) for mark in (b",", b"\t", b";", b" "))
+    return size * columns // max(len(line), 1)
+
+
+def refuse_beyond(limit: int | None, needed: int, what: str) -> None:
+    """Refuse work that needs more memory than the user allows.
+
+    Raises
+    ------
+    InputError
+        It does.
+    """
+    if limit is not None and needed > limit:
+        raise InputError(
+            f"{what} needs about {needed / 1e9:.1f} GB of memory",
+            expected=f"at most the {limit / 1e9:.1f} GB of the memory limit",
+            do="raise --memory-limit (memory_limit), or label one sample at a time",
+        )

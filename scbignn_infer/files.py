@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scbignn_infer import (
     gene_names,
@@ -20,9 +22,10 @@ from scbignn_infer import (
     writers,
 )
 from scbignn_infer.choice import AS_FOUND
-from scbignn_infer.errors import MissingExtraError, OutputError
+from scbignn_infer.errors import InputError, MissingExtraError, OutputError
+from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond
 from scbignn_infer.readers import tables
-from scbignn_infer.readers.query import one_line
+from scbignn_infer.readers.query import HeldFile, one_line
 from scbignn_infer.remarks import note_names, remarks_on
 from scbignn_infer.results import DEFAULT_KEY, UNKNOWN
 
@@ -43,6 +46,8 @@ Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
 """Gives the annotation of an open file, whose matrix and genes are chosen."""
 PAGES = (".html",)
+SAMPLE_ROWS = 100
+"""Rows by which a matrix's stored values are counted."""
 SUFFIXES = re.compile(r"(\.(h5ad|h5mu|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
@@ -196,6 +201,7 @@ def label_file(
     """
     tell = progress or (lambda stage, done, total: None)
     start, key, reading = perf_counter(), settings.key_added, settings.reading
+    refuse_beyond(settings.memory_limit, bytes_to_read(query), f"reading all of {query}")
     with ExitStack() as stack:
         cells = stack.enter_context(open_file(query, reading, settings.memory_limit))
         stack.enter_context(cells.identity.watched())
@@ -214,9 +220,15 @@ def label_file(
             )
         annotator = make_annotator(settings, bundle)
         copied = target.suffix == ".h5ad" and cells.h5ad
+        expected = annotator.estimate(
+            cells.n_cells,
+            output_bytes=cells.identity.size if copied else 0,
+            held_bytes=_bytes_held(cells, target, annotator),
+            report=report is not None,
+        )
+        annotator.refuse_too_large(cells, expected)
         if announce is not None:
-            size = cells.identity.size if copied else 0
-            announce(cells.n_cells, annotator.estimate(cells.n_cells, output_bytes=size))
+            announce(cells.n_cells, expected)
         copy = writers.copying(cells.identity, drafts[0].path)
         add_slots = stack.enter_context(copy) if copied else None
         choice = choice or annotator.choose(cells, reading)
@@ -247,6 +259,19 @@ def label_file(
         **_summary(annotation, novelty),
         "seconds": round(perf_counter() - start, 3),
     }
+
+
+def _bytes_held(cells: FileQuery, target: Path, annotator: Annotator) -> int:
+    """Return what of a file is in memory beside the labelling, by a sample of its rows."""
+    whole = isinstance(cells, HeldFile) or (target.suffix == ".h5ad" and not cells.h5ad)
+    if annotator.memory_limit is None or not whole:
+        return 0
+    rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
+    stored = 0
+    for name in cells.matrices():
+        with suppress(InputError):  # what cannot be read is said where matrices are judged
+            stored += cells.rows(name, rows).nnz
+    return ENTRY_BYTES * stored * cells.n_cells // len(rows)
 
 
 def _check_outputs(

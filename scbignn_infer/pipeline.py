@@ -14,7 +14,7 @@ import numpy as np
 from scbignn_infer import __version__, results
 from scbignn_infer.choice import AS_FOUND, choose, model_genes
 from scbignn_infer.errors import InputError
-from scbignn_infer.estimate import estimate
+from scbignn_infer.estimate import estimate, refuse_beyond
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
 from scbignn_infer.grouping import Grouping
 from scbignn_infer.neighbors import ExactSearch, build_graph, compile_ahead, unit_rows
@@ -229,7 +229,9 @@ class Annotator:
         """
         return choose(query, self.bundle, reading, genes=self._genes)
 
-    def estimate(self, n_cells: int, *, output_bytes: int = 0) -> Estimate:
+    def estimate(
+        self, n_cells: int, *, output_bytes: int = 0, held_bytes: int = 0, report: bool = False
+    ) -> Estimate:
         """Estimate what labelling takes.
 
         Parameters
@@ -238,6 +240,10 @@ class Annotator:
             Cells of the query.
         output_bytes
             Size of the file that will be copied.
+        held_bytes
+            What of the file is in memory, since its format is read whole.
+        report
+            Whether a report is drawn, too.
         """
         spec = self.bundle.spec
         return estimate(
@@ -247,17 +253,28 @@ class Annotator:
             n_neighbors=spec.graph.n_neighbors,
             threads=self.runtime.threads,
             output_bytes=output_bytes,
+            held_bytes=held_bytes,
+            report=report,
         )
 
-    def _refuse_too_large(self, query: Query) -> None:
-        needed = self.estimate(query.n_cells).memory
-        if self.memory_limit is not None and needed > self.memory_limit:
-            raise InputError(
-                f"labelling the {query.n_cells:,} cells of {query.name} needs about "
-                f"{needed / 1e9:.1f} GB of memory",
-                expected=f"at most the {self.memory_limit / 1e9:.1f} GB of the memory limit",
-                do="raise --memory-limit (memory_limit), or label one sample at a time",
-            )
+    def refuse_too_large(self, query: Query, expected: Estimate | None = None) -> None:
+        """Refuse a query whose labelling is estimated to need more than the memory limit.
+
+        Parameters
+        ----------
+        query
+            The cells.
+        expected
+            What it takes, with what is not labelling; by default labelling alone.
+
+        Raises
+        ------
+        InputError
+            It needs more.
+        """
+        needed = (expected or self.estimate(query.n_cells)).memory
+        what = f"labelling the {query.n_cells:,} cells of {query.name}"
+        refuse_beyond(self.memory_limit, needed, what)
 
     def annotate_query(
         self,
@@ -291,7 +308,7 @@ class Annotator:
             No matrix is usable, too few genes are the model's or they are of another species, or
             the memory limit is too low.
         """
-        self._refuse_too_large(query)
+        self.refuse_too_large(query)
         clock = _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
             if choice is None:

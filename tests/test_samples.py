@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 from scbignn_infer import cluster, samples
+from scbignn_infer.child import Child
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.files import Settings
@@ -384,6 +386,169 @@ class TestParts:
         assert "--graph reference" in refused.stderr
 
 
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """Return the local workers, as they are begun."""
+    begun: list[Child] = []
+
+    class Noted(Child):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            begun.append(self)
+
+    monkeypatch.setattr(cluster, "Child", Noted)
+    return begun
+
+
+@pytest.fixture
+def twelve_thousand(large: Path, tmp_path: Path) -> Path:
+    """Return a sample that takes some seconds."""
+    small = ad.read_h5ad(large)
+    rows = np.random.default_rng(1).integers(0, small.n_obs, 12_000)
+    ad.AnnData(small.X[rows], var=small.var).write_h5ad(tmp_path / "large.h5ad")
+    return tmp_path / "large.h5ad"
+
+
+def until(true: Any, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def sockets() -> set[str]:
+    """Return the sockets of this process, where the system shows them."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(descriptor))  # noqa: PTH115 - of no file
+    return {name for name in found if name.startswith("socket:")}
+
+
+class TestLocalWorkers:
+    """Processes of this machine, through pipes."""
+
+    def test_outputs_are_byte_for_byte_those_of_the_serial_run(
+        self, cells: Path, serial: dict[str, bytes], tmp_path: Path, children: list[Child]
+    ) -> None:
+        found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2)
+        assert list(found) == ["s0", "s1", "s2"]
+        assert written(tmp_path) == serial
+        assert len(children) == 2
+
+    def test_no_extra_and_no_socket_is_needed(
+        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever reached one could run code."""
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        before = sockets()
+        tasks = [
+            samples.Task(sample, Settings(model="human-pbmc"))
+            for sample in samples.find_samples([str(cells / "s*.h5ad")], tmp_path)
+        ]
+        for record in cluster.run(tasks, workers=2):
+            assert record["status"] == "done"
+            assert sockets() <= before
+        with pytest.raises(MissingExtraError, match="distributed"):
+            list(cluster.run(tasks, scheduler="tcp://127.0.0.1:9"))
+
+    def test_parts_are_labelled_side_by_side(self, large: Path, tmp_path: Path) -> None:
+        start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
+        run(*start, tmp_path / "whole")
+        other = large.with_name("other.h5ad")
+        shutil.copy(large, other)
+        run(*start, tmp_path / "parts", other, "--split", 1024, "--workers", 2)
+        parts = written(tmp_path / "parts")
+        assert parts.pop("other.h5ad") == parts["q.h5ad"]
+        assert written(tmp_path / "whole") == parts
+
+    def test_a_worker_killed_in_the_middle_is_made_up_for(
+        self, twelve_thousand: Path, cells: Path, tmp_path: Path, children: list[Child]
+    ) -> None:
+        run(twelve_thousand, *MODEL, "-o", tmp_path / "alone.h5ad", "-q")
+        out, killed = tmp_path / "out", []
+
+        def kill() -> None:
+            until(lambda: list(out.glob(".large.h5ad.*.tmp")))
+            for child in children:
+                os.kill(child.pid, signal.SIGKILL)
+                killed.append(child.pid)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        start = [twelve_thousand, cells / "s0.h5ad"]
+        found = records(*start, *MODEL, "-O", out, "--workers", 2)
+        thread.join()
+        assert len(killed) == 2
+        assert found["large"]["status"] == "done"
+        alone = (tmp_path / "alone.h5ad").read_bytes()
+        assert set(written(out)) == {"large.h5ad", "s0.h5ad"}
+        assert written(out)["large.h5ad"] == alone
+
+    def test_a_sample_that_kills_its_workers_is_reported(
+        self,
+        cells: Path,
+        tmp_path: Path,
+        children: list[Child],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.syspath_prepend(Path(__file__).parent)
+        import faults
+
+        found = samples.find_samples([str(cells / "s*.h5ad")], tmp_path)
+        plain = Settings(model="human-pbmc", threads=1)
+        settings = [faults.FatalSettings(model="human-pbmc"), plain, plain]
+        tasks = [samples.Task(f, s) for f, s in zip(found, settings, strict=True)]
+        done = {record["sample"]: record for record in cluster.run(tasks, workers=2)}
+        assert [done[f"s{i}"]["status"] for i in range(3)] == ["failed", "done", "done"]
+        assert "worker was lost each time (SIGKILL" in done["s0"]["error"]
+        assert len(children) in (1 + cluster.TRIES, 2 + cluster.TRIES)  # one more for the rest
+
+    def test_a_sample_that_takes_too_long_is_ended(
+        self, twelve_thousand: Path, cells: Path, tmp_path: Path
+    ) -> None:
+        start = [twelve_thousand, *MODEL, "-O", tmp_path / "o", "--time-limit"]
+        found = records(*start, 0.5, code=3)
+        assert "not done within 0.5 seconds (--time-limit)" in found["large"]["error"]
+        assert written(tmp_path / "o") == {}
+        assert records(cells / "s0.h5ad", *start[1:], 600)["s0"]["status"] == "done"
+        refused = run(*start, 5, "--scheduler", "tcp://127.0.0.1:9", code=1)
+        assert "leave out --time-limit or --scheduler" in refused.stderr
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_ends_the_workers_and_leaves_nothing(
+        self, twelve_thousand: Path, cells: Path, tmp_path: Path, number: int
+    ) -> None:
+        out = tmp_path / "out"
+        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(twelve_thousand)]
+        command += [str(cells / "s0.h5ad"), *MODEL, "-O", str(out), "--workers", "2"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            until(lambda: list(out.glob(".large.h5ad.*.tmp")))
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            pids = [p for t in workers.parents[1].glob("*/children") for p in t.read_text().split()]
+            process.send_signal(number)
+            assert process.wait(timeout=30) == 128 + number
+            assert "Traceback" not in process.stderr.read()
+        assert len(pids) == 2
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        assert not list(out.glob(".*"))
+
+    def test_a_killed_run_resumes(
+        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(cells / "s*.h5ad")]
+        command += [*MODEL, "-O", str(out), "--workers", "2"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
+            until(lambda: finished(out))
+            p.kill()
+        before = finished(out)
+        assert before
+        found = records(cells / "s*.h5ad", *MODEL, "-O", out, "--workers", 2)
+        assert {n for n, r in found.items() if r["status"] == "skipped"} >= before
+        assert {n: b for n, b in written(out).items() if not n.startswith(".")} == serial
+
+
 @pytest.fixture(scope="module")
 def workers() -> Iterator[LocalCluster]:
     with LocalCluster(
@@ -395,13 +560,6 @@ def workers() -> Iterator[LocalCluster]:
 class TestProcesses:
     """Two real processes of dask."""
 
-    def test_outputs_are_byte_for_byte_those_of_the_serial_run(
-        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
-    ) -> None:
-        found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2)
-        assert list(found) == ["s0", "s1", "s2"]
-        assert written(tmp_path) == serial
-
     def test_parts_are_labelled_side_by_side(
         self, large: Path, tmp_path: Path, workers: LocalCluster
     ) -> None:
@@ -412,24 +570,19 @@ class TestProcesses:
         assert written(tmp_path / "whole") == written(tmp_path / "parts")
 
     def test_a_worker_killed_in_the_middle_is_made_up_for(
-        self, large: Path, tmp_path: Path, workers: LocalCluster
+        self, twelve_thousand: Path, tmp_path: Path, workers: LocalCluster
     ) -> None:
-        small = ad.read_h5ad(large)
-        rows = np.random.default_rng(1).integers(0, small.n_obs, 12_000)
-        ad.AnnData(small.X[rows], var=small.var).write_h5ad(tmp_path / "large.h5ad")
-        start = [tmp_path / "large.h5ad", *MODEL]
+        start = [twelve_thousand, *MODEL]
         run(*start, "-o", tmp_path / "alone.h5ad", "-q")
         out, killed = tmp_path / "out", []
         with Client(workers) as client:
             pids = client.run(os.getpid)
 
             def kill() -> None:
-                deadline = time.monotonic() + 60
-                while time.monotonic() < deadline and not killed:
-                    for pid in pids.values() if list(out.glob(".large.h5ad.*.tmp")) else ():
-                        os.kill(pid, signal.SIGKILL)
-                        killed.append(pid)
-                    time.sleep(0.01)
+                until(lambda: list(out.glob(".large.h5ad.*.tmp")))
+                for pid in pids.values():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
             thread = threading.Thread(target=kill)
             thread.start()
@@ -448,23 +601,6 @@ class TestProcesses:
         assert record["status"] == "failed"
         assert "worker was lost" in record["error"]
 
-    def test_a_killed_run_resumes(
-        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
-    ) -> None:
-        out = tmp_path / "out"
-        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(cells / "s*.h5ad")]
-        command += [*MODEL, "-O", str(out), "--workers", "2"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not finished(out):
-                time.sleep(0.005)
-            p.kill()
-        before = finished(out)
-        assert before
-        found = records(cells / "s*.h5ad", *MODEL, "-O", out, "--workers", 2)
-        assert {n for n, r in found.items() if r["status"] == "skipped"} >= before
-        assert {n: b for n, b in written(out).items() if not n.startswith(".")} == serial
-
     def test_a_scheduler_that_is_not_there(self, cells: Path, tmp_path: Path) -> None:
         monkey = pytest.MonkeyPatch()
         monkey.setattr(cluster, "CONNECT_SECONDS", 1)
@@ -479,17 +615,6 @@ class FatalSettings(Settings):
 
     def annotator(self, bundle: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_several_workers_need_their_extra(
-    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    done = run(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2, code=1)
-    assert "pip install 'distributed>" in done.stderr
-    task = samples.Task(samples.find_samples(["a.h5ad"], tmp_path)[0], Settings())
-    with pytest.raises(MissingExtraError):
-        list(cluster.run([task, task], workers=2))
 
 
 def test_no_sample_is_refused(tmp_path: Path) -> None:

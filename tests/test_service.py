@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -25,8 +26,8 @@ from click.testing import CliRunner
 from scbignn_infer import Annotator, files, registry, results, service
 from scbignn_infer.cli import main
 from scbignn_infer.cli.running import ENDING
-from scbignn_infer.errors import BundleError, OutputError
-from scbignn_infer.service import bodies
+from scbignn_infer.errors import BundleError
+from scbignn_infer.service import bodies, server, worker
 from scbignn_infer.service.models import Wishes
 from scbignn_infer.service.refusals import REFUSALS
 
@@ -80,32 +81,84 @@ BODIES = {
 
 
 @contextlib.contextmanager
-def running(models, limits=LIMITS):
+def running(child, limits=LIMITS, hosts=()):
     """Serve in a thread, and give a client."""
-    app = service.make_app(models, limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
+    app = service.make_app(child, limits, hosts)
+    own = server.make_server(app, 0, port=0, log_config=None)
+    thread = threading.Thread(target=own.run)
     thread.start()
     try:
-        while not server.started:
+        while not own.started:
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = own.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client
     finally:
-        server.should_exit = True
+        own.should_exit = True
         thread.join()
 
 
 @pytest.fixture(scope="module")
-def models():
-    return service.Models([MODEL, "human-pancreas"], files.Settings(threads=2))
+def child():
+    with service.Worker([MODEL, "human-pancreas"], files.Settings(threads=2), LIMITS) as child:
+        yield child
 
 
 @pytest.fixture(scope="module")
-def client(models):
-    with running(models) as client:
+def client(child):
+    with running(child) as client:
         yield client
+
+
+class Faulty:
+    """A child with the fault that a file names, and what it has told."""
+
+    def __init__(self, folder):
+        import faults
+
+        self.folder = folder
+        self.reset()
+        target = functools.partial(faults.serve, folder)
+        self.child = service.Worker([MODEL], files.Settings(threads=1), LIMITS, target=target)
+
+    def reset(self, fault=""):
+        for name in ("go", "begun"):
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "fault").write_text(fault)
+
+    def go(self):
+        (self.folder / "go").touch()
+
+    @property
+    def begun(self):
+        path = self.folder / "begun"
+        return list(map(int, path.read_text().split())) if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def only_faulty(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        found = Faulty(tmp_path_factory.mktemp("faulty"))
+        with found.child:
+            yield found
+            found.go()
+
+
+@pytest.fixture
+def faulty(only_faulty):
+    """Give a function that sets the fault of the child."""
+
+    def make(fault):
+        only_faulty.reset()
+        until(lambda: only_faulty.child.state == "ready", 60)
+        only_faulty.reset(fault)
+        only_faulty.child.restarts = 0
+        return only_faulty
+
+    yield make
+    only_faulty.go()
+    (only_faulty.folder / "fault").write_text("")
 
 
 @pytest.fixture(autouse=True)
@@ -126,23 +179,6 @@ def cells(example):
 @pytest.fixture(scope="module")
 def annotator():
     return Annotator.load(MODEL, threads=2)
-
-
-@pytest.fixture
-def held(monkeypatch):
-    """Make labelling wait, step by step, until the event is set; give it and the number begun."""
-    go, begun = threading.Event(), []
-    work = Annotator.annotate_query
-
-    def wait(self, query, *arguments, progress, **named):
-        begun.append(query.n_cells)
-        while not go.wait(0.01):
-            progress("wait", 0, 1)
-        return work(self, query, *arguments, progress=progress, **named)
-
-    monkeypatch.setattr(Annotator, "annotate_query", wait)
-    yield go, begun
-    go.set()
 
 
 def post(client, body, kind=HDF5, *, model=MODEL, accept="*/*", **query):
@@ -251,7 +287,8 @@ def test_each_request_has_its_own_wishes(client, cells):
 
 
 def test_the_only_model_need_not_be_named(cells):
-    with running(service.Models([MODEL], files.Settings(threads=2))) as client:
+    one = service.Worker([MODEL], files.Settings(threads=2), LIMITS)
+    with one, running(one) as client:
         headers = {"content-type": JSON}
         answer = client.post("/annotate", content=as_sparse(cells), headers=headers)
         assert answer.json()["model"]["name"] == MODEL
@@ -260,7 +297,8 @@ def test_the_only_model_need_not_be_named(cells):
 def test_health_models_and_description(client, pbmc_bundle):
     until(lambda: in_hand(client) == 0)
     health = client.get("/health").json()
-    assert health["ready"] is True
+    assert (health["ready"], health["worker"], health["restarts"]) == (True, "ready", 0)
+    assert health["receiving"] == 0
     assert health["models"] == [MODEL, "human-pancreas"]
     model = client.get("/models").json()["models"][0]
     assert (model["name"], model["species"]) == (MODEL, "human")
@@ -414,47 +452,48 @@ def test_hdf5_takes_in_no_other_file(client, cells, tmp_path, how, accept):
     assert "'obs/_index' lies in another file" in error_of(answer)
 
 
-def test_a_missing_package_is_named(client, cells, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    answer = post(client, b"x", ARROW)
+def test_a_missing_package_is_named(cells, faulty):
+    with running(faulty("package").child) as client:
+        answer = post(client, b"x", ARROW)
     assert answer.status_code == 501
     assert "pip install 'pyarrow>=" in error_of(answer)
 
 
 def test_a_memory_limit_is_kept(cells):
     limit = Annotator.load(MODEL, threads=1).estimate(300).memory
-    limited = service.Models([MODEL], files.Settings(threads=1, memory_limit=limit))
-    with running(limited) as client:
+    limited = service.Worker([MODEL], files.Settings(threads=1, memory_limit=limit), LIMITS)
+    with limited, running(limited) as client:
         answer = post(client, as_sparse(ad.concat([cells] * 6, index_unique="-")), JSON)
         assert answer.status_code == 422
         assert "memory limit" in error_of(answer)
         assert post(client, as_sparse(cells), JSON).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("no such thing"), BundleError("no such thing", expected="one", do="mend it")]
-)
+@pytest.mark.parametrize(("fault", "kind"), [("key", "KeyError"), ("bundle", "BundleError")])
 def test_an_error_of_its_own_is_logged_and_the_service_goes_on(
-    client, cells, monkeypatch, caplog, error
+    cells, faulty, caplog, fault, kind, temporary
 ):
-    def fail(*arguments, **named):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Annotator, "annotate_query", fail)
+    broken = faulty(fault)
+    with running(broken.child) as client:
         answer = post(client, as_sparse(cells), JSON)
-    assert answer.status_code == 500
-    assert f"({type(error).__name__}); it has been logged" in error_of(answer)
-    until(lambda: "no such thing" in caplog.text)
-    assert post(client, as_sparse(cells), JSON).status_code == 200
+        assert answer.status_code == 500
+        assert f"({kind}); it has been logged" in error_of(answer)
+        until(lambda: "no such thing" in caplog.text)
+        broken.reset()
+        assert post(client, as_sparse(cells), JSON).status_code == 200
+        assert client.get("/health").json()["restarts"] == 0
 
 
-def test_a_full_disk_is_one_line(client, cells, monkeypatch):
-    def fail(source, target, *arguments, **named):
-        raise OutputError(f"cannot write {target} (no space)", expected="space", do="free some")
+def test_want_of_memory_is_one_line(cells, faulty):
+    with running(faulty("memory").child) as client:
+        answer = post(client, as_sparse(cells), JSON)
+    assert answer.status_code == 422
+    assert "needs more memory than there is" in error_of(answer)
 
-    monkeypatch.setattr(files, "label_file", fail)
-    answer = post(client, as_h5ad(cells), accept=HDF5)
+
+def test_a_full_disk_is_one_line(cells, faulty):
+    with running(faulty("full").child) as client:
+        answer = post(client, as_h5ad(cells), accept=HDF5)
     assert answer.status_code == 507
     assert error_of(answer).startswith("cannot write cells.scbignn.h5ad (no space)")
 
@@ -469,10 +508,10 @@ def test_what_is_no_route_is_one_line(client):
 # --- limits --------------------------------------------------------------------------------------
 
 
-def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(models, cells, temporary):
+def test_a_body_that_is_too_large_is_refused_before_and_while_it_comes(child, cells, temporary):
     most = 200_000
-    with running(models, service.Limits(max_size=most)) as client:
-        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+    with running(child, service.Limits(max_size=most)) as client:
+        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: 127.0.0.1\nConnection: close\n"
         answer = raw(client, f"{head}Content-Type: {HDF5}\nContent-Length: {10**12}\n", b"few")
         assert answer.startswith("HTTP/1.1 413")
         assert "a body of more than 0.2 MB" in answer
@@ -498,10 +537,10 @@ def test_json_has_a_limit_of_its_own(client, cells, monkeypatch):
     assert post(client, as_h5ad(cells)).status_code == 200
 
 
-def test_one_works_few_wait_and_the_rest_are_told_to_come_again(models, cells, held):
-    go, begun = held
+def test_one_works_few_wait_and_the_rest_are_told_to_come_again(cells, faulty):
+    held = faulty("held")
     bodies = [as_sparse(cells[: 10 + i]) for i in range(3)]
-    with running(models, service.Limits(queue=2)) as client, ThreadPoolExecutor(3) as pool:
+    with running(held.child, service.Limits(queue=2)) as client, ThreadPoolExecutor(3) as pool:
         waiting = []
         for i, body in enumerate(bodies):
             waiting.append(pool.submit(post, client, body, JSON))
@@ -513,75 +552,236 @@ def test_one_works_few_wait_and_the_rest_are_told_to_come_again(models, cells, h
         start = time.perf_counter()
         assert client.get("/health").json()["queue_length"] == 3
         assert time.perf_counter() - start < 2
-        assert begun == [10]
-        go.set()
+        until(lambda: held.begun == [10])
+        held.go()
         assert [len(w.result().json()["cells"]) for w in waiting] == [10, 11, 12]
         until(lambda: in_hand(client) == 0)
         assert post(client, bodies[0], JSON).status_code == 200
 
 
-def test_work_that_takes_too_long_is_given_up(models, cells, held, temporary):
-    _, begun = held
-    with running(models, service.Limits(timeout=1)) as client, ThreadPoolExecutor(2) as pool:
+def test_work_that_takes_too_long_is_given_up(cells, faulty, temporary):
+    held = faulty("held")
+    with running(held.child, service.Limits(timeout=1)) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, client, as_sparse(cells[:10]), JSON)
-        until(lambda: begun == [10])
+        until(lambda: held.begun == [10])
         second = pool.submit(post, client, as_h5ad(cells[:11]), accept=HDF5)
         for answer in (first.result(), second.result()):
             assert answer.status_code == 504
             assert "no answer within 1 seconds" in error_of(answer)
         until(lambda: in_hand(client) == 0)
-        assert begun in ([10], [10, 11])  # the second began if the first made room in time
+        assert held.begun in ([10], [10, 11])  # the second began if the first made room in time
         until(lambda: not left_in(temporary))
+        assert held.child.restarts == 0  # it has ended at its next step
 
 
-def test_what_timed_out_in_the_queue_is_never_begun(models, cells, monkeypatch, temporary):
-    go, begun = threading.Event(), []
-
-    def hang(self, query, *arguments, **named):
-        begun.append(query.n_cells)
-        go.wait()
-        raise KeyError("nobody hears it")
-
-    monkeypatch.setattr(Annotator, "annotate_query", hang)
-    with running(models, service.Limits(timeout=0.5)) as client, ThreadPoolExecutor(2) as pool:
+def test_what_timed_out_in_the_queue_is_never_begun(cells, faulty, monkeypatch, temporary):
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.5)
+    stuck = faulty("hang")
+    with running(stuck.child, service.Limits(timeout=0.5)) as client, ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(post, client, as_sparse(cells[:n]), JSON) for n in (10, 10)]
         assert [w.result().status_code for w in waiting] == [504, 504]
-        until(lambda: in_hand(client) == 1)  # what hangs keeps its place
-        assert len(left_in(temporary)) == 1
-        go.set()
         until(lambda: in_hand(client) == 0)
-        assert begun == [10]
+        assert stuck.begun == [10]
 
 
-def test_a_client_that_goes_away_is_not_worked_for(models, cells, held):
-    go, begun = held
-    with running(models) as client, ThreadPoolExecutor(1) as pool:
+def test_work_that_does_not_stop_is_ended_and_the_service_goes_on(
+    cells, faulty, monkeypatch, temporary
+):
+    """As where HDF5 loops for ever and holds the interpreter's lock."""
+    monkeypatch.setattr(worker, "GRACE_SECONDS", 0.3)
+    stuck = faulty("hang")
+    before = stuck.child._child.pid
+    with running(stuck.child, service.Limits(timeout=1)) as client:
+        assert post(client, as_sparse(cells[:10]), JSON).status_code == 504
+        until(lambda: client.get("/health").json()["restarts"] == 1)
+        until(lambda: in_hand(client) == 0)
+        assert not left_in(temporary)
+        health = client.get("/health").json()
+        assert health["worker"] in ("restarting", "ready")
+        assert health["ready"] == (health["worker"] == "ready")
+    with running(stuck.child) as client:  # which has time to wait for the new one
+        stuck.reset()
+        assert post(client, as_sparse(cells[:10]), JSON).status_code == 200
+        assert client.get("/health").json()["worker"] == "ready"
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("die", "SIGKILL: it was"), ("crash", "a library cr")])
+def test_a_child_that_dies_is_said_and_replaced(cells, faulty, fault, said, temporary, caplog):
+    dying = faulty(fault)
+    with running(dying.child) as client, ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda n: post(client, as_sparse(cells[:n]), JSON), (10, 11)))
+        for answer in answers:  # the second has waited for another child
+            assert answer.status_code == 500
+            assert said in error_of(answer)
+        until(lambda: in_hand(client) == 0)
+        assert not left_in(temporary)
+        assert sorted(dying.begun) == [10, 11]
+        dying.reset()
+        assert post(client, as_sparse(cells[:12]), JSON).status_code == 200
+        assert client.get("/health").json()["restarts"] == 2
+    assert "is started again" in caplog.text
+
+
+def test_a_child_that_does_not_start_again_is_said(cells, faulty):
+    broken = faulty("start")
+    with running(broken.child) as client:
+        os.kill(broken.child._child.pid, signal.SIGKILL)
+        assert post(client, as_sparse(cells[:10]), JSON).status_code == 500
+        until(lambda: client.get("/health").json()["worker"] == "restarting")
+        answer = post(client, as_sparse(cells[:10]), JSON)
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) > 0
+        assert "does not start" in error_of(answer)
+        assert client.get("/health").json()["ready"] is False
+        broken.reset()
+        assert post(client, as_sparse(cells[:10]), JSON).status_code == 200
+
+
+def test_the_parent_reads_no_body(client, cells, monkeypatch):
+    def refuse(path):
+        raise AssertionError
+
+    for kind in bodies.OPENERS:
+        monkeypatch.setitem(bodies.OPENERS, kind, refuse)
+    monkeypatch.setattr(h5py, "File", refuse)
+    for form in ("sparse", "arrow"):
+        kind, write = BODIES[form]
+        assert post(client, write(cells), kind).status_code == 200
+
+
+def test_a_client_that_goes_away_is_not_worked_for(cells, faulty):
+    held = faulty("held")
+    with running(held.child) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, client, as_sparse(cells[:10]), JSON)
-        until(lambda: begun == [10])
+        until(lambda: held.begun == [10])
         hasty = httpx.Client(base_url=client.base_url, timeout=0.3)
         with hasty, pytest.raises(httpx.ReadTimeout):
             post(hasty, as_sparse(cells[:11]), JSON)
         until(lambda: in_hand(client) == 1)
-        go.set()
+        held.go()
         assert first.result().status_code == 200
-        assert begun == [10]
+        assert held.begun == [10]
 
 
-def test_a_client_that_goes_away_ends_its_work(client, cells, held):
-    _, begun = held
-    hasty = httpx.Client(base_url=client.base_url, timeout=0.3)
-    with hasty, pytest.raises(httpx.ReadTimeout):
-        post(hasty, as_sparse(cells[:10]), JSON)
-    until(lambda: in_hand(client) == 0)
-    assert begun == [10]
+def test_a_client_that_goes_away_ends_its_work(cells, faulty):
+    held = faulty("held")
+    with running(held.child) as client:
+        hasty = httpx.Client(base_url=client.base_url, timeout=0.3)
+        with hasty, pytest.raises(httpx.ReadTimeout):
+            post(hasty, as_sparse(cells[:10]), JSON)
+        until(lambda: in_hand(client) == 0)
+        assert held.begun == [10]
+        assert held.child.restarts == 0
 
 
-def test_a_body_that_does_not_come_is_given_up(models):
-    with running(models, service.Limits(timeout=0.5)) as client:
-        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+def test_a_body_that_does_not_come_is_given_up(child):
+    with running(child, service.Limits(timeout=0.5)) as client:
+        head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: 127.0.0.1\nConnection: close\n"
         answer = raw(client, f"{head}Content-Type: {HDF5}\nContent-Length: 100\n", b"slow")
         assert answer.startswith("HTTP/1.1 408")
         assert in_hand(client) == 0
+
+
+def test_bodies_that_trickle_hold_no_place_in_the_queue(child, cells, monkeypatch):
+    monkeypatch.setattr(bodies, "SLOW_SECONDS", 1.0)
+    head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: localhost\nContent-Type: {HDF5}\n"
+    head += "Connection: close\n"
+    limits = service.Limits(queue=0, uploads=3)
+    with running(child, limits) as client, contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(2):
+            address = client.base_url.host, client.base_url.port
+            slow.append(stack.enter_context(socket.create_connection(address)))
+            slow[-1].sendall(f"{head}Content-Length: 1000\n\n".replace("\n", "\r\n").encode())
+            slow[-1].sendall(b"few")
+        until(lambda: client.get("/health").json()["receiving"] == 2)
+        assert in_hand(client) == 0
+        assert post(client, as_sparse(cells[:5]), JSON).status_code == 200
+        for connection in slow:
+            connection.settimeout(20)
+            answer = b"".join(iter(lambda c=connection: c.recv(4096), b"")).decode()
+            assert answer.startswith("HTTP/1.1 408")
+            assert "3 bytes of the body had come after 1 seconds" in answer
+        until(lambda: client.get("/health").json()["receiving"] == 0)
+
+
+def test_few_bodies_come_at_once_and_not_too_much_of_them(child, cells, temporary):
+    head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: localhost\nContent-Type: {HDF5}\n"
+    most, length = 100_000, 99_999
+    with running(child, service.Limits(uploads=5, max_size=most)) as client:
+        with contextlib.ExitStack() as stack:
+
+            def begin(size):
+                address = client.base_url.host, client.base_url.port
+                found = stack.enter_context(socket.create_connection(address))
+                text = f"{head}Content-Length: {length}\n\n".replace("\n", "\r\n").encode()
+                found.sendall(text + bytes(size))
+                return found
+
+            for _ in range(4):
+                begin(length - 1)
+            until(lambda: client.get("/health").json()["receiving"] == 4)
+            too_much = post(client, bytes(50_000))
+            assert too_much.status_code == 503
+            assert "the bodies that come have 0.4 MB together" in error_of(too_much)
+            begin(1)
+            until(lambda: client.get("/health").json()["receiving"] == 5)
+            too_many = post(client, as_sparse(cells[:5]), JSON)
+            assert too_many.status_code == 503
+            assert int(too_many.headers["retry-after"]) > 0
+            assert "5 bodies are coming already" in error_of(too_many)
+        until(lambda: client.get("/health").json()["receiving"] == 0)
+        assert post(client, as_sparse(cells[:5]), JSON).status_code == 200
+
+
+def test_a_request_whose_head_does_not_end_is_given_up(child, cells, monkeypatch):
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    with running(child) as client:
+        address = client.base_url.host, client.base_url.port
+        for sent in (b"", b"POST /annotate HTTP/1.1\r\nX: ", b"GET /health HTTP/1.0\r\n\r\n"):
+            with socket.create_connection(address) as connection:
+                connection.settimeout(20)
+                connection.sendall(sent)
+                answer = b"".join(iter(lambda c=connection: c.recv(4096), b""))
+                assert answer.startswith(b"HTTP/1.1 200") == sent.startswith(b"GET")
+        with socket.create_connection(address) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000)
+            assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+        answer = post(client, as_sparse(cells), JSON)  # which takes longer than a look
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost:80", 200),
+        ("LOCALHOST.", 200),
+        ("[::1]:8000", 200),
+        ("192.0.2.7", 200),  # no name that a page could rebind
+        ("lab.example.org:443", 200),
+        ("evil.example.org", 421),
+        ("localhost.evil.example.org", 421),
+        ("127.0.0.1.evil.example.org", 421),
+        ("lab.example.org@evil.example.org", 421),
+        ("", 421),
+    ],
+)
+def test_the_host_is_one_that_is_known(child, host, status):
+    with running(child, hosts=["Lab.example.org"]) as client:
+        for path in ("/health", "/models", "/nothing"):
+            answer = client.get(path, headers={"host": host})
+            expected = 404 if status == 200 and path == "/nothing" else status
+            assert answer.status_code == expected
+            if status == 421:
+                assert "--allow-host" in error_of(answer)
+
+
+def test_a_client_without_a_host_is_no_browser(client):
+    assert raw(client, "GET /health HTTP/1.0\n").startswith("HTTP/1.1 200")
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -678,7 +878,7 @@ def test_another_address_than_the_loopback_is_warned_of(monkeypatch, host, warne
 
 def test_models_need_names_of_their_own():
     with pytest.raises(BundleError, match="0 models"):
-        service.Models([], files.Settings())
+        service.Worker([], files.Settings(), LIMITS)
 
 
 # --- load ----------------------------------------------------------------------------------------
@@ -720,7 +920,7 @@ def test_two_hundred_requests_eight_at_a_time(example, annotator, temporary):
             assert answer.json()["cell_type"] == labels
             return 200
         if i % 18 == 0:
-            head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: x\nConnection: close\n"
+            head = f"POST /annotate?model={MODEL} HTTP/1.1\nHost: 127.0.0.1\nConnection: close\n"
             answer = raw(client, f"{head}Content-Type: {JSON}\nContent-Length: {10**11}\n", b"{")
             return int(answer.split()[1])
         body, kind = garbage[(i // 3) % len(garbage)]

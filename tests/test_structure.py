@@ -27,6 +27,7 @@ LAYERS = (
     {"validate"},
     {
         "bundle",
+        "child",
         "containment",
         "gene_names",
         "identity",
@@ -43,7 +44,7 @@ LAYERS = (
     {"pipeline", "doctor"},
     {"explanation", "model_choice", "report"},
     {"adata", "files", "manifest"},
-    {"samples"},
+    {"apart", "samples"},
     {"parts"},
     {"cluster"},
     {"service"},
@@ -63,7 +64,7 @@ ONLY_IMPORTER = {
     "onnxruntime": "sessions",
     "pynndescent": "neighbors",
     "fastapi": "service",
-    "uvicorn": "serve",
+    "uvicorn": "service",
 }
 HEAVY = {"torch", "torch_geometric", "sklearn", "scanpy", "onnx", "onnxscript", "numba"}
 

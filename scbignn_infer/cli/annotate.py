@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +86,24 @@ LONG_SECONDS = 20.0
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="With -O: local processes (extra 'distributed').",
+    help="With -O: local processes.",
 )
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="With -O: a running dask scheduler whose workers do it instead.",
+    help="With -O: a running dask scheduler whose workers do it instead (extra 'distributed').",
 )
 @click.option(
     "--split",
     type=click.IntRange(min=1),
     metavar="CELLS",
     help="With -O and --graph reference: divide samples of more cells.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Label in a process that is ended after so long; with -O, each sample.",
 )
 @overwrite_option
 @click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
@@ -117,6 +124,7 @@ def annotate(
     workers: int,
     scheduler: str | None,
     split: int | None,
+    time_limit: float | None,
     overwrite: bool,
     in_place: bool,
     quiet: bool,
@@ -128,6 +136,7 @@ def annotate(
     or a pattern) is labelled on its own into a folder; what is whole there is not done again.
     """
     from scbignn_infer import files
+    from scbignn_infer.apart import label_file_apart
 
     settings = replace(settings, key_added=key_added, write_graph=write_graph)
     wrong = given(MANY if folder is None else ONE)
@@ -143,15 +152,27 @@ def annotate(
         if wrong:
             raise click.UsageError(f"{', '.join(wrong)}: not with -O, which names outputs itself")
         options = SampleOptions(
-            queries, samples, suffix, reports, sample_key, workers, scheduler, split, overwrite
+            queries,
+            samples,
+            suffix,
+            reports,
+            sample_key,
+            workers,
+            scheduler,
+            split,
+            time_limit,
+            overwrite,
         )
         annotate_samples(folder, settings, options, quiet=quiet, as_json=as_json)
         return
     query = Path(queries[0])
     target = _target(query, output, in_place=in_place)
     page = files.ReportFile(report, sample_key or settings.reading.batch_key) if report else None
+    label_file = files.label_file
+    if time_limit is not None:
+        label_file = partial(label_file_apart, seconds=time_limit)
     with show_progress(hidden=silent) as progress:
-        summary = files.label_file(
+        summary = label_file(
             query,
             target,
             settings,

@@ -42,8 +42,8 @@ class SampleOptions:
         Which samples.
     suffix, reports, sample_key
         What is written of each.
-    workers, scheduler, split
-        Who labels them, and how large parts may be.
+    workers, scheduler, split, time_limit
+        Who labels them, how large parts may be, and how long each may take.
     overwrite
         Replace outputs without a record, and slots.
     """
@@ -56,6 +56,7 @@ class SampleOptions:
     workers: int
     scheduler: str | None
     split: int | None
+    time_limit: float | None
     overwrite: bool
 
 
@@ -127,15 +128,21 @@ def _label(
     )
     if book.locked:
         samples.remove_leftovers(folder)
+    results = cluster.run(
+        tasks,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        time_limit=options.time_limit,
+    )
     try:
-        results = cluster.run(tasks, workers=options.workers, scheduler=options.scheduler)
-        for i, record in enumerate(results, 1):
-            end_if_terminated()
-            if record["status"] != "skipped":
-                book.append([record])
-            if said:
-                say(f"[{i}/{len(tasks)}] {_line(record)}", err=True)
-            yield record
+        with closing(results):  # so that workers end before their temporary files go
+            for i, record in enumerate(results, 1):
+                end_if_terminated()
+                if record["status"] != "skipped":
+                    book.append([record])
+                if said:
+                    say(f"[{i}/{len(tasks)}] {_line(record)}", err=True)
+                yield record
     finally:
         samples.remove_leftovers(folder, book.run)
 

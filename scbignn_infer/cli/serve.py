@@ -60,6 +60,14 @@ MODULES = ("fastapi", "uvicorn")
     show_default=True,
     help="Requests that may wait.",
 )
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Name by which clients call this service, may be given again; localhost and addresses "
+    "are allowed.",
+)
 @threads_option
 @device_option
 @memory_option
@@ -70,47 +78,49 @@ def serve(
     max_size: int,
     timeout: float,
     queue: int,
+    hosts: Sequence[str],
     threads: int | None,
     device: str,
     memory_limit: int | None,
 ) -> None:
     """Label cells over HTTP.
 
-    Loads its models once and serves this machine alone, unless told otherwise with --host. Needs
-    the extra 'serve'.
+    Loads its models once, in a child process that reads and labels, and serves this machine alone,
+    unless told otherwise with --host. Needs the extra 'serve'.
     """
     from importlib.util import find_spec
 
     for module in MODULES:
         if find_spec(module) is None:
             raise MissingExtraError(module, extra="serve", purpose="the service")
-    import uvicorn
-
     from scbignn_infer import files, model_choice, service
+    from scbignn_infer.service.server import make_server
 
     with _bind(host, port) as listener:
         settings = files.Settings(device=device, threads=threads, memory_limit=memory_limit)
-        found = models or model_choice.whole_models(device=device, threads=threads)
-        served = service.Models(found, settings)
-        app = service.make_app(served, service.Limits(max_size, timeout, queue))
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=round(timeout) + 1)
-        )
-        for number in ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
-        listener.listen()
-        place = f"[{host}]" if ":" in host else host
-        say(
-            f"serving {', '.join(served.bundles)} at http://{place}:{listener.getsockname()[1]}",
-            err=True,
-        )
-        if not _is_loopback(host):
+        limits = service.Limits(max_size, timeout, queue)
+        found = list(models) or [
+            str(bundle.path) for bundle in model_choice.whole_models(device=device, threads=threads)
+        ]
+        with service.Worker(found, settings, limits) as worker:
+            app = service.make_app(worker, limits, [*hosts, host])
+            server = make_server(app, timeout)
+            for number in ENDING:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, server.handle_exit)  # which ends it well, exit code 0
+            listener.listen()
+            place = f"[{host}]" if ":" in host else host
             say(
-                f"warning: whoever reaches {host} may use this service; it asks for no password",
+                f"serving {', '.join(worker.names)} at http://{place}:{listener.getsockname()[1]}",
                 err=True,
             )
-        server.run(sockets=[listener])
+            if not _is_loopback(host):
+                say(
+                    f"warning: whoever reaches {host} may use this service; it asks for no "
+                    "password",
+                    err=True,
+                )
+            server.run(sockets=[listener])
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -17,6 +17,7 @@ from scbignn_infer import files
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.readers import MatrixQuery, Query
 from scbignn_infer.readers.query import one_line
+from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
 
 Array = np.ndarray[Any, Any]
@@ -25,6 +26,9 @@ JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
 JSON_BYTES = 100_000_000
 """Longest body of JSON: while it is read, its numbers take up to twenty times their length."""
+
+SLOW_SECONDS, SLOW_BYTES = 20.0, 10_000
+"""A body may take so long, and a second more for so many bytes that have come."""
 
 
 class NamedMatrix(MatrixQuery):
@@ -170,8 +174,8 @@ def answer_type(request: fastapi.Request, body: str) -> str:
     )
 
 
-async def receive(request: fastapi.Request, path: Path, most: int, seconds: float) -> None:
-    """Write the body to a file as it comes."""
+async def receive(request: fastapi.Request, path: Path, most: int, upload: Upload) -> None:
+    """Write the body to a file as it comes; one that trickles is given up."""
     too_large = RefusedError(
         413,
         f"a body of more than {most / 1e6:g} MB",
@@ -180,21 +184,28 @@ async def receive(request: fastapi.Request, path: Path, most: int, seconds: floa
     )
     if int(request.headers.get("content-length", 0)) > most:
         raise too_large
-    size = 0
+    seconds = upload.seconds
+    start = asyncio.get_running_loop().time()
     try:
         with open(path, "wb") as file:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(start + min(seconds, SLOW_SECONDS)) as clock:
                 async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > most:
+                    upload.add(len(chunk))
+                    if upload.size > most:
                         raise too_large
                     file.write(chunk)
+                    earned = SLOW_SECONDS + upload.size / SLOW_BYTES
+                    clock.reschedule(start + min(seconds, earned))
     except TimeoutError:
+        passed = asyncio.get_running_loop().time() - start
+        late = passed >= seconds
         raise RefusedError(
             408,
-            f"the body had not come after {seconds:g} seconds",
+            f"the body had not come after {seconds:g} seconds"
+            if late
+            else f"{upload.size} bytes of the body had come after {passed:.0f} seconds",
             expected="a quicker upload",
-            do="send fewer cells, or raise --timeout",
+            do="send fewer cells, or raise --timeout" if late else "use a quicker line",
         ) from None
     except OSError as error:
         raise OutputError(
@@ -202,5 +213,5 @@ async def receive(request: fastapi.Request, path: Path, most: int, seconds: floa
             expected="enough free space for temporary files",
             do="tell who runs the service",
         ) from None
-    if size == 0:
+    if upload.size == 0:
         raise RefusedError(422, "the body is empty", expected="cells", do="send them as the body")

@@ -1,25 +1,28 @@
-"""The queue before the one worker: a request's place, its work, and who waits for it."""
+"""Bodies that come and the queue before the one worker: a request's place, and who waits."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastapi
 from starlette.requests import ClientDisconnect
 
 from scbignn_infer.service.refusals import RETRY_SECONDS, RefusedError
 
+if TYPE_CHECKING:
+    from scbignn_infer.service.work import Question
+    from scbignn_infer.service.worker import Worker
 
-class AbandonedError(Exception):
-    """Ends work whose answer nobody waits for any more."""
+COMING_BODIES = 4
+"""Bodies of the longest kind that may come at once, all together."""
 
 
 @dataclass(frozen=True)
@@ -34,48 +37,107 @@ class Limits:
         Seconds for a body to come, and again for waiting and work.
     queue
         Requests that may wait beside the one that is worked on.
+    uploads
+        Bodies that may come at once.
     """
 
     max_size: int = 1_000_000_000
     timeout: float = 600.0
     queue: int = 32
+    uploads: int = 32
 
 
 class Desk:
-    """The queue before the one worker.
+    """Bodies that come, and the queue before the one worker.
+
+    A body takes no place in the queue while it comes, so that slow ones do not hold it.
 
     Parameters
     ----------
     limits
-        How many may wait.
+        How many may come and wait.
+    worker
+        Who answers.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.worker = ThreadPoolExecutor(1, thread_name_prefix="scbignn-serve")
+    def __init__(self, limits: Limits, worker: Worker) -> None:
+        self.limits, self.worker = limits, worker
         self.taken = 0
+        self.coming = 0
+        self.coming_bytes = 0
+
+    @contextmanager
+    def upload(self) -> Iterator[Upload]:
+        """Let a body come.
+
+        Raises
+        ------
+        RefusedError
+            Too many come, or the queue is full.
+        """
+        self._refuse_if_full()
+        if self.coming >= self.limits.uploads:
+            raise _try_again(f"{self.limits.uploads} bodies are coming already")
+        self.coming += 1
+        upload = Upload(self)
+        try:
+            yield upload
+        finally:
+            self.coming -= 1
+            self.coming_bytes -= upload.size
+
+    def _refuse_if_full(self) -> None:
+        if self.taken > self.limits.queue:
+            raise _try_again(f"{self.limits.queue} requests wait already")
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place from before the body comes until the answer is sent.
+        """Hold a place in the queue, from when the body has come until the answer is sent.
 
         Raises
         ------
         RefusedError
             There is none.
         """
-        if self.taken > self.limits.queue:
-            raise RefusedError(
-                503,
-                f"{self.limits.queue} requests wait already",
-                expected="a shorter queue",
-                do=f"try again in {RETRY_SECONDS} seconds",
-            )
+        self._refuse_if_full()
         self.taken += 1
         try:
             yield
         finally:
             self.taken -= 1
+
+
+def _try_again(found: str) -> RefusedError:
+    return RefusedError(
+        503, found, expected="a shorter queue", do=f"try again in {RETRY_SECONDS} seconds"
+    )
+
+
+class Upload:
+    """A body that is coming, and how much of it has come.
+
+    Parameters
+    ----------
+    desk
+        Where all of them are counted.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self.size, self.seconds = desk, 0, desk.limits.timeout
+
+    def add(self, size: int) -> None:
+        """Count a part that has come.
+
+        Raises
+        ------
+        RefusedError
+            All that come are too large together.
+        """
+        self.size += size
+        self._desk.coming_bytes += size
+        most = COMING_BODIES * self._desk.limits.max_size
+        if self._desk.coming_bytes > most:
+            raise _try_again(f"the bodies that come have {most / 1e6:g} MB together")
 
 
 class Job:
@@ -85,33 +147,34 @@ class Job:
     ----------
     folder
         For its files.
+    desk
+        Where the request takes its place.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, desk: Desk) -> None:
+        self.folder, self.desk = folder, desk
+        self._place = ExitStack()
         self._abandoned = threading.Event()
         self._work: Future[fastapi.Response] | None = None
 
-    def step(self, stage: str, done: int, total: int) -> None:
-        """End the work if nobody waits for it; called as it proceeds."""
-        if self._abandoned.is_set():
-            raise AbandonedError
-
-    async def run(
-        self, work: Callable[[], fastapi.Response], desk: Desk, request: fastapi.Request
-    ) -> fastapi.Response:
-        """Wait for the worker to do the work, no longer than the client and the limits allow.
+    async def run(self, question: Question, request: fastapi.Request) -> fastapi.Response:
+        """Wait for the worker to answer, no longer than the client and the limits allow.
 
         Parameters
         ----------
-        work
-            What the worker calls.
-        desk
-            Where it waits.
+        question
+            What is asked; its body has come.
         request
             Whose client may go away.
+
+        Raises
+        ------
+        RefusedError
+            There is no place in the queue, or the answer takes too long.
         """
-        self._work = desk.worker.submit(work)
+        desk = self.desk
+        self._place.enter_context(desk.place())
+        self._work = desk.worker.submit(question, self._abandoned)
         answer, gone = asyncio.wrap_future(self._work), asyncio.ensure_future(_gone(request))
         first: set[asyncio.Future[Any]] = {answer, gone}
         seconds = desk.limits.timeout
@@ -135,9 +198,10 @@ class Job:
             answer.cancel()  # takes work that has not begun out of the queue
 
     async def ended(self) -> None:
-        """Wait until the worker has nothing to do with the folder any more."""
-        if self._work is not None:
-            await asyncio.gather(asyncio.wrap_future(self._work), return_exceptions=True)
+        """Wait until the worker has nothing to do with the folder any more; leave the queue."""
+        with self._place:
+            if self._work is not None:
+                await asyncio.gather(asyncio.wrap_future(self._work), return_exceptions=True)
 
 
 async def _gone(request: fastapi.Request) -> None:
@@ -146,11 +210,10 @@ async def _gone(request: fastapi.Request) -> None:
         pass
 
 
-async def take_place(request: fastapi.Request) -> AsyncIterator[Job]:
-    """Give a request its place and a folder; both are free again when it has been answered."""
-    desk: Desk = request.app.state.desk
-    with desk.place(), tempfile.TemporaryDirectory(prefix="scbignn-") as folder:
-        job = Job(Path(folder))
+async def take_folder(request: fastapi.Request) -> AsyncIterator[Job]:
+    """Give a request a folder; it is gone when the request has been answered."""
+    with tempfile.TemporaryDirectory(prefix="scbignn-") as folder:
+        job = Job(Path(folder), request.app.state.desk)
         try:
             yield job
         finally:

@@ -15,7 +15,6 @@ from scbignn_infer.errors import BundleError
 from scbignn_infer.service.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from scbignn_infer.bundle import ModelBundle
     from scbignn_infer.pipeline import Annotator
 
 Document = dict[str, Any]
@@ -44,7 +43,7 @@ class Models:
     Parameters
     ----------
     models
-        Names, paths or bundles.
+        Names or paths.
     settings
         How cells are labelled, where a request wishes nothing.
 
@@ -54,9 +53,7 @@ class Models:
         There are none, two have one name, or one cannot be loaded and run.
     """
 
-    def __init__(
-        self, models: Sequence[str | Path | ModelBundle], settings: files.Settings
-    ) -> None:
+    def __init__(self, models: Sequence[str | Path], settings: files.Settings) -> None:
         bundles = [registry.load_model(model) for model in models]
         self.bundles = {bundle.name: bundle for bundle in bundles}
         if not bundles or len(self.bundles) < len(bundles):
@@ -70,35 +67,9 @@ class Models:
         for annotator in self._warm.values():
             _warm_up(annotator)
 
-    def named(self, name: str | None) -> ModelBundle:
-        """Return a served model, without a name the only one.
-
-        Raises
-        ------
-        RefusedError
-            There is no such model, or no name and several models.
-        """
-        served = ", ".join(self.bundles)
-        if name is None and len(self.bundles) == 1:
-            (name,) = self.bundles
-        if name is None:
-            raise RefusedError(
-                422,
-                f"no model is named and {len(self.bundles)} are served",
-                expected=f"one of {served}",
-                do="choose with ?model=NAME",
-            )
-        if name not in self.bundles:
-            raise RefusedError(
-                404,
-                f"no model '{name}' is served",
-                expected=f"one of {served}",
-                do="choose with ?model=NAME",
-            )
-        return self.bundles[name]
-
-    def annotator(self, bundle: ModelBundle, wishes: Wishes) -> Annotator:
+    def annotator(self, name: str, wishes: Wishes) -> Annotator:
         """Return the annotator of a model as a request wishes it, until the next request."""
+        bundle = self.bundles[name]
         wished = replace(
             self._settings,
             unknown=not wishes.no_unknown,
@@ -106,10 +77,15 @@ class Models:
             max_novelty=wishes.max_novelty,
             level=wishes.level,
         ).annotator(bundle)
-        warm = self._warm[bundle.name]
+        warm = self._warm[name]
         warm.threshold, warm.max_novelty = wished.threshold, wished.max_novelty
         warm.grouping = wished.grouping
         return warm
+
+    @property
+    def on_cpu(self) -> bool:
+        """Tell whether no model is on a GPU, whose driver reserves memory of its own."""
+        return all(a.runtime.provider == "cpu" for a in self._warm.values())
 
     def describe(self) -> list[Document]:
         """Return name, version, species, tissue and types of each model."""
@@ -125,6 +101,34 @@ class Models:
             }
             for name, bundle in self.bundles.items()
         ]
+
+
+def named(served: Sequence[str], name: str | None) -> str:
+    """Return the name of a served model, without a name that of the only one.
+
+    Raises
+    ------
+    RefusedError
+        There is no such model, or no name and several models.
+    """
+    names = ", ".join(served)
+    if name is None and len(served) == 1:
+        (name,) = served
+    if name is None:
+        raise RefusedError(
+            422,
+            f"no model is named and {len(served)} are served",
+            expected=f"one of {names}",
+            do="choose with ?model=NAME",
+        )
+    if name not in served:
+        raise RefusedError(
+            404,
+            f"no model '{name}' is served",
+            expected=f"one of {names}",
+            do="choose with ?model=NAME",
+        )
+    return name
 
 
 def _warm_up(annotator: Annotator) -> None:

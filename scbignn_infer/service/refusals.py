@@ -17,9 +17,10 @@ REFUSALS = {
     408: "the body took too long",
     413: "the body is too large",
     415: "a body in none of the formats",
+    421: "the host is not a name of this service",
     422: "the cells or a parameter cannot be used",
     501: "a package for this format is not installed",
-    503: "too many requests wait",
+    503: "too many requests wait or come, or the process that labels does not start",
     504: "waiting and work took too long",
 }
 
@@ -38,6 +39,20 @@ class RefusedError(ScBiGNNError):
     def __init__(self, status: int, found: str, *, expected: str, do: str) -> None:
         self.status = status
         super().__init__(found, expected=expected, do=do)
+
+
+class FailedError(Exception):
+    """A request that failed for a reason that is the server's.
+
+    Parameters
+    ----------
+    kind
+        Of what was raised; it has been logged.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(kind)
 
 
 STATUS: dict[type[ScBiGNNError], int] = {InputError: 422, MissingExtraError: 501, OutputError: 507}

@@ -1,79 +1,122 @@
-"""What the worker does for a request: label the cells and make the answer."""
+"""What the child process does for a request: read the body, label the cells, write the answer."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fastapi
 import msgspec
-from fastapi.responses import FileResponse
 
 from scbignn_infer import files, results, writers
+from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
+from scbignn_infer.errors import InputError
 from scbignn_infer.remarks import remarks_on
-from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS
-from scbignn_infer.service.desk import Job
+from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
 from scbignn_infer.service.models import Models, Wishes
+from scbignn_infer.service.refusals import ANSWERED
 
 if TYPE_CHECKING:
-    from scbignn_infer.bundle import ModelBundle
-    from scbignn_infer.pipeline import Annotator
     from scbignn_infer.results import Annotation
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the worker does for a request.
+class Question:
+    """What a request asks.
 
     Attributes
     ----------
-    job
-        Asked at each step whether to go on.
-    models, bundle, wishes
+    model, wishes
         How cells are labelled.
     body, sent, wanted
         The file that came, its format and that of the answer.
     """
 
-    job: Job
-    models: Models
-    bundle: ModelBundle
+    model: str
     wishes: Wishes
     body: Path
     sent: str
     wanted: str
 
-    def __call__(self) -> fastapi.Response:
-        """Label the cells and make the answer."""
-        annotator = self.models.annotator(self.bundle, self.wishes)
-        if self.wanted == HDF5:
-            return self._labelled_file(annotator)
-        with OPENERS[self.sent](self.body) as cells:
-            annotation = annotator.annotate_query(cells, progress=self.job.step)
-            names = cells.cell_names()
-        if self.wanted == CSV:
-            table = writers.make_table(
-                names, annotation.columns(), annotation.probabilities, annotation.cell_types
-            )
-            return fastapi.Response(table.to_csv(), media_type=CSV)
-        return fastapi.Response(
-            msgspec.json.encode(_as_document(annotation, names)), media_type=JSON
-        )
+    @property
+    def answer(self) -> Path:
+        """Where the answer is put."""
+        suffix = {HDF5: "h5ad", CSV: "csv"}.get(self.wanted, "json")
+        return self.body.with_name(f"cells.scbignn.{suffix}")
 
-    def _labelled_file(self, annotator: Annotator) -> fastapi.Response:
-        target = self.body.with_name("cells.scbignn.h5ad")
+
+def serve(link: Link, models: Sequence[str | Path], settings: files.Settings) -> None:
+    """Load the models, say what they are, and answer what the parent asks; runs in the child."""
+    served = Models(models, settings)
+    if settings.memory_limit is not None and served.on_cpu:
+        limit_memory(settings.memory_limit)
+    outside = tempfile.gettempdir()
+    os.chdir(outside)  # the paths of models are resolved
+    link.send({"models": served.describe()})
+    for question in link:
+        folder = str(question.body.parent)
+        os.chdir(folder)
+        tempfile.tempdir = folder
+        try:
+            outcome = _outcome(served, question, link)
+        finally:
+            tempfile.tempdir = outside
+            os.chdir(outside)
+        link.send(outcome)
+
+
+def _outcome(served: Models, question: Question, link: Link) -> Document:
+    """Answer, and say what became of it."""
+    try:
+        _answer(served, question, link)
+    except StoppedError:
+        return {"outcome": "stopped"}
+    except ANSWERED as error:
+        return {"outcome": "refused", **as_document(error)}
+    except MemoryError:
+        short = InputError(
+            "labelling these cells needs more memory than there is",
+            expected="cells that fit the memory (--memory-limit)",
+            do="send fewer cells at once",
+        )
+        return {"outcome": "refused", **as_document(short)}
+    except Exception as error:  # noqa: BLE001 - the service goes on
+        return {
+            "outcome": "failed",
+            "kind": type(error).__name__,
+            "trace": traceback.format_exc(),
+        }
+    return {"outcome": "answered"}
+
+
+def _answer(served: Models, question: Question, link: Link) -> None:
+    annotator = served.annotator(question.model, question.wishes)
+    if question.wanted == HDF5:
         files.label_file(
-            self.body,
-            target,
-            files.Settings(model=str(self.bundle.path)),
+            question.body,
+            question.answer,
+            files.Settings(model=str(annotator.bundle.path)),
             overwrite=True,
-            progress=self.job.step,
+            progress=link.step,
             make_annotator=lambda settings, bundle: annotator,
         )
-        return FileResponse(target, media_type=HDF5, filename=target.name)
+        return
+    with OPENERS[question.sent](question.body) as cells:
+        annotation = annotator.annotate_query(cells, progress=link.step)
+        names = cells.cell_names()
+    if question.wanted == CSV:
+        table = writers.make_table(
+            names, annotation.columns(), annotation.probabilities, annotation.cell_types
+        )
+        question.answer.write_text(table.to_csv(), encoding="utf-8", newline="")
+    else:
+        question.answer.write_bytes(msgspec.json.encode(_as_document(annotation, names)))
 
 
 def _as_document(annotation: Annotation, names: list[str]) -> Document:
