@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from scbignn_infer.errors import InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.matrices import choose_matrix, judge, sample_rows
+from scbignn_infer.layer_names import sum_of_layers, summands
+from scbignn_infer.matrices import choose_matrix, judge, passed_over, sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +37,8 @@ class Reading:
     Attributes
     ----------
     matrix
-        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+        ``X``, ``raw``, ``layers/NAME``, or ``layers/spliced+unspliced`` for the sum of such
+        layers; by default the best usable one.
     gene_column
         Column of the gene table with the names; by default the one that matches best.
     min_gene_coverage
@@ -81,12 +84,15 @@ class Choice:
         Join of its genes with the model's.
     target_sum
         Total that each cell had before it was cut, where the matrix is a cut of log-values.
+    passed_over
+        Matrices that can be read and were not taken, and why.
     """
 
     matrix: str
     verdicts: dict[str, Verdict]
     genes: GeneMatch
     target_sum: float = TARGET_SUM
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -97,7 +103,8 @@ class Choice:
 def judge_matrices(query: Query) -> dict[str, Verdict]:
     """Return a verdict on each matrix of the query, from rows sampled across all of it.
 
-    Features that are no genes are left out.
+    Features that are no genes are left out. Layers into which counts were split are judged as
+    their sum, too, which is named like ``layers/spliced+unspliced+ambiguous``.
 
     Raises
     ------
@@ -108,8 +115,18 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
         raise InputError(
             f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
         )
-    rows = sample_rows(query.n_cells)
-    return {name: judge(gene_rows(query, name, rows)) for name in query.matrices()}
+    sample, names = sample_rows(query.n_cells), query.matrices()
+    whole = sum_of_layers(names)
+    parts = summands(whole, names) if whole is not None else []
+    verdicts, total = {}, None
+    for name in names:
+        rows = gene_rows(query, name, sample)
+        verdicts[name] = judge(rows)
+        if name in parts:
+            total = rows if total is None else total + rows
+    if whole is not None and total is not None:
+        verdicts[whole] = judge(total)
+    return verdicts
 
 
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
@@ -162,7 +179,7 @@ def choose(
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
     wanted = genes or model_genes(bundle)
-    matrix, match = join(query, wanted, reading, verdicts)
+    matrix, match, rivals = join(query, wanted, reading, verdicts)
     refuse_unfit(
         match,
         query.gene_columns(matrix),
@@ -170,16 +187,18 @@ def choose(
         min_coverage=reading.min_gene_coverage,
         allow_species_mismatch=reading.allow_species_mismatch,
     )
-    choice = Choice(matrix, verdicts, match)
+    choice = Choice(matrix, verdicts, match, passed_over=rivals)
     if choice.verdict.state != "log1p-cut":
         return choice
-    return Choice(matrix, verdicts, match, _target_sum(query, bundle, choice))
+    return replace(choice, target_sum=_target_sum(query, bundle, choice))
 
 
 def join(
     query: Query, genes: ModelGenes, reading: Reading, verdicts: Mapping[str, Verdict]
-) -> tuple[str, GeneMatch]:
-    """Return the best matrix and its genes' join with a model's, whether these are enough or not.
+) -> tuple[str, GeneMatch, dict[str, str]]:
+    """Return the best matrix, its genes' join with a model's, and why others were passed over.
+
+    Whether the genes are enough is not asked.
 
     Raises
     ------
@@ -199,14 +218,14 @@ def join(
         )
     n_genes = {name: match.n_shared for name, match in matches.items()}
     matrix = choose_matrix(verdicts, reading.matrix, n_genes)
-    return matrix, matches[matrix]
+    return matrix, matches[matrix], passed_over(verdicts, n_genes)
 
 
 def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
     """Estimate to which total log-values were scaled before most genes were cut away.
 
     The shared genes' part of it is known, and which part they are of the reference's counts.
-    Where that is near 10,000, it is taken to be that.
+    Where that is near 10,000, it is taken to be that; other bases than e have no usual total.
     """
     share = bundle.statistics["gene_share"]
     nothing = np.zeros(0, np.int64)
@@ -216,5 +235,6 @@ def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
     _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
     totals = totals[totals > 0]
     guess = float(np.median(totals)) if len(totals) else TARGET_SUM
-    usual = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    near = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    usual = near and choice.verdict.base == math.e
     return TARGET_SUM if usual else guess

@@ -539,6 +539,7 @@ class Annotator:
                 "target_sum": choice.target_sum if verdict.state == "log1p-cut" else 0.0,
                 "verdicts": {
                     name.replace("/", ":"): f"{v.state} ({v.reason})"
+                    + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
                     for name, v in choice.verdicts.items()
                 },
             },

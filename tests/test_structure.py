@@ -23,7 +23,7 @@ PACKAGES = ("cli", "readers", "report", "service")
 FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.glob(f"{p}/*.py"))])
 LAYERS = (
     {"errors"},
-    {"bundle", "gene_names", "parallel", "registry", "sessions"},
+    {"bundle", "gene_names", "layer_names", "parallel", "registry", "sessions"},
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
     {"pipeline", "doctor"},
