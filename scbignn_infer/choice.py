@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.layer_names import sum_of_layers, summands
+from scbignn_infer.joined import SAMPLE, silent_genes
+from scbignn_infer.layer_names import is_split, sum_of_layers, summands
 from scbignn_infer.matrices import choose_matrix, judge, passed_over, sample_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import scipy.sparse as sp
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from scbignn_infer.readers.tables import Orientation
 
 Array = np.ndarray[Any, Any]
+GENES_AS_CELLS = 0.2
+"""Share of the cells that bear names of genes, above which they are genes."""
+ENOUGH_OF_TYPICAL = 0.3
+"""Cells with less than this share of the genes of the typical cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
 
@@ -98,6 +103,15 @@ class Choice:
     def verdict(self) -> Verdict:
         """What the chosen matrix holds."""
         return self.verdicts[self.matrix]
+
+    @property
+    def doubt(self) -> str:
+        """Why the chosen matrix should not be trusted, or nothing."""
+        if self.verdict.binary:
+            return "all values are 0 or 1"
+        if is_split(self.matrix):
+            return "it holds a part of the counts"
+        return self.passed_over.get(self.matrix, "")
 
 
 def judge_matrices(query: Query) -> dict[str, Verdict]:
@@ -180,17 +194,57 @@ def choose(
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
     wanted = genes or model_genes(bundle)
     matrix, match, rivals = join(query, wanted, reading, verdicts)
-    refuse_unfit(
-        match,
-        query.gene_columns(matrix),
-        wanted,
-        min_coverage=reading.min_gene_coverage,
-        allow_species_mismatch=reading.allow_species_mismatch,
-    )
+    refuse(query, matrix, match, wanted, reading)
     choice = Choice(matrix, verdicts, match, passed_over=rivals)
     if choice.verdict.state != "log1p-cut":
         return choice
     return replace(choice, target_sum=_target_sum(query, bundle, choice))
+
+
+def refuse(
+    query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
+) -> None:
+    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed.
+
+    Raises
+    ------
+    GeneError
+        As :func:`scbignn_infer.genes.refuse_unfit`, or the cells bear the names of genes.
+    """
+    try:
+        refuse_unfit(
+            match,
+            query.gene_columns(matrix),
+            genes,
+            min_coverage=reading.min_gene_coverage,
+            allow_species_mismatch=reading.allow_species_mismatch,
+        )
+    except GeneError:
+        names = query.cell_names()
+        n = match_genes({"cells": names}, genes).n_shared
+        if n > max(match.n_shared, GENES_AS_CELLS * len(names)):
+            raise GeneError(
+                f"the matrix is genes x cells: {n:,} cells bear the names of genes "
+                f"({', '.join(names[:3])})",
+                expected="cells x genes, cells in obs and genes in var",
+                do="turn it round (adata.T) and write it again",
+            ) from None
+        raise
+
+
+def find_silent_genes(
+    query: Query, choice: Choice, batches: Sequence[Array]
+) -> tuple[float, float]:
+    """Return which share of common genes part of the cells never show, and how large that is."""
+    sample = sample_rows(query.n_cells, SAMPLE)
+    rows = query.rows(choice.matrix, sample)
+    own = rows[:, np.flatnonzero(choice.genes.reference_index >= 0)]
+    n = np.diff(own.indptr)
+    kept = n >= ENOUGH_OF_TYPICAL * np.median(n)  # others are silent since they are shallow
+    if choice.genes.foreign is not None:
+        kept &= n >= np.diff(rows[:, np.flatnonzero(choice.genes.foreign)].indptr)
+    among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
+    return silent_genes(own[np.flatnonzero(kept)], among)
 
 
 def join(
@@ -230,7 +284,12 @@ def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
     share = bundle.statistics["gene_share"]
     nothing = np.zeros(0, np.int64)
     densify = Densifier.make(
-        choice.genes.reference_index, share, nothing, "log1p", base=choice.verdict.base
+        choice.genes.reference_index,
+        share,
+        nothing,
+        "log1p",
+        base=choice.verdict.base,
+        foreign=choice.genes.foreign,
     )
     _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
     totals = totals[totals > 0]

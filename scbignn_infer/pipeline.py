@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scbignn_infer import __version__, results
-from scbignn_infer.choice import AS_FOUND, choose, model_genes
+from scbignn_infer.choice import AS_FOUND, choose, find_silent_genes, model_genes
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
@@ -288,6 +288,7 @@ class Annotator:
             if choice is None:
                 choice = self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
+            silent = find_silent_genes(query, choice, batches)
         if self.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
@@ -340,6 +341,8 @@ class Annotator:
                     "n_batches": len(batches) if batches else 1,
                 },
                 clock.seconds,
+                n_foreign=int(genes.foreign.sum()),
+                silent=silent,
             ),
         )
 
@@ -493,6 +496,7 @@ class Annotator:
             choice.verdict.state,
             base=choice.verdict.base,
             target_sum=choice.target_sum,
+            foreign=choice.genes.foreign,
         )
         return densify, tables
 
@@ -526,7 +530,13 @@ class Annotator:
         return found / most, results.novelty_quantile(found, quantiles)
 
     def _provenance(
-        self, choice: Choice, graph: dict[str, Any], seconds: dict[str, float]
+        self,
+        choice: Choice,
+        graph: dict[str, Any],
+        seconds: dict[str, float],
+        *,
+        n_foreign: int,
+        silent: tuple[float, float],
     ) -> dict[str, Any]:
         spec, genes, verdict = self.bundle.spec, choice.genes, choice.verdict
         return {
@@ -537,6 +547,8 @@ class Annotator:
                 "state": verdict.state,
                 "reason": verdict.reason,
                 "target_sum": choice.target_sum if verdict.state == "log1p-cut" else 0.0,
+                "doubt": choice.doubt,
+                "few_genes": verdict.few,
                 "verdicts": {
                     name.replace("/", ":"): f"{v.state} ({v.reason})"
                     + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
@@ -550,6 +562,10 @@ class Annotator:
                 "n_duplicates": genes.n_duplicates,
                 "n_renamed": genes.n_renamed,
                 "left_out": genes.left_out,
+                "foreign": {}
+                if genes.foreign is None
+                else {"species": genes.foreign_species, "cells": n_foreign},
+                "silent": {"genes": silent[0], "cells": silent[1]},
             },
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,

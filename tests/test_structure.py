@@ -24,7 +24,17 @@ FILES = sorted([*RUNTIME.glob("*.py"), *(f for p in PACKAGES for f in RUNTIME.gl
 LAYERS = (
     {"errors"},
     {"bundle", "gene_names", "layer_names", "parallel", "registry", "sessions"},
-    {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"},
+    {
+        "readers",
+        "matrices",
+        "genes",
+        "joined",
+        "expression",
+        "neighbors",
+        "results",
+        "writers",
+        "evaluation",
+    },
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
     {"pipeline", "doctor"},
     {"explanation", "model_choice", "report"},
