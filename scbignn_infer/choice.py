@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 GENES_AS_CELLS = 0.2
 """Share of the cells that bear names of genes, above which they are genes."""
-ENOUGH_OF_TYPICAL = 0.3
-"""Cells with less than this share of the genes of the typical cell are not asked what they lack."""
+ENOUGH_OF_DEEP = 0.3
+"""Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
 
@@ -240,7 +240,7 @@ def find_silent_genes(
     rows = query.rows(choice.matrix, sample)
     own = rows[:, np.flatnonzero(choice.genes.reference_index >= 0)]
     n = np.diff(own.indptr)
-    kept = n >= ENOUGH_OF_TYPICAL * np.median(n)  # others are silent since they are shallow
+    kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
     if choice.genes.foreign is not None:
         kept &= n >= np.diff(rows[:, np.flatnonzero(choice.genes.foreign)].indptr)
     among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]

@@ -45,6 +45,8 @@ def silent_genes(rows: sp.csr_matrix, batches: Sequence[Array] = ()) -> tuple[fl
     genes, cells
         Shares; zeros if hardly a gene is silent.
     """
+    if rows.shape[0] < 2 * SURE_CELLS:
+        return 0.0, 0.0
     shows = rows.astype(bool).astype(np.float32).tocsr()
     n, total = shows.shape[0], np.asarray(shows.sum(axis=0)).ravel()
     worst, silent = 0.0, np.zeros(0, np.int64)

@@ -166,11 +166,12 @@ def judge(rows: sp.csr_matrix) -> Verdict:
 
 
 def _judge_decimals(rows: sp.csr_matrix, error: float) -> Verdict:
-    """Return the verdict on values that are not whole numbers."""
+    """Return the verdict on values that are not all whole numbers."""
     forms = [_Form("", 1.0, rows), *_logarithms(rows)]
     odd = _odd_forms(rows)
     exact = (
         _whole_counts(forms[1:], error)
+        or _of_two_scales(rows, error)
         or _of_one_unit(forms)
         or _whole_counts(odd, error)
         or _of_one_unit(odd)
@@ -245,6 +246,27 @@ def _logarithms(rows: sp.csr_matrix) -> list[_Form]:
         for name, base in BASES.items()
         if high * math.log(base) <= math.log(MAX_LINEAR)
     ]
+
+
+def _of_two_scales(rows: sp.csr_matrix, error: float) -> Verdict | None:
+    """Return the verdict on whole numbers in some cells and no linear values in the others."""
+    starts = rows.indptr[:-1]
+    n = np.diff(rows.indptr)
+    held = np.flatnonzero(n >= 3)
+    decimals = np.zeros(len(n), np.int64)
+    some = n > 0
+    decimals[some] = np.add.reduceat((rows.data % 1 != 0).astype(np.int64), starts[some])
+    whole, others = held[decimals[held] == 0], held[decimals[held] > 0]
+    if min(len(whole), len(others)) < ENOUGH_CELLS:
+        return None
+    found = _judge_decimals(rows[others], error)
+    if found.state == "counts":
+        return None
+    return Verdict(
+        "two-scales",
+        f"whole numbers in {len(whole)} of the sampled cells, {found.state} ({found.reason}) in "
+        f"{len(others)}",
+    )
 
 
 def _odd_forms(rows: sp.csr_matrix) -> list[_Form]:
@@ -515,7 +537,7 @@ def passed_over(
             if n != name and genes.get(n, 0) >= genes.get(name, 0) and usable[n].entries >= least
         ]
         if is_sum and as_many:
-            drop(name, f"{as_many[0]} holds whole counts")
+            drop(name, f"{as_many[0]} holds counts")
             whole.remove(name)
         elif layer_names.is_split(name) and as_many:
             drop(name, "it holds a part of the counts")

@@ -285,16 +285,13 @@ class Annotator:
         self._refuse_too_large(query)
         clock = _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
-            if choice is None:
-                choice = self.choose(query, reading)
+            choice = choice or self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
-            silent = find_silent_genes(query, choice, batches)
         if self.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
             most = max(len(b) for b in batches) if batches else query.n_cells
-            size = self.bundle.spec.gene_level.embedding_size
-            compile_ahead(most, size, runtime=self.runtime)
+            compile_ahead(most, self.bundle.spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
             genes = self._run_gene_level(query, choice, report)
         n, grouping = query.n_cells, self.grouping
@@ -342,7 +339,7 @@ class Annotator:
                 },
                 clock.seconds,
                 n_foreign=int(genes.foreign.sum()),
-                silent=silent,
+                silent=find_silent_genes(query, choice, batches),
             ),
         )
 

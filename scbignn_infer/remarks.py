@@ -60,8 +60,8 @@ def _causes(annotation: Annotation) -> list[str]:
         )
     if matrix.get("doubt"):
         remarks.append(
-            f"{matrix['name']} is not made of whole counts: {matrix['doubt']}; labels are less "
-            "reliable; give the raw counts"
+            f"{matrix['name']} was read, but {matrix['doubt']}: labels are less reliable; give the "
+            "raw counts"
         )
     if silent.get("genes"):
         remarks.append(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scbignn_infer.readers import Query
 
 Summary = dict[str, Any]
+FEW = 0.01
+"""Share of cells with hardly a gene above which it is said."""
 
 
 @click.command()
@@ -81,7 +83,8 @@ def _matrix_entry(cells: Query, name: str, verdict: Verdict) -> Summary:
         "left_out": left_out,
         "state": verdict.state,
         "usable": verdict.usable,
-        "reason": verdict.reason,
+        "reason": verdict.reason
+        + (f"; {verdict.few:.0%} of the cells have hardly a gene" if verdict.few > FEW else ""),
     }
 
 
