@@ -111,7 +111,7 @@ class Choice:
             return "all values are 0 or 1"
         if is_split(self.matrix):
             return "it holds a part of the counts"
-        return self.passed_over.get(self.matrix, "")
+        return self.passed_over.get(self.matrix, "") or self.verdict.caution
 
 
 def judge_matrices(query: Query) -> dict[str, Verdict]:

@@ -98,6 +98,8 @@ class Verdict:
         Of the logarithm.
     doubt
         Why it is not read unless the user asks for it, or nothing.
+    caution
+        Why labels are less reliable if it is read, or nothing.
     whole
         Whether the values are whole numbers.
     binary
@@ -112,6 +114,7 @@ class Verdict:
     reason: str
     base: float = math.e
     doubt: str = ""
+    caution: str = ""
     whole: bool = False
     binary: bool = False
     entries: int = 0
@@ -249,7 +252,10 @@ def _logarithms(rows: sp.csr_matrix) -> list[_Form]:
 
 
 def _of_two_scales(rows: sp.csr_matrix, error: float) -> Verdict | None:
-    """Return the verdict on whole numbers in some cells and no linear values in the others."""
+    """Return the verdict on whole numbers in some cells and no linear values in the others.
+
+    Where the others hold a logarithm, that is sure, and the matrix is not read.
+    """
     starts = rows.indptr[:-1]
     n = np.diff(rows.indptr)
     held = np.flatnonzero(n >= 3)
@@ -262,10 +268,17 @@ def _of_two_scales(rows: sp.csr_matrix, error: float) -> Verdict | None:
     found = _judge_decimals(rows[others], error)
     if found.state == "counts":
         return None
-    return Verdict(
-        "two-scales",
+    reason = (
         f"whole numbers in {len(whole)} of the sampled cells, {found.state} ({found.reason}) in "
-        f"{len(others)}",
+        f"{len(others)}"
+    )
+    if found.usable:
+        return Verdict("two-scales", reason)
+    return Verdict(
+        "counts",
+        reason,
+        caution=f"{len(others) / len(held):.0%} of the cells hold "
+        "values of another scale than the others: files were joined",
     )
 
 
@@ -460,11 +473,12 @@ def choose_matrix(
     if not usable:
         raise _no_matrix(verdicts, candidates, rivals)
 
-    def rank(name: str) -> tuple[bool, int, int, bool]:
+    def rank(name: str) -> tuple[bool, bool, int, int, bool]:
         v = candidates[name]
         named = bool(layer_names.COUNTS.match(name)) and v.whole
         return (
             v.state == "log1p-cut",
+            bool(v.caution),
             -(n_genes or {}).get(name, 0),
             USABLE.index(v.state),
             not named,
