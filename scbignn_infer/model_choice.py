@@ -65,11 +65,13 @@ def choose_model(
     bundles = {name: load_model(path) for name, path in list_models().items()}
     choices: dict[str, Choice] = {}
     novelty: dict[str, float] = {}
+    refused: set[str] = set()
     for name, bundle in bundles.items():
         annotator = pipeline.Annotator(bundle, device=device, threads=threads)
         try:
             choice = choose(query, bundle, reading, verdicts=verdicts)
-        except GeneError:
+        except GeneError as error:
+            refused.add(error.found)
             continue  # a model for other genes, perhaps another species
         choices[name] = choice
         if choice.matrix not in rows:
@@ -80,7 +82,8 @@ def choose_model(
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
     if len(close) != 1:
-        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
+        none = "none can read it" + (f": {refused.pop()}" if len(refused) == 1 else "")
+        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or none
         raise BundleError(
             f"no model is clearly meant for {query.name} "
             f"(distance of its cells to the references: {shown})",
