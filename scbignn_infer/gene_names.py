@@ -158,7 +158,7 @@ def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
         ("human", False): sum(name in human for name in names),
         ("mouse", False): sum(name in mouse for name in names),
     }
-    if found[("human", False)] > found[("mouse", False)]:
+    if found[("human", False)] >= found[("mouse", False)]:
         upper = _upper("mouse")
         found[("mouse", True)] = sum(name in upper for name in names)
     first, second = sorted(found, key=lambda kind: -found[kind])[:2]
