@@ -462,6 +462,16 @@ def test_inspect_judges_every_matrix(h5ad, toy_models):
     assert all(m["reason"] for m in report["matrices"])
 
 
+def test_inspect_names_the_rivals_that_are_passed_over(adata, tmp_path, toy_models):
+    adata.layers["ambiguous"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    report = run_json("inspect", tmp_path / "a.h5ad", "-m", "toy")
+    over = {m["name"]: m["passed_over"] for m in report["matrices"] if m["passed_over"]}
+    assert over == {"layers/ambiguous": "'ambiguous' holds a part of the counts"}
+    shown = " ".join(run("inspect", tmp_path / "a.h5ad", "-m", "toy").stdout.split())
+    assert "passed over: 'ambiguous' holds a part" in shown
+
+
 def test_inspect_says_that_no_model_fits_and_ends_well(h5ad, toy_models):
     (model,) = run_json("inspect", h5ad, "-m", "toy")["models"]
     assert (model["fits"], model["shared_genes"], model["coverage"]) == (False, 0, 0)
