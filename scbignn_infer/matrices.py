@@ -35,6 +35,7 @@ BASES = {"log1p": math.e, "log2(1 + x)": 2.0, "log10(1 + x)": 10.0}
 """Logarithms that are recognised, and how they are called."""
 MAX_LINEAR = 1e9
 """A logarithm whose inversion gives more than this is none."""
+NO_MATRIX = "the data hold neither X, nor raw, nor a layer"
 CURES: dict[State, str] = {
     "square-root": "square the values, or store the raw counts as layers['counts'], and try again",
     "log-log": "take one logarithm back (numpy.expm1), or store the raw counts as "
@@ -502,8 +503,9 @@ def _no_matrix(
         f"{name} is {v.state} ({v.reason})" + (f", but {rivals[name]}" if name in rivals else "")
         for name, v in candidates.items()
     ]
+    found = "; ".join(said) or NO_MATRIX
     return InputError(
-        "no usable matrix: " + ("; ".join(said) or "the data hold neither X, nor raw, nor a layer"),
+        f"no usable matrix: {found}",
         expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",
         do=do,
     )
