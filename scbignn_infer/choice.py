@@ -11,7 +11,7 @@ import numpy as np
 from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.joined import SAMPLE, silent_genes
+from scbignn_infer.joined import SAMPLE, shown_genes, silent_genes
 from scbignn_infer.layer_names import is_split, sum_of_layers, summands
 from scbignn_infer.matrices import choose_matrix, judge, passed_over, sample_rows
 
@@ -135,12 +135,17 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
     verdicts, total = {}, None
     for name in names:
         rows = gene_rows(query, name, sample)
-        verdicts[name] = judge(rows)
+        verdicts[name] = _judge(rows)
         if name in parts:
             total = rows if total is None else total + rows
     if whole is not None and total is not None:
-        verdicts[whole] = judge(total)
+        verdicts[whole] = _judge(total)
     return verdicts
+
+
+def _judge(rows: sp.csr_matrix) -> Verdict:
+    """Return the verdict on sampled rows, with the genes that some of them show."""
+    return replace(judge(rows), shown=shown_genes(rows, sample_rows(rows.shape[0], SAMPLE)))
 
 
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
@@ -236,15 +241,22 @@ def find_silent_genes(
     query: Query, choice: Choice, batches: Sequence[Array]
 ) -> tuple[float, float]:
     """Return which share of common genes part of the cells never show, and how large that is."""
-    sample = sample_rows(query.n_cells, SAMPLE)
-    rows = query.rows(choice.matrix, sample)
-    own = rows[:, np.flatnonzero(choice.genes.reference_index >= 0)]
-    n = np.diff(own.indptr)
+    if choice.verdict.shown is None:
+        return 0.0, 0.0
+    index, foreign = choice.genes.reference_index, choice.genes.foreign
+    mask, _ = genes_only(query.gene_columns(choice.matrix))
+    if mask is not None:
+        index, foreign = index[mask], None if foreign is None else foreign[mask]
+    rows = np.unpackbits(choice.verdict.shown, axis=1, count=len(index)).astype(bool)
+    own = rows[:, index >= 0]
+    n = own.sum(axis=1)
     kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
-    if choice.genes.foreign is not None:
-        kept &= n >= np.diff(rows[:, np.flatnonzero(choice.genes.foreign)].indptr)
+    if foreign is not None:
+        kept &= n >= rows[:, foreign].sum(axis=1)
+    sample = sample_rows(query.n_cells)
+    sample = sample[sample_rows(len(sample), SAMPLE)]
     among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
-    return silent_genes(own[np.flatnonzero(kept)], among)
+    return silent_genes(own[kept], among)
 
 
 def join(

@@ -29,13 +29,18 @@ MANY_SILENT = 0.08
 0.06 in eleven studies, in any order; that is fetal beside adult brain)."""
 
 
-def silent_genes(rows: sp.csr_matrix, batches: Sequence[Array] = ()) -> tuple[float, float]:
+def shown_genes(rows: sp.csr_matrix, cells: Array) -> Array:
+    """Return which genes some of the rows show, 8 to a byte, to be asked later."""
+    return np.packbits(rows[cells].toarray() > 0, axis=1)
+
+
+def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, float]:
     """Tell which share of common genes part of the cells never show, and how large that part is.
 
     Parameters
     ----------
-    rows
-        (n, n_genes) sampled cells in the order of the file.
+    shows
+        (n, n_genes) which genes sampled cells show, in the order of the file.
     batches
         Which of these are of each batch; else stretches of the file are looked at, and the two
         sides of the directions in which the cells differ most.
@@ -45,32 +50,31 @@ def silent_genes(rows: sp.csr_matrix, batches: Sequence[Array] = ()) -> tuple[fl
     genes, cells
         Shares; zeros if hardly a gene is silent.
     """
-    if rows.shape[0] < 2 * SURE_CELLS:
+    n, total = len(shows), shows.sum(axis=0)
+    if n < 2 * SURE_CELLS:
         return 0.0, 0.0
-    shows = rows.astype(bool).astype(np.float32).tocsr()
-    n, total = shows.shape[0], np.asarray(shows.sum(axis=0)).ravel()
     worst, silent = 0.0, np.zeros(0, np.int64)
     for cells in batches or _parts(shows, total):
         if not SURE_CELLS <= len(cells) <= n - SURE_CELLS:
             continue
-        own = np.asarray(shows[cells].sum(axis=0)).ravel()
+        own = shows[cells].sum(axis=0)
         common = (total - own) / (n - len(cells)) >= SHOWN
         share = float((own[common] == 0).mean()) if common.sum() >= ENOUGH_GENES else 0.0
         if share > worst:
             worst, silent = share, np.flatnonzero(common & (own == 0))
     if worst <= MANY_SILENT:
         return 0.0, 0.0
-    return worst, float((np.asarray(shows[:, silent].sum(axis=1)).ravel() == 0).mean())
+    return worst, float((~shows[:, silent].any(axis=1)).mean())
 
 
-def _parts(shows: sp.csr_matrix, total: Array) -> list[Array]:
+def _parts(shows: Array, total: Array) -> list[Array]:
     """Return stretches of the cells, and cells on either side of cuts and main directions."""
-    n = shows.shape[0]
+    n = len(shows)
     parts = list(np.array_split(np.arange(n), min(SEGMENTS, max(n // SURE_CELLS, 1))))
     for stretch in parts[1:]:
         parts += [np.arange(stretch[0]), np.arange(stretch[0], n)]
     common = np.argsort(-total, kind="stable")[:1000]
-    values = shows[:, common].toarray()
+    values = shows[:, common].astype(np.float32)
     values -= values.mean(axis=0)
     _, vectors = np.linalg.eigh(values @ values.T)
     for axis in vectors[:, ::-1][:, :AXES].T:

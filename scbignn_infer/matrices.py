@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -109,6 +109,9 @@ class Verdict:
         Values of the sampled cells that are not 0.
     few
         Share of the sampled cells with hardly any gene.
+    shown
+        Which genes some of the sampled cells show, as
+        :func:`~scbignn_infer.joined.shown_genes` packs it, or ``None``.
     """
 
     state: State
@@ -120,6 +123,7 @@ class Verdict:
     binary: bool = False
     entries: int = 0
     few: float = 0.0
+    shown: Array | None = field(default=None, repr=False, compare=False)
 
     @property
     def usable(self) -> bool:
