@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.matrices import choose_matrix, judge, sample_rows
+from scbignn_infer.joined import SAMPLE, shown_genes, silent_genes
+from scbignn_infer.layer_names import is_split, sum_of_layers, summands
+from scbignn_infer.matrices import choose_matrix, judge, passed_over, sample_rows
 from scbignn_infer.readers.query import refuse_counts_in_obsm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import scipy.sparse as sp
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from scbignn_infer.readers.tables import Orientation
 
 Array = np.ndarray[Any, Any]
+GENES_AS_CELLS = 0.2
+"""Share of the cells that bear names of genes, above which they are genes."""
+ENOUGH_OF_DEEP = 0.3
+"""Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
 
@@ -36,7 +43,8 @@ class Reading:
     Attributes
     ----------
     matrix
-        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
+        ``X``, ``raw``, ``layers/NAME``, or ``layers/spliced+unspliced`` for the sum of such
+        layers; by default the best usable one.
     gene_column
         Column of the gene table with the names; by default the one that matches best.
     min_gene_coverage
@@ -88,23 +96,36 @@ class Choice:
         Join of its genes with the model's.
     target_sum
         Total that each cell had before it was cut, where the matrix is a cut of log-values.
+    passed_over
+        Matrices that can be read and were not taken, and why.
     """
 
     matrix: str
     verdicts: dict[str, Verdict]
     genes: GeneMatch
     target_sum: float = TARGET_SUM
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
         """What the chosen matrix holds."""
         return self.verdicts[self.matrix]
 
+    @property
+    def doubt(self) -> str:
+        """Why the chosen matrix should not be trusted, or nothing."""
+        if self.verdict.binary:
+            return "all values are 0 or 1"
+        if is_split(self.matrix):
+            return "it holds a part of the counts"
+        return self.passed_over.get(self.matrix, "") or self.verdict.caution
+
 
 def judge_matrices(query: Query) -> dict[str, Verdict]:
     """Return a verdict on each matrix of the query, from rows sampled across all of it.
 
-    Features that are no genes are left out.
+    Features that are no genes are left out. Layers into which counts were split are judged as
+    their sum, too, which is named like ``layers/spliced+unspliced+ambiguous``.
 
     Raises
     ------
@@ -115,16 +136,29 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
         raise InputError(
             f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
         )
-    rows = sample_rows(query.n_cells)
+    sample, names = sample_rows(query.n_cells), query.matrices()
     stored_as = getattr(query, "stored_as", str)
+    whole = sum_of_layers(names)
+    parts = summands(whole, names) if whole is not None else []
     verdicts: dict[str, Verdict] = {}
     judged: dict[Any, Verdict] = {}
-    for name in query.matrices():
-        stored = stored_as(name)
-        if stored not in judged:  # names may be links to one object, which is judged once
-            judged[stored] = judge(gene_rows(query, name, rows))
+    total = None
+    for name in names:
+        stored = stored_as(name)  # names may be links to one object, which is judged once
+        if stored not in judged or name in parts:
+            rows = gene_rows(query, name, sample)
+            if name in parts:
+                total = rows if total is None else total + rows
+            judged.setdefault(stored, _judge(rows))
         verdicts[name] = judged[stored]
+    if whole is not None and total is not None:
+        verdicts[whole] = _judge(total)
     return verdicts
+
+
+def _judge(rows: sp.csr_matrix) -> Verdict:
+    """Return the verdict on sampled rows, with the genes that some of them show."""
+    return replace(judge(rows), shown=shown_genes(rows, sample_rows(rows.shape[0], SAMPLE)))
 
 
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
@@ -177,24 +211,73 @@ def choose(
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
     wanted = genes or model_genes(bundle)
-    matrix, match = join(query, wanted, reading, verdicts)
-    refuse_unfit(
-        match,
-        query.gene_columns(matrix),
-        wanted,
-        min_coverage=reading.min_gene_coverage,
-        allow_species_mismatch=reading.allow_species_mismatch,
-    )
-    choice = Choice(matrix, verdicts, match)
+    matrix, match, rivals = join(query, wanted, reading, verdicts)
+    refuse(query, matrix, match, wanted, reading)
+    choice = Choice(matrix, verdicts, match, passed_over=rivals)
     if choice.verdict.state != "log1p-cut":
         return choice
-    return Choice(matrix, verdicts, match, _target_sum(query, bundle, choice))
+    return replace(choice, target_sum=_target_sum(query, bundle, choice))
+
+
+def refuse(
+    query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
+) -> None:
+    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed.
+
+    Raises
+    ------
+    GeneError
+        As :func:`scbignn_infer.genes.refuse_unfit`, or the cells bear the names of genes.
+    """
+    try:
+        refuse_unfit(
+            match,
+            query.gene_columns(matrix),
+            genes,
+            min_coverage=reading.min_gene_coverage,
+            allow_species_mismatch=reading.allow_species_mismatch,
+        )
+    except GeneError:
+        names = query.cell_names()
+        n = match_genes({"cells": names}, genes).n_shared
+        if n > max(match.n_shared, GENES_AS_CELLS * len(names)):
+            raise GeneError(
+                f"the matrix is genes x cells: {n:,} cells bear the names of genes "
+                f"({', '.join(names[:3])})",
+                expected="cells x genes, cells in obs and genes in var",
+                do="turn it round (adata.T) and write it again",
+            ) from None
+        raise
+
+
+def find_silent_genes(
+    query: Query, choice: Choice, batches: Sequence[Array]
+) -> tuple[float, float]:
+    """Return which share of common genes part of the cells never show, and how large that is."""
+    if choice.verdict.shown is None:
+        return 0.0, 0.0
+    index, foreign = choice.genes.reference_index, choice.genes.foreign
+    mask, _ = genes_only(query.gene_columns(choice.matrix))
+    if mask is not None:
+        index, foreign = index[mask], None if foreign is None else foreign[mask]
+    rows = np.unpackbits(choice.verdict.shown, axis=1, count=len(index)).astype(bool)
+    own = rows[:, index >= 0]
+    n = own.sum(axis=1)
+    kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
+    if foreign is not None:
+        kept &= n >= rows[:, foreign].sum(axis=1)
+    sample = sample_rows(query.n_cells)
+    sample = sample[sample_rows(len(sample), SAMPLE)]
+    among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
+    return silent_genes(own[kept], among)
 
 
 def join(
     query: Query, genes: ModelGenes, reading: Reading, verdicts: Mapping[str, Verdict]
-) -> tuple[str, GeneMatch]:
-    """Return the best matrix and its genes' join with a model's, whether these are enough or not.
+) -> tuple[str, GeneMatch, dict[str, str]]:
+    """Return the best matrix, its genes' join with a model's, and why others were passed over.
+
+    Whether the genes are enough is not asked.
 
     Raises
     ------
@@ -216,22 +299,28 @@ def join(
         )
     n_genes = {name: match.n_shared for name, match in matches.items()}
     matrix = choose_matrix(verdicts, reading.matrix, n_genes)
-    return matrix, matches[matrix]
+    return matrix, matches[matrix], passed_over(verdicts, n_genes)
 
 
 def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
     """Estimate to which total log-values were scaled before most genes were cut away.
 
     The shared genes' part of it is known, and which part they are of the reference's counts.
-    Where that is near 10,000, it is taken to be that.
+    Where that is near 10,000, it is taken to be that; other bases than e have no usual total.
     """
     share = bundle.statistics["gene_share"]
     nothing = np.zeros(0, np.int64)
     densify = Densifier.make(
-        choice.genes.reference_index, share, nothing, "log1p", base=choice.verdict.base
+        choice.genes.reference_index,
+        share,
+        nothing,
+        "log1p",
+        base=choice.verdict.base,
+        foreign=choice.genes.foreign,
     )
     _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
     totals = totals[totals > 0]
     guess = float(np.median(totals)) if len(totals) else TARGET_SUM
-    usual = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    near = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    usual = near and choice.verdict.base == math.e
     return TARGET_SUM if usual else guess

@@ -130,6 +130,9 @@ class Densifier:
         Natural logarithm of the base of the rows' logarithm.
     target_sum
         Total of each cell of a cut of log-values.
+    foreign
+        (n_file_genes,) 1 for genes of another species in a file of two, else 0; or ``None``.
+        Cells that are mostly of these genes get no counts and the total 0.
     """
 
     panel_column: Array
@@ -139,6 +142,7 @@ class Densifier:
     state: str
     log_base: float = 1.0
     target_sum: float = TARGET_SUM
+    foreign: Array | None = None
 
     @classmethod
     def make(
@@ -150,6 +154,7 @@ class Densifier:
         *,
         base: float = math.e,
         target_sum: float = TARGET_SUM,
+        foreign: Array | None = None,
     ) -> Densifier:
         """Lay out the columns for one file.
 
@@ -165,6 +170,8 @@ class Densifier:
             ``counts``, ``log1p`` or ``log1p-cut``.
         base, target_sum
             Of the logarithm, and the cells' total before they were cut.
+        foreign
+            (n_file_genes,) which genes are of another species, in a file of two.
         """
         column = np.full(len(share) + 1, len(panel), np.int64)
         column[panel] = np.arange(len(panel))
@@ -177,7 +184,23 @@ class Densifier:
             state=state,
             log_base=math.log(base),
             target_sum=target_sum,
+            foreign=None if foreign is None else foreign.astype(np.float64),
         )
+
+    def mostly_foreign(self, rows: sp.csr_matrix) -> Array:
+        """Tell which cells have most of their counts on genes of another species (n,)."""
+        if self.foreign is None:
+            return np.zeros(rows.shape[0], dtype=bool)
+        linear = self._linear(rows)
+        found: Array = linear @ self.foreign > linear @ (1 - self.foreign)
+        return found
+
+    def _linear(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        """Return rows as they were before a logarithm."""
+        values = np.asarray(rows.data, np.float32)
+        if self.state != "counts":
+            values = np.expm1(values * np.float32(self.log_base))
+        return sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)
 
     def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array]:
         """Return counts (n, k) and totals (n, 1) as float32; an empty cell has total 0.
@@ -202,10 +225,7 @@ class Densifier:
                 expected="counts or log1p values, finite and not negative",
                 do="choose another matrix with --matrix, or mend the file",
             )
-        if self.state != "counts":
-            values = np.expm1(values * np.float32(self.log_base))
-        n = rows.shape[0]
-        linear = sp.csr_matrix((values, columns, rows.indptr), shape=rows.shape)
+        n, linear = rows.shape[0], self._linear(rows)
         sums = linear @ self.shared
         totals = (
             np.where(sums > 0, self.target_sum, 0.0)
@@ -215,6 +235,9 @@ class Densifier:
         # toarray adds up repeated columns, so duplicated genes are summed; the last column
         # gathers what the panel does not hold.
         panel = sp.csr_matrix(
-            (values, self.panel_column[columns], rows.indptr), shape=(n, self.panel_size + 1)
+            (linear.data, self.panel_column[columns], rows.indptr), shape=(n, self.panel_size + 1)
         ).toarray()
+        if self.foreign is not None:
+            foreign = self.mostly_foreign(rows)
+            panel[foreign], totals[foreign] = 0, 0
         return np.ascontiguousarray(panel[:, :-1]), totals.astype(np.float32)[:, None]

@@ -396,6 +396,6 @@ def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Sum
         "stages": provenance["seconds"],
         "labels": labels,
         "unknown": labels.get(UNKNOWN, 0),
-        "empty": int(annotation.empty.sum()),
+        "empty": annotation.n_empty,
         "warnings": remarks_on(annotation),
     }

@@ -16,11 +16,35 @@ SPECIES = ("human", "mouse")
 """Species whose genes are known."""
 VERSION = re.compile(r"^(ENS[A-Z]*G\d{11})(?:\.\d+|_PAR_Y)+$")
 """An Ensembl gene id with a version."""
+GENOME = re.compile(
+    r"^(?:(?P<human>GRCh3[78]|hg(?:19|38)|human|homo_sapiens)"
+    r"|(?P<mouse>GRCm3[89]|mm(?:9|10|39)|mouse|mus_musculus))"
+    r"(?:-\d{4}-[A-Z])?(?:[_.-]+(?=.)|$)",
+    re.IGNORECASE,
+)
+"""A genome at the beginning of a gene's name, or as the whole of one in a column of genomes."""
+MARKS = {
+    "human": re.compile(r"^(?:GRCh3|hg[13]|human|homo)|ENSG\d", re.IGNORECASE | re.MULTILINE),
+    "mouse": re.compile(r"^(?:GRCm3|mm[139]|mouse|mus_)|ENSMUSG\d", re.IGNORECASE | re.MULTILINE),
+}
+"""What a genome's name or an Ensembl id of a species holds, to be looked for in many at once."""
+COMPOUND = re.compile(
+    r"^(?:(?P<before>.+?)[_:|;-])?(?P<id>ENS(?:MUS)?G\d{11})(?:\.\d+)?(?:[_:|;-](?P<after>.+))?$"
+)
+"""A symbol and an Ensembl id in one name."""
+NUMBERED = re.compile(r"^(.+)\|\d+$")
+"""A symbol and an Entrez id in one name."""
+COPY = re.compile(r"^(.+)[._-]\d{1,2}$")
+"""What programs make of a name that is there already: CD3D.1, CD3D-1, CD3D_1."""
+NO_NAME = re.compile(r"^(?:gene|feature|var|variable|column|col|x|v|g)?[ _.-]?\d+$", re.IGNORECASE)
+"""A number in place of a name."""
 ENOUGH = 50
 """Names that must be known before a species is told from them."""
 SHAPES = {
-    "human": re.compile(r"ENSG\d{11}$|C\d+orf\d+$|LINC\d{5}$|HLA-[A-Z]"),
-    "mouse": re.compile(r"ENSMUSG\d{11}$|[A-Z][a-z][a-z\d]+$|[A-Z\d]+\d{2}Rik$|H2-[A-Z][a-z]"),
+    "human": re.compile(r"^(?:ENSG\d{11}$|C\d+orf\d+$|LINC\d{5}$|HLA-[A-Z])", re.MULTILINE),
+    "mouse": re.compile(
+        r"^(?:ENSMUSG\d{11}$|[A-Z][a-z][a-z\d]+$|[A-Z\d]+\d{2}Rik$|H2-[A-Z][a-z])", re.MULTILINE
+    ),
 }
 """Names that only one species has, as it writes them."""
 SURE = 10
@@ -33,6 +57,30 @@ def without_version(name: str) -> str:
     """Return an Ensembl id without its version, and any other name as it is."""
     found = VERSION.match(name)
     return found[1] if found else name
+
+
+def plain_names(name: str) -> list[str]:
+    """Return the names that stand in one with a genome before it, or of a symbol and an id."""
+    bare = GENOME.sub("", name, count=1) or name
+    if found := COMPOUND.match(bare):
+        return [n for n in (found["before"], found["after"], found["id"]) if n]
+    if found := NUMBERED.match(bare):
+        return [found[1]]
+    return [without_version(bare)]
+
+
+def genome_of(name: str) -> str:
+    """Return the species of a name's genome or Ensembl id, or nothing."""
+    if found := GENOME.match(name):
+        return str(found.lastgroup)
+    if "ENS" not in name:
+        return ""
+    return "mouse" if "ENSMUSG" in name else "human" if "ENSG" in name else ""
+
+
+def count_marks(names: Iterable[str], species: str) -> int:
+    """Count the names that may bear a species' genome or Ensembl id."""
+    return len(MARKS[species].findall("\n".join(names)))
 
 
 class GeneNames:
@@ -61,6 +109,10 @@ class GeneNames:
             if n > 1:
                 del self.gene[symbol]
 
+    def __contains__(self, name: str) -> bool:
+        """Tell whether this is a name of a gene, or of several."""
+        return name in self.gene or name in self.symbols
+
     @staticmethod
     @cache
     def of(species: str) -> GeneNames:
@@ -72,6 +124,12 @@ class GeneNames:
 def all_names() -> set[str]:
     """Return every known name of a gene, in all species."""
     return {name for s in SPECIES for name in (*GeneNames.of(s).gene, *GeneNames.of(s).symbols)}
+
+
+def shapes_of(names: Iterable[str]) -> dict[str, int]:
+    """Count the names that only one species has, for each."""
+    text = "\n".join(names)
+    return {species: len(shape.findall(text)) for species, shape in SHAPES.items()}
 
 
 def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
@@ -91,16 +149,16 @@ def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
         ``None`` where too few names are known, or as many in either species.
     """
     names = {without_version(str(name)) for name in names}
-    shapes = {s: sum(bool(shape.match(name)) for name in names) for s, shape in SHAPES.items()}
+    shapes = shapes_of(names)
     sure = [species for species, n in shapes.items() if n >= SURE]
     if len(sure) == 1 and sum(shapes.values()) == shapes[sure[0]]:
         return sure[0], False
     human, mouse = (GeneNames.of(species) for species in SPECIES)
     found = {
-        ("human", False): sum(name in human.gene or name in human.symbols for name in names),
-        ("mouse", False): sum(name in mouse.gene or name in mouse.symbols for name in names),
+        ("human", False): sum(name in human for name in names),
+        ("mouse", False): sum(name in mouse for name in names),
     }
-    if found[("human", False)] > found[("mouse", False)]:
+    if found[("human", False)] >= found[("mouse", False)]:
         upper = _upper("mouse")
         found[("mouse", True)] = sum(name in upper for name in names)
     first, second = sorted(found, key=lambda kind: -found[kind])[:2]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.errors import GeneError
-from scbignn_infer.gene_names import SPECIES, GeneNames, species_of, without_version
+from scbignn_infer.gene_names import (
+    COPY,
+    NO_NAME,
+    SPECIES,
+    SURE,
+    GeneNames,
+    count_marks,
+    genome_of,
+    plain_names,
+    shapes_of,
+    species_of,
+    without_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +35,12 @@ FEATURE_TYPES = ("feature_types", "feature_type", "modality")
 """Columns that tell genes from proteins, peaks and guides."""
 GENE_TYPES = {"gene expression", "gene", "rna", "gex"}
 """What they call genes, in lower case."""
+OTHER_SPECIES = 500
+"""So many genes that only another species has are of a mixture of two."""
+MIN_OF_A_SPECIES = 50
+"""So many genes with the genome of each of two species are of a mixture."""
+UNLIKE = 0.2
+"""Below this coverage, symbols in another case are looked for."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,11 @@ class GeneMatch:
         Genes that were found by another name than the model's: an Ensembl id, a previous symbol
         or a synonym.
     left_out
-        Features that are no genes, by their type.
+        Features that are no genes, by their type, and genes of another species.
+    foreign
+        (n_file_genes,) which genes are of another species, where the file holds two; else ``None``.
+    foreign_species
+        The other species.
     """
 
     column: str
@@ -89,6 +111,8 @@ class GeneMatch:
     n_duplicates: int
     n_renamed: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    foreign: Array | None = None
+    foreign_species: str = ""
 
     @property
     def n_shared(self) -> int:
@@ -155,11 +179,26 @@ def match_genes(
             do="choose with --gene-column",
         )
     mask, left_out = genes_only(candidates)
+    foreign, other = foreign_genes(candidates, genes)
+    if foreign is not None:
+        mask = ~foreign if mask is None else mask & ~foreign
+        left_out = left_out | {f"genes of {other}": int(foreign.sum())}
     chosen = {column: candidates[column]} if column is not None else dict(candidates)
-    lookup = genes.lookup_in_any_case if any_case else genes.lookup
+    best = _best_column(chosen, genes, genes.lookup_in_any_case if any_case else genes.lookup, mask)
+    if not any_case and best.coverage < UNLIKE:
+        cased = {name: v for name, v in chosen.items() if _in_another_case(v, genes.species)}
+        if cased:
+            best = _best_column(cased, genes, genes.lookup_in_any_case, mask)
+    return replace(best, left_out=left_out, foreign=foreign, foreign_species=other)
+
+
+def _best_column(
+    columns: Mapping[str, Sequence[str]], genes: ModelGenes, lookup: Lookup, mask: Array | None
+) -> GeneMatch:
+    """Return the join by the column that covers most; the earlier one on a tie."""
     n = len(genes.symbols)
-    best = GeneMatch("", np.full(0, -1), np.zeros(n, dtype=bool), 0.0, 0, 0, left_out)
-    for name, values in chosen.items():
+    best = GeneMatch("", np.full(0, -1), np.zeros(n, dtype=bool), 0.0, 0)
+    for name, values in columns.items():
         index, n_renamed = lookup(values)
         if mask is not None:
             index = np.where(mask, index, -1)
@@ -169,8 +208,51 @@ def match_genes(
         coverage = float(genes.weight @ present[: len(genes.weight)] / genes.weight.sum())
         if not best.column or (coverage, present.sum()) > (best.coverage, best.n_shared):
             n_duplicates = len(hit) - int(present.sum())
-            best = GeneMatch(name, index, present, coverage, n_duplicates, n_renamed, left_out)
+            best = GeneMatch(name, index, present, coverage, n_duplicates, n_renamed)
     return best
+
+
+def _in_another_case(values: Sequence[str], species: str) -> bool:
+    """Tell whether symbols are a species', in lower case, or in upper case though it has none."""
+    names = [plain_names(str(v))[0] for v in values]
+    cases = (str.islower,) if species == "human" else (str.islower, str.isupper)
+    if species not in SPECIES or not any(sum(map(case, names)) > len(names) / 2 for case in cases):
+        return False
+    found = species_of(name.upper() for name in names)
+    return found is not None and found[0] == species
+
+
+def foreign_genes(
+    candidates: Mapping[str, Sequence[str]], genes: ModelGenes
+) -> tuple[Array | None, str]:
+    """Tell which genes are of another species than the model, in a file of two species.
+
+    Species are told by the genome in a gene's name or in a column of genomes, by Ensembl ids, or
+    by symbols that only one species has.
+
+    Returns
+    -------
+    foreign, species
+        (n_file_genes,) which are, and of which species; ``None`` and nothing in other files.
+    """
+    own = genes.species
+    if own not in SPECIES:
+        return None, ""
+    other = next(s for s in SPECIES if s != own)
+    for values in candidates.values():
+        if count_marks(values, other) >= MIN_OF_A_SPECIES:
+            marks = np.array([genome_of(v) for v in values])
+            if (marks == own).sum() >= MIN_OF_A_SPECIES:
+                return marks == other, other
+    for values in candidates.values():
+        if min(shapes_of(values).values()) < SURE:
+            continue
+        names, others = (GeneNames.of(s) for s in (own, other))
+        known = np.array([v in names for v in values])
+        foreign = np.array([v in others for v in values])
+        if min((known & ~foreign).sum(), (foreign & ~known).sum()) >= OTHER_SPECIES:
+            return foreign & ~known, other
+    return None, ""
 
 
 def refuse_unfit(
@@ -198,13 +280,19 @@ def refuse_unfit(
     GeneError
         The genes are of another species, or coverage is too low.
     """
-    if match.column and not allow_species_mismatch:
-        _refuse_other_species(candidates[match.column], genes)
     least = MIN_COVERAGE if min_coverage is None else min_coverage
     enough = max(genes.min_genes, 1) if min_coverage is None else 1
     read = len(genes.weight)
     n = int(match.present[:read].sum())
-    if n >= enough and match.coverage >= least:
+    fits = n >= enough and match.coverage >= least
+    if not fits:
+        _refuse_no_names(candidates, genes)
+    if match.column and not allow_species_mismatch:
+        values = candidates[match.column]
+        if match.foreign is not None:
+            values = [v for v, foreign in zip(values, match.foreign, strict=True) if not foreign]
+        _refuse_other_species(values, genes)
+    if fits:
         return
     shown = "; ".join(f"{k}: {', '.join(map(str, v[:3]))}" for k, v in candidates.items())
     raise GeneError(
@@ -218,7 +306,8 @@ def refuse_unfit(
 
 
 def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
-    found = species_of(values) if genes.species in SPECIES else None
+    names = (name for v in values for name in plain_names(str(v)))
+    found = species_of(names) if genes.species in SPECIES else None
     if found is None or found[0] == genes.species:
         return
     species, upper = found
@@ -229,6 +318,28 @@ def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
         expected=f"genes of {genes.species}",
         do=f"choose a model of {species}, or pass --allow-species-mismatch "
         "(allow_species_mismatch=True) to match symbols in any case",
+    )
+
+
+def _refuse_no_names(candidates: Mapping[str, Sequence[str]], genes: ModelGenes) -> None:
+    """Raise if genes bear numbers in place of names, and say whether they are Entrez ids."""
+    names = [str(v) for v in next(iter(candidates.values()), ())]
+    if not names or sum(bool(NO_NAME.match(v)) for v in names) < 0.9 * len(names):
+        return
+    shown = ", ".join(names[:3])
+    numbers = [int(v) for v in names if v.isdecimal()]
+    if len(numbers) == len(names) and max(numbers) > 2 * len(numbers):
+        raise GeneError(
+            f"the genes are numbers ({shown}), probably Entrez ids (NCBI Gene)",
+            expected=f"symbols or Ensembl ids, named like {', '.join(genes.symbols[:3])}",
+            do="turn the ids into symbols (with mygene or org.Hs.eg.db), write these into a "
+            "column of var and name it with --gene-column",
+        )
+    raise GeneError(
+        f"the genes have no names: they are called {shown}",
+        expected=f"symbols or Ensembl ids, named like {', '.join(genes.symbols[:3])}",
+        do="take the names, in the same order, from the source of the data and write them into "
+        "var_names",
     )
 
 
@@ -261,13 +372,46 @@ class Lookup:
         """Return the position of each name in the model, -1 if none, and how many are others."""
         names = [without_version(v) for v in values]
         index = np.array([self._by_symbol.get(self._case(n), -1) for n in names], np.int64)
+        missing = np.flatnonzero(index < 0).tolist()
+        parts = {j: plain_names(names[j]) for j in missing}
+        for j, bare in parts.items():
+            if bare[0] != names[j]:
+                found = (self._by_symbol.get(self._case(name), -1) for name in bare)
+                index[j] = max(found)
         taken = set(index.tolist())
-        n_renamed = 0
-        for j in np.flatnonzero(index < 0):
-            i = self._by_id.get(names[j], -1)
-            if i < 0 and self._names is not None:
-                i = self._by_id.get(self._names.gene.get(names[j], ""), -1)
-            if i >= 0 and i not in taken:  # the model's own name goes before another
-                index[j] = i
-                n_renamed += 1
+        for j, bare in parts.items():
+            if index[j] < 0:  # the model's own name goes before another
+                found = (self._find_other(name) for name in bare)
+                index[j] = next((i for i in found if i >= 0 and i not in taken), -1)
+        n_renamed = int((index[missing] >= 0).sum())
+        self._add_copies(names, parts, index)
         return index, n_renamed
+
+    def _find_other(self, name: str) -> int:
+        """Return the position of the gene with another name than the model's, -1 if none."""
+        i = self._by_id.get(name, -1)
+        if i < 0 and self._names is not None:
+            i = self._by_id.get(self._names.gene.get(name, ""), -1)
+        return i
+
+    def _add_copies(
+        self, names: Sequence[str], parts: Mapping[int, list[str]], index: Array
+    ) -> None:
+        """Find genes that bear a copy's number, as CD3D.1, where that is sure.
+
+        The name without the number is in the file, too, and the name with it is no gene.
+        """
+        if self._names is None:
+            return
+        copies = {
+            j: found[1]
+            for j, bare in parts.items()
+            if index[j] < 0 and (found := COPY.match(bare[0])) and bare[0] not in self._names
+        }
+        if not copies:
+            return
+        place = {name: j for j, name in enumerate(names) if index[j] >= 0}
+        place |= {bare[0]: j for j, bare in parts.items() if index[j] >= 0}
+        for j, name in copies.items():
+            if name in place:
+                index[j] = index[place[name]]

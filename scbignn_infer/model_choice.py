@@ -69,12 +69,14 @@ def choose_model(
     bundles: dict[str, ModelBundle] = {}
     choices: dict[str, Choice] = {}
     novelty: dict[str, float] = {}
+    refused: set[str] = set()
     for name, path in registry.list_models().items():
         with registry.passing_over(name):
             bundle = registry.load_model(path)
             try:
                 choice = choose(query, bundle, reading, verdicts=verdicts)
-            except GeneError:
+            except GeneError as error:
+                refused.add(error.found)
                 continue  # a model for other genes, perhaps another species
             annotator = pipeline.Annotator(bundle, device=device, threads=threads)
             bundles[name], choices[name] = bundle, choice
@@ -86,7 +88,8 @@ def choose_model(
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
     if len(close) != 1:
-        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
+        none = "none can read it" + (f": {refused.pop()}" if len(refused) == 1 else "")
+        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or none
         raise BundleError(
             f"no model is clearly meant for {query.name} "
             f"(distance of its cells to the references: {shown})",

@@ -143,6 +143,9 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
     stages = dict.fromkeys(stage for record in records for stage in record["seconds"])
     seconds = {s: sum(record["seconds"].get(s, 0.0) for record in records) for s in stages}
     whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
+    kept = _fullest(records)
+    if kept["genes"]["foreign"]:
+        kept["genes"]["foreign"]["cells"] = sum(r["genes"]["foreign"]["cells"] for r in records)
     return Annotation(
         cell_types=annotator.grouping.labels,
         ontology_ids=annotator.grouping.ontology_ids,
@@ -150,7 +153,7 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         confidence_threshold=annotator.threshold,
         max_novelty=annotator.max_novelty,
         provenance={
-            **_fullest(records),
+            **kept,
             "training_cells": sum(record["training_cells"] for record in records),
             "seconds": seconds,
         },

@@ -43,13 +43,16 @@ class GenePass:
     scaled
         (n, g) scaled expression of the best-ranked present genes, in :data:`SCALED_STEPS`.
     empty
-        (n,) cells without a count on any known gene.
+        (n,) cells without a count on any known gene, or mostly of another species.
+    foreign
+        (n,) the latter, in a file of two species.
     """
 
     embedding: Array
     logits: Array
     scaled: Array
     empty: Array
+    foreign: Array
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def gene_pass(
         logits=np.empty((n, c), np.float32),
         scaled=np.empty((n, kept), np.int8),
         empty=np.empty(n, dtype=bool),
+        foreign=np.empty(n, dtype=bool),
     )
     label = partial(
         _label_and_scale,
@@ -123,10 +127,10 @@ def gene_pass(
     )
     start = 0
     blocks = query.blocks(matrix, max(READ_CELLS, batch_cells))
-    for z, o, genes, none in in_order(label, blocks, workers=workers):
+    for z, o, genes, none, other in in_order(label, blocks, workers=workers):
         rows = slice(start, start + len(z))
         found.embedding[rows], found.logits[rows] = z, o
-        found.scaled[rows], found.empty[rows] = genes, none
+        found.scaled[rows], found.empty[rows], found.foreign[rows] = genes, none, other
         start = rows.stop
         report("gene level", start, n)
     return found
@@ -203,13 +207,14 @@ def _label_and_scale(
     batch_cells: int,
     mean: Array,
     scale: Array,
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array, Array, Array]:
     """Run the gene level on some rows, and keep scaled expression of the first genes."""
     counts, totals = densify(block)
     embedding, logits = _run_batches(counts, totals, run, batch_cells)
     first = np.log1p(counts[:, : len(mean)] * (TARGET_SUM / np.maximum(totals, 1.0)))
     scaled = np.clip((first - mean) / scale, -LIMIT, LIMIT)
-    return embedding, logits, np.rint(scaled * SCALED_STEPS).astype(np.int8), totals[:, 0] <= 0
+    kept = np.rint(scaled * SCALED_STEPS).astype(np.int8)
+    return embedding, logits, kept, totals[:, 0] <= 0, densify.mostly_foreign(block)
 
 
 def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:

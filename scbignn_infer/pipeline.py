@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scbignn_infer import __version__, results
-from scbignn_infer.choice import AS_FOUND, choose, model_genes
+from scbignn_infer.choice import AS_FOUND, choose, find_silent_genes, model_genes
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_beyond
 from scbignn_infer.expression import TARGET_SUM, Densifier, panel_tables
@@ -311,8 +311,7 @@ class Annotator:
         self.refuse_too_large(query)
         clock = _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
-            if choice is None:
-                choice = self.choose(query, reading)
+            choice = choice or self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
         if self.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
@@ -366,6 +365,8 @@ class Annotator:
                 },
                 int(known.sum()),
                 clock.seconds,
+                n_foreign=int(genes.foreign.sum()),
+                silent=find_silent_genes(query, choice, batches),
             ),
         )
 
@@ -526,6 +527,7 @@ class Annotator:
             choice.verdict.state,
             base=choice.verdict.base,
             target_sum=choice.target_sum,
+            foreign=choice.genes.foreign,
         )
         return densify, tables
 
@@ -568,6 +570,9 @@ class Annotator:
         graph: dict[str, Any],
         training_cells: int,
         seconds: dict[str, float],
+        *,
+        n_foreign: int,
+        silent: tuple[float, float],
     ) -> dict[str, Any]:
         spec, genes, verdict = self.bundle.spec, choice.genes, choice.verdict
         return {
@@ -579,8 +584,11 @@ class Annotator:
                 "state": verdict.state,
                 "reason": verdict.reason,
                 "target_sum": choice.target_sum if verdict.state == "log1p-cut" else 0.0,
+                "doubt": choice.doubt,
+                "few_genes": verdict.few,
                 "verdicts": {
                     name.replace("/", ":"): f"{v.state} ({v.reason})"
+                    + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
                     for name, v in choice.verdicts.items()
                 },
             },
@@ -591,6 +599,10 @@ class Annotator:
                 "n_duplicates": genes.n_duplicates,
                 "n_renamed": genes.n_renamed,
                 "left_out": genes.left_out,
+                "foreign": {}
+                if genes.foreign is None
+                else {"species": genes.foreign_species, "cells": n_foreign},
+                "silent": {"genes": silent[0], "cells": silent[1]},
             },
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,

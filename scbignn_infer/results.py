@@ -62,7 +62,8 @@ class Annotation:
     embedding
         (n_cells, d) float32 cell embedding.
     empty
-        (n_cells,) cells without a count on any known gene; they are unknown.
+        (n_cells,) cells without a count on any known gene, or mostly of another species than the
+        model's; they are unknown.
     confidence_threshold
         A cell is called unknown where its :attr:`support` is below it.
     max_novelty
@@ -103,6 +104,16 @@ class Annotation:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    @property
+    def n_foreign(self) -> int:
+        """Number of cells that are mostly of another species than the model's."""
+        return int(self.provenance.get("genes", {}).get("foreign", {}).get("cells", 0))
+
+    @property
+    def n_empty(self) -> int:
+        """Number of cells without a count on any known gene."""
+        return int(self.empty.sum()) - self.n_foreign
 
     @property
     def confidence(self) -> Array:

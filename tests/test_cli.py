@@ -307,7 +307,8 @@ def test_wrong_choices_are_one_line(query, options, message):
 
 
 def test_no_gene_in_common_is_one_line(h5ad):
-    assert "share 0 of the" in run("annotate", h5ad, "-m", "human-pbmc", code=1).stderr
+    error = run("annotate", h5ad, "-m", "human-pbmc", code=1).stderr
+    assert "the genes have no names: they are called GENE0, GENE1, GENE2" in error
 
 
 def test_a_tampered_model_is_one_line(query, pbmc_bundle, tmp_path):
@@ -581,10 +582,20 @@ def test_inspect_judges_every_matrix(h5ad, toy_models):
     assert all(m["reason"] for m in report["matrices"])
 
 
+def test_inspect_names_the_rivals_that_are_passed_over(adata, tmp_path, toy_models):
+    adata.layers["ambiguous"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    report = run_json("inspect", tmp_path / "a.h5ad", "-m", "toy")
+    over = {m["name"]: m["passed_over"] for m in report["matrices"] if m["passed_over"]}
+    assert over == {"layers/ambiguous": "'ambiguous' holds a part of the counts"}
+    shown = " ".join(run("inspect", tmp_path / "a.h5ad", "-m", "toy").stdout.split())
+    assert "passed over: 'ambiguous' holds a part" in shown
+
+
 def test_inspect_says_that_no_model_fits_and_ends_well(h5ad, toy_models):
     (model,) = run_json("inspect", h5ad, "-m", "toy")["models"]
     assert (model["fits"], model["shared_genes"], model["coverage"]) == (False, 0, 0)
-    assert "at least 2" in model["reason"]
+    assert "the genes have no names" in model["reason"]
     assert "No model fits this file." in run("inspect", h5ad, "-m", "toy").stdout
 
 

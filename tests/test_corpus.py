@@ -334,7 +334,10 @@ BROKEN: dict[str, File] = {
     "infinite": File(spoiled(np.inf), "X is non-finite"),
     "negative": File(spoiled(-1), "X is scaled"),
     "no names of the model": File(
-        changed(var_names=lambda c: [f"gene_{i}" for i in range(c.n_vars)]), "share 0 of"
+        changed(var_names=lambda c: [f"locus_{i}" for i in range(c.n_vars)]), "share 0 of"
+    ),
+    "numbers for names": File(
+        changed(var_names=lambda c: [f"gene_{i}" for i in range(c.n_vars)]), "genes have no names"
     ),
     "another species": File(
         changed(var_names=lambda c: [n.capitalize() for n in c.var_names]), "are of mouse"

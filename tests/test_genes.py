@@ -297,3 +297,122 @@ def test_the_first_gene_of_the_model_is_found_by_its_id_too():
     assert found.reference_index.tolist() == [-1, 1, 0]  # the symbol goes before
     alone = match_genes({"index": ["ENSG1", "LYZ", "x"]}, genes)
     assert (alone.reference_index.tolist(), alone.n_renamed) == ([0, 1, -1], 1)
+
+
+# --- names with more in them ---------------------------------------------------------------------
+
+PLAIN = ["GNB2L1", "SEPTIN7", "CD3D", "PCLAF"]
+IDS = [GeneNames.of("human").gene[name] for name in PLAIN]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda s, i: f"GRCh38_{s}",
+        lambda s, i: f"hg19_{s}",
+        lambda s, i: f"GRCh38-{s}",
+        lambda s, i: f"GRCh38______{i}",
+        lambda s, i: f"GRCh38-2020-A_{s}",
+        lambda s, i: f"{s}_{i}",
+        lambda s, i: f"{i}:{s}",
+        lambda s, i: f"{i}.7|{s}",
+        lambda s, i: f"{i}_{s}",
+        lambda s, i: f"{s}|6223",
+        lambda s, i: f"hg38_{s}_{i}",
+    ],
+)
+def test_genomes_and_ids_in_names_are_seen_through(written):
+    names = [written(s, i) for s, i in zip(PLAIN, IDS, strict=True)]
+    found = match({"index": names}, species="human", symbols=HUMAN, ids=[""] * 4)
+    np.testing.assert_array_equal(found.reference_index, [0, 1, 2, 3])
+    assert (found.n_renamed, found.n_duplicates) == (4, 0)
+
+
+def test_names_that_only_look_like_more_stay_whole():
+    for name in ("HLA-DRB1", "RP11-34P13.7", "NKX2-1", "MT-ND1", "HG2", "MMP9", "HUMAN"):
+        assert gene_names.plain_names(name) == [name]
+
+
+def test_copies_are_summed_only_where_that_is_sure():
+    symbols = ["CD3D", "TBCE", "NKX2-1", "HLA-DRB1", "KRT"]
+    found = match(
+        {
+            "index": [
+                *("CD3D", "CD3D.1", "CD3D-1", "TBCE", "TBCE_1"),
+                *("HLA-DRB1", "HLA-DRB1-1", "NKX2", "NKX2-1", "MS4A1-1"),
+            ]
+        },
+        species="human",
+        symbols=symbols,
+        ids=[""] * 5,
+    )
+    np.testing.assert_array_equal(found.reference_index, [0, 0, 0, 1, 1, 3, 3, -1, 2, -1])
+    assert found.n_duplicates == 4
+    fish = match({"index": ["CD3D", "CD3D.1"]}, species="zebrafish", symbols=symbols, ids=[""] * 5)
+    assert fish.reference_index.tolist() == [0, -1]  # whose genes are not known
+
+
+SOME = {s: sorted(GeneNames.of(s).symbols)[3000:4000] for s in gene_names.SPECIES}
+
+
+@pytest.mark.parametrize("species", gene_names.SPECIES)
+def test_symbols_in_lower_case_are_those_of_their_species(species):
+    names = SOME[species]
+    model = {"species": species, "symbols": names, "ids": [""] * len(names), "net_genes": 1000}
+    found = match({"index": [n.lower() for n in names]}, **model)
+    assert found.coverage > 0.99
+    other = next(s for s in gene_names.SPECIES if s != species)
+    with pytest.raises(GeneError, match="share"):
+        match({"index": [n.lower() for n in SOME[other]]}, **model)
+
+
+def test_upper_case_mouse_is_read_by_a_model_of_mouse():
+    model = {"species": "mouse", "symbols": MOUSE, "ids": [""] * len(MOUSE), "net_genes": 1000}
+    assert match({"index": [n.upper() for n in MOUSE]}, **model).coverage > 0.99
+
+
+@pytest.mark.parametrize("form", ["_", "-", "column", "ids", "plain"])
+def test_genes_of_a_second_species_are_left_out(form):
+    human, mouse = SOME["human"], [n for n in SOME["mouse"] if n not in GeneNames.of("human")]
+    if form == "plain":  # told by names that only one species has
+        human, mouse = (sorted(GeneNames.of(s).symbols)[::20] for s in gene_names.SPECIES)
+        mouse = [n for n in mouse if n not in GeneNames.of("human")]
+    columns = {"index": [*human, *mouse]}
+    if form in "_-":
+        named = [f"GRCh38{form}{n}" for n in human] + [f"mm10{form * 3}{n}" for n in mouse]
+        columns = {"index": named}
+    elif form == "column":
+        columns["genome"] = ["GRCh38"] * len(human) + ["mm10"] * len(mouse)
+    elif form == "ids":
+        columns["id"] = [f"ENSG{i:011d}" for i, _ in enumerate(human)]
+        columns["id"] += [f"ENSMUSG{i:011d}" for i, _ in enumerate(mouse)]
+    found = match(
+        columns, species="human", symbols=human, ids=[""] * len(human), net_genes=len(human)
+    )
+    assert found.coverage > 0.99
+    assert found.foreign_species == "mouse"
+    assert found.foreign[: len(human)].mean() < 0.01
+    assert found.foreign[len(human) :].mean() > 0.99
+    assert found.left_out["genes of mouse"] == found.foreign.sum()
+    assert (found.reference_index[found.foreign] == -1).all()
+
+
+def test_a_genome_of_one_species_alone_is_no_mixture():
+    columns = {"index": [f"mm10_{n}" for n in MOUSE]}
+    human = {"symbols": SOME["human"], "ids": [""] * 1000, "species": "human", "net_genes": 1000}
+    with pytest.raises(GeneError, match="genes are of mouse"):
+        match(columns, **human)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([f"Gene{i}" for i in range(60)], "the genes have no names: they are called Gene0, Gene1"),
+        ([str(i) for i in range(60)], "the genes have no names: they are called 0, 1, 2"),
+        ([f"V{i}" for i in range(1, 60)], "the genes have no names: they are called V1, V2, V3"),
+        ([str(i**3 + 7) for i in range(60)], r"probably Entrez ids .* turn the ids into symbols"),
+    ],
+)
+def test_numbers_for_names_are_named_as_the_cause(names, said):
+    with pytest.raises(GeneError, match=said):
+        match({"index": names}, species="human", symbols=HUMAN, ids=[""] * 4)

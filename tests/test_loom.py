@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scbignn_infer.choice import judge_matrices
 from scbignn_infer.errors import InputError
+from scbignn_infer.matrices import choose_matrix, passed_over
 from scbignn_infer.readers import open_query
 
 COUNTS = sp.csr_matrix(np.random.default_rng(0).poisson(0.7, (20, 30)).astype(np.float32)).toarray()
@@ -69,3 +71,24 @@ def test_a_damaged_file_is_one_line(path):
     path.write_bytes(data[: len(data) // 3])
     with pytest.raises(InputError, match="cannot read"):
         open_query(path)
+
+
+def test_a_loom_of_velocity_is_read_from_its_matrix(tmp_path):
+    """The matrix is the sum already; without it the layers would be summed."""
+    x = np.random.default_rng(0).poisson(1.5, (60, 40)).astype(np.float32)
+    spliced = np.floor(x * 0.6)
+    with h5py.File(tmp_path / "velocity.loom", "w") as file:
+        file["matrix"] = x
+        file["layers/ambiguous"], file["layers/spliced"] = np.zeros_like(x), spliced
+        file["layers/unspliced"] = x - spliced
+        file["row_attrs/Gene"] = np.array([f"GENE{i}".encode() for i in range(60)])
+        file["col_attrs/CellID"] = np.array([f"cell{i}".encode() for i in range(40)])
+    with open_query(tmp_path / "velocity.loom") as query:
+        verdicts = judge_matrices(query)
+        assert choose_matrix(verdicts) == "X"
+        whole = "layers/spliced+unspliced+ambiguous"
+        assert passed_over(verdicts)[whole] == "X holds counts"
+        np.testing.assert_array_equal(query.rows(whole, np.arange(3)).toarray(), x.T[:3])
+        blocks = list(query.blocks(whole, 16))
+        np.testing.assert_array_equal(np.vstack([b.toarray() for b in blocks]), x.T)
+        assert set(query.to_adata().layers) == {"ambiguous", "spliced", "unspliced"}

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.matrices import Verdict, choose_matrix, judge, sample_rows
+from scbignn_infer.matrices import Verdict, choose_matrix, judge, passed_over, sample_rows
 
 
 @pytest.fixture
@@ -315,3 +317,193 @@ def test_reasons_name_form_and_sums(counts):
     assert cut.reason == (
         f"expm1 sums to {sums.min():.4g}-{sums.max():.4g} a cell, in multiples of one value"
     )
+
+
+# --- what real counts become ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def islets():
+    path = Path(__file__).parent / "data" / "pancreas400.h5ad"
+    return sp.csr_matrix(ad.read_h5ad(path).X[:400:2], dtype=np.float64)
+
+
+def made(x, values):
+    x = x.copy()
+    x.data = values(x.data)
+    return x.astype(np.float32)
+
+
+def to_total(x, target):
+    return sp.csr_matrix(sp.diags_array(target / np.asarray(x.sum(axis=1)).ravel()) @ x)
+
+
+def by_length(x):
+    """Return RPKM: counts per million over the length of a gene in thousands of bases."""
+    length = np.random.default_rng(0).lognormal(np.log(2.5), 0.8, x.shape[1]).clip(0.2, 100)
+    return sp.csr_matrix(to_total(x, 1e6) @ sp.diags_array(1 / length))
+
+
+def averaged(x, k=15, steps=5):
+    """Return what smoothing over the nearest cells makes of counts, as MAGIC does."""
+    near = np.log1p(to_total(x, 1e4).toarray())
+    near -= near.mean(axis=0)
+    near = near / np.linalg.norm(near, axis=1, keepdims=True)
+    alike = near @ near.T
+    cells = np.argsort(-alike, axis=1)[:, :k]
+    weight = np.exp(4 * np.take_along_axis(alike, cells, axis=1))
+    weight /= weight.sum(axis=1, keepdims=True)
+    n = len(near)
+    step = sp.csr_matrix((weight.ravel(), cells.ravel(), np.arange(n + 1) * k), shape=(n, n))
+    x = to_total(x, 1e4)
+    for _ in range(steps):
+        x = step @ x
+    return sp.csr_matrix(x)
+
+
+def means_of_a_model(x, rank=10):
+    """Return smooth values of low rank without a zero, as scVI's are."""
+    log = np.log1p(to_total(x, 1e4).toarray())
+    u, s, v = np.linalg.svd(log, full_matrices=False)
+    low = (u[:, :rank] * s[:rank]) @ v[:rank]
+    return to_total(sp.csr_matrix(np.logaddexp(0, 4 * low) / 4), 1e4)
+
+
+LOGS = {
+    2.0: lambda x: np.log2(1 + x),
+    np.e: np.log1p,
+    10.0: lambda x: np.log10(1 + x),
+}
+
+
+@pytest.mark.parametrize("base", [2.0, 10.0])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_logarithm_that_no_pattern_explains_is_none_the_less_one(islets, base, cut):
+    """RPKM have neither whole numbers, nor multiples, nor one total; log2 of them reaches 18."""
+    rpkm = by_length(islets)
+    log = made(rpkm, LOGS[base])
+    if cut:
+        log = log[:, np.argsort(-log.toarray().var(axis=0))[:1500]]
+    verdict = judge(log)
+    assert (verdict.state, verdict.base) == ("log1p-cut", base), verdict
+    assert verdict.doubt == ""
+    assert judge(rpkm).state == "counts"
+
+
+def test_log2_of_tenths_of_tpm_is_no_counts(islets):
+    tpm = to_total(by_length(islets), 1e6)
+    log = made(tpm, lambda x: np.log2(x / 10 + 1))
+    assert log.max() > 13
+    assert (judge(log).state, judge(log).base) == ("log1p", 2.0)
+    cut = judge(log[:, ::3])
+    assert (cut.state, cut.base) == ("log1p-cut", 2.0)
+
+
+@pytest.mark.parametrize("scale", ["counts", "total", "lengths"])
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [(np.sqrt, "square-root"), (lambda x: np.log1p(np.log1p(x)), "log-log")],
+)
+def test_roots_and_double_logarithms_are_refused_by_name(islets, values, state, scale):
+    forms = {"counts": islets, "total": to_total(islets, 1e4)}
+    x = forms[scale] if scale in forms else to_total(by_length(islets), 1e4)
+    verdict = judge(made(x, values))
+    assert (verdict.state, verdict.usable) == (state, False), verdict
+    cure = {"square-root": "square the values", "log-log": "take one logarithm back"}[state]
+    with pytest.raises(InputError, match=rf"X is {state} .*{cure}"):
+        choose_matrix({"X": verdict})
+
+
+@pytest.mark.parametrize("smooth", [averaged, means_of_a_model])
+@pytest.mark.parametrize("values", [lambda x: x, np.log1p])
+def test_smoothed_values_are_read_only_if_asked_for(islets, smooth, values):
+    verdict = judge(made(smooth(islets), values))
+    assert verdict.usable
+    assert "smoothed over cells" in verdict.doubt
+    with pytest.raises(InputError, match=r"smoothed over cells.*--matrix X"):
+        choose_matrix({"X": verdict})
+    assert choose_matrix({"X": verdict}, "X") == "X"
+    assert choose_matrix({"X": verdict, "raw": judge(islets)}) == "raw"
+
+
+@pytest.mark.parametrize("make", [lambda x: x, by_length, lambda x: to_total(x, 1e4)])
+def test_values_that_were_not_smoothed_are_not_doubted(islets, make):
+    rng = np.random.default_rng(0)
+    corrected = made(make(islets), lambda x: x * rng.uniform(0.8, 1, len(x)))
+    assert judge(corrected).doubt == judge(make(islets)).doubt == ""
+
+
+def test_counts_and_logarithms_in_one_matrix_are_refused(islets):
+    half = islets.shape[0] // 2
+    logs = made(to_total(islets[half:], 1e4), np.log1p)
+    verdict = judge(sp.csr_matrix(sp.vstack([islets[:half], logs])))
+    assert verdict.state == "two-scales"
+    with pytest.raises(InputError, match=r"whole numbers in 100 .*log1p.*before files are joined"):
+        choose_matrix({"X": verdict})
+
+
+def test_two_totals_of_one_logarithm_are_each_cells_own(islets):
+    half = islets.shape[0] // 2
+    parts = [to_total(islets[:half], 1e4), to_total(islets[half:], 1e6)]
+    verdict = judge(made(sp.csr_matrix(sp.vstack(parts)), np.log1p))
+    assert verdict.state == "log1p"
+    assert verdict.reason == "expm1 sums to 10000 in some cells and 1000000 in others"
+
+
+def test_barcodes_with_hardly_a_gene_are_counted(islets):
+    empty = sp.random(300, islets.shape[1], density=0.001, random_state=0, format="csr")
+    empty.data[:] = 1
+    assert judge(sp.csr_matrix(sp.vstack([empty, islets]))).few == pytest.approx(0.6)
+    assert judge(islets).few == 0
+
+
+# --- rivals --------------------------------------------------------------------------------------
+
+
+def verdict_of(n, **more):
+    return Verdict("counts", f"{n}", whole=True, entries=n, **more)
+
+
+def test_parts_of_the_counts_are_no_rivals():
+    names = ("ambiguous", "Ms", "Mu", "unspliced", "velocity", "imputed_MAGIC", "binary")
+    verdicts = {f"layers/{n}": verdict_of(100) for n in names} | {"layers/zz": verdict_of(99)}
+    assert choose_matrix(verdicts) == "layers/zz"
+    over = passed_over(verdicts)
+    assert set(over) == {f"layers/{n}" for n in names}
+    assert over["layers/ambiguous"] == "'ambiguous' holds a part of the counts"
+    for name in names:
+        assert choose_matrix(verdicts, f"layers/{name}") == f"layers/{name}"
+    alone = {"layers/ambiguous": verdict_of(100)}
+    with pytest.raises(InputError, match=r"holds a part of the counts.*--matrix layers/ambiguous"):
+        choose_matrix(alone)
+
+
+def test_what_has_clearly_fewer_entries_is_passed_over():
+    verdicts = {"X": verdict_of(10), "layers/all": verdict_of(100), "raw": verdict_of(90)}
+    assert choose_matrix(verdicts) == "raw"
+    assert passed_over(verdicts) == {"X": "it has only 10% of the entries of layers/all"}
+    wide = {"X": verdict_of(100), "raw": verdict_of(50)}
+    assert choose_matrix(wide, n_genes={"X": 200, "raw": 300}) == "X"
+    assert choose_matrix(wide, n_genes={"X": 200, "raw": 100}) == "X"
+    cut = {"X": verdict_of(10), "raw": verdict_of(100)}
+    assert choose_matrix(cut, n_genes={"X": 100, "raw": 100}) == "raw"
+    assert passed_over(cut, {"X": 50, "raw": 100}) == {}
+
+
+def test_ones_and_zeros_lose_to_counts_and_are_read_alone():
+    binary = Verdict("counts", "", whole=True, binary=True, entries=100)
+    assert choose_matrix({"X": binary, "layers/odd": verdict_of(100)}) == "layers/odd"
+    assert choose_matrix({"X": binary}) == "X"
+
+
+def test_names_that_mean_counts_are_preferred_among_equals():
+    verdicts = {f"layers/{n}": verdict_of(100) for n in ("aaa", "counts", "raw_counts")}
+    assert choose_matrix(verdicts) == "layers/counts"
+    decimals = Verdict("counts", "", entries=100)
+    assert choose_matrix({"X": decimals} | verdicts) == "layers/counts"
+    assert choose_matrix({"X": verdict_of(100)} | verdicts) == "X"
+
+
+def test_no_matrix_at_all_is_said():
+    with pytest.raises(InputError, match="no usable matrix: the data hold neither X, nor raw, nor"):
+        choose_matrix({})

@@ -15,11 +15,13 @@ import scipy.sparse as sp
 import scbignn_infer
 from scbignn_infer import results
 from scbignn_infer.bundle import CellType
-from scbignn_infer.choice import Reading
+from scbignn_infer.choice import AS_FOUND, Reading
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
+from scbignn_infer.gene_names import GeneNames
 from scbignn_infer.model_choice import choose_model, whole_models
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import AnnDataQuery, open_query
+from scbignn_infer.remarks import remarks_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -453,3 +455,144 @@ def test_cells_are_explained_in_memory(blood: ad.AnnData, pbmc_bundle: ModelBund
     assert all(isinstance(e, scbignn_infer.CellExplanation) for e in found)
     labels = Annotator(pbmc_bundle, device="cpu").annotate_query(AnnDataQuery(blood)).best_labels
     assert [e.best_label for e in found] == [labels[5], labels[2]]
+
+
+# --- causes before blame -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def some_islets() -> ad.AnnData:
+    return ad.read_h5ad(REPOSITORY / "tests" / "data" / "pancreas400.h5ad")[:200].copy()
+
+
+@pytest.fixture(scope="module")
+def islet_annotator() -> Annotator:
+    return Annotator.load("human-pancreas", device="cpu", threads=1)
+
+
+def remarks(annotator: Annotator, adata: ad.AnnData, reading: Reading = AS_FOUND) -> list[str]:
+    return remarks_on(annotator.annotate_query(AnnDataQuery(adata), reading))
+
+
+def split(adata: ad.AnnData) -> ad.AnnData:
+    """Return counts split into the layers of RNA velocity."""
+    counts, rng = sp.csr_matrix(adata.X), np.random.default_rng(0)
+    left = counts.data.astype(int)
+    parts = ad.AnnData(None, obs=adata.obs, var=adata.var)
+    for name, share in (("ambiguous", 0.1), ("spliced", 0.7), ("unspliced", 1.0)):
+        data = rng.binomial(left, share)
+        left = left - data
+        layer = sp.csr_matrix((data.astype(np.uint16), counts.indices, counts.indptr), counts.shape)
+        parts.layers[name] = layer
+    return parts
+
+
+def test_layers_of_velocity_are_summed_where_there_is_nothing_else(
+    some_islets: ad.AnnData, islet_annotator: Annotator, tmp_path: Path
+) -> None:
+    plain = islet_annotator.annotate_query(AnnDataQuery(some_islets))
+    parts = split(some_islets)
+    whole = "layers/spliced+unspliced+ambiguous"
+    parts.write_h5ad(tmp_path / "parts.h5ad")
+    with open_query(tmp_path / "parts.h5ad") as query:
+        found = islet_annotator.annotate_query(query)
+    matrix = found.provenance["matrix"]
+    assert matrix["name"] == whole
+    assert "passed over: 'ambiguous' holds a part" in matrix["verdicts"]["layers:ambiguous"]
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    assert remarks_on(found) == remarks_on(plain)
+    assert islet_annotator.choose(AnnDataQuery(parts), Reading(matrix=whole)).matrix == whole
+    both = some_islets.copy()
+    both.layers.update(parts.layers)
+    assert islet_annotator.choose(AnnDataQuery(both)).matrix == "X"
+    forced = remarks(islet_annotator, both, Reading(matrix="layers/ambiguous"))
+    assert "layers/ambiguous was read, but 'ambiguous' holds a part of the counts" in forced[0]
+    del parts.layers["spliced"]
+    with pytest.raises(InputError, match=r"holds a part of the counts.*--matrix layers/ambiguous"):
+        islet_annotator.choose(AnnDataQuery(parts))
+
+
+def test_cells_of_a_second_species_are_unknown_and_counted(
+    some_islets: ad.AnnData, islet_annotator: Annotator
+) -> None:
+    mouse = [f"mm10___{n}" for n in sorted(GeneNames.of("mouse").symbols)[3000:3500]]
+    counts = np.random.default_rng(0).poisson(3, (40, 500)).astype(np.float32)
+    mixed = sp.block_diag([sp.csr_matrix(some_islets.X), sp.csr_matrix(counts)], format="csr")
+    names = [f"GRCh38_{n}" for n in some_islets.var_names] + mouse
+    adata = ad.AnnData(mixed.astype(np.float32))
+    adata.var_names = names
+    found = islet_annotator.annotate_query(AnnDataQuery(adata))
+    plain = islet_annotator.annotate_query(AnnDataQuery(some_islets))
+    np.testing.assert_array_equal(found.labels[:200], plain.labels)
+    assert set(found.labels[200:]) == {"unknown"}
+    assert (found.confidence[200:] == 0).all()
+    assert (found.n_foreign, found.n_empty) == (40, 0)
+    genes = found.record()["genes"]
+    assert genes["foreign"] == {"species": "mouse", "cells": 40}
+    assert genes["left_out"] == {"genes of mouse": 500}
+    (said,) = [r for r in remarks_on(found) if "mouse" in r]
+    assert said.startswith("40 of 240 cells are mostly of mouse, another species than the model's")
+
+
+def test_empty_barcodes_are_the_cause_and_not_the_tissue(
+    some_islets: ad.AnnData, islet_annotator: Annotator
+) -> None:
+    x = sp.csr_matrix(some_islets.X)
+    rng = np.random.default_rng(0)
+    ambient = np.asarray(x.sum(axis=0)).ravel() / x.sum()
+    drops = np.stack([rng.multinomial(rng.integers(0, 9), ambient) for _ in range(300)])
+    raw = ad.AnnData(sp.vstack([x, sp.csr_matrix(drops.astype(np.float32))]).tocsr())
+    raw.var_names = some_islets.var_names
+    said = remarks(islet_annotator, raw)
+    assert "60% of the barcodes are empty or nearly so" in said[0]
+    assert "filtered_feature_bc_matrix" in said[0]
+    assert not [r for r in said if "tissue" in r or "right model" in r]
+
+
+def test_genes_that_a_batch_lacks_are_the_cause(
+    some_islets: ad.AnnData, islet_annotator: Annotator
+) -> None:
+    joined, x = some_islets.copy(), some_islets.X.toarray()
+    x[:80, np.random.default_rng(0).random(x.shape[1]) < 0.5] = 0
+    joined.X = sp.csr_matrix(x)
+    (said, *others) = remarks(islet_annotator, joined)
+    assert "files with different genes were joined" in said
+    assert not [r for r in others if "tissue" in r]
+    order = np.random.default_rng(0).permutation(200)
+    shuffled = joined[order].copy()
+    shuffled.obs["file"] = ["a" if i < 80 else "b" for i in order]
+    assert "were joined" in remarks(islet_annotator, shuffled, Reading(batch_key="file"))[0]
+
+
+def test_ones_and_zeros_are_warned_of(some_islets: ad.AnnData, islet_annotator: Annotator) -> None:
+    binary = some_islets.copy()
+    binary.X = (some_islets.X > 0).astype(np.float32)
+    assert "X was read, but all values are 0 or 1" in remarks(islet_annotator, binary)[0]
+
+
+def test_a_transposed_matrix_is_named_as_such(
+    some_islets: ad.AnnData, islet_annotator: Annotator
+) -> None:
+    with pytest.raises(GeneError, match=r"the matrix is genes x cells: .*turn it round"):
+        islet_annotator.choose(AnnDataQuery(some_islets.T.copy()))
+
+
+def test_a_cut_of_log2_keeps_the_total_that_was_found(
+    some_islets: ad.AnnData, islet_annotator: Annotator
+) -> None:
+    """10,000 is usual for base e alone; 26,000 is not made 10,000."""
+    cut = some_islets.copy()
+    x = some_islets.X.toarray()
+    cut.X = sp.csr_matrix(np.log2(1 + x / x.sum(axis=1, keepdims=True) * 26_000))
+    cut = cut[:, ::2].copy()
+    choice = islet_annotator.choose(AnnDataQuery(cut))
+    assert (choice.verdict.state, choice.verdict.base) == ("log1p-cut", 2.0)
+    assert choice.target_sum == pytest.approx(26_000, rel=0.3)
+    assert choice.target_sum != 10_000
+
+
+def test_the_cause_is_said_where_no_model_can_read_a_file(some_islets: ad.AnnData) -> None:
+    nameless = some_islets.copy()
+    nameless.var_names = [f"Gene{i}" for i in range(some_islets.n_vars)]
+    with pytest.raises(BundleError, match="none can read it: the genes have no names"):
+        choose_model(AnnDataQuery(nameless), device="cpu")

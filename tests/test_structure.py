@@ -31,6 +31,7 @@ LAYERS = (
         "containment",
         "gene_names",
         "identity",
+        "layer_names",
         "outputs",
         "parallel",
         "registry",
@@ -38,7 +39,7 @@ LAYERS = (
         "strings",
     },
     {"readers", "matrices", "genes", "expression", "neighbors", "results", "writers", "evaluation"}
-    | {"interpretation"},
+    | {"interpretation", "joined"},
     {"choice", "estimate", "grouping", "passes", "remarks", "slots"},
     {"trial"},
     {"pipeline", "doctor"},

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scbignn_infer.readers import Query
 
 Summary = dict[str, Any]
+FEW = 0.01
+"""Share of cells with hardly a gene above which it is said."""
 
 
 @click.command()
@@ -54,6 +56,9 @@ def inspect(
             for name, path in models.items()
         ]
         n_genes = {m["name"]: m["genes"] for m in report["matrices"]}
+        over = matrices.passed_over(verdicts, n_genes)
+        for entry in report["matrices"]:
+            entry["passed_over"] = over.get(entry["name"], "")
         try:
             report["matrix"] = matrices.choose_matrix(verdicts, reading.matrix, n_genes)
         except InputError as error:
@@ -78,7 +83,8 @@ def _matrix_entry(cells: Query, name: str, verdict: Verdict) -> Summary:
         "left_out": left_out,
         "state": verdict.state,
         "usable": verdict.usable,
-        "reason": verdict.reason,
+        "reason": verdict.reason
+        + (f"; {verdict.few:.0%} of the cells have hardly a gene" if verdict.few > FEW else ""),
     }
 
 
@@ -104,19 +110,13 @@ def _fit(
     entry |= {"name": bundle.name, "version": bundle.spec.version}
     wanted, reason = choice.model_genes(bundle), ""
     try:
-        matrix, match = choice.join(cells, wanted, reading, verdicts)
+        matrix, match, _ = choice.join(cells, wanted, reading, verdicts)
     except GeneError:
         raise
     except InputError:
         return entry
     try:
-        genes.refuse_unfit(
-            match,
-            cells.gene_columns(matrix),
-            wanted,
-            min_coverage=reading.min_gene_coverage,
-            allow_species_mismatch=reading.allow_species_mismatch,
-        )
+        choice.refuse(cells, matrix, match, wanted, reading)
     except GeneError as error:
         reason = f"{error.found}; expected {error.expected}"
     low = match.coverage < genes.LOW_COVERAGE
@@ -136,7 +136,13 @@ def _print_inspection(report: Summary) -> None:
     chosen = report["matrix"]
     print_pairs(console, {"file": report["file"], "cells": f"{report['cells']:,}"})
     matrices = [
-        ("->" if m["name"] == chosen else "", m["name"], f"{m['genes']:,}", m["state"], m["reason"])
+        (
+            "->" if m["name"] == chosen else "",
+            m["name"],
+            f"{m['genes']:,}",
+            m["state"],
+            m["reason"] + (f"; passed over: {m['passed_over']}" if m["passed_over"] else ""),
+        )
         for m in report["matrices"]
     ]
     console.print(make_table(["used", "matrix", "genes", "holds", "because"], matrices))

@@ -26,6 +26,8 @@ from scbignn_infer.readers.query import (
     refuse_no_cells,
     refuse_no_genes,
     string_columns,
+    sums_blocks,
+    sums_rows,
 )
 from scbignn_infer.readers.stored import ColumnStored, RowStored, numbers
 from scbignn_infer.readers.stores import open_store
@@ -260,6 +262,7 @@ class AnnDataFile:
         self._matrices[matrix] = stored
         return stored
 
+    @sums_rows
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""
         with one_line(self.path, self._kind):
@@ -267,6 +270,7 @@ class AnnDataFile:
             dense = hasattr(node, "oindex")  # an array of Zarr, which has its own way to rows
             return _sparse(node.oindex[indices] if dense else node[indices])
 
+    @sums_blocks
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
         with one_line(self.path, self._kind):

@@ -17,6 +17,8 @@ from scbignn_infer.readers.query import (
     refuse_no_cells,
     refuse_no_genes,
     string_columns,
+    sums_blocks,
+    sums_rows,
 )
 
 if TYPE_CHECKING:
@@ -103,10 +105,12 @@ class LoomQuery:
                 raise ValueError(f"{matrix} has the shape {tuple(map(int, node.shape))}")
             return sp.csr_matrix(node[:, cells].T)
 
+    @sums_rows
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""
         return self._read(matrix, indices)
 
+    @sums_blocks
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
         for i in range(0, self.n_cells, size):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from functools import reduce, wraps
+from operator import add
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
+from scbignn_infer.layer_names import summands
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -77,6 +80,44 @@ class FileQuery(Query, Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+Q = TypeVar("Q", bound=Query)
+
+
+def sums_rows(
+    rows: Callable[[Q, str, Array], sp.csr_matrix],
+) -> Callable[[Q, str, Array], sp.csr_matrix]:
+    """Let a reader give rows of ``layers/a+b``, the sum of two layers, too."""
+
+    @wraps(rows)
+    def read(self: Q, matrix: str, indices: Array) -> sp.csr_matrix:
+        return _sum([rows(self, part, indices) for part in _summands(self, matrix)])
+
+    return read
+
+
+def sums_blocks(
+    blocks: Callable[[Q, str, int], Iterator[sp.csr_matrix]],
+) -> Callable[[Q, str, int], Iterator[sp.csr_matrix]]:
+    """Let a reader give blocks of ``layers/a+b``, the sum of two layers, too."""
+
+    @wraps(blocks)
+    def read(self: Q, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        parts = _summands(self, matrix)
+        return map(_sum, zip(*(blocks(self, part, size) for part in parts), strict=True))
+
+    return read
+
+
+def _summands(query: Query, matrix: str) -> list[str]:
+    return summands(matrix, query.matrices()) if "+" in matrix else [matrix]
+
+
+def _sum(parts: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
+    if len(parts) == 1:
+        return parts[0]
+    return sp.csr_matrix(reduce(add, [part.astype(np.float32) for part in parts]))
 
 
 class MatrixQuery:
@@ -184,10 +225,12 @@ class AnnDataQuery:
             return self._adata.raw.X
         return self._adata.X if matrix == "X" else self._adata.layers[matrix[len("layers/") :]]
 
+    @sums_rows
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""
         return held_rows(self._matrix(matrix)[indices])
 
+    @sums_blocks
     def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         """Yield all rows in order, ``size`` at a time."""
         values = self._matrix(matrix)

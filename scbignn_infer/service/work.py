@@ -131,7 +131,7 @@ def _as_document(annotation: Annotation, names: list[str]) -> Document:
             "cells": len(annotation),
             "labels": labels,
             "unknown": labels.get(results.UNKNOWN, 0),
-            "empty": int(annotation.empty.sum()),
+            "empty": annotation.n_empty,
             **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
             "warnings": remarks_on(annotation),
         },
