@@ -86,7 +86,7 @@ def test_unknown_genes_change_nothing(
     annotator: Annotator, cells: tuple[sp.csr_matrix, np.ndarray], plain: Annotation
 ) -> None:
     x, genes = cells
-    strange = sp.random(x.shape[0], 500, 0.3, format="csr", rng=np.random.default_rng(0))
+    strange = sp.random(x.shape[0], 500, 0.3, format="csr", random_state=np.random.default_rng(0))
     strange.data = np.ceil(strange.data * 50)
     names = [f"stranger{i}" for i in range(500)]
     assert_same(annotator.annotate_matrix(sp.hstack([strange, x]), [*names, *genes]), plain)
