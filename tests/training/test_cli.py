@@ -186,13 +186,13 @@ class TestOptions:
         """Catch the recipe that the options make, without its work."""
         recipes = []
 
-        def train(recipe, log, *, device, checkpoint):
-            assert device == "cpu"
-            assert checkpoint.name == f".{recipe.name}.checkpoint"
+        def train(recipe, run):
+            assert run.device == "cpu"
+            assert run.folder.name == f".{recipe.name}.checkpoint"
             recipes.append(recipe)
-            log.stage("working")
+            run.say("working")
             for row in model.history:
-                log.iteration(row)
+                run.iteration(row)
             return model
 
         def write(model, recipe, folder, *, overwrite):
