@@ -125,8 +125,8 @@ def test_fresh_starts_anew(recipe_file, tmp_path, monkeypatch):
     (unfinished / "stage.pt").write_bytes(b"")
     there = []
 
-    def train(recipe, log, *, device, checkpoint):
-        there.append(checkpoint.exists())
+    def train(recipe, run):
+        there.append(run.folder.exists())
         raise InputError("stop", expected="", do="")
 
     monkeypatch.setattr(scbignn_training.train, "train", train)
