@@ -21,7 +21,7 @@ import tasks
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training.data import join, unlabelled_cells
 from scbignn_training.export import export_gene_level
-from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
+from scbignn_training.gene_level import Panel, fit_gene_level
 from scbignn_training.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def seconds(form: dict[str, Any]) -> tuple[float, int]:
     panel, graph, query = exported(form)
     session = Session(graph, choose_runtime("cpu", 1))
     counts, totals = (a.numpy() for a in panel.inputs(query.counts, query.totals))
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     spent = []
     for _ in range(REPEATS):
         start = time.perf_counter()

@@ -34,7 +34,6 @@ from scbignn_infer.passes import Graph
 from scbignn_infer.pipeline import Annotator
 from scbignn_infer.readers import MatrixQuery
 from scbignn_infer.sessions import Session, choose_runtime
-from scbignn_training.gene_level import TABLES
 from scbignn_training.recipe import Source
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def network() -> list[Row]:
     """Time the network alone in onnxruntime and in torch, on the same dense blocks."""
     panel, graph, query = gene_speed.exported({})
     counts, totals = panel.inputs(query.counts, query.totals)
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     session, n = Session(graph, choose_runtime("cpu", THREADS)), len(counts)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
@@ -91,7 +90,7 @@ def network() -> list[Row]:
         @torch.no_grad()
         def eager(blocks: list[slice] = blocks) -> None:
             for rows in blocks:
-                panel.level(counts[rows], totals[rows], *panel.tables)
+                panel.level(counts[rows], totals[rows], panel.tables)
 
         def ours(blocks: list[slice] = blocks) -> None:
             list(in_order(onnx, blocks, workers=THREADS))

@@ -125,8 +125,8 @@ def test_fresh_starts_anew(recipe_file, tmp_path, monkeypatch):
     (unfinished / "stage.pt").write_bytes(b"")
     there = []
 
-    def train(recipe, log, *, device, checkpoint):
-        there.append(checkpoint.exists())
+    def train(recipe, run):
+        there.append(run.folder.exists())
         raise InputError("stop", expected="", do="")
 
     monkeypatch.setattr(scbignn_training.train, "train", train)
@@ -186,13 +186,13 @@ class TestOptions:
         """Catch the recipe that the options make, without its work."""
         recipes = []
 
-        def train(recipe, log, *, device, checkpoint):
-            assert device == "cpu"
-            assert checkpoint.name == f".{recipe.name}.checkpoint"
+        def train(recipe, run):
+            assert run.device == "cpu"
+            assert run.folder.name == f".{recipe.name}.checkpoint"
             recipes.append(recipe)
-            log.stage("working")
+            run.say("working")
             for row in model.history:
-                log.iteration(row)
+                run.iteration(row)
             return model
 
         def write(model, recipe, folder, *, overwrite):

@@ -22,7 +22,7 @@ from scbignn_training.cell_level import CellLevel
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level, export_knn
-from scbignn_training.gene_level import TABLES, Panel, fit_gene_level
+from scbignn_training.gene_level import Panel, Tables, fit_gene_level
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES = (1, 2, 17, None)
@@ -53,7 +53,7 @@ def test_the_gene_level_agrees_with_torch(graphs, model, settings, cells, size):
     panel = Panel(model.pair.gene, cells.present, settings.panel_genes)
     assert len(panel.genes) == 300
     counts, totals = panel.inputs(cells.counts[:size], cells.totals[:size])
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     session = Session(graphs[0], CPU)
     embedding, logits = session.run(counts=counts.numpy(), totals=totals.numpy(), **tables)
     expected = panel.run(cells.counts[:size], cells.totals[:size])
@@ -68,7 +68,7 @@ def test_a_panel_of_few_genes_fits_too(graphs, model, settings, gold):
     panel = Panel(model.pair.gene, present, settings.panel_genes)
     assert len(panel.genes) == 60
     counts, totals = panel.inputs(gold.counts, gold.totals)
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     found = Session(graphs[0], CPU).run(counts=counts.numpy(), totals=totals.numpy(), **tables)
     for got, want in zip(found, panel.run(gold.counts, gold.totals), strict=True):
         close(got, want)
@@ -83,7 +83,7 @@ def test_a_gene_level_without_programs_agrees_with_torch(model, settings, gold):
     sizes = [d for a in onnx.load_from_string(exported).graph.initializer for d in a.dims]
     assert 0 not in sizes
     counts, totals = panel.inputs(gold.counts, gold.totals)
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     found = Session(exported, CPU).run(counts=counts.numpy(), totals=totals.numpy(), **tables)
     for got, want in zip(found, panel.run(gold.counts, gold.totals), strict=True):
         close(got, want)
@@ -225,7 +225,7 @@ def test_the_search_finds_the_nearest_neighbours():
 
 def test_the_runtime_knows_the_inputs_and_outputs_of_both_levels() -> None:
     inputs, outputs = zip(*onnx_graph.LEVELS.values(), strict=True)
-    assert set(inputs[0]) == {"counts", "totals", *TABLES}
+    assert set(inputs[0]) == {"counts", "totals", *Tables._fields}
     assert set(inputs[1]) == set(export.STEP_INPUTS)
     assert outputs == (("cell_embedding", "gene_logits"), ("cell_logits", "new_state"))
 

@@ -171,7 +171,7 @@ def test_the_panel_is_the_first_present_genes(panel):
 def discriminant(level, cells, panel):
     """Return what the discriminant says, without the bound of the blend."""
     z = panel.run(cells[0], cells[1], "impute")[0]
-    return level.discriminant(z, *panel.tables[2:5]).log_softmax(1).numpy()
+    return level.discriminant(z, panel.tables).log_softmax(1).numpy()
 
 
 @torch.no_grad()
@@ -217,7 +217,7 @@ def test_a_faint_cell_keeps_its_type(level, cells):
     panel = Panel(level, np.ones(60, dtype=bool), SETTINGS.panel_genes)
     t, genes = level.statistics, panel.genes
     faint = torch.tensor(0.4 * t["class_mean"][:, genes], dtype=torch.float32)
-    called = level.discriminant(faint, *panel.tables[2:5]).argmax(1)
+    called = level.discriminant(faint, panel.tables).argmax(1)
     assert called.tolist() == list(range(N_TYPES))
 
 
@@ -233,7 +233,7 @@ def test_closed_forms_fall_silent_with_cells_unlike_any(level, cells, panel):
     for seen, scores in ((z, factors), (far, 3 * factors)):
         distance = np.einsum("ni,ni->n", seen, np.linalg.solve(covariance, seen.T.numpy()).T)
         expected = np.minimum(1, (2 / (distance / len(genes))) ** 4)
-        found = level.trust(seen, scores, *panel.tables[-2:])[:, 0].numpy()
+        found = level.trust(seen, scores, panel.tables)[:, 0].numpy()
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=2e-3)
     assert float(found.mean()) < 0.1
 
@@ -272,7 +272,7 @@ def test_with_all_genes_nothing_is_imputed(level, cells):
     x = panel.run(cells[0], cells[1], "impute")[2].numpy()
     expected = log_expression(cells[0][:, :30], cells[1]).toarray()
     np.testing.assert_allclose(x, expected, atol=1e-5)
-    impute_out = panel.tables[6]
+    impute_out = panel.tables.impute_out
     assert not impute_out.any()
 
 
@@ -295,7 +295,7 @@ def test_the_three_heads_are_blended(level, cells, panel):
     embedding, net, discriminant, logistic = panel.run(cells[0], cells[1], "parts")
     torch.testing.assert_close(net.exp().sum(1), torch.ones(200))
     z, factors, _ = panel.run(cells[0], cells[1], "impute")
-    trust = level.trust(z, factors, *panel.tables[-2:])
+    trust = level.trust(z, factors, panel.tables)
     for head in (discriminant, logistic):
         assert float(head.min()) >= LEAST_LOG_P
         torch.testing.assert_close((head / trust).exp().sum(1), torch.ones(200))

@@ -24,9 +24,9 @@ def test_weights_add_up_to_the_change_of_the_log_probability(model, gold, settin
         mean, scale = (gene.statistics[k][panel.genes] for k in ("gene_mean", "gene_scale"))
         start = torch.tensor(mean + scale * others.mean(axis=0), dtype=torch.float32).clamp(min=0)
         with torch.no_grad():
-            _, end = gene(counts, totals, *panel.tables)
+            _, end = gene(counts, totals, panel.tables)
             begin = torch.expm1(start).expand_as(counts) * (totals / TARGET_SUM)
-            _, first = gene(begin, totals, *panel.tables)
+            _, first = gene(begin, totals, panel.tables)
         change = float((end - first)[:, code].mean())
         assert abs(float(weight.sum()) - change) < 0.25 * abs(change) + 0.2
 

@@ -44,7 +44,9 @@ def test_a_stage_is_done_once(tmp_path):
 
     for _ in range(2):
         progress = Progress(lines.append, total=8)
-        run = Run("cpu", Checkpoint(tmp_path / "c", "key"), progress).within("fold 1 of 2")
+        run = Run(checkpoint=Checkpoint(tmp_path / "c", "key"), progress=progress).within(
+            "fold 1 of 2"
+        )
         assert run.once(work, steps=4)["x"].tolist() == [1.0, 1.0]
         progress.stage("next")
     assert len(done) == 1

@@ -26,7 +26,7 @@ from scbignn_training.gene_level import Panel
 from scbignn_training.pack import write_bundle
 from scbignn_training.recipe import Source
 from scbignn_training.run import Run
-from scbignn_training.train import Log, fit, fit_start, train
+from scbignn_training.train import fit, fit_start, train
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_species_is_that_of_the_genes(model, recipe, tmp_path, monkeypatch, 
     mouse = msgspec.structs.replace(recipe, species=said, reference=[source], unlabelled=[])
     told = []
     monkeypatch.setattr(module, "fit", lambda *arguments, **settings: model)
-    assert train(mouse, Log(told.append)).species == "mouse"
+    assert train(mouse, Run(say=told.append)).species == "mouse"
     assert any("mouse" in line for line in told)
 
 
@@ -316,7 +316,7 @@ def test_without_pseudo_labels_the_unlabelled_cells_change_nothing(reference, fo
 def test_stages_are_told_in_order(recipe, model):
     """Reading, choosing the iteration, training, EM, calibrating; and each EM iteration."""
     told, rows = [], []
-    train(recipe, Log(told.append, rows.append))
+    train(recipe, Run(say=told.append, iteration=rows.append))
     lines = [line for line in told if "of all steps" not in line]
     starts = ["reading", "choosing the EM iteration", "training both levels", "EM, ", "calibrating"]
     assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 5
@@ -328,7 +328,7 @@ def test_stages_are_told_in_order(recipe, model):
 def test_progress_is_told_in_steps_of_all_networks(recipe, model):
     """Each stage is told once; the share grows to (almost) all of it."""
     told = []
-    train(recipe, Log(told.append))
+    train(recipe, Run(say=told.append))
     lines = [line for line in told if "of all steps" in line]
     (kept,) = [h.iteration for h in model.history if h.kept]
     levels = ["cell level", "teacher"]
@@ -349,7 +349,7 @@ def test_two_references_are_one(parts, recipe):
     source = recipe.reference[0]
     twice = msgspec.structs.replace(recipe, reference=[source, source], unlabelled=[])
     rows = []
-    model = train(twice, Log(iteration=rows.append))
+    model = train(twice, Run(iteration=rows.append))
     n = len(read_study(parts["labelled"]).labels)
     assert np.bincount(model.reference.batches).tolist() == [n, n]
     assert [r.cell_level_f1 for r in rows] == [h.cell_level_f1 for h in model.history]
@@ -403,11 +403,11 @@ class TestResuming:
         folder = tmp_path / ".tiny.checkpoint"
         stages.dies = dies
         with pytest.raises(Killed):
-            train(recipe, checkpoint=folder)
+            train(recipe, Run(folder=folder))
         before = list(stages.made)
         assert len(before) == len(list(folder.iterdir())) == dies
         stages.dies = None
-        found = train(recipe, checkpoint=folder)
+        found = train(recipe, Run(folder=folder))
         assert len(set(stages.made)) == len(stages.made)  # nothing is made twice
         assert len(stages.made) == len(list(folder.iterdir()))
         same_weights(found.pair, model.pair)
@@ -424,21 +424,21 @@ class TestResuming:
 
     def test_a_damaged_stage_is_made_again(self, recipe, model, tmp_path, stages):
         folder = tmp_path / ".tiny.checkpoint"
-        train(recipe, checkpoint=folder)
+        train(recipe, Run(folder=folder))
         n = len(stages.made)
         (damaged,) = folder.glob("fold-2-of-2-*.pt")
         damaged.write_bytes(damaged.read_bytes()[:-9])
-        found = train(recipe, checkpoint=folder)
+        found = train(recipe, Run(folder=folder))
         assert stages.made[n:] == ["fold 2 of 2"]
         same_weights(found.pair, model.pair)
 
     def test_other_settings_go_on_from_nothing(self, recipe, tmp_path, stages):
         folder = tmp_path / ".tiny.checkpoint"
         none = msgspec.structs.replace(recipe, unlabelled=[])
-        train(none, checkpoint=folder)
+        train(none, Run(folder=folder))
         n = len(stages.made)
         settings = msgspec.structs.replace(recipe.settings, seed=5)
-        train(msgspec.structs.replace(none, settings=settings), checkpoint=folder)
+        train(msgspec.structs.replace(none, settings=settings), Run(folder=folder))
         assert stages.made[n:] == stages.made[:n]
 
 
@@ -479,7 +479,7 @@ class TestLargeReferences:
 
     def test_it_trains_and_labels(self, reference, foreign, bounded, held_out):
         lines = []
-        model = fit(reference, [foreign], bounded, Log(lines.append))
+        model = fit(reference, [foreign], bounded, Run(say=lines.append))
         found = em.validate(model.pair, [held_out], bounded)
         assert min(found.gene_level_f1, found.cell_level_f1) > 0.6
         assert model.pair.gene.statistics["cells_per_type"].sum() >= len(reference.codes)

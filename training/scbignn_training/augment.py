@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scbignn_infer.expression import TARGET_SUM
 from scbignn_training.blocks import row_of_each, with_values
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def distort_genes(
     counts: sp.csr_matrix, totals: Array, sd: float, generator: np.random.Generator
 ) -> sp.csr_matrix:
     """Multiply each gene's log1p(CP10k) by a factor exp(sd N), as another protocol would."""
-    scale = row_of_each(counts, np.maximum(totals, 1.0) / 1e4)
+    scale = row_of_each(counts, np.maximum(totals, 1.0) / TARGET_SUM)
     factor = np.exp(sd * generator.standard_normal(counts.shape[1]))[counts.indices]
     distorted = np.expm1(np.log1p(counts.data / scale) * factor) * scale
     return with_values(counts, distorted.astype(np.float32))

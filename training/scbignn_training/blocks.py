@@ -8,6 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from scbignn_infer.expression import TARGET_SUM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -46,8 +48,8 @@ def row_of_each(rows: sp.csr_matrix, by_row: Array) -> Array:
 
 
 def log_expression(counts: sp.csr_matrix, totals: Array) -> sp.csr_matrix:
-    """Return log1p(1e4 * counts / totals) as float32; (n, g) and (n,)."""
-    factor = 1e4 / np.maximum(totals, 1.0)
+    """Return log1p(10,000 * counts / totals) as float32; (n, g) and (n,)."""
+    factor = TARGET_SUM / np.maximum(totals, 1.0)
     values = np.empty(len(counts.data), np.float32)
     for rows in slices(counts.shape[0]):
         here = stored(counts, rows)

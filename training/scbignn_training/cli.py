@@ -153,8 +153,7 @@ def run(
 
     from scbignn_training import checkpoint
     from scbignn_training.pack import check_free, write_bundle
-    from scbignn_training.run import choose_device
-    from scbignn_training.train import Log
+    from scbignn_training.run import Run, choose_device
     from scbignn_training.train import train as fit
 
     name = recipe.name
@@ -184,7 +183,7 @@ def run(
     unfinished = output / f".{name}.checkpoint"
     if fresh:
         checkpoint.remove(unfinished)
-    model = fit(recipe, Log(stage, iteration), device=device, checkpoint=unfinished)
+    model = fit(recipe, Run(device, unfinished, stage, iteration))
     stage("exporting, and comparing onnxruntime with torch")
     path = write_bundle(model, recipe, output, overwrite=overwrite)
     checkpoint.remove(unfinished)

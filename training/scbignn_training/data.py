@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from scbignn_infer.choice import judge_matrices
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.expression import Densifier
+from scbignn_infer.expression import TARGET_SUM, Densifier
 from scbignn_infer.gene_names import ENOUGH, SPECIES, species_of
 from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.matrices import choose_matrix
@@ -384,7 +384,7 @@ def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int)
         (n_genes,) columns, best first.
     """
     n, size = len(codes), np.bincount(codes)[:, None]
-    factor = 1e4 / np.maximum(totals, 1.0)
+    factor = TARGET_SUM / np.maximum(totals, 1.0)
     first, second = np.zeros((2, len(size), counts.shape[1]))
     for rows in slices(n):
         block = sp.csr_matrix(counts[rows], dtype=np.float64)

@@ -17,7 +17,7 @@ from scbignn_infer.errors import BundleError
 from scbignn_infer.neighbors import GROUP
 from scbignn_infer.sessions import Session, choose_runtime
 from scbignn_training.cell_level import CellStep
-from scbignn_training.gene_level import TABLES
+from scbignn_training.gene_level import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,10 +47,10 @@ def export_gene_level(level: GeneLevel, panel: Panel) -> bytes:
     k = len(panel.genes)
     cells, genes = torch.export.Dim("cells", min=1), torch.export.Dim("panel_genes", min=2)
     by_gene = {"gene_mean", "gene_scale", "class_weight", "impute_in", "misfit_weight"}
-    tables = tuple({0: genes} if t in by_gene else {} for t in TABLES)
+    tables = Tables._make({0: genes} if t in by_gene else {} for t in Tables._fields)
     shapes = ({0: cells, 1: genes}, {0: cells}, tables)
-    example = (torch.ones(3, k), torch.full((3, 1), 1e3), *panel.tables)
-    names = ["counts", "totals", *TABLES]
+    example = (torch.ones(3, k), torch.full((3, 1), 1e3), panel.tables)
+    names = ["counts", "totals", *Tables._fields]
     return _export(level, example, names, ["cell_embedding", "gene_logits"], shapes)
 
 
@@ -81,7 +81,7 @@ def export_cell_level(level: CellLevel, n_classes: int) -> bytes:
 
 def _export(
     module: nn.Module,
-    example: tuple[Tensor, ...],
+    example: tuple[Tensor | Tables, ...],
     inputs: list[str],
     outputs: list[str],
     shapes: tuple[Any, ...],
@@ -203,7 +203,7 @@ def check_parity(
     runtime = choose_runtime("cpu", torch.get_num_threads())
     gene_session, cell_session = (Session(g, runtime) for g in graphs)
     counts, totals = cells.counts, cells.totals
-    tables = {name: t.numpy() for name, t in zip(TABLES, panel.tables, strict=True)}
+    tables = {name: table.numpy() for name, table in panel.tables._asdict().items()}
     worst = {"cell_embedding": 0.0, "gene_logits": 0.0, "cell_logits": 0.0}
     agree = True
     with torch.no_grad():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from scbignn_training.trunk import Trunk
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -50,7 +52,7 @@ class Attention(nn.Module):
         return gathered
 
 
-class FullAttention(nn.Module):
+class FullAttention(Trunk):
     r"""Self-attention between the most expressed genes of each cell, then from a cell token.
 
     Genes are ranked by expression, weighted down to a half with their rank among the network's
@@ -72,31 +74,25 @@ class FullAttention(nn.Module):
     priority: Tensor
 
     def __init__(self, n_genes: int, n_classes: int, settings: Settings) -> None:
-        super().__init__()
-        self.n_genes = n_genes
+        super().__init__(n_genes, n_classes, settings)
         s, d = settings.token_size, settings.embedding_size
         self.n_tokens = min(settings.tokens, n_genes)
         self.register_buffer("priority", torch.linspace(1, LEAST_PRIORITY, n_genes))
         self.gene = nn.Parameter(torch.randn(n_genes, s))
         self.amount = nn.Parameter(torch.randn(s) * 0.1)
         self.cell = nn.Parameter(torch.randn(s))
-        self.linear = nn.Parameter(torch.randn(n_genes, d) * 0.1)
-        self.wide = nn.Parameter(torch.zeros(n_genes, n_classes))
+        self._straight()
         self.token_norm = nn.LayerNorm(s)
         self.attention = Attention(s, settings.n_heads)
         self.attention_norm = nn.LayerNorm(s)
         self.pooling = Attention(s, settings.n_heads)
         self.pooling_norm = nn.LayerNorm(s)
         self.up = nn.Linear(s, d)
-        self.linear_norm = nn.LayerNorm(d)
-        self.feed_forward = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-        self.embedding_norm = nn.LayerNorm(d)
-        self.out = nn.Linear(d, n_classes)
-        self.dropout = nn.Dropout(settings.dropout)
+        self._head()
 
     def tables(self) -> tuple[Tensor]:
         """Return the matrix of the linear and the wide path that genes are multiplied with."""
-        return (torch.cat([self.linear / 16, self.wide / 4], dim=1),)  # (g, d + c)
+        return (torch.cat(self.straight(), dim=1),)  # (g, d + c)
 
     def select(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the tokens' genes (b, t) and the logarithm of their weights (b, t)."""
@@ -106,7 +102,6 @@ class FullAttention(nn.Module):
     def forward(self, x: Tensor, tables: tuple[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the cell embedding (b, d) and logits (b, c) of log1p(CP10k) (b, g)."""
         (straight,) = tables or self.tables()
-        d = self.linear.shape[1]
         genes, bias = self.select(x)
         expression = x.gather(1, genes)[:, :, None]
         tokens = F.embedding(genes, self.gene) + expression * self.amount  # (b, t, s)
@@ -116,7 +111,4 @@ class FullAttention(nn.Module):
         tokens = self.attention_norm(tokens + self.attention(tokens, tokens, bias))
         cell = tokens[:, :1]
         cell = self.pooling_norm(cell + self.pooling(cell, tokens, bias)).squeeze(1)
-        y = x @ straight
-        h = self.linear_norm(y[:, :d]) + self.up(cell)
-        z = self.embedding_norm(h + self.feed_forward(h))
-        return z, self.out(self.dropout(z)) + y[:, d:]
+        return self.join(x @ straight, self.up(cell))

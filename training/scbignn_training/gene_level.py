@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
-TABLES = (
-    "gene_mean",
-    "gene_scale",
-    "class_weight",
-    "class_norm",
-    "class_prior",
-    "impute_in",
-    "impute_out",
-    "net_present",
-    "net_position",
-    "misfit_weight",
-    "misfit_inner",
-)
-"""Inputs of the exported graph after counts and totals, in order."""
 Network = ProgramAttention | FullAttention
 FORMS: dict[str, type[ProgramAttention | FullAttention]] = {
     "program": ProgramAttention,
@@ -56,6 +42,26 @@ MOST_MISFIT = 2.0
 """Cells of a larger misfit than this are none that the closed-form heads were made for."""
 PANEL_CELLS = 512
 """Cells that the gene level is run on at once."""
+
+
+class Tables(NamedTuple):
+    """What depends on the genes of the cells: inputs of the exported graph after the counts.
+
+    :func:`scbignn_infer.expression.panel_tables` makes them. There are k genes of the panel,
+    c types, r factors and g genes of the network.
+    """
+
+    gene_mean: Tensor  # (k,)
+    gene_scale: Tensor  # (k,)
+    class_weight: Tensor  # (k, c)
+    class_norm: Tensor  # (c,)
+    class_prior: Tensor  # (c,)
+    impute_in: Tensor  # (k, r)
+    impute_out: Tensor  # (r, g)
+    net_present: Tensor  # (g,)
+    net_position: Tensor  # (g,)
+    misfit_weight: Tensor  # (k,)
+    misfit_inner: Tensor  # (r, r)
 
 
 class GeneLevel(nn.Module):
@@ -115,19 +121,18 @@ class GeneLevel(nn.Module):
         """Weight (g, c) and bias (c,) of the logistic head."""
         return self.logistic_weight.numpy(), self.logistic_bias.numpy()
 
-    def impute(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
+    def impute(self, counts: Tensor, totals: Tensor, tables: Tables) -> tuple[Tensor, ...]:
         """Return scaled panel expression (b, k), factor scores (b, r) and imputed genes (b, g).
 
         Parameters are those of :meth:`parts`.
         """
-        gene_mean, gene_scale, _, _, _, impute_in, impute_out, present, position, *_ = tables
         x = torch.log1p(counts * (TARGET_SUM / totals))
-        z = ((x - gene_mean) / gene_scale).clamp(-LIMIT, LIMIT)
-        factors = z @ impute_in
-        guess = (factors @ impute_out * self.net_scale + self.net_mean).clamp(min=0)
-        return z, factors, torch.where(present > 0.5, x[:, position], guess)
+        z = ((x - tables.gene_mean) / tables.gene_scale).clamp(-LIMIT, LIMIT)
+        factors = z @ tables.impute_in
+        guess = (factors @ tables.impute_out * self.net_scale + self.net_mean).clamp(min=0)
+        return z, factors, torch.where(tables.net_present > 0.5, x[:, tables.net_position], guess)
 
-    def parts(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, counts: Tensor, totals: Tensor, tables: Tables) -> tuple[Tensor, ...]:
         """Return the embedding, and what network, discriminant and logistic head say.
 
         These are log-probabilities; those of the two heads are multiplied by :meth:`trust`.
@@ -141,20 +146,20 @@ class GeneLevel(nn.Module):
         counts, totals
             (b, k) counts of the panel's genes and (b, 1) totals, at least 1.
         tables
-            As named in ``TABLES``, see :func:`scbignn_infer.expression.panel_tables`.
+            Of the panel's genes.
         """
-        z, factors, x = self.impute(counts, totals, *tables)
+        z, factors, x = self.impute(counts, totals, tables)
         own, logits = self.net(x, self.net_tables)
         sides = own, factors[:, : self.graph_factors]
         embedding = torch.cat([F.normalize(side) for side in sides], dim=1)
-        discriminant = self.discriminant(z, *tables[2:5])
+        discriminant = self.discriminant(z, tables)
         scaled = ((x - self.net_mean) / self.net_scale).clamp(-LIMIT, LIMIT)
         logistic = scaled @ self.logistic_weight + self.logistic_bias
-        trust = self.trust(z, factors, *tables[-2:])
+        trust = self.trust(z, factors, tables)
         heads = (a.log_softmax(1).clamp(min=LEAST_LOG_P) for a in (discriminant, logistic))
         return embedding, logits.log_softmax(1), *(trust * head for head in heads)
 
-    def trust(self, z: Tensor, factors: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
+    def trust(self, z: Tensor, factors: Tensor, tables: Tables) -> Tensor:
         """Return how far the closed-form heads are trusted with a cell, (b, 1) from 0 to 1.
 
         They are as sure of cells unlike any they were fitted on as of others, while the network
@@ -165,13 +170,14 @@ class GeneLevel(nn.Module):
         ----------
         z, factors
             (b, k) scaled expression of the panel and (b, r) factor scores.
-        weight, inner
-            (k,) and (r, r), see :func:`scbignn_infer.expression.panel_tables`.
+        tables
+            Of the panel's genes.
         """
-        misfit = (z * z) @ weight - (factors @ inner * factors).sum(1)
+        explained = (factors @ tables.misfit_inner * factors).sum(1)
+        misfit = (z * z) @ tables.misfit_weight - explained
         return (MOST_MISFIT / misfit.clamp(min=MOST_MISFIT)).pow(4)[:, None]
 
-    def discriminant(self, z: Tensor, weight: Tensor, norm: Tensor, prior: Tensor) -> Tensor:
+    def discriminant(self, z: Tensor, tables: Tables) -> Tensor:
         r"""Return the log-density of each type, up to a constant, (b, c).
 
         A cell shows its type's profile :math:`\mu_c` at a strength of its own:
@@ -186,17 +192,18 @@ class GeneLevel(nn.Module):
         ----------
         z
             (b, k) scaled expression of the panel.
-        weight, norm, prior
-            (k, c), (c,) and (c,): :math:`\Sigma^{-1} \mu_c`, :math:`\nu_c` and :math:`\log n_c`.
+        tables
+            :math:`\Sigma^{-1} \mu_c`, :math:`\nu_c` and :math:`\log n_c` as ``class_weight``,
+            ``class_norm`` and ``class_prior``.
         """
-        precision = self.strength_precision
-        evidence = (z @ weight + precision).clamp(min=0)
+        precision, norm = self.strength_precision, tables.class_norm
+        evidence = (z @ tables.class_weight + precision).clamp(min=0)
         occam = torch.log1p(norm / precision)
-        return 0.5 * (evidence * (evidence / (norm + precision)) - occam) + prior
+        return 0.5 * (evidence * (evidence / (norm + precision)) - occam) + tables.class_prior
 
-    def forward(self, counts: Tensor, totals: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, counts: Tensor, totals: Tensor, tables: Tables) -> tuple[Tensor, Tensor]:
         """Return ``cell_embedding`` (b, d) and ``gene_logits`` (b, c), log-probabilities."""
-        embedding, net, discriminant, logistic = self.parts(counts, totals, *tables)
+        embedding, net, discriminant, logistic = self.parts(counts, totals, tables)
         mixed = net + self.blend[0] * discriminant + self.blend[1] * logistic
         return embedding, (mixed / self.temperature).log_softmax(1)
 
@@ -222,7 +229,7 @@ class Panel:
             net_genes=level.net.n_genes,
             panel_genes=panel_genes,
         )
-        self.tables = [torch.tensor(tables[name]) for name in TABLES]
+        self.tables = Tables(**{name: torch.tensor(table) for name, table in tables.items()})
 
     def inputs(self, counts: sp.csr_matrix, totals: Array) -> tuple[Tensor, Tensor]:
         """Return the dense tensors for counts (n, ranked genes) and totals (n,)."""
@@ -237,7 +244,7 @@ class Panel:
         self.level.eval()
         function = getattr(self.level, what)
         batches = [
-            function(*self.inputs(counts[rows], totals[rows]), *self.tables)
+            function(*self.inputs(counts[rows], totals[rows]), self.tables)
             for rows in slices(len(totals), PANEL_CELLS)
         ]
         return tuple(torch.cat(column) for column in zip(*batches, strict=True))

@@ -77,7 +77,7 @@ def _integrated(gene: GeneLevel, panel: Panel, counts: Tensor, totals: Tensor, c
     slope = torch.zeros_like(change)
     for step in range(STEPS):
         x = (start + (step + 0.5) / STEPS * change).requires_grad_(True)
-        _, logits = gene(torch.expm1(x) * (totals / TARGET_SUM), totals, *panel.tables)
+        _, logits = gene(torch.expm1(x) * (totals / TARGET_SUM), totals, panel.tables)
         (gradient,) = torch.autograd.grad(logits[:, code].sum(), x)
         slope += gradient / STEPS
     return (change * slope).mean(dim=0).detach()

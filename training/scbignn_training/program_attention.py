@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from scbignn_training.trunk import Trunk
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 MAX_SCORE = 6.0
 
 
-class ProgramAttention(nn.Module):
+class ProgramAttention(Trunk):
     r"""Self-attention of genes into gene programs, then among the programs.
 
     Program I attends to gene j of a cell with score :math:`S_{Ij} + \log x_j`, softmax over the
@@ -33,15 +35,13 @@ class ProgramAttention(nn.Module):
     """
 
     def __init__(self, n_genes: int, n_classes: int, settings: Settings) -> None:
-        super().__init__()
-        self.n_genes = n_genes
+        super().__init__(n_genes, n_classes, settings)
         i, v, d = settings.n_programs, settings.program_size, settings.embedding_size
-        self.n_programs, self.program_size, self.embedding_size = i, v, d
+        self.n_programs, self.program_size = i, v
         self.n_heads = settings.n_heads
         self.score = nn.Parameter(torch.randn(n_genes, i) * 0.5)
         self.value = nn.Parameter(torch.randn(n_genes, v) * 0.3)
-        self.linear = nn.Parameter(torch.randn(n_genes, d) * 0.1)
-        self.wide = nn.Parameter(torch.zeros(n_genes, n_classes))
+        self._straight()
         self.up = nn.Parameter(torch.randn(i, v, d) / math.sqrt(v))
         self.program = nn.Parameter(torch.randn(i, d) * 0.3)
         self.value_norm = nn.LayerNorm(v)
@@ -49,29 +49,24 @@ class ProgramAttention(nn.Module):
         self.query_key_value = nn.Linear(d, 3 * d)
         self.attention_out = nn.Linear(d, d)
         self.program_norm = nn.LayerNorm(d)
-        self.linear_norm = nn.LayerNorm(d)
-        self.feed_forward = nn.Sequential(nn.Linear(d, 2 * d), nn.GELU(), nn.Linear(2 * d, d))
-        self.embedding_norm = nn.LayerNorm(d)
-        self.out = nn.Linear(d, n_classes)
-        self.dropout = nn.Dropout(settings.dropout)
+        self._head()
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Return the two matrices that genes are multiplied with: (g, i + d + c), (g, i * v)."""
         attention = self.score.clamp(-MAX_SCORE, MAX_SCORE).exp()
-        first = torch.cat([attention, self.linear / 16, self.wide / 4], dim=1)
+        first = torch.cat([attention, *self.straight()], dim=1)
         second = (attention[:, :, None] * self.value[:, None, :]).flatten(1)
         return first, second
 
     def forward(self, x: Tensor, tables: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, ...]:
         """Return the cell embedding (b, d) and logits (b, c) of log1p(CP10k) (b, g)."""
         first, second = tables or self.tables()
-        i, d = self.n_programs, self.embedding_size
+        i = self.n_programs
         y = x @ first  # (b, i + d + c)
-        h = self.linear_norm(y[:, i : i + d])
-        if i > 0:
-            h = h + self.programs(y[:, :i], (x * x) @ second).mean(dim=1)
-        z = self.embedding_norm(h + self.feed_forward(h))
-        return z, self.out(self.dropout(z)) + y[:, i + d :]
+        if i == 0:
+            return self.join(y, None)
+        said = self.programs(y[:, :i], (x * x) @ second)  # (b, i, d)
+        return self.join(y[:, i:], said.mean(dim=1))
 
     def programs(self, mass: Tensor, weighted: Tensor) -> Tensor:
         """Return what the programs (b, i, d) say after they attended to genes and each other.

@@ -1,4 +1,4 @@
-"""What surrounds a training and changes no result: device, checkpoint and progress."""
+"""What surrounds a training and changes no result: device, checkpoints, progress and log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
+from scbignn_training.checkpoint import Checkpoint
 from scbignn_training.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from scbignn_training.checkpoint import Checkpoint, State
+    from scbignn_infer.bundle import EMIteration
+    from scbignn_training.checkpoint import State
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -24,8 +27,15 @@ class Run:
     ----------
     device
         Of the networks: ``cpu`` or ``cuda``.
+    folder
+        Where finished stages are kept, if anywhere, so that the same call goes on after it was
+        killed; to be removed when the bundle is written.
+    say
+        Called with one line at the start of each stage, and every ten seconds in a long one.
+    iteration
+        Called after each EM iteration.
     checkpoint
-        Where finished stages are kept, if anywhere.
+        The finished stages of one training, see :meth:`watched`.
     progress
         Counts the steps of the networks.
     place
@@ -33,9 +43,25 @@ class Run:
     """
 
     device: str = "cpu"
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda line: None
+    iteration: Callable[[EMIteration], None] = lambda row: None
     checkpoint: Checkpoint | None = None
     progress: Progress = field(default_factory=Progress)
     place: str = ""
+
+    def watched(self, key: Callable[[], str], steps: int) -> Run:
+        """Return the run of one training.
+
+        Parameters
+        ----------
+        key
+            Gives a digest of what decides the weights, for checkpoints.
+        steps
+            Steps of the networks of all its stages.
+        """
+        kept = Checkpoint(self.folder, key()) if self.folder is not None else None
+        return replace(self, checkpoint=kept, progress=Progress(self.say, steps))
 
     def within(self, place: str) -> Run:
         """Return the run of a part."""

@@ -21,19 +21,17 @@ from scbignn_training.calibrate import (
     fit_threshold,
 )
 from scbignn_training.cell_level import cells_of_graph
-from scbignn_training.checkpoint import Checkpoint, key_of
+from scbignn_training.checkpoint import key_of
 from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle
 from scbignn_training.data import Cells, join, read_study, tell_species, unlabelled_cells
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
-from scbignn_training.progress import Progress
-from scbignn_training.run import BARE, Run
+from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
     import scipy.sparse as sp
 
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from scbignn_training.data import Reference, Study
     from scbignn_training.evaluate import Outcome
     from scbignn_training.recipe import Recipe
+    from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
@@ -123,22 +122,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Log:
-    """Where the progress of a training goes.
-
-    Attributes
-    ----------
-    stage
-        Called with one line at the start of each stage, and every ten seconds in a long one.
-    iteration
-        Called after each EM iteration.
-    """
-
-    stage: Callable[[str], None] = lambda line: None
-    iteration: Callable[[EMIteration], None] = lambda row: None
-
-
-@dataclass(frozen=True)
 class Start:
     """Both levels trained on gold labels alone, and what EM goes on from.
 
@@ -176,26 +159,15 @@ class Start:
         )
 
 
-def train(
-    recipe: Recipe,
-    log: Log | None = None,
-    *,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-) -> Model:
+def train(recipe: Recipe, run: Run = BARE) -> Model:
     """Train the model of a recipe.
 
     Parameters
     ----------
     recipe
         Data, labels, settings.
-    log
-        Receives progress.
-    device
-        Of the networks: ``cpu`` or ``cuda``.
-    checkpoint
-        Folder in which finished stages are kept, so that the same call goes on after it was
-        killed; to be removed when the bundle is written.
+    run
+        Device, log and where finished stages are kept.
 
     Returns
     -------
@@ -207,12 +179,10 @@ def train(
     InputError
         A file is missing or differs from the recipe, or the data cannot be trained on.
     """
-    log = log or Log()
-    log.stage("reading the references")
+    run.say("reading the references")
     reference, foreign, species = _read(recipe)
-    log.stage(f"species: {species}" + ", by the genes" * (not recipe.species))
-    model = fit(reference, foreign, recipe.settings, log, device=device, checkpoint=checkpoint)
-    return replace(model, species=species)
+    run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
+    return replace(fit(reference, foreign, recipe.settings, run), species=species)
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -245,15 +215,7 @@ def _join(recipe: Recipe, labelled: list[Study]) -> Reference:
     return join(labelled, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
 
 
-def fit(
-    reference: Reference,
-    foreign: list[Study],
-    settings: Settings,
-    log: Log | None = None,
-    *,
-    device: str = "cpu",
-    checkpoint: Path | None = None,
-) -> Model:
+def fit(reference: Reference, foreign: list[Study], settings: Settings, run: Run = BARE) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
     Parameters
@@ -264,7 +226,7 @@ def fit(
         Unlabelled cells.
     settings
         All hyper-parameters.
-    log, device, checkpoint
+    run
         As in :func:`train`.
 
     Raises
@@ -272,7 +234,6 @@ def fit(
     InputError
         Too few cells, or none with counts, or too few genes in common.
     """
-    log = log or Log()
     if np.bincount(reference.codes).min() < settings.folds:
         raise InputError(
             f"a type with {np.bincount(reference.codes).min()} cells",
@@ -285,18 +246,16 @@ def fit(
     if not by_study and not has_em:
         validation, splits = "out of fold", []
     n, most = len(reference.codes), settings.em_iterations if has_em else 0
-    progress = Progress(log.stage)
-    progress.total = sum(_steps(len(inside), settings, most) for inside, _ in splits)
-    progress.total += _steps(n, settings, most)
-    kept = (
-        Checkpoint(checkpoint, key_of(reference, foreign, settings, device)) if checkpoint else None
+    sizes = [*(len(inside) for inside, _ in splits), n]
+    run = run.watched(
+        lambda: key_of(reference, foreign, settings, run.device),
+        steps=sum(_steps(size, settings, most) for size in sizes),
     )
-    run = Run(device, kept, progress)
     history: list[EMIteration] = []
     outcomes: list[Outcome] = []
     if splits:
         purpose = "choosing the EM iteration" if has_em else "scoring"
-        log.stage(f"{purpose}; held out: {validation}")
+        run.say(f"{purpose}; held out: {validation}")
         found = [
             _split_outcomes(
                 reference,
@@ -307,22 +266,22 @@ def fit(
             )
             for i, rows in enumerate(splits)
         ]
-        history, outcomes = selection.keep(found, settings.em_tolerance, log.iteration)
+        history, outcomes = selection.keep(found, settings.em_tolerance, run.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
-    progress.expect(_steps(n, settings, iterations))
-    log.stage(f"training both levels on {n} cells")
+    run.progress.expect(_steps(n, settings, iterations))
+    run.say(f"training both levels on {n} cells")
     start = fit_start(reference, foreign, settings, run)
     if iterations:
-        log.stage(f"EM, {iterations} iterations")
+        run.say(f"EM, {iterations} iterations")
     pair = list(start.iterate(settings, iterations, run))[-1]
-    log.stage("calibrating on out-of-fold cells")
+    run.say("calibrating on out-of-fold cells")
     model = _calibrated(
-        pair, start, history, validation=validation, settings=settings, foreign=foreign, log=log
+        pair, start, history, validation=validation, settings=settings, foreign=foreign, run=run
     )
     if by_study:
         studies = [int(reference.batches[outside[0]]) for _, outside in splits]
         model = _with_studies(model, dict(zip(studies, outcomes, strict=True)))
-    return replace(model, device=device)
+    return replace(model, device=run.device)
 
 
 def _with_studies(model: Model, outcomes: dict[int, Outcome]) -> Model:
@@ -433,7 +392,7 @@ def _calibrated(
     validation: str,
     settings: Settings,
     foreign: list[Study],
-    log: Log,
+    run: Run,
 ) -> Model:
     """Fit temperature, threshold and the novelty scale out of fold, and score the cells there."""
     crossfit, labelled, reference = start.crossfit, start.labelled, start.reference
@@ -455,7 +414,7 @@ def _calibrated(
     ]
     if not history:
         history = [_out_of_fold(crossfit.graphs, logits, codes)]
-        log.iteration(history[0])
+        run.iteration(history[0])
     panel = Panel(pair.gene, labelled.present, settings.panel_genes)
     rows = even(labelled.codes, BANK_CELLS, settings.seed)
     bank, _ = panel.run(labelled.counts[rows], labelled.totals[rows])
