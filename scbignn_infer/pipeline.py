@@ -324,8 +324,7 @@ class Annotator:
         probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         agreement, residual, known = np.zeros((3, n), np.float32)
         novelty = np.ones(n, np.float32)
-        builders: set[str] = set()
-        parts: list[tuple[Any, Graph]] = []
+        builders, parts = set[str](), list[tuple[Any, Graph]]()
         for cells in _with_counts(batches, genes.empty):
             z = genes.embedding[cells]
             with clock.stage("graph"):
@@ -335,8 +334,8 @@ class Annotator:
                 logits = self._run_cell_level(genes.logits[cells], graph, report)
             with clock.stage("scores"):
                 own = grouping.sum(results.calibrate(logits, self.bundle.spec.temperature))
-                probabilities[cells] = own
-                agreement[cells] = self._agreement(own.argmax(1), graph)
+                probabilities[cells], codes = own, own.argmax(1)
+                agreement[cells] = self._agreement(codes, graph)
                 novelty[cells], residual[cells], known[cells] = self._strangeness(
                     z, genes.scaled[cells], graph, logits.argmax(1), choice=choice
                 )

@@ -170,7 +170,7 @@ def test_how_it_was_lost_is_said(
 def test_errors_keep_their_kind(faults: ModuleType) -> None:
     with pytest.raises(GeneError, match="no genes; expected some; find them"):
         Child(faults.refuse, "genes").receive(60)
-    with pytest.raises(MissingExtraError, match=r"scbignn-infer\[parquet\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .pyarrow"):
         Child(faults.refuse, "extra").receive(60)
     parts = {"found": "a", "expected": "b", "do": "c"}
     for kind in ("os", "Any", "Exception", "nothing"):  # a child may say what it likes

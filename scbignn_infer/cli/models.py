@@ -64,7 +64,7 @@ def list_(as_json: bool) -> None:
     console.print(make_table(titles, rows))
     for e in entries:
         if e["problem"]:
-            click.echo(f"warning: {e['name']} is broken: {e['problem']}", err=True)
+            say(f"warning: {e['name']} is broken: {e['problem']}", err=True)
 
 
 def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:

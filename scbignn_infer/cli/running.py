@@ -20,7 +20,8 @@ from scbignn_infer.errors import OutputError, ScBiGNNError, reason
 from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from scbignn_infer.pipeline import Progress
 
@@ -130,13 +131,32 @@ AGAIN_SECONDS = 0.01
 """After which a lost signal is sent again: the callback that lost it has ended by then."""
 _received: list[int] = []
 """Signals that were received."""
+_ordinary: list[Callable[[sys.UnraisableHookArgs], object]] = []
+"""What else is told of exceptions that can only be printed."""
 
 
-def _end(number: int, frame: Any) -> None:
+def _end(number: int, frame: FrameType | None) -> None:
     _received.append(number)
+    while frame is not None:
+        if frame.f_code is _come_again.__code__:  # whose exceptions are lost, too
+            _send_soon(number)
+            return
+        frame = frame.f_back
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+def _come_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception was lost; print what else was."""
+    if lost.exc_type in (KeyboardInterrupt, SystemExit) and _received:
+        _send_soon(_received[-1])
+    else:
+        _ordinary[-1](lost)
+
+
+def _send_soon(number: int) -> None:
+    threading.Timer(AGAIN_SECONDS, _send, (signal.Signals(number),)).start()
 
 
 @contextmanager
@@ -146,19 +166,12 @@ def _swallowed_signals_come_again() -> Iterator[None]:
     A signal may come while Python is in a callback of a weak reference or in a ``__del__``. What
     these raise can only be printed.
     """
-    ordinary = sys.unraisablehook
-
-    def hook(lost: sys.UnraisableHookArgs) -> None:
-        if lost.exc_type in (KeyboardInterrupt, SystemExit) and _received:
-            threading.Timer(AGAIN_SECONDS, _send, (signal.Signals(_received[-1]),)).start()
-        else:
-            ordinary(lost)
-
-    sys.unraisablehook = hook
+    _ordinary.append(sys.unraisablehook)
+    sys.unraisablehook = _come_again
     try:
         yield
     finally:
-        sys.unraisablehook = ordinary
+        sys.unraisablehook = _ordinary.pop()
 
 
 PACKAGE = str(Path(__file__).parents[1])
