@@ -179,7 +179,10 @@ PACKAGE = str(Path(__file__).parents[1])
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """Print a warning of this package as one line on stderr, once."""
+    """Print a warning of this package as one line on stderr, once.
+
+    Those of other packages are for programmers: ``python -W`` shows them.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning, module=r"scbignn_infer\b")
         ordinary, said = warnings.showwarning, set()
@@ -192,11 +195,12 @@ def _warnings_in_one_line() -> Iterator[None]:
             file: TextIO | None = None,
             line: str | None = None,
         ) -> None:
-            if not filename.startswith(PACKAGE):
-                ordinary(message, category, filename, lineno, file, line)
-            elif str(message) not in said:  # Python's own "once" forgets when filters change
+            ours = filename.startswith(PACKAGE)
+            if ours and str(message) not in said:  # Python's own "once" forgets, filters change
                 said.add(str(message))
                 say(f"warning: {message}", err=True)
+            elif not ours and sys.warnoptions:
+                ordinary(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

@@ -318,10 +318,11 @@ def test_stages_are_told_in_order(recipe, model):
     told, rows = [], []
     train(recipe, Run(say=told.append, iteration=rows.append))
     lines = [line for line in told if "of all steps" not in line]
-    starts = ["reading", "choosing the EM iteration", "training both levels", "EM, ", "calibrating"]
-    assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 5
-    assert model.validation in lines[1]
-    assert f"on {len(model.reference.codes)} cells" in lines[2]
+    starts = ["reading", "species: human", "choosing the EM iteration", "training both levels"]
+    starts += ["EM, ", "calibrating"]
+    assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 6
+    assert model.validation in lines[2]
+    assert f"on {len(model.reference.codes)} cells" in lines[3]
     assert [r.iteration for r in rows] == [0, 1, 2]
 
 
@@ -456,7 +457,7 @@ def test_two_hundred_types_can_be_trained(reference, settings, recipe, tmp_path)
         batches=np.zeros(1200, int),
     )
     small = msgspec.structs.replace(settings, gene_epochs=1, cell_epochs=1)
-    model = fit(many, [], small)
+    model = replace(fit(many, [], small), species="human")
     assert len(model.bank_codes) == 1200
     assert model.pair.gene.statistics["class_mean"].shape == (200, 600)
     path = write_bundle(model, msgspec.structs.replace(recipe, unlabelled=[]), tmp_path)
