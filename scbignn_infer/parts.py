@@ -76,7 +76,9 @@ def plan(task: Task) -> list[Part]:
     if task.split is None:
         return []
     try:
-        with open_file(task.sample.query, task.settings.reading) as cells:
+        with open_file(
+            task.sample.query, task.settings.reading, task.settings.memory_limit
+        ) as cells:
             n, source = cells.n_cells, cells.identity
         if n <= task.split or is_whole(task):
             return []
@@ -93,7 +95,7 @@ def label_part(part: Part) -> str:
     settings = part.task.settings
     try:
         annotator = held_annotator(settings, load_model(str(settings.model)))
-        with open_file(part.task.sample.query, settings.reading) as cells:
+        with open_file(part.task.sample.query, settings.reading, settings.memory_limit) as cells:
             choice = annotator.choose(cells, settings.reading)
             rows = RowRange(cells, part.start, part.stop)
             found = annotator.annotate_query(rows, settings.reading, choice=choice)

@@ -69,7 +69,7 @@ def evaluate(
         read = [Identity.of(path) for path in (labelled, map_file) if path is not None]
         outputs.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
-    with open_file(labelled, settings.reading) as cells:
+    with open_file(labelled, settings.reading, settings.memory_limit) as cells:
         given = _labels(cells, truth, "choose with --truth")
         true = np.array([names.get(label, label) for label in given], dtype=object)
         if settings.model is not None:

@@ -104,7 +104,7 @@ def _explain_cells(
     """Label a file and return the model's name and why these cells were called what they were."""
     from scbignn_infer import explanation, files, model_choice, registry
 
-    with files.open_file(path, settings.reading) as query:
+    with files.open_file(path, settings.reading, settings.memory_limit) as query:
         if settings.model is not None:
             bundle = registry.load_model(settings.model)
         else:
