@@ -64,8 +64,9 @@ class Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether a JSON document is wanted, whether or not the command can be understood."""
         ctx.meta[WANTS_JSON] = "--json" in args
-        if isinstance(sys.stdout, io.TextIOWrapper):  # as stderr does, where names cannot be shown
-            sys.stdout.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            with suppress(OSError):  # of a stream that is no file any more
+                sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is
         try:
             with printing() if sys.stdout else nullcontext():  # help and version come before all
                 return super().parse_args(ctx, args)
