@@ -32,8 +32,8 @@ COPY training/scbignn_training training/scbignn_training
 RUN pip --python /opt/scbignn/bin/python install --no-cache-dir --no-deps . \
     && scbignn-infer doctor \
     && python -c "import numpy as np; \
-    from scbignn_infer.neighbors import build_graph; \
-    from scbignn_infer.sessions import Runtime; \
+    from scbignn_infer.network.neighbors import build_graph; \
+    from scbignn_infer.network.sessions import Runtime; \
     points = np.random.default_rng(0).standard_normal((10_000, 64), np.float32); \
     build_graph(points, 15, runtime=Runtime('cpu', 0, 2), exact_max_cells=0)" \
     && printf '%s\n' \

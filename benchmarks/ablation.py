@@ -23,8 +23,8 @@ from sklearn.metrics import f1_score
 
 import tasks
 from accuracy import score
-from scbignn_infer.neighbors import build_graph
-from scbignn_infer.sessions import choose_runtime
+from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.sessions import choose_runtime
 from scbignn_training import em, gate
 from scbignn_training.cell_level import fit_cell_level, make_graph, shield_of
 from scbignn_training.data import join, unlabelled_cells

@@ -28,8 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import tasks
-from scbignn_infer.expression import Densifier
-from scbignn_infer.genes import ModelGenes, match_genes
+from scbignn_infer.network.panel import Densifier
+from scbignn_infer.query.gene_match import ModelGenes, match_genes
 from scbignn_training.cell_level import make_graph
 from scbignn_training.data import join, rank_genes, read_study
 from scbignn_training.gene_level import Panel

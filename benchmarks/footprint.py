@@ -34,8 +34,8 @@ ENVIRONMENT = {
     if name not in ("PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")
 } | {"PIP_CONFIG_FILE": os.devnull}
 READY = (
-    "import anndata, scbignn_infer.sessions; scbignn_infer.Annotator; "
-    "scbignn_infer.sessions.import_onnxruntime()"
+    "import anndata, scbignn_infer.network.sessions; scbignn_infer.Annotator; "
+    "scbignn_infer.network.sessions.import_onnxruntime()"
 )
 """All that labelling a file imports, which ``import scbignn_infer`` puts off."""
 

@@ -19,10 +19,10 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.choice import Reading
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import GeneError
 from scbignn_infer.evaluation import score
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.query.reading import Reading
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]

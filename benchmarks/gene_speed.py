@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import tasks
-from scbignn_infer.sessions import Session, choose_runtime
+from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_training.data import join, unlabelled_cells
 from scbignn_training.export import export_gene_level
 from scbignn_training.gene_level import Panel, fit_gene_level

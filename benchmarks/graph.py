@@ -26,11 +26,12 @@ from unittest.mock import patch
 import h5py
 import numpy as np
 
-from scbignn_infer import neighbors, pipeline
-from scbignn_infer.neighbors import ExactSearch, build_graph, unit_rows
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_infer.sessions import choose_runtime
+from scbignn_infer import annotator as pipeline
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.network import neighbors
+from scbignn_infer.network.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.network.sessions import choose_runtime
+from scbignn_infer.query.readers import open_query
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from held_out_study import cases
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.evaluation import score
-from scbignn_infer.pipeline import Annotator
 from scbignn_training.data import read_study
 
 if TYPE_CHECKING:
-    from scbignn_infer.pipeline import GraphKind
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotator import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 

@@ -21,7 +21,7 @@ import numpy as np
 import tasks
 from accuracy import SIMPLE, baselines, score
 from peers.export_tasks import export
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.annotator import Annotator
 from scbignn_training.data import Study, read_study
 from scbignn_training.recipe import Source, read_recipe
 from scbignn_training.train import read_reference

@@ -28,12 +28,12 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import gene_speed
-from scbignn_infer.neighbors import build_graph
-from scbignn_infer.parallel import in_order
-from scbignn_infer.passes import Graph
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import MatrixQuery
-from scbignn_infer.sessions import Session, choose_runtime
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.network.levels import Graph
+from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.parallel import in_order
+from scbignn_infer.network.sessions import Session, choose_runtime
+from scbignn_infer.query.readers import MatrixQuery
 from scbignn_training.recipe import Source
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import speed
-from scbignn_infer.files import Settings
-from scbignn_infer.samples import Sample, Task, label_sample
+from scbignn_infer.batch.samples import Sample, Task, label_sample
+from scbignn_infer.label_file import Settings
 
 if TYPE_CHECKING:
-    from scbignn_infer.pipeline import GraphKind
+    from scbignn_infer.annotator import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 REPEATS = {10_000: 5, 100_000: 1}

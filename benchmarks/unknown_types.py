@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from held_out_study import ROOT
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.annotator import Annotator
 from scbignn_training.data import read_study
 from scbignn_training.recipe import read_recipe
 

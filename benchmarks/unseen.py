@@ -27,12 +27,12 @@ import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from scbignn_infer.choice import Reading
-from scbignn_infer.neighbors import ExactSearch, build_graph, unit_rows
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_infer.registry import load_model
-from scbignn_infer.results import smooth, support
+from scbignn_infer.annotation.scores import smooth, support
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.network.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.query.readers import open_query
+from scbignn_infer.query.reading import Reading
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]

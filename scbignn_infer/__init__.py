@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scbignn_infer.adata import annotate, explain
-    from scbignn_infer.bundle import ModelBundle
-    from scbignn_infer.choice import Reading
+    from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotator import Annotator
+    from scbignn_infer.api import annotate, explain
     from scbignn_infer.errors import (
         BundleError,
         DeviceError,
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
         ScBiGNNError,
     )
     from scbignn_infer.explanation import CellExplanation
-    from scbignn_infer.pipeline import Annotator
-    from scbignn_infer.readers import open_query
-    from scbignn_infer.registry import list_models, load_model
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.model.registry import list_models, load_model
+    from scbignn_infer.query.readers import open_query
+    from scbignn_infer.query.reading import Reading
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Annotation": "results",
-    "Annotator": "pipeline",
+    "Annotation": "annotation.annotation",
+    "Annotator": "annotator",
     "BundleError": "errors",
     "CellExplanation": "explanation",
     "DeviceError": "errors",
     "GeneError": "errors",
     "InputError": "errors",
     "MissingExtraError": "errors",
-    "ModelBundle": "bundle",
+    "ModelBundle": "model.bundle",
     "OutputError": "errors",
-    "Reading": "choice",
+    "Reading": "query.reading",
     "ScBiGNNError": "errors",
-    "annotate": "adata",
-    "explain": "adata",
-    "list_models": "registry",
-    "load_model": "registry",
-    "open_query": "readers",
+    "annotate": "api",
+    "explain": "api",
+    "list_models": "model.registry",
+    "load_model": "model.registry",
+    "open_query": "query.readers",
 }
 
 __all__ = [

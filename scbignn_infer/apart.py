@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer.child import Bounds, Child, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import Estimate
-from scbignn_infer.files import label_file
-from scbignn_infer.sessions import available_threads, choose_runtime
+from scbignn_infer.label_file import label_file
+from scbignn_infer.network.sessions import available_threads, choose_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from scbignn_infer.annotator import Progress
     from scbignn_infer.child import Link
-    from scbignn_infer.files import Settings, Summary
-    from scbignn_infer.pipeline import Progress
+    from scbignn_infer.label_file import Settings, Summary
 
 LOOK_SECONDS = 0.2
 """Between two looks at signals and at the clock."""
@@ -35,7 +35,7 @@ def label_file_apart(
     announce: Callable[[int, Estimate], None] | None = None,
     **options: Any,
 ) -> Summary:
-    """Label the cells of a file as :func:`~scbignn_infer.files.label_file` does, in so much time.
+    """Label the cells of a file as ``label_file`` does, in so much time.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ import numpy as np
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import BundleError, DeviceError
-from scbignn_infer.neighbors import ExactSearch
-from scbignn_infer.registry import list_models, load_model, model_folders
-from scbignn_infer.sessions import (
+from scbignn_infer.model.registry import list_models, load_model, model_folders
+from scbignn_infer.network.neighbors import ExactSearch
+from scbignn_infer.network.sessions import (
     PACKAGES,
     REPAIR,
     Runtime,
@@ -23,10 +23,10 @@ from scbignn_infer.sessions import (
     import_onnxruntime,
     installed_packages,
 )
-from scbignn_infer.trial import try_out
+from scbignn_infer.network.trial import try_out
 
 if TYPE_CHECKING:
-    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.model.bundle import ModelBundle
 
 RUNTIME = ("numpy", "scipy", "anndata", "h5py", "pynndescent")
 TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")

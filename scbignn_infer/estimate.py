@@ -12,9 +12,9 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, cast
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.neighbors import EXACT_MAX_CELLS
-from scbignn_infer.readers import tables
-from scbignn_infer.results import RESIDUAL_GENES
+from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
+from scbignn_infer.network.panel import RESIDUAL_GENES
+from scbignn_infer.query.readers import tables
 
 if TYPE_CHECKING:
     from pathlib import Path

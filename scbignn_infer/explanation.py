@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.choice import AS_FOUND
 from scbignn_infer.errors import InputError
+from scbignn_infer.query.reading import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scbignn_infer.choice import Reading
-    from scbignn_infer.pipeline import Annotator
-    from scbignn_infer.readers import Query
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotator import Annotator
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.reading import Reading
 
 Array = np.ndarray[Any, Any]
 TOP = 10
@@ -79,7 +79,7 @@ def explain_cells(
     Parameters
     ----------
     annotator, query, reading
-        As in :meth:`~scbignn_infer.pipeline.Annotator.annotate_query`.
+        As in :meth:`~scbignn_infer.annotator.Annotator.annotate_query`.
     cells
         Names of the cells.
 

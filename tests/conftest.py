@@ -20,14 +20,14 @@ import pytest
 import scipy.sparse as sp
 from scipy.io import mmwrite
 
-from scbignn_infer import bundle as records
-from scbignn_infer import onnx_graph
-from scbignn_infer.bundle import read_bundle
+from scbignn_infer.model import bundle as records
+from scbignn_infer.model import onnx_graph
+from scbignn_infer.model.bundle import read_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.model.bundle import ModelBundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

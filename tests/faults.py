@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.child import HEAD, StoppedError, limit_memory
 from scbignn_infer.errors import BundleError, GeneError, MissingExtraError, OutputError
-from scbignn_infer.files import Settings
+from scbignn_infer.label_file import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def serve(folder: Path, link: Link, *arguments: Any) -> None:
     """Serve, with the fault that a file in ``folder`` names, where the child tells of its work."""
-    from scbignn_infer import files
-    from scbignn_infer.pipeline import Annotator
+    from scbignn_infer import label_file as files
+    from scbignn_infer.annotator import Annotator
     from scbignn_infer.service import bodies, work
     from scbignn_infer.service.models import WARM_CELLS
 

@@ -10,8 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from scbignn_infer.bundle import REQUIRED_FILES, read_bundle
 from scbignn_infer.errors import BundleError
+from scbignn_infer.model.bundle import REQUIRED_FILES, read_bundle
 
 
 def write(folder, record):

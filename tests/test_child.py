@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import apart, child, files
+from scbignn_infer import apart, child, label_file
 from scbignn_infer.child import Bounds, Child, LostError
 from scbignn_infer.cli import main
 from scbignn_infer.errors import GeneError, InputError, MissingExtraError, ScBiGNNError
@@ -187,7 +187,7 @@ class TestTimeLimit:
     """``annotate --time-limit``."""
 
     def test_the_outcome_is_that_of_the_command(self, example: Path, tmp_path: Path) -> None:
-        settings = files.Settings(model="human-pbmc", threads=1)
+        settings = label_file.Settings(model="human-pbmc", threads=1)
         steps: list[str] = []
         summary = apart.label_file_apart(
             example,
@@ -197,7 +197,7 @@ class TestTimeLimit:
             progress=lambda stage, done, total: steps.append(stage),
             announce=lambda n, expected: steps.append(f"{n} {expected.memory > 0}"),
         )
-        plain = files.label_file(example, tmp_path / "here.h5ad", settings)
+        plain = label_file.label_file(example, tmp_path / "here.h5ad", settings)
         assert (tmp_path / "apart.h5ad").read_bytes() == (tmp_path / "here.h5ad").read_bytes()
         assert steps[0] == "700 True"
         assert {"gene level", "write"} < set(steps)
@@ -223,10 +223,10 @@ class TestTimeLimit:
         broken = tmp_path / "broken.h5ad"
         broken.write_bytes(example.read_bytes()[:50_000])
         said = []
-        for label in (files.label_file, apart.label_file_apart):
+        for label in (label_file.label_file, apart.label_file_apart):
             more = {"seconds": 600} if label is apart.label_file_apart else {}
             with pytest.raises(InputError) as error:
-                label(broken, tmp_path / "o.csv", files.Settings(model="human-pbmc"), **more)
+                label(broken, tmp_path / "o.csv", label_file.Settings(model="human-pbmc"), **more)
             said.append(str(error.value))
         assert said[0] == said[1]
 

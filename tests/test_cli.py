@@ -17,11 +17,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, __version__, annotate, outputs, registry, slots
+from scbignn_infer import Annotator, __version__, annotate
 from scbignn_infer.cli import main
 from scbignn_infer.cli.options import as_bytes
 from scbignn_infer.cli.train import TRAINING_MODULES
-from scbignn_infer.readers import anndata_files
+from scbignn_infer.model import registry
+from scbignn_infer.output import atomic, slots
+from scbignn_infer.query.readers import anndata_files
 
 COMMANDS = (
     "annotate",
@@ -397,7 +399,7 @@ def test_an_interrupted_write_leaves_nothing(query, name, code):
     process = python(
         f"""
         import signal
-        from scbignn_infer import writers
+        from scbignn_infer.output import h5ad as writers
         def copy(old, source, target, stop):
             target.write_text("half")
             print("writing", flush=True)
@@ -421,7 +423,7 @@ def test_nohup_outlives_its_terminal():
         """
         import signal
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        from scbignn_infer import registry
+        from scbignn_infer.model import registry
         plain = registry.list_models
         registry.list_models = lambda: signal.raise_signal(signal.SIGHUP) or plain()
         main(["models", "list", "--json"])
@@ -439,7 +441,7 @@ def test_a_signal_that_a_library_calls_an_error_is_a_signal(name, code):
     process = python(
         f"""
         import signal
-        from scbignn_infer import registry
+        from scbignn_infer.model import registry
         from scbignn_infer.errors import DeviceError
         def load():
             try:
@@ -461,7 +463,7 @@ def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(query, name, cod
     process = python(
         f"""
         import signal, time, weakref
-        from scbignn_infer import outputs
+        from scbignn_infer.output import atomic
         signal.signal(signal.SIGINT, signal.default_int_handler)
         class Dead: pass
         def check(target, **rules):
@@ -470,7 +472,7 @@ def test_a_signal_that_comes_while_python_cleans_up_is_not_lost(query, name, cod
             del dead
             print("went on", flush=True)
             time.sleep(60)
-        outputs.check_output = check
+        atomic.check_output = check
         main(["annotate", {str(query)!r}, "-m", "human-pbmc"])
         """
     )
@@ -525,14 +527,14 @@ def test_no_command_replaces_what_came_while_it_worked(labelled, name, monkeypat
     Path("map.json").write_text("{}")
     command = commands(labelled.parent)[name]
     output = Path("pbmc700.h5ad" if name == "example" else command[-1])
-    plain = outputs.drafting
+    plain = atomic.drafting
 
     def drafting(target, **how):
         Path(target).write_text("another's")
         return plain(target, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "drafting", drafting)
+        patch.setattr(atomic, "drafting", drafting)
         assert "exists" in run(*command, code=1).stderr
     assert output.read_text() == "another's"
     run(*command, "--overwrite")

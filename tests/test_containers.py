@@ -23,8 +23,8 @@ from scipy.io import mmwrite
 
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers import open_query
-from scbignn_infer.readers.folders import LAYOUTS
+from scbignn_infer.query.readers import open_query
+from scbignn_infer.query.readers.folders import LAYOUTS
 
 GENES = ["CD3D", "MS4A1", "NKG7", "CD8A", "GNLY"]
 COUNTS = np.array([[0, 3, 0, 1, 0], [2, 0, 0, 0, 5], [0, 0, 1, 0, 0], [1, 1, 0, 2, 0]], np.float32)

@@ -299,7 +299,7 @@ def test_an_unknown_device_stops_the_build() -> None:
         "tests/test_docker.py",
         "training/recipes/human-pbmc.toml",
         "scbignn_infer/__pycache__/bundle.cpython-312.pyc",
-        "scbignn_infer/readers/tables.pyc",
+        "scbignn_infer/query/readers/tables.pyc",
     ],
 )
 def test_the_context_leaves_out_what_is_not_copied(path: str) -> None:

@@ -22,7 +22,7 @@ RAISED = (
     *("InputError", "GeneError", "OutputError", "BundleError", "DeviceError", "MissingExtraError"),
     *("UsageError", "BadParameter"),
 )
-OF_MANY_SAMPLES = ("samples.py", "parts.py", "cluster.py")
+OF_MANY_SAMPLES = ("batch/samples.py", "batch/split.py", "batch/cluster.py")
 """What these and the service say is about samples, workers and requests, and stands elsewhere."""
 
 

@@ -5,8 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from scbignn_infer import doctor, neighbors, registry, sessions
+from scbignn_infer import doctor
 from scbignn_infer.errors import DeviceError
+from scbignn_infer.model import registry
+from scbignn_infer.network import neighbors, sessions
 
 
 @pytest.fixture(autouse=True)

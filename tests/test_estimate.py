@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import scbignn_infer
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import (
     ENTRY_BYTES,
@@ -22,13 +23,12 @@ from scbignn_infer.estimate import (
     bytes_to_read,
     estimate,
 )
-from scbignn_infer.files import ReportFile, Settings, label_file
-from scbignn_infer.neighbors import EXACT_MAX_CELLS
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
+from scbignn_infer.label_file import ReportFile, Settings, label_file
+from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
+from scbignn_infer.query.readers import open_query
 
 if TYPE_CHECKING:
-    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.model.bundle import ModelBundle
 
 MEASURED = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "speed.json"
 EXAMPLE = Path(scbignn_infer.__file__).parent / "examples" / "pbmc700.h5ad"

@@ -14,13 +14,13 @@ import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
 
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
-from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import AnnDataQuery
-from scbignn_infer.registry import load_model
+from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.query.readers import AnnDataQuery
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARKERS = {

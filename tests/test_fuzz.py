@@ -11,17 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scbignn_infer.bundle import RECORD, ModelBundle, read_bundle
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, Flaw, InputError
-from scbignn_infer.onnx_graph import check_graph
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_infer.validate import TABLES, read_tables
+from scbignn_infer.model.bundle import RECORD, ModelBundle, read_bundle
+from scbignn_infer.model.onnx_graph import check_graph
+from scbignn_infer.model.validate import TABLES, read_tables
+from scbignn_infer.query.readers import open_query
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.model.bundle import BundleSpec
 
 fuzz = settings(
     max_examples=250,

@@ -8,16 +8,16 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scbignn_infer.bundle import CellType, Term
+from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
-from scbignn_infer.grouping import Grouping
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import AnnDataQuery
+from scbignn_infer.model.bundle import CellType, Term
+from scbignn_infer.query.readers import AnnDataQuery
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.model.bundle import ModelBundle
 
 T = Term(label="T cell", ontology_id="CL:0000084", level=1)
 LYMPHOCYTE = Term(label="lymphocyte", ontology_id="CL:0000542", level=2)

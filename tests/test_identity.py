@@ -16,11 +16,14 @@ import pytest
 import scipy.sparse as sp
 from scipy.io import mmwrite
 
-from scbignn_infer import files, open_query, parts, readers, samples
+from scbignn_infer import label_file, open_query
+from scbignn_infer.batch import samples
+from scbignn_infer.batch import split as parts
 from scbignn_infer.errors import InputError, OutputError
-from scbignn_infer.identity import Identity
+from scbignn_infer.query import readers
+from scbignn_infer.query.identity import Identity
 
-SETTINGS = files.Settings(model="human-pbmc", threads=1, device="cpu")
+SETTINGS = label_file.Settings(model="human-pbmc", threads=1, device="cpu")
 
 
 def names(folder):
@@ -219,7 +222,7 @@ def label(found):
             at("labelled")
             return found[1]
 
-        return files.label_file(
+        return label_file.label_file(
             query,
             target,
             SETTINGS,
@@ -263,8 +266,13 @@ def test_what_another_program_saves_meanwhile_stays(label, query, stage):
 @pytest.mark.parametrize("suffix", ["h5ad", "csv"])
 def test_labels_and_report_come_both_or_not_at_all(label, query, others, suffix, monkeypatch):
     pytest.importorskip("umap")
-    monkeypatch.setattr(files, "_write_report", lambda report, *_: report.path.write_text("page"))
-    target, report = query.with_name(f"o.{suffix}"), files.ReportFile(query.with_name("r.html"))
+    monkeypatch.setattr(
+        label_file, "_write_report", lambda report, *_: report.path.write_text("page")
+    )
+    target, report = (
+        query.with_name(f"o.{suffix}"),
+        label_file.ReportFile(query.with_name("r.html")),
+    )
     swap = lambda: shutil.copy(others, query.with_name("new")).replace(query)  # noqa: E731
     with pytest.raises(InputError, match="changed"):
         label(query, target, swap, "write", report=report)
@@ -312,7 +320,7 @@ def test_the_input_by_a_hard_link_is_no_output(label, query):
             lambda: None,
             "start",
             overwrite=True,
-            report=files.ReportFile(page),
+            report=label_file.ReportFile(page),
         )
 
 
@@ -323,7 +331,9 @@ def test_labels_of_fewer_cells_are_refused(query):
 
     for suffix in ("h5ad", "csv"):
         with pytest.raises(InputError, match=r"600 rows and .* holds 700 cells"):
-            files.label_file(query, query.with_name(f"o.{suffix}"), SETTINGS, annotate=annotate)
+            label_file.label_file(
+                query, query.with_name(f"o.{suffix}"), SETTINGS, annotate=annotate
+            )
     assert names(query.parent) == ["q.h5ad"]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.joined import silent_genes
+from scbignn_infer.query.joined import silent_genes
 
 
 @pytest.fixture(scope="module")

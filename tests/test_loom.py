@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.choice import judge_matrices
 from scbignn_infer.errors import InputError
-from scbignn_infer.matrices import choose_matrix, passed_over
-from scbignn_infer.readers import open_query
+from scbignn_infer.query.matrices import choose_matrix, passed_over
+from scbignn_infer.query.readers import open_query
+from scbignn_infer.query.reading import judge_matrices
 
 COUNTS = sp.csr_matrix(np.random.default_rng(0).poisson(0.7, (20, 30)).astype(np.float32)).toarray()
 

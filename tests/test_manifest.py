@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scbignn_infer import manifest
+from scbignn_infer.batch import manifest
+from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.errors import OutputError
-from scbignn_infer.manifest import MANIFEST, hold
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.matrices import Verdict, choose_matrix, judge, passed_over, sample_rows
+from scbignn_infer.query.matrices import Verdict, choose_matrix, judge, passed_over, sample_rows
 
 
 @pytest.fixture

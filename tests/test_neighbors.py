@@ -12,9 +12,9 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from scbignn_infer import neighbors
-from scbignn_infer.neighbors import build_graph
-from scbignn_infer.sessions import Runtime
+from scbignn_infer.network import neighbors
+from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.sessions import Runtime
 
 CPU = Runtime("cpu", 0, 1)
 
@@ -132,8 +132,8 @@ def test_unfilled_places_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -
 def test_exact_search_imports_no_numba() -> None:
     code = (
         "import sys, numpy as np\n"
-        "from scbignn_infer.neighbors import build_graph\n"
-        "from scbignn_infer.sessions import Runtime\n"
+        "from scbignn_infer.network.neighbors import build_graph\n"
+        "from scbignn_infer.network.sessions import Runtime\n"
         "build_graph(np.eye(30, dtype='f4'), 5, runtime=Runtime('cpu', 0, 1))\n"
         "assert not {'numba', 'pynndescent', 'sklearn', 'torch'} & set(sys.modules)\n"
     )

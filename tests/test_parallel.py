@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scbignn_infer.parallel import in_order
+from scbignn_infer.network.parallel import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ import anndata as ad
 import pytest
 from click.testing import CliRunner
 
-from scbignn_infer import registry
 from scbignn_infer.cli import main
+from scbignn_infer.model import registry
 from scbignn_infer.plain import encodable, visible
 
 if TYPE_CHECKING:

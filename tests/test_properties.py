@@ -12,15 +12,15 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbignn_infer import passes
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_infer.registry import load_model
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.network import levels
+from scbignn_infer.query.readers import open_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PANCREAS = REPOSITORY / "tests" / "data" / "pancreas400.h5ad"
@@ -186,8 +186,8 @@ def test_batch_and_chunk_sizes_change_nothing(
     read: int,
     chunk: int,
 ) -> None:
-    monkeypatch.setattr(passes, "READ_CELLS", read)
-    monkeypatch.setattr(passes, "CELL_CHUNK", chunk)
+    monkeypatch.setattr(levels, "READ_CELLS", read)
+    monkeypatch.setattr(levels, "CELL_CHUNK", chunk)
     other = Annotator(annotator.bundle, device="cpu", batch_cells=batch)
     assert_same(other.annotate_matrix(*cells), plain)
 

@@ -15,9 +15,9 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.readers import AnnDataQuery, MatrixQuery, open_query
-from scbignn_infer.readers.anndata_files import AnnDataFile
-from scbignn_infer.readers.query import one_line, string_columns
+from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, open_query
+from scbignn_infer.query.readers.anndata_files import AnnDataFile
+from scbignn_infer.query.readers.query import one_line, string_columns
 
 
 def all_rows(query, matrix="X", size=7):

@@ -10,10 +10,10 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scbignn_infer.expression import TARGET_SUM, Densifier
-from scbignn_infer.gene_names import GeneNames
-from scbignn_infer.genes import ModelGenes, match_genes
-from scbignn_infer.matrices import judge
+from scbignn_infer.network.panel import TARGET_SUM, Densifier
+from scbignn_infer.query.gene_match import ModelGenes, match_genes
+from scbignn_infer.query.gene_names import GeneNames
+from scbignn_infer.query.matrices import judge
 
 N_GENES = 120
 SHARE = np.full(N_GENES, 1 / N_GENES)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import scbignn_infer
-from scbignn_infer import registry
 from scbignn_infer.errors import BundleError
+from scbignn_infer.model import registry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

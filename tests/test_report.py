@@ -18,16 +18,16 @@ import pytest
 from click.testing import CliRunner
 
 from scbignn_infer import evaluation
-from scbignn_infer.bundle import GeneWeight, Interpretation, PairWeight
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.cli import main
 from scbignn_infer.explanation import CellExplanation
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.model.bundle import GeneWeight, Interpretation, PairWeight
+from scbignn_infer.network.sessions import Runtime
 from scbignn_infer.plain import UNSAFE, visible
-from scbignn_infer.readers import open_query
+from scbignn_infer.query.readers import open_query
 from scbignn_infer.report import figures, pictures, summaries, write_report
 from scbignn_infer.report.layout import lay_out
 from scbignn_infer.report.markers import Markers, express
-from scbignn_infer.sessions import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,7 +241,7 @@ def test_warnings_come_first(folder: Path) -> None:
 
 def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> None:
     from scbignn_infer import report
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
 
     annotator = Annotator.load("human-pbmc", device="cpu", threads=1)
     with open_query(folder / "q.h5ad") as query:

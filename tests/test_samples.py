@@ -23,13 +23,13 @@ import scipy.sparse as sp
 from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
-from scbignn_infer import cluster, samples
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.batch import cluster, samples
+from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.child import Child
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
-from scbignn_infer.files import Settings
-from scbignn_infer.manifest import MANIFEST, hold
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.label_file import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,7 +273,7 @@ class TestOneProcess:
 
     def test_the_lock_of_a_killed_run_is_gone(self, cells: Path, tmp_path: Path) -> None:
         script = (
-            "import sys\nfrom pathlib import Path\nfrom scbignn_infer.manifest import hold\n"
+            "import sys\nfrom pathlib import Path\nfrom scbignn_infer.batch.manifest import hold\n"
             "with hold(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
         )
         command = [sys.executable, "-c", script, str(tmp_path)]
@@ -291,7 +291,7 @@ class TestOneProcess:
         def no_locks(descriptor: int) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        monkeypatch.setattr("scbignn_infer.manifest._lock", no_locks)
+        monkeypatch.setattr("scbignn_infer.batch.manifest._lock", no_locks)
         other = tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp"
         other.write_bytes(b"perhaps at work")
         done = run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--json")
@@ -370,7 +370,7 @@ class TestParts:
     def test_a_failed_part_fails_the_sample(
         self, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from scbignn_infer import parts
+        from scbignn_infer.batch import split as parts
 
         def broken(part: parts.Part) -> str:
             return plain(part) if part.start == 0 else "the disk is full"

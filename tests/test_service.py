@@ -23,10 +23,12 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, files, registry, results, service
+from scbignn_infer import Annotator, label_file, service
+from scbignn_infer.annotation import annotation
 from scbignn_infer.cli import main
 from scbignn_infer.cli.running import ENDING
 from scbignn_infer.errors import BundleError
+from scbignn_infer.model import registry
 from scbignn_infer.service import bodies, server, worker
 from scbignn_infer.service.models import Wishes
 from scbignn_infer.service.refusals import REFUSALS
@@ -100,7 +102,7 @@ def running(child, limits=LIMITS, hosts=()):
 
 @pytest.fixture(scope="module")
 def child():
-    with service.Worker([MODEL, "human-pancreas"], files.Settings(threads=2), LIMITS) as child:
+    with service.Worker([MODEL, "human-pancreas"], label_file.Settings(threads=2), LIMITS) as child:
         yield child
 
 
@@ -119,7 +121,7 @@ class Faulty:
         self.folder = folder
         self.reset()
         target = functools.partial(faults.serve, folder)
-        self.child = service.Worker([MODEL], files.Settings(threads=1), LIMITS, target=target)
+        self.child = service.Worker([MODEL], label_file.Settings(threads=1), LIMITS, target=target)
 
     def reset(self, fault=""):
         for name in ("go", "begun"):
@@ -230,7 +232,7 @@ def test_labels_are_those_of_the_api(client, cells, annotator, form):
     expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
     columns = expected.columns("k")
     assert answer["cells"] == list(cells.obs_names)
-    for name in results.COLUMNS:
+    for name in annotation.COLUMNS:
         assert answer[name] == columns[f"k_{name}"].tolist(), name
     summary = answer["summary"]
     assert answer["model"] == expected.provenance["model"]
@@ -242,7 +244,7 @@ def test_labels_are_those_of_the_api(client, cells, annotator, form):
 def test_tables_and_files_are_those_of_the_command(client, example, tmp_path):
     for suffix, accept in ((".csv", CSV), (".h5ad", HDF5)):
         target = tmp_path / f"labels{suffix}"
-        files.label_file(example, target, files.Settings(model=MODEL, threads=2))
+        label_file.label_file(example, target, label_file.Settings(model=MODEL, threads=2))
         answer = post(client, example.read_bytes(), accept=accept)
         assert answer.headers["content-type"].startswith(accept)
         if suffix == ".csv":
@@ -287,7 +289,7 @@ def test_each_request_has_its_own_wishes(client, cells):
 
 
 def test_the_only_model_need_not_be_named(cells):
-    one = service.Worker([MODEL], files.Settings(threads=2), LIMITS)
+    one = service.Worker([MODEL], label_file.Settings(threads=2), LIMITS)
     with one, running(one) as client:
         headers = {"content-type": JSON}
         answer = client.post("/annotate", content=as_sparse(cells), headers=headers)
@@ -461,7 +463,7 @@ def test_a_missing_package_is_named(cells, faulty):
 
 def test_a_memory_limit_is_kept(cells):
     limit = Annotator.load(MODEL, threads=1).estimate(300).memory
-    limited = service.Worker([MODEL], files.Settings(threads=1, memory_limit=limit), LIMITS)
+    limited = service.Worker([MODEL], label_file.Settings(threads=1, memory_limit=limit), LIMITS)
     with limited, running(limited) as client:
         answer = post(client, as_sparse(ad.concat([cells] * 6, index_unique="-")), JSON)
         assert answer.status_code == 422
@@ -878,7 +880,7 @@ def test_another_address_than_the_loopback_is_warned_of(monkeypatch, host, warne
 
 def test_models_need_names_of_their_own():
     with pytest.raises(BundleError, match="0 models"):
-        service.Worker([], files.Settings(), LIMITS)
+        service.Worker([], label_file.Settings(), LIMITS)
 
 
 # --- load ----------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from scbignn_infer import sessions
 from scbignn_infer.errors import DeviceError
-from scbignn_infer.sessions import Runtime, Session, choose_runtime
+from scbignn_infer.network import sessions
+from scbignn_infer.network.sessions import Runtime, Session, choose_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -222,3 +222,24 @@ def test_a_graph_that_cannot_be_loaded_prints_nothing(
     with pytest.raises(DeviceError, match="out of memory"):
         Session(b"", Runtime("cpu", 0, 1))
     assert capsys.readouterr().out == ""
+
+
+def test_a_graph_that_does_not_fit_its_inputs_is_one_line(graph: bytes) -> None:
+    session = Session(graph, CPU, "knn.onnx")
+    arrays = {"queries": np.ones((2, 3), np.float32), "bank": np.ones((4, 32), np.float32)}
+    one = np.array([1], np.int64)
+    with pytest.raises(DeviceError, match=r"cannot run knn\.onnx on these cells \(.+\)") as caught:
+        session.run(**arrays, k=one, groups=one)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_gets_no_memory_says_so(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(graph, CPU)
+
+    class NoMemory:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError("bad allocation: Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(session, "_session", NoMemory())
+    with pytest.raises(MemoryError, match="Failed to allocate memory"):
+        session.run()

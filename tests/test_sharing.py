@@ -19,16 +19,16 @@ import pytest
 import scipy.sparse as sp
 
 import scbignn_infer
-from scbignn_infer import sessions
-from scbignn_infer.choice import Reading
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.explanation import explain_cells
-from scbignn_infer.files import Settings, label_file
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import AnnDataQuery, MatrixQuery
+from scbignn_infer.label_file import Settings, label_file
+from scbignn_infer.network import sessions
+from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
+from scbignn_infer.query.reading import Reading
 
 if TYPE_CHECKING:
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer.readers import stored as columns
-from scbignn_infer.readers.stored import ColumnStored
+from scbignn_infer.query.readers import stored as columns
+from scbignn_infer.query.readers.stored import ColumnStored
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from scbignn_infer import containment
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers import open_query, stores
+from scbignn_infer.query import containment
+from scbignn_infer.query.readers import open_query, stores
 
 zarr = pytest.importorskip("zarr")
 ZARR_3 = int(zarr.__version__.split(".")[0]) >= 3

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers import open_query
+from scbignn_infer.query.readers import open_query
 
 GENES = ["CD3D", "MS4A1", "NKG7", "ENSG00000167286.8", "odd"]
 KNOWN = {"CD3D", "MS4A1", "NKG7", "ENSG00000167286"}

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.readers import open_query
+from scbignn_infer.query.readers import open_query
 
 COUNTS = sp.csr_matrix(np.random.default_rng(0).poisson(0.7, (20, 30)).astype(np.float32))
 SYMBOLS = [f"GENE{i}" for i in range(30)]

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from scbignn_infer import onnx_graph, results, trial, validate
-from scbignn_infer.bundle import read_bundle
+from scbignn_infer.annotation import annotation
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, Flaw
-from scbignn_infer.onnx_graph import check_graph
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.validate import TABLES, read_tables
+from scbignn_infer.model import onnx_graph, validate
+from scbignn_infer.model.bundle import read_bundle
+from scbignn_infer.model.onnx_graph import check_graph
+from scbignn_infer.model.validate import TABLES, read_tables
+from scbignn_infer.network import trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,7 +312,7 @@ def test_genes_in_another_order_than_in_training_are_refused(change: Change) -> 
 
 
 def test_the_label_of_the_runtime_is_reserved() -> None:
-    assert results.UNKNOWN in validate.RESERVED
+    assert annotation.UNKNOWN in validate.RESERVED
 
 
 # --- graphs ----------------------------------------------------------------------------------

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_infer import choice as choices
-from scbignn_infer import model_choice, passes
-from scbignn_infer.matrices import SAMPLE_ROWS
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import MatrixQuery, open_query
-from scbignn_infer.sessions import Session
+from scbignn_infer import nearest_model
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.network import levels
+from scbignn_infer.network.sessions import Session
+from scbignn_infer.query import reading
+from scbignn_infer.query.matrices import SAMPLE_ROWS
+from scbignn_infer.query.readers import MatrixQuery, open_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from scbignn_infer.bundle import ModelBundle
+    from scbignn_infer.model.bundle import ModelBundle
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_choosing_a_model_judges_the_matrices_once(
     many(blood, 3000).write_h5ad(path)
     with open_query(path) as query:
         reads, judged = Reads(monkeypatch), []
-        judge = choices.judge
-        monkeypatch.setattr(choices, "judge", lambda rows: judged.append(rows) or judge(rows))
-        bundle, choice, _ = model_choice.choose_model(query, device="cpu", threads=1)
+        judge = reading.judge
+        monkeypatch.setattr(reading, "judge", lambda rows: judged.append(rows) or judge(rows))
+        bundle, choice, _ = nearest_model.choose_model(query, device="cpu", threads=1)
         annotation = Annotator(bundle, device="cpu", threads=1).annotate_query(query, choice=choice)
     assert bundle.name == "human-pbmc"
     assert len(judged) == 1
@@ -117,7 +118,7 @@ def test_each_cell_passes_each_graph_once(
     assert sum(cells_of["counts"]) == 5000
     assert len(cells_of["counts"]) == sum(-(-n // 256) for n in [1024] * 4 + [904])
     assert sum(cells_of["own"]) == 5000 * layers
-    assert len(cells_of["own"]) == -(-5000 // passes.CELL_CHUNK) * layers
+    assert len(cells_of["own"]) == -(-5000 // levels.CELL_CHUNK) * layers
     assert sum(cells_of["queries"]) == 2 * 5000  # among themselves, and in the reference bank
 
 

@@ -31,10 +31,10 @@ from scbignn_infer.cli.samples import SampleOptions, annotate_samples
 from scbignn_infer.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from scbignn_infer.estimate import Estimate
-    from scbignn_infer.files import Settings
+    from scbignn_infer.label_file import Settings
 
 Summary = dict[str, Any]
 ONE = {"output": "-o", "in_place": "--in-place", "report": "--report"}
@@ -135,8 +135,8 @@ def annotate(
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
     or a pattern) is labelled on its own into a folder; what is whole there is not done again.
     """
-    from scbignn_infer import files
     from scbignn_infer.apart import label_file_apart
+    from scbignn_infer.label_file import ReportFile, label_file
 
     settings = replace(settings, key_added=key_added, write_graph=write_graph)
     wrong = given(MANY if folder is None else ONE)
@@ -167,12 +167,12 @@ def annotate(
         return
     query = Path(queries[0])
     target = _target(query, output, in_place=in_place)
-    page = files.ReportFile(report, sample_key or settings.reading.batch_key) if report else None
-    label_file = files.label_file
+    page = ReportFile(report, sample_key or settings.reading.batch_key) if report else None
+    label: Callable[..., Summary] = label_file
     if time_limit is not None:
-        label_file = partial(label_file_apart, seconds=time_limit)
+        label = partial(label_file_apart, seconds=time_limit)
     with show_progress(hidden=silent) as progress:
-        summary = label_file(
+        summary = label(
             query,
             target,
             settings,
@@ -198,10 +198,10 @@ def _announce(n_cells: int, expected: Estimate) -> None:
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
-    from scbignn_infer import files
+    from scbignn_infer.label_file import stem
 
     if output is None:
-        return query if in_place else query.with_name(f"{files.stem(query)}.scbignn.h5ad")
+        return query if in_place else query.with_name(f"{stem(query)}.scbignn.h5ad")
     same = output.exists() and query.exists() and output.samefile(query)
     if in_place and not same:
         raise click.UsageError("--in-place writes into QUERY; leave out --output")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scbignn_infer.evaluation import Scores
-    from scbignn_infer.files import Settings
-    from scbignn_infer.readers import FileQuery, Query
+    from scbignn_infer.label_file import Settings
+    from scbignn_infer.query.readers import FileQuery, Query
 
 Summary = dict[str, Any]
 
@@ -59,15 +59,18 @@ def evaluate(
     """
     import numpy as np
 
-    from scbignn_infer import evaluation, outputs, registry, results
-    from scbignn_infer.files import PAGES, open_file
-    from scbignn_infer.identity import Identity
+    from scbignn_infer import evaluation
+    from scbignn_infer.annotation.annotation import UNKNOWN
+    from scbignn_infer.label_file import PAGES, open_file
+    from scbignn_infer.model import registry
+    from scbignn_infer.output import atomic
+    from scbignn_infer.query.identity import Identity
 
     if settings.model is None:
         refuse_labelling("the labels are in the file already; to label anew, pass -m MODEL")
     if output is not None:
         read = [Identity.of(path) for path in (labelled, map_file) if path is not None]
-        outputs.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
+        atomic.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
     with open_file(labelled, settings.reading, settings.memory_limit) as cells:
         given = _labels(cells, truth, "choose with --truth")
@@ -92,7 +95,7 @@ def evaluate(
     scores = evaluation.score(
         true,
         found.best,
-        found.final != results.UNKNOWN,
+        found.final != UNKNOWN,
         found.cell_types,
         confidence=found.confidence,
     )
@@ -123,7 +126,7 @@ def evaluate(
     if output is not None:
         from scbignn_infer.report.summaries import write_scores
 
-        with outputs.replacing(output, new=not overwrite) as page:
+        with atomic.replacing(output, new=not overwrite) as page:
             write_scores(page, labelled.name, scores, compared, warnings=found.warnings)
 
 
@@ -218,7 +221,7 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
 
 def _warnings_of(record: Summary) -> list[str]:
     """Return why scores on these cells say nothing of new data; nothing where others wrote it."""
-    from scbignn_infer.remarks import training_remarks
+    from scbignn_infer.annotation.remarks import training_remarks
 
     try:
         adaptation = str(record.get("adaptation", ""))

@@ -27,11 +27,11 @@ def example(folder: Path, overwrite: bool) -> None:
     """
     from importlib.resources import files
 
-    from scbignn_infer import outputs
+    from scbignn_infer.output import atomic
 
     target = folder / "pbmc700.h5ad"
-    outputs.check_output(target, suffixes=(".h5ad",), overwrite=overwrite)
-    with outputs.replacing(target, new=not overwrite) as temporary:
+    atomic.check_output(target, suffixes=(".h5ad",), overwrite=overwrite)
+    with atomic.replacing(target, new=not overwrite) as temporary:
         source = files("scbignn_infer").joinpath("examples", target.name)
         temporary.write_bytes(source.read_bytes())
     say(f"wrote {target}; label its cells with:")

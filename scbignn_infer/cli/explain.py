@@ -21,9 +21,9 @@ from scbignn_infer.errors import BundleError, InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scbignn_infer.bundle import GeneWeight, Interpretation, ModelBundle
     from scbignn_infer.explanation import CellExplanation
-    from scbignn_infer.files import Settings
+    from scbignn_infer.label_file import Settings
+    from scbignn_infer.model.bundle import GeneWeight, Interpretation, ModelBundle
 
 OUTPUTS = (".html", ".png", ".csv", ".tsv")
 
@@ -57,12 +57,12 @@ def explain(
     Of a model (TARGET is its name or path) the genes and pairs of genes that carry each type; of a
     query (TARGET is a file, with --cells) why these cells were called what they were.
     """
-    from scbignn_infer import outputs
-    from scbignn_infer.identity import Identity
+    from scbignn_infer.output import atomic
+    from scbignn_infer.query.identity import Identity
 
     if output is not None:
         read = [Identity.of(Path(target))]
-        outputs.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
+        atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     if cells is None:
         refuse_labelling("for the cells of a file; name some with --cells")
         _explain_model(target, cell_type, n_genes, output, overwrite=overwrite, as_json=as_json)
@@ -70,7 +70,7 @@ def explain(
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
     name, found = _explain_cells(Path(target), wanted, settings)
     if output is not None:
-        with outputs.replacing(output, new=not overwrite) as page:
+        with atomic.replacing(output, new=not overwrite) as page:
             _write_cells(page, output.suffix, Path(target).name, found, n_genes)
     if as_json:
         print_json({"model": name, "cells": [asdict(cell) for cell in found]})
@@ -87,12 +87,13 @@ def _explain_model(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    from scbignn_infer import outputs, registry
+    from scbignn_infer.model import registry
+    from scbignn_infer.output import atomic
 
     bundle = registry.load_model(target)
     found = _interpretation(bundle, cell_type)
     if output is not None:
-        with outputs.replacing(output, new=not overwrite) as page:
+        with atomic.replacing(output, new=not overwrite) as page:
             _write_model(page, output.suffix, bundle.name, found, n_genes)
     if as_json or output is None:
         _print_interpretation(bundle.name, found, n_genes, as_json=as_json)
@@ -102,13 +103,14 @@ def _explain_cells(
     path: Path, wanted: list[str], settings: Settings
 ) -> tuple[str, list[CellExplanation]]:
     """Label a file and return the model's name and why these cells were called what they were."""
-    from scbignn_infer import explanation, files, model_choice, registry
+    from scbignn_infer import explanation, label_file, nearest_model
+    from scbignn_infer.model import registry
 
-    with files.open_file(path, settings.reading, settings.memory_limit) as query:
+    with label_file.open_file(path, settings.reading, settings.memory_limit) as query:
         if settings.model is not None:
             bundle = registry.load_model(settings.model)
         else:
-            bundle, _, _ = model_choice.choose_model(query, settings.reading)
+            bundle, _, _ = nearest_model.choose_model(query, settings.reading)
         annotator = settings.annotator(bundle)
         found = explanation.explain_cells(annotator, query, wanted, settings.reading)
         query.identity.check()
@@ -182,8 +184,8 @@ def _print_cells(found: Sequence[CellExplanation], n_genes: int) -> None:
 
 def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Interpretation]:
     """Return what a model looks at for each of its types, or for one; absence has a minus."""
-    from scbignn_infer.bundle import Interpretation
-    from scbignn_infer.interpretation import signed_interpretation
+    from scbignn_infer.model.bundle import Interpretation
+    from scbignn_infer.model.interpretation import signed_interpretation
 
     spec = bundle.spec
     if not spec.interpretation:
@@ -208,7 +210,7 @@ def _print_interpretation(
 ) -> None:
     import msgspec
 
-    from scbignn_infer.interpretation import by_absence, by_presence
+    from scbignn_infer.model.interpretation import by_absence, by_presence
 
     if as_json:
         print_json({"model": name, "types": msgspec.to_builtins(types)})

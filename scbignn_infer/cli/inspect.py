@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from scbignn_infer.choice import Reading
-    from scbignn_infer.matrices import Verdict
-    from scbignn_infer.readers import Query
+    from scbignn_infer.query.matrices import Verdict
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.reading import Reading
 
 Summary = dict[str, Any]
 FEW = 0.01
@@ -38,12 +38,14 @@ def inspect(
 
     Judges each matrix of QUERY and how its genes fit each model, before any labelling.
     """
-    from scbignn_infer import choice, matrices, registry
-    from scbignn_infer.files import open_file
+    from scbignn_infer.label_file import open_file
+    from scbignn_infer.model import registry
+    from scbignn_infer.query import matrices
+    from scbignn_infer.query.reading import judge_matrices
 
     models = {model: model} if model is not None else registry.list_models()
     with open_file(query, reading) as cells:
-        verdicts = choice.judge_matrices(cells)
+        verdicts = judge_matrices(cells)
         report: Summary = {
             "file": str(query),
             "cells": cells.n_cells,
@@ -72,8 +74,8 @@ def inspect(
 
 
 def _matrix_entry(cells: Query, name: str, verdict: Verdict) -> Summary:
-    from scbignn_infer.genes import genes_only
-    from scbignn_infer.readers import INDEX
+    from scbignn_infer.query.gene_match import genes_only
+    from scbignn_infer.query.readers import INDEX
 
     columns = cells.gene_columns(name)
     _, left_out = genes_only(columns)
@@ -98,7 +100,9 @@ def _fit(
     listed: bool,
 ) -> Summary:
     """Say how a file fits a model; a damaged model among those listed hides no other."""
-    from scbignn_infer import choice, genes, registry
+    from scbignn_infer.model import registry
+    from scbignn_infer.query import gene_match
+    from scbignn_infer.query.reading import join, model_genes, refuse
 
     entry: Summary = {"name": name, "version": "", "fits": False, "reason": "no usable matrix"}
     try:
@@ -108,18 +112,18 @@ def _fit(
             raise
         return entry | {"reason": error.found}
     entry |= {"name": bundle.name, "version": bundle.spec.version}
-    wanted, reason = choice.model_genes(bundle), ""
+    wanted, reason = model_genes(bundle), ""
     try:
-        matrix, match, _ = choice.join(cells, wanted, reading, verdicts)
+        matrix, match, _ = join(cells, wanted, reading, verdicts)
     except GeneError:
         raise
     except InputError:
         return entry
     try:
-        choice.refuse(cells, matrix, match, wanted, reading)
+        refuse(cells, matrix, match, wanted, reading)
     except GeneError as error:
         reason = f"{error.found}; expected {error.expected}"
-    low = match.coverage < genes.LOW_COVERAGE
+    low = match.coverage < gene_match.LOW_COVERAGE
     return entry | {
         "fits": not reason,
         "reason": reason or ("low coverage: labels are less reliable" if low else "enough genes"),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.model.bundle import BundleSpec
 
 Summary = dict[str, Any]
 
@@ -37,7 +37,7 @@ def models() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the models."""
-    from scbignn_infer import registry
+    from scbignn_infer.model import registry
 
     entries = [_model_entry(name, path) for name, path in registry.list_models().items()]
     if as_json:
@@ -69,13 +69,13 @@ def list_(as_json: bool) -> None:
 
 def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
     """Describe a model, or say what is wrong with it; with ``run``, label a few cells first."""
-    from scbignn_infer import registry
+    from scbignn_infer.model import registry
 
     entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
     try:
         bundle = registry.load_model(path)
         if run:
-            from scbignn_infer.pipeline import Annotator
+            from scbignn_infer.annotator import Annotator
 
             Annotator(bundle, device="cpu", threads=1)
     except BundleError as error:
@@ -102,7 +102,7 @@ def show(name: str, as_json: bool) -> None:
     """
     import msgspec
 
-    from scbignn_infer import registry
+    from scbignn_infer.model import registry
 
     bundle = registry.load_model(name)
     if as_json:
@@ -191,7 +191,7 @@ def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
     Reads every file of each NAME (or path with a slash), or of all models that can be found, and
     labels a few made-up cells.
     """
-    from scbignn_infer import registry
+    from scbignn_infer.model import registry
 
     found = registry.list_models()
     if not names and not found:

@@ -82,7 +82,7 @@ def reading_options(command: Any) -> Any:
 
     @wraps(command)
     def with_reading(**values: Any) -> Any:
-        from scbignn_infer.choice import Reading
+        from scbignn_infer.query.reading import Reading
 
         return command(reading=Reading(**{name: values.pop(name) for name in READING}), **values)
 
@@ -147,7 +147,7 @@ def labelling_options(command: Any) -> Any:
 
     @wraps(command)
     def with_settings(**values: Any) -> Any:
-        from scbignn_infer.files import Settings
+        from scbignn_infer.label_file import Settings
 
         if values["no_unknown"] and (found := given(THRESHOLDS)):
             raise click.UsageError(f"{', '.join(found)}: --no-unknown calls no cell unknown")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from scbignn_infer.annotator import Progress
     from scbignn_infer.errors import ScBiGNNError
-    from scbignn_infer.pipeline import Progress
 
 WIDTH_OF_PIPES = 160
 

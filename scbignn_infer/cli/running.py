@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from scbignn_infer.pipeline import Progress
+    from scbignn_infer.annotator import Progress
 
 
 class Failure(click.ClickException):

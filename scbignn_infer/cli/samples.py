@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from scbignn_infer.files import Settings
-    from scbignn_infer.manifest import Manifest
-    from scbignn_infer.samples import Sample
+    from scbignn_infer.batch.manifest import Manifest
+    from scbignn_infer.batch.samples import Sample
+    from scbignn_infer.label_file import Settings
 
 Record = dict[str, Any]
 SOME_FAILED = 3
@@ -65,7 +65,8 @@ def annotate_samples(
     folder: Path, settings: Settings, options: SampleOptions, *, quiet: bool, as_json: bool
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
-    from scbignn_infer import manifest, registry, samples
+    from scbignn_infer.batch import manifest, samples
+    from scbignn_infer.model import registry
 
     if settings.model is None:
         raise InputError(
@@ -121,7 +122,7 @@ def _label(
     said: bool,
 ) -> Iterator[Record]:
     """Label samples into the folder of a manifest, and note there what became of each."""
-    from scbignn_infer import cluster, samples
+    from scbignn_infer.batch import cluster, samples
 
     folder = book.path.parent
     tasks = samples.plan_tasks(

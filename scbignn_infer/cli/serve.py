@@ -93,14 +93,15 @@ def serve(
     for module in MODULES:
         if find_spec(module) is None:
             raise MissingExtraError(module, extra="serve", purpose="the service")
-    from scbignn_infer import files, model_choice, service
+    from scbignn_infer import label_file, nearest_model, service
     from scbignn_infer.service.server import make_server
 
     with _bind(host, port) as listener:
-        settings = files.Settings(device=device, threads=threads, memory_limit=memory_limit)
+        settings = label_file.Settings(device=device, threads=threads, memory_limit=memory_limit)
         limits = service.Limits(max_size, timeout, queue)
         found = list(models) or [
-            str(bundle.path) for bundle in model_choice.whole_models(device=device, threads=threads)
+            str(bundle.path)
+            for bundle in nearest_model.whole_models(device=device, threads=threads)
         ]
         with service.Worker(found, settings, limits) as worker:
             app = service.make_app(worker, limits, [*hosts, host])

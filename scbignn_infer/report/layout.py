@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import MissingExtraError
-from scbignn_infer.neighbors import build_graph
+from scbignn_infer.network.neighbors import build_graph
 
 if TYPE_CHECKING:
-    from scbignn_infer.sessions import Runtime
+    from scbignn_infer.network.sessions import Runtime
 
 Array = np.ndarray[Any, Any]
 N_NEIGHBORS = 15

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.expression import TARGET_SUM
-from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
-from scbignn_infer.passes import READ_CELLS
+from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
+from scbignn_infer.network.levels import READ_CELLS
+from scbignn_infer.network.panel import TARGET_SUM
 
 if TYPE_CHECKING:
-    from scbignn_infer.choice import Choice
-    from scbignn_infer.pipeline import Annotator
-    from scbignn_infer.readers import Query
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotator import Annotator
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.reading import Choice
 
 Array = np.ndarray[Any, Any]
 PER_TYPE, MOST = 4, 48

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.outputs import replacing
+from scbignn_infer.annotation.annotation import UNKNOWN
+from scbignn_infer.output.atomic import replacing
 from scbignn_infer.plain import encodable, visible
 from scbignn_infer.report import figures
 from scbignn_infer.report.words import escape
-from scbignn_infer.results import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scbignn_infer.bundle import BundleSpec
+    from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.model.bundle import BundleSpec
     from scbignn_infer.report.markers import Markers
-    from scbignn_infer.results import Annotation
 
 Array = np.ndarray[Any, Any]
 MOST_NAMES = 20_000

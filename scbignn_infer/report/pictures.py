@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import MissingExtraError
-from scbignn_infer.interpretation import by_absence, by_presence
-from scbignn_infer.outputs import replacing
+from scbignn_infer.model.interpretation import by_absence, by_presence
+from scbignn_infer.output.atomic import replacing
 from scbignn_infer.plain import visible
 from scbignn_infer.report.figures import PALETTE
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scbignn_infer.bundle import Interpretation
     from scbignn_infer.explanation import CellExplanation
+    from scbignn_infer.model.bundle import Interpretation
 
 COLUMNS = 3
 BAR, PANEL = 0.19, 3.4

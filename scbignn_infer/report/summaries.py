@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from scbignn_infer.bundle import Interpretation
     from scbignn_infer.evaluation import Scores
     from scbignn_infer.explanation import CellExplanation
+    from scbignn_infer.model.bundle import Interpretation
 
 
 def write_scores(

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer import files
+from scbignn_infer import label_file
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.readers import MatrixQuery, Query
-from scbignn_infer.readers.query import one_line
+from scbignn_infer.query.readers import MatrixQuery, Query
+from scbignn_infer.query.readers.query import one_line
 from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
 
@@ -37,7 +37,7 @@ class NamedMatrix(MatrixQuery):
     Parameters
     ----------
     matrix, gene_names
-        As in :class:`~scbignn_infer.readers.MatrixQuery`.
+        As in :class:`~scbignn_infer.query.readers.MatrixQuery`.
     cell_names
         (n_cells,) names; by default their numbers.
     """
@@ -135,8 +135,8 @@ def _open_arrow(path: Path) -> AbstractContextManager[Query]:
 
 
 OPENERS: dict[str, Callable[[Path], AbstractContextManager[Query]]] = {
-    HDF5: files.open_file,
-    OCTETS: files.open_file,
+    HDF5: label_file.open_file,
+    OCTETS: label_file.open_file,
     JSON: _open_json,
     ARROW: _open_arrow,
 }

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from scbignn_infer import files, registry
+from scbignn_infer import label_file
 from scbignn_infer.errors import BundleError
+from scbignn_infer.model import registry
 from scbignn_infer.service.refusals import RefusedError
 
 if TYPE_CHECKING:
-    from scbignn_infer.pipeline import Annotator
+    from scbignn_infer.annotator import Annotator
 
 Document = dict[str, Any]
 WARM_CELLS, WARM_GENES = 8, 500
@@ -53,7 +54,7 @@ class Models:
         There are none, two have one name, or one cannot be loaded and run.
     """
 
-    def __init__(self, models: Sequence[str | Path], settings: files.Settings) -> None:
+    def __init__(self, models: Sequence[str | Path], settings: label_file.Settings) -> None:
         bundles = [registry.load_model(model) for model in models]
         self.bundles = {bundle.name: bundle for bundle in bundles}
         if not bundles or len(self.bundles) < len(bundles):

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scbignn_infer import files, results, writers
+from scbignn_infer import label_file
+from scbignn_infer.annotation.annotation import COLUMNS, UNKNOWN
+from scbignn_infer.annotation.remarks import remarks_on
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
-from scbignn_infer.remarks import remarks_on
+from scbignn_infer.output.table import make_table
 from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
 from scbignn_infer.service.models import Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
 
 if TYPE_CHECKING:
-    from scbignn_infer.results import Annotation
+    from scbignn_infer.annotation.annotation import Annotation
 
 Document = dict[str, Any]
 
@@ -51,7 +53,7 @@ class Question:
         return self.body.with_name(f"cells.scbignn.{suffix}")
 
 
-def serve(link: Link, models: Sequence[str | Path], settings: files.Settings) -> None:
+def serve(link: Link, models: Sequence[str | Path], settings: label_file.Settings) -> None:
     """Load the models, say what they are, and answer what the parent asks; runs in the child."""
     served = Models(models, settings)
     if settings.memory_limit is not None and served.on_cpu:
@@ -98,10 +100,10 @@ def _outcome(served: Models, question: Question, link: Link) -> Document:
 def _answer(served: Models, question: Question, link: Link) -> None:
     annotator = served.annotator(question.model, question.wishes)
     if question.wanted == HDF5:
-        files.label_file(
+        label_file.label_file(
             question.body,
             question.answer,
-            files.Settings(model=str(annotator.bundle.path)),
+            label_file.Settings(model=str(annotator.bundle.path)),
             overwrite=True,
             progress=link.step,
             make_annotator=lambda settings, bundle: annotator,
@@ -111,7 +113,7 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         annotation = annotator.annotate_query(cells, progress=link.step)
         names = cells.cell_names()
     if question.wanted == CSV:
-        table = writers.make_table(
+        table = make_table(
             names, annotation.columns(), annotation.probabilities, annotation.cell_types
         )
         question.answer.write_text(table.to_csv(), encoding="utf-8", newline="")
@@ -122,7 +124,7 @@ def _answer(served: Models, question: Question, link: Link) -> None:
 def _as_document(annotation: Annotation, names: list[str]) -> Document:
     """Return the answer as JSON: columns of the cells, then what is to be known of all."""
     provenance, labels = annotation.provenance, annotation.counts()
-    columns = zip(results.COLUMNS, annotation.columns().values(), strict=True)
+    columns = zip(COLUMNS, annotation.columns().values(), strict=True)
     return {
         "model": provenance["model"],
         "cells": names,
@@ -130,7 +132,7 @@ def _as_document(annotation: Annotation, names: list[str]) -> Document:
         "summary": {
             "cells": len(annotation),
             "labels": labels,
-            "unknown": labels.get(results.UNKNOWN, 0),
+            "unknown": labels.get(UNKNOWN, 0),
             "empty": annotation.n_empty,
             **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
             "warnings": remarks_on(annotation),

@@ -16,14 +16,14 @@ import fastapi
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from scbignn_infer import files
+from scbignn_infer import label_file
 from scbignn_infer.child import Bounds, Child, LostError, error_of
 from scbignn_infer.errors import ScBiGNNError
+from scbignn_infer.network.sessions import available_threads
 from scbignn_infer.service.bodies import HDF5, SLOW_BYTES, SLOW_SECONDS
 from scbignn_infer.service.desk import Limits
 from scbignn_infer.service.refusals import RETRY_SECONDS, FailedError, RefusedError
 from scbignn_infer.service.work import Question, serve
-from scbignn_infer.sessions import available_threads
 
 Document = dict[str, Any]
 State = Literal["starting", "ready", "restarting"]
@@ -69,7 +69,7 @@ class Worker:
     def __init__(
         self,
         models: Sequence[str | Path],
-        settings: files.Settings,
+        settings: label_file.Settings,
         limits: Limits,
         *,
         target: Callable[..., None] = serve,

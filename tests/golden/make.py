@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.query.readers import open_query
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 import scbignn_infer
-from scbignn_infer.bundle import Confusion, StudyScores
+from scbignn_infer.model.bundle import Confusion, StudyScores
 from scbignn_training import card as cards
 
 MODELS = Path(__file__).resolve().parents[2] / "exported_models"

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.gene_names import GeneNames
+from scbignn_infer.query.gene_names import GeneNames
 from scbignn_training.blocks import log_expression
 from scbignn_training.data import (
     Study,

@@ -11,11 +11,11 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import scbignn_infer
-from scbignn_infer import onnx_graph
 from scbignn_infer.errors import BundleError
-from scbignn_infer.expression import LIMIT
-from scbignn_infer.neighbors import GROUP, unit_rows
-from scbignn_infer.sessions import Session, choose_runtime
+from scbignn_infer.model import onnx_graph
+from scbignn_infer.network.neighbors import GROUP, unit_rows
+from scbignn_infer.network.panel import LIMIT
+from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_training import export
 from scbignn_training.augment import cut_genes
 from scbignn_training.cell_level import CellLevel

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import scbignn_infer
-from scbignn_infer import onnx_graph
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError
-from scbignn_infer.pipeline import Annotator
+from scbignn_infer.model import onnx_graph
 from scbignn_training.augment import cut_genes
 from scbignn_training.cell_level import FORMS as CELL_FORMS
 from scbignn_training.data import Cells

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 import scbignn_infer
-from scbignn_infer.expression import TARGET_SUM
-from scbignn_infer.interpretation import signed_interpretation
+from scbignn_infer.model.interpretation import signed_interpretation
+from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_training.gene_level import Panel
 from scbignn_training.interpret import _integrated, interpret
 

@@ -14,12 +14,12 @@ import torch
 from scipy.special import softmax
 
 import scbignn_infer
-from scbignn_infer.bundle import StudyScores
+from scbignn_infer.annotation.remarks import training_remarks
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, OutputError
-from scbignn_infer.gene_names import GeneNames
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.readers import open_query
-from scbignn_infer.remarks import training_remarks
+from scbignn_infer.model.bundle import StudyScores
+from scbignn_infer.query.gene_names import GeneNames
+from scbignn_infer.query.readers import open_query
 from scbignn_training import pack
 from scbignn_training.pack import check_free, write_bundle
 from scbignn_training.recipe import Source

@@ -11,10 +11,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from scbignn_infer.annotation.scores import calibrate
+from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
-from scbignn_infer.gene_names import GeneNames
-from scbignn_infer.pipeline import Annotator
-from scbignn_infer.results import calibrate
+from scbignn_infer.query.gene_names import GeneNames
 from scbignn_training import em, selection
 from scbignn_training import train as module
 from scbignn_training.blocks import with_values

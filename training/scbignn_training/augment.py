@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_training.blocks import row_of_each, with_values
 
 if TYPE_CHECKING:

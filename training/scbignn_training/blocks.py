@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.network.panel import TARGET_SUM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

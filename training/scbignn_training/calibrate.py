@@ -8,8 +8,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from scbignn_infer.bundle import Calibration, ReliabilityBin
 from scbignn_infer.evaluation import calibration_error, reliability
+from scbignn_infer.model.bundle import Calibration, ReliabilityBin
 
 Array = np.ndarray[Any, Any]
 

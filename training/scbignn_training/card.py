@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.interpretation import by_absence, by_presence, signed_interpretation
+from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
 from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from scbignn_infer.bundle import BundleSpec, GeneWeight
+    from scbignn_infer.model.bundle import BundleSpec, GeneWeight
 
     Array = np.ndarray[Any, Any]
 

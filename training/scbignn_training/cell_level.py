@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from scbignn_infer.neighbors import build_graph
-from scbignn_infer.sessions import choose_runtime
+from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.sessions import choose_runtime
 from scbignn_training.gate import GateLayer
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.run import BARE

@@ -12,13 +12,13 @@ import msgspec
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.sessions import available_threads
 from scbignn_infer.plain import encodable, visible
-from scbignn_infer.sessions import available_threads
 from scbignn_training.recipe import Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
 
 if TYPE_CHECKING:
-    from scbignn_infer.bundle import EMIteration
+    from scbignn_infer.model.bundle import EMIteration
 
 RECIPE_PARAMETERS = (
     "references",

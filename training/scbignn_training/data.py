@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.choice import judge_matrices
+from scbignn_infer.annotation.annotation import UNKNOWN
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.expression import TARGET_SUM, Densifier
-from scbignn_infer.gene_names import ENOUGH, SPECIES, species_of
-from scbignn_infer.genes import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.matrices import choose_matrix
-from scbignn_infer.readers import INDEX, open_query
-from scbignn_infer.results import UNKNOWN
-from scbignn_infer.validate import MAX_TEXT, bad_word
+from scbignn_infer.model.validate import MAX_TEXT, bad_word
+from scbignn_infer.network.panel import TARGET_SUM, Densifier
+from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
+from scbignn_infer.query.gene_names import ENOUGH, SPECIES, species_of
+from scbignn_infer.query.matrices import choose_matrix
+from scbignn_infer.query.readers import INDEX, open_query
+from scbignn_infer.query.reading import judge_matrices
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from scbignn_infer.readers import Query
+    from scbignn_infer.query.readers import Query
 
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096

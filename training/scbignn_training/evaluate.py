@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import f1_score
 
-from scbignn_infer.bundle import Confusion
+from scbignn_infer.model.bundle import Confusion
 
 Array = np.ndarray[Any, Any]
 CONFUSED_SHARE = 0.05

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from scbignn_infer.expression import LIMIT, TARGET_SUM, panel_tables
+from scbignn_infer.network.panel import LIMIT, TARGET_SUM, panel_tables
 from scbignn_training.augment import augment_batch
 from scbignn_training.blocks import dense, slices
 from scbignn_training.full_attention import FullAttention
@@ -47,7 +47,7 @@ PANEL_CELLS = 512
 class Tables(NamedTuple):
     """What depends on the genes of the cells: inputs of the exported graph after the counts.
 
-    :func:`scbignn_infer.expression.panel_tables` makes them. There are k genes of the panel,
+    :func:`scbignn_infer.network.panel.panel_tables` makes them. There are k genes of the panel,
     c types, r factors and g genes of the network.
     """
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.bundle import GeneWeight, Interpretation, PairWeight
-from scbignn_infer.expression import TARGET_SUM
+from scbignn_infer.model.bundle import GeneWeight, Interpretation, PairWeight
+from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_training.program_attention import MAX_SCORE, ProgramAttention
 from scbignn_training.sampling import even
 

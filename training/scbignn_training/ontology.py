@@ -7,8 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from scbignn_infer.bundle import Term
 from scbignn_infer.errors import InputError
+from scbignn_infer.model.bundle import Term
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

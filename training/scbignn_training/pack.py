@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 import torch
 
-from scbignn_infer import bundle as b
 from scbignn_infer.errors import OutputError
-from scbignn_infer.gene_names import SPECIES, GeneNames
+from scbignn_infer.model import bundle as b
+from scbignn_infer.network.sessions import Session, choose_runtime
+from scbignn_infer.network.trial import try_out
 from scbignn_infer.plain import encodable
-from scbignn_infer.sessions import Session, choose_runtime
-from scbignn_infer.trial import try_out
+from scbignn_infer.query.gene_names import SPECIES, GeneNames
 from scbignn_training.card import model_card
 from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level

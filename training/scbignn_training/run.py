@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scbignn_infer.bundle import EMIteration
+    from scbignn_infer.model.bundle import EMIteration
     from scbignn_training.checkpoint import State
 
 DEVICES = ("auto", "cpu", "cuda")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from scbignn_infer.bundle import EMIteration
+from scbignn_infer.model.bundle import EMIteration
 from scbignn_training.sampling import place_in_type
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.expression import LIMIT
+from scbignn_infer.network.panel import LIMIT
 from scbignn_training.blocks import (
     dense,
     moments,
@@ -61,7 +61,7 @@ def estimate(
     Returns
     -------
     dict of str to ndarray
-        The tables that :func:`scbignn_infer.expression.panel_tables` takes, rounded to float16
+        The tables that :func:`scbignn_infer.network.panel.panel_tables` takes, rounded to float16
         as they are shipped.
     """
     mean, variance = moments(x)

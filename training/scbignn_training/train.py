@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.bundle import EMIteration, StudyScores
+from scbignn_infer.annotation.scores import calibrate, residual
 from scbignn_infer.errors import InputError
-from scbignn_infer.results import calibrate, residual
+from scbignn_infer.model.bundle import EMIteration, StudyScores
 from scbignn_training import em, selection
 from scbignn_training.augment import views
 from scbignn_training.blocks import moments
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
-    from scbignn_infer.bundle import Calibration, Confusion
+    from scbignn_infer.model.bundle import Calibration, Confusion
     from scbignn_training.cell_level import CellGraph
     from scbignn_training.crossfit import CrossFit
     from scbignn_training.data import Reference, Study

@@ -1,0 +1,1 @@
+"""Many files: samples, their manifest, parts, workers."""

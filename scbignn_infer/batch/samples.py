@@ -1,0 +1,390 @@
+"""Many files: which samples there are, what was done with each, and the task of labelling one."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import os
+import shutil
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scbignn_infer import __version__
+from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
+from scbignn_infer.label_file import ReportFile, label_file, stem
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.output.temporaries import LEFTOVER, NO_RUN, temporaries_of
+from scbignn_infer.plain import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scbignn_infer.annotator import Annotator
+    from scbignn_infer.batch.manifest import Manifest
+    from scbignn_infer.label_file import Annotate, Settings
+    from scbignn_infer.model.bundle import ModelBundle
+
+Record = dict[str, Any]
+FORMATS = ("h5ad", "csv", "tsv", "parquet")
+SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
+"""Settings that say where and how fast work is done, and change no label."""
+HASH_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One file that is a graph of its own.
+
+    Attributes
+    ----------
+    name
+        Names the output.
+    query, target
+        What is read and what is written.
+    report
+        A report that is written, too.
+    """
+
+    name: str
+    query: Path
+    target: Path
+    report: ReportFile | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A sample to label.
+
+    Attributes
+    ----------
+    sample, settings
+        What, and how; the model is named.
+    overwrite
+        Replace an output of which there is no record, and slots.
+    before
+        The record of an earlier run, or none.
+    ours
+        Whether an output that is there may be replaced, since an earlier run has made it.
+    split
+        Divide the sample if it has more cells.
+    run
+        The name of the run, which stands in the names of temporary files.
+    """
+
+    sample: Sample
+    settings: Settings
+    overwrite: bool = False
+    before: Record | None = None
+    ours: bool = False
+    split: int | None = None
+    run: str = NO_RUN
+
+
+def find_samples(
+    patterns: Sequence[str],
+    folder: Path,
+    *,
+    sheet: Path | None = None,
+    suffix: str = "h5ad",
+    report: bool = False,
+    sample_key: str | None = None,
+) -> list[Sample]:
+    """List the samples that paths, patterns and a sheet name.
+
+    Parameters
+    ----------
+    patterns
+        Paths, or patterns such as ``data/*.h5ad``.
+    folder
+        Where outputs go.
+    sheet
+        A CSV file with a column ``query`` and, if wanted, one ``name``; paths are relative to it.
+    suffix
+        Of the outputs.
+    report, sample_key
+        Whether each gets a report, and the column of ``obs`` that it divides by.
+
+    Raises
+    ------
+    InputError, OutputError
+        A pattern matches nothing, the sheet cannot be used, two samples have one name, or an output
+        would be a sample itself.
+    """
+    named = [(stem(path), path) for pattern in patterns for path in _match(pattern)]
+    named += _read_sheet(sheet) if sheet is not None else []
+    samples: dict[str, Sample] = {}
+    for name, query in named:
+        target = folder / f"{name}.{suffix}"
+        page = ReportFile(folder / f"{name}.html", sample_key) if report else None
+        found = Sample(name, query.absolute(), target.absolute(), page)
+        if samples.setdefault(name, found).query != found.query:
+            raise InputError(
+                f"the samples {samples[name].query} and {query} are both called '{name}'",
+                expected="a name of its own for each, since outputs are named after it",
+                do="name them in a sheet (--samples) with the columns query and name",
+            )
+    queries = {sample.query.resolve() for sample in samples.values()}
+    for sample in samples.values():
+        if sample.target.resolve() in queries:
+            raise OutputError(
+                f"the output {sample.target} would be a sample itself",
+                expected="a folder without the samples",
+                do="choose another -O",
+            )
+    if not samples:
+        raise InputError("no sample", expected="at least one file", do="name files or a sheet")
+    return list(samples.values())
+
+
+def _match(pattern: str) -> list[Path]:
+    if Path(pattern).exists() or not glob.has_magic(pattern):
+        return [Path(pattern)]  # what is missing is reported with its sample
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 - may be absolute
+    if not found:
+        raise InputError(
+            f"nothing matches '{pattern}'", expected="at least one file", do="check the pattern"
+        )
+    return found
+
+
+def _read_sheet(sheet: Path) -> list[tuple[str, Path]]:
+    expected = "a CSV file with a column 'query' of paths and, if wanted, a column 'name'"
+    try:
+        with open(sheet, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"cannot read the sheet {sheet} ({error})", expected=expected, do="mend the file"
+        ) from None
+    if not rows or any(not row.get("query") for row in rows):
+        raise InputError(
+            f"the sheet {sheet} has no samples or one without a path",
+            expected=expected,
+            do="mend the file",
+        )
+    paths = [sheet.parent / row["query"] for row in rows]
+    names = [(row.get("name") or "").strip() or stem(p) for row, p in zip(rows, paths, strict=True)]
+    for name in names:
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise InputError(
+                f"the sheet {sheet} names a sample '{name}'",
+                expected="names that a file may have, without a slash or a leading dot",
+                do="rename it",
+            )
+    return list(zip(names, paths, strict=True))
+
+
+def plan_tasks(
+    samples: Sequence[Sample],
+    manifest: Manifest,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    split: int | None = None,
+) -> list[Task]:
+    """Return a task for each sample, by what the folder's manifest says of earlier runs.
+
+    A sample whose output is not there is noted as started, so that what a kill leaves behind is
+    known as ours.
+
+    Raises
+    ------
+    OutputError
+        The manifest cannot be read or written.
+    """
+    before: dict[str, Record] = {}
+    made: set[str] = set()
+    for record in manifest.read():
+        before[record["sample"]] = record
+        if record.get("status") in ("started", "done"):
+            made.add(str(record.get("output")))
+    new = [s for s in samples if str(s.target) not in made and not s.target.exists()]
+    manifest.append([_record(sample, "started") for sample in new])
+    made.update(str(sample.target) for sample in new)
+    return [
+        Task(s, settings, overwrite, before.get(s.name), str(s.target) in made, split, manifest.run)
+        for s in samples
+    ]
+
+
+def remove_leftovers(folder: Path, run: str = "") -> None:
+    """Remove the temporary files of a run, or of all runs, which must have ended.
+
+    Only files that name a run are removed: others may be of a command that labels a single file.
+    """
+    with os.scandir(folder) as entries:
+        found = [(entry, LEFTOVER.fullmatch(entry.name)) for entry in entries]
+    for entry, name in found:
+        if name is None or run not in ("", name[1]):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                Path(entry.path).unlink()
+
+
+def parts_folder(task: Task) -> Path:
+    """Return where the parts of a divided sample wait for each other, in this run."""
+    target = task.sample.target
+    return target.with_name(f".{target.name}.{task.run}.parts")
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of a folder's files."""
+    if path.is_file():
+        return _digest(path)
+    inside = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        inside.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+    return inside.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(HASH_BYTES):
+            found.update(data)
+    return found.hexdigest()
+
+
+def label_sample(task: Task, *, annotate: Annotate | None = None, error: str = "") -> Record:
+    """Label one sample, unless an earlier run has left it whole; what goes wrong is in the record.
+
+    Parameters
+    ----------
+    task
+        What to do.
+    annotate
+        Gives the labels, where they are not to be made here.
+    error
+        What has gone wrong already, if anything.
+
+    Returns
+    -------
+    dict
+        ``status`` is ``done``, ``skipped`` or ``failed``; see docs/production.md for the rest.
+    """
+    sample = task.sample
+    if error:
+        return failed(sample, error)
+    try:
+        with temporaries_of(task.run):
+            return _label_sample(task, annotate)
+    except Exception as surprise:  # noqa: BLE001 - that of one sample must not stop the others
+        return failed(sample, in_one_line(surprise))
+
+
+def in_one_line(error: Exception) -> str:
+    """Say why a sample could not be labelled, and what to do."""
+    if isinstance(error, ScBiGNNError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the memory ran out; use fewer workers or pass --memory-limit"
+    if isinstance(error, OSError) and error.strerror:
+        named = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        return (
+            f"cannot read or write{named} ({error.strerror}); expected a disk that works and files "
+            "that may be read; mend that, then run again"
+        )
+    cause = (str(error) or "no message").splitlines()[0]
+    return (
+        f"unexpected {type(error).__name__}: {cause}; expected a file that can be labelled; label "
+        "it alone with -o, and report the traceback that is shown"
+    )
+
+
+def failed(sample: Sample, error: str) -> Record:
+    """Return the record of a sample that could not be labelled."""
+    return {**_record(sample, "failed"), "error": visible(error)}
+
+
+def _record(sample: Sample, status: str) -> Record:
+    return {
+        "sample": sample.name,
+        "status": status,
+        "input": str(sample.query),
+        "output": str(sample.target),
+    }
+
+
+def _label_sample(task: Task, annotate: Annotate | None) -> Record:
+    sample, settings = task.sample, task.settings
+    work = _work(task)
+    if _is_whole(task, work):
+        return {**(task.before or {}), "status": "skipped"}
+    summary = label_file(
+        sample.query,
+        sample.target,
+        settings,
+        overwrite=task.overwrite,
+        replace=task.ours,
+        report=sample.report,
+        make_annotator=held_annotator,
+        annotate=annotate,
+    )
+    return {
+        "sample": sample.name,
+        "status": "done",
+        **summary,
+        **work,
+        "output_sha256": fingerprint(sample.target),
+        "error": "",
+    }
+
+
+def is_whole(task: Task) -> bool:
+    """Tell whether an earlier run did the same work and its output is as it was written."""
+    return task.before is not None and _is_whole(task, _work(task))
+
+
+def _work(task: Task) -> dict[str, Any]:
+    """Return what an output depends on: input, model, settings and version."""
+    query, settings = task.sample.query, task.settings
+    if not query.exists():
+        raise InputError(f"no file {query}", expected="a file of cells", do="check the path")
+    return {
+        "input_sha256": fingerprint(query),
+        "model_sha256": load_model(str(settings.model)).sha256,
+        "settings": {k: v for k, v in settings.as_dict().items() if k not in SAME_LABELS},
+        "report": task.sample.report is not None,
+        "scbignn_infer": __version__,
+    }
+
+
+def _is_whole(task: Task, work: Mapping[str, Any]) -> bool:
+    before, sample = task.before, task.sample
+    if before is None or before.get("status") != "done":
+        return False
+    if any(before.get(key) != value for key, value in work.items()):
+        return False
+    if sample.report is not None and not sample.report.path.exists():
+        return False
+    return (
+        before.get("output") == str(sample.target)
+        and sample.target.is_file()
+        and fingerprint(sample.target) == before.get("output_sha256")
+    )
+
+
+_held: dict[tuple[str, str], Annotator] = {}
+_holding = threading.Lock()
+
+
+def held_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
+    """Return the annotator that this process holds for a model and settings, or make it."""
+    key = bundle.sha256, repr(settings)
+    with _holding:
+        if key not in _held:
+            _held.clear()  # one model at a time: a worker's memory is for cells
+            _held[key] = settings.annotator(bundle)
+        return _held[key]
+
+
+def with_threads(settings: Settings, threads: int) -> Settings:
+    """Return settings with their share of the machine's threads, where none were asked for."""
+    return settings if settings.threads else replace(settings, threads=max(1, threads))

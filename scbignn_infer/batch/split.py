@@ -1,0 +1,162 @@
+"""One large sample in parts: cells on the reference graph do not depend on each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.batch.samples import (
+    held_annotator,
+    in_one_line,
+    is_whole,
+    label_sample,
+    parts_folder,
+)
+from scbignn_infer.label_file import open_file
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.network.levels import READ_CELLS
+from scbignn_infer.output.atomic import replacing
+from scbignn_infer.query.identity import changed
+from scbignn_infer.query.readers import RowRange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scbignn_infer.annotator import Annotator
+    from scbignn_infer.batch.samples import (
+        Record,
+        Task,
+    )
+    from scbignn_infer.query.identity import Identity
+    from scbignn_infer.query.readers import FileQuery
+    from scbignn_infer.query.reading import Choice
+
+ARRAYS = (
+    "probabilities",
+    "gene_level_codes",
+    "neighbor_agreement",
+    "novelty",
+    "residual",
+    "embedding",
+    "empty",
+)
+"""What an annotation holds of each cell."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some cells of a sample.
+
+    Attributes
+    ----------
+    task
+        That of the whole sample.
+    start, stop
+        Its rows.
+    path
+        Where the result is put until all parts are there.
+    source
+        The file that was divided; another has other cells.
+    """
+
+    task: Task
+    start: int
+    stop: int
+    path: Path
+    source: Identity
+
+
+def plan(task: Task) -> list[Part]:
+    """Divide a sample, if it is to be, where blocks of reading end; else return no parts."""
+    if task.split is None:
+        return []
+    try:
+        with open_file(
+            task.sample.query, task.settings.reading, task.settings.memory_limit
+        ) as cells:
+            n, source = cells.n_cells, cells.identity
+        if n <= task.split or is_whole(task):
+            return []
+    except Exception:  # noqa: BLE001 - the sample's own task meets it again, and records it
+        return []
+    step = max(1, task.split // READ_CELLS) * READ_CELLS
+    folder = parts_folder(task)
+    starts = range(0, n, step)
+    return [Part(task, i, min(i + step, n), folder / f"{i}.npz", source) for i in starts]
+
+
+def label_part(part: Part) -> str:
+    """Label some cells of a sample and keep the result; returns what went wrong, if anything."""
+    settings = part.task.settings
+    try:
+        annotator = held_annotator(settings, load_model(str(settings.model)))
+        with open_file(part.task.sample.query, settings.reading, settings.memory_limit) as cells:
+            choice = annotator.choose(cells, settings.reading)
+            rows = RowRange(cells, part.start, part.stop)
+            found = annotator.annotate_query(rows, settings.reading, choice=choice)
+            _check(part, cells)
+            cells.identity.check()
+        part.path.parent.mkdir(exist_ok=True)
+        arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
+        with replacing(part.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, provenance=np.array(json.dumps(found.provenance)), **arrays)
+    except Exception as error:  # noqa: BLE001 - one part's surprise must not stop other samples
+        return in_one_line(error)
+    return ""
+
+
+def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
+    """Write a sample whose parts have been labelled."""
+
+    def annotate(annotator: Annotator, cells: FileQuery, choice: Choice) -> Annotation:
+        _check(parts[0], cells)
+        return _read(annotator, parts)
+
+    try:
+        return label_sample(task, annotate=annotate, error=next(filter(None, errors), ""))
+    finally:
+        shutil.rmtree(parts_folder(task), ignore_errors=True)
+
+
+def _check(part: Part, cells: FileQuery) -> None:
+    """Raise if a file is not the one that was divided."""
+    if not part.source.resembles(cells.identity):
+        raise changed(cells.path)
+
+
+def _fullest(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of a part that had cells with counts, as the whole sample has."""
+    return next((r for r in records if r["params"]["graph_builder"] != "none"), records[0])
+
+
+def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
+    held: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+    records: list[dict[str, Any]] = []
+    for part in parts:
+        with np.load(part.path, allow_pickle=False) as arrays:
+            records.append(json.loads(str(arrays["provenance"])))
+            for name in ARRAYS:
+                held[name].append(arrays[name])
+    stages = dict.fromkeys(stage for record in records for stage in record["seconds"])
+    seconds = {s: sum(record["seconds"].get(s, 0.0) for record in records) for s in stages}
+    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
+    kept = _fullest(records)
+    if kept["genes"]["foreign"]:
+        kept["genes"]["foreign"]["cells"] = sum(r["genes"]["foreign"]["cells"] for r in records)
+    return Annotation(
+        cell_types=annotator.grouping.labels,
+        ontology_ids=annotator.grouping.ontology_ids,
+        **whole,
+        confidence_threshold=annotator.threshold,
+        max_novelty=annotator.max_novelty,
+        provenance={
+            **kept,
+            "training_cells": sum(record["training_cells"] for record in records),
+            "seconds": seconds,
+        },
+    )

@@ -1,0 +1,188 @@
+"""Find a model bundle by name or by path, and list what there is.
+
+A name comes from the folders of models alone, never from the working folder: a folder that happens
+to lie there does not take the place of a model.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scbignn_infer.errors import BundleError
+from scbignn_infer.model.bundle import RECORD, ModelBundle, read_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MODEL_PATH_VARIABLE = "SCBIGNN_MODEL_PATH"
+
+
+def model_folders() -> list[Path]:
+    """Return the folders searched for bundles, first come first served.
+
+    Those of ``$SCBIGNN_MODEL_PATH`` (separated like ``$PATH``), the checkout's ``exported_models``
+    when the package is installed in editable mode, then the models inside the wheel.
+    """
+    package = Path(__file__).resolve().parents[1]
+    named = [Path(p) for p in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if p]
+    return [*named, package.parent / "exported_models", package / "exported_models"]
+
+
+def list_models() -> dict[str, Path]:
+    """Map the name of each model that can be found to its path.
+
+    Returns
+    -------
+    dict of str to Path
+        Sorted by name; names are those of the folders (or .zip files without their suffix).
+        Entries that begin with a dot are left out: ``train`` writes there what is not whole yet.
+
+    Warns
+    -----
+    UserWarning
+        A folder of ``$SCBIGNN_MODEL_PATH`` cannot be read.
+
+    Examples
+    --------
+    >>> import scbignn_infer
+    >>> "human-pbmc" in scbignn_infer.list_models()
+    True
+    """
+    found: dict[str, Path] = {}
+    for folder in model_folders():
+        if not folder.is_dir():
+            continue
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            warnings.warn(
+                f"the folder of models {folder} is passed over: it cannot be read "
+                f"({error.strerror})",
+                stacklevel=2,
+            )
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_bundle(entry):
+                found.setdefault(entry.name, entry)
+            elif entry.suffix == ".zip":
+                found.setdefault(entry.stem, entry)
+    return dict(sorted(found.items()))
+
+
+def _is_bundle(folder: Path) -> bool:
+    return os.path.isfile(folder / RECORD)  # noqa: PTH113 - which never raises
+
+
+def is_path(model: str | Path) -> bool:
+    """Tell whether a model is named by its path.
+
+    A :class:`~pathlib.Path` is one, and so is a text with a slash (on Windows a backslash or a
+    drive, too) or that begins with a dot. Any other text is a name.
+    """
+    if not isinstance(model, str):
+        return True
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return model.startswith(".") or bool(separators & set(model) or Path(model).drive)
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the path of a model, without reading it.
+
+    Parameters
+    ----------
+    model
+        A name that :func:`list_models` gives, or a path, see :func:`is_path`.
+
+    Warns
+    -----
+    UserWarning
+        A bundle of that name lies in the working folder, too; it is not used.
+
+    Raises
+    ------
+    BundleError
+        No model has that name.
+    """
+    if is_path(model):
+        return Path(model)
+    name, models = str(model), list_models()
+    here = Path(name)
+    if name not in models:
+        lies_here = name and os.path.lexists(here)
+        kind = "folder" if here.is_dir() else "file"
+        raise BundleError(
+            f"no model named '{name}'" if name else "a model without a name",
+            expected=f"one of {', '.join(models) or 'no models (none is installed)'}, or a path",
+            do=f"to use the {kind}, write .{os.sep}{name}"
+            if lies_here
+            else "see: scbignn-infer models list",
+        )
+    if _is_bundle(here) and not here.samefile(models[name]):
+        warnings.warn(
+            f"the model {name} is that of {models[name].parent}; to use the folder {name} in the "
+            f"working folder instead, write .{os.sep}{name}",
+            stacklevel=2,
+        )
+    return models[name]
+
+
+def load_model(model: str | Path | ModelBundle) -> ModelBundle:
+    """Load a model bundle and check it.
+
+    Parameters
+    ----------
+    model
+        Name of a model that :func:`list_models` gives; or the path of a bundle (folder or .zip): a
+        :class:`~pathlib.Path`, or a text with a slash or that begins with a dot, such as
+        ``./mine``; or a bundle, which is returned as it is.
+
+    Returns
+    -------
+    ModelBundle
+        With all checksums verified, and record and graphs checked. Tables are checked when they
+        are first used, and an :class:`~scbignn_infer.Annotator` runs the model once.
+
+    Warns
+    -----
+    UserWarning
+        A bundle of that name lies in the working folder, too; it is not used.
+
+    Raises
+    ------
+    BundleError
+        There is no such model, or its bundle is incomplete, altered, too new, or not what
+        ``train`` writes.
+
+    Examples
+    --------
+    >>> import scbignn_infer
+    >>> scbignn_infer.load_model("human-pbmc").cell_types[:2]
+    ['B', 'CD14 Mono']
+    """
+    return model if isinstance(model, ModelBundle) else read_bundle(find_model(model))
+
+
+@contextmanager
+def passing_over(name: str) -> Iterator[None]:
+    """Warn of a broken model among those that were found, rather than fail.
+
+    Parameters
+    ----------
+    name
+        Of the model.
+
+    Warns
+    -----
+    UserWarning
+        What is wrong with it, where a :class:`~scbignn_infer.errors.BundleError` was raised.
+    """
+    try:
+        yield
+    except BundleError as error:
+        warnings.warn(f"the model {name} is passed over: {error}", stacklevel=3)

@@ -1,0 +1,1 @@
+"""Both levels and the graph of the cells, run by onnxruntime."""

@@ -1,0 +1,1 @@
+"""How an annotation is written."""

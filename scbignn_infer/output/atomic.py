@@ -1,0 +1,289 @@
+"""The way of every output to its place: refused at the gate, or written whole beside it and put."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+from scbignn_infer.errors import MissingExtraError, OutputError, is_want_of_memory, reason
+from scbignn_infer.output.temporaries import prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from scbignn_infer.query.identity import Identity
+
+NO_HARD_LINKS = (
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EMLINK,
+    errno.EXDEV,
+)
+"""Errors that say that a file system makes no hard link, and not that the name is taken."""
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What a name may be given to beside a regular file."""
+
+
+def check_output(
+    path: Path,
+    *,
+    suffixes: Sequence[str],
+    overwrite: bool,
+    inputs: Sequence[Identity] = (),
+    others: Sequence[Path] = (),
+) -> None:
+    """Refuse an output that cannot or must not be written, before any work is done.
+
+    Parameters
+    ----------
+    path
+        Where it is to go; a link to a regular file stays one, and its file is replaced.
+    suffixes
+        Those it may have.
+    overwrite
+        Whether an existing file may be replaced.
+    inputs
+        What is read: an output is none of these, by whatever link.
+    others
+        Other outputs of the same command.
+
+    Raises
+    ------
+    OutputError
+        Another suffix, a missing folder, no regular file, an input, another output, or a file that
+        exists and may not be replaced.
+    MissingExtraError
+        What writes parquet is not installed.
+    """
+    if path.suffix not in suffixes:
+        raise OutputError(
+            f"output '{path.name}'",
+            expected=f"a name that ends in {', '.join(suffixes)}",
+            do="rename the output",
+        )
+    with one_line(path):
+        _check_place(path, inputs, others)
+        if not overwrite and path.exists():
+            raise exists(path)
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow as pa  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
+
+
+def _check_place(path: Path, inputs: Sequence[Identity], others: Sequence[Path]) -> None:
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"no folder {path.parent}", expected="an existing folder", do="make it first"
+        )
+    _check_kind(path)
+    for source in inputs:
+        if source.holds(path):
+            raise OutputError(
+                f"the output {path} is the input {source.path}, or lies in it",
+                expected="another file",
+                do="choose another name for the output",
+            )
+    for other in others:
+        both_there = path.exists() and other.exists()
+        if path.resolve() == other.resolve() or (both_there and path.samefile(other)):
+            raise OutputError(
+                f"the outputs {other} and {path} are the same file",
+                expected="a file for each",
+                do="choose another name for one of them",
+            )
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is there and is no regular file: to replace it would be its end."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise OutputError(
+                f"the output {path} is {KINDS.get(stat.S_IFMT(mode), 'no regular file')}",
+                expected="a regular file or a new name",
+                do="choose another name for the output",
+            )
+
+
+def exists(path: Path) -> OutputError:
+    """Return the error of an output that is there and may not be replaced."""
+    return OutputError(
+        f"{path} exists", expected="a new file", do="choose another name or pass --overwrite"
+    )
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file that is written beside its place.
+
+    Attributes
+    ----------
+    path
+        Where it is written.
+    target
+        The output, as the user named it.
+    place
+        Where it goes: the file that the target leads to.
+    new
+        Whether nothing may be replaced.
+    """
+
+    path: Path
+    target: Path
+    place: Path
+    new: bool
+
+
+@contextmanager
+def drafting(target: Path, *, new: bool = False) -> Iterator[Draft]:
+    """Make an empty file beside an output; it is gone when the block ends, unless it was put.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+    """
+    with one_line(target):
+        place = target.resolve()
+    path = place.with_name(f"{prefix(place.name)}{token_hex(8)}.tmp")
+    try:  # from here on, since a signal may come as soon as the file is there
+        with one_line(target):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield Draft(path, target, place, new)
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def put(drafts: Sequence[Draft], source: Identity | None = None) -> None:
+    """Move finished drafts to their places, on the disk for good and with the right mode.
+
+    All that may stand against it is looked at first, so that none is put if one cannot be.
+
+    Parameters
+    ----------
+    drafts
+        The outputs of a command.
+    source
+        What they were made from; it must be as it was.
+
+    Raises
+    ------
+    InputError
+        The source has changed.
+    OutputError
+        An output exists meanwhile and may not be replaced, is no regular file any more, or cannot
+        be written.
+    """
+    for draft in drafts:
+        with one_line(draft.target):
+            _finish(draft)
+    if source is not None:
+        source.check()
+    for draft in sorted(drafts, key=lambda draft: not draft.new):  # what may fail yet comes first
+        with one_line(draft.target):
+            _put(draft)
+
+
+def _finish(draft: Draft) -> None:
+    """Bring a draft to the disk and give it its mode; refuse if its place has been taken."""
+    with open(draft.path, "r+b") as file:
+        os.fsync(file.fileno())
+    _check_kind(draft.place)
+    there = draft.place.exists()
+    if there and draft.new:
+        raise exists(draft.target)
+    draft.path.chmod(draft.place.stat().st_mode if there else 0o666 & ~_umask())
+
+
+def _put(draft: Draft) -> None:
+    if not draft.new:
+        draft.path.replace(draft.place)
+        return
+    try:
+        os.link(draft.path, draft.place)  # which, unlike a renaming, replaces nothing
+    except FileExistsError:
+        raise exists(draft.target) from None
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        _put_without_links(draft)
+    else:
+        draft.path.unlink()
+
+
+def _put_without_links(draft: Draft) -> None:
+    """Take the name with an empty file, which only one of two can do, and replace that."""
+    try:
+        os.close(os.open(draft.place, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise exists(draft.target) from None
+    try:
+        draft.path.replace(draft.place)
+    except BaseException:
+        draft.place.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(target: Path, *, new: bool = False, source: Identity | None = None) -> Iterator[Path]:
+    """Give a temporary path beside ``target`` that takes its place when the block succeeds.
+
+    Parameters
+    ----------
+    target
+        The output.
+    new
+        Whether it must not replace anything.
+    source
+        What it is made from; if that has changed, nothing is put.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the folder cannot be written, and the like; nothing is left behind.
+    InputError
+        The source has changed.
+    """
+    with drafting(target, new=new) as draft:
+        with one_line(target):
+            yield draft.path
+        put([draft], source)
+
+
+@contextmanager
+def one_line(target: Path) -> Iterator[None]:
+    """Turn what the system or a library says against writing into one OutputError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
+        if is_want_of_memory(error):
+            raise MemoryError(f"{target}: {reason(error)}") from None
+        raise OutputError(
+            f"cannot write {target} ({reason(error)})",
+            expected="a folder that can be written, with enough free space",
+            do="free space or choose another place with -o; nothing was left behind",
+        ) from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

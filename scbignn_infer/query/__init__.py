@@ -1,0 +1,1 @@
+"""What a file holds, in which state, and which of its genes are the model's."""

@@ -1,0 +1,326 @@
+"""What of a query is read: which matrix, in which state, by which gene names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scbignn_infer.errors import GeneError, InputError
+from scbignn_infer.network.panel import TARGET_SUM, Densifier
+from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
+from scbignn_infer.query.joined import SAMPLE, shown_genes, silent_genes
+from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
+from scbignn_infer.query.matrices import choose_matrix, judge, passed_over, sample_rows
+from scbignn_infer.query.readers.query import refuse_counts_in_obsm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import scipy.sparse as sp
+
+    from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.query.gene_match import GeneMatch
+    from scbignn_infer.query.matrices import Verdict
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.readers.tables import Orientation
+
+Array = np.ndarray[Any, Any]
+GENES_AS_CELLS = 0.2
+"""Share of the cells that bear names of genes, above which they are genes."""
+ENOUGH_OF_DEEP = 0.3
+"""Cells with less than this share of the genes of a deep cell are not asked what they lack."""
+USUAL_WITHIN = 3.0
+"""A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The user's wishes on how a query is read.
+
+    Attributes
+    ----------
+    matrix
+        ``X``, ``raw``, ``layers/NAME``, or ``layers/spliced+unspliced`` for the sum of such
+        layers; by default the best usable one.
+    gene_column
+        Column of the gene table with the names; by default the one that matches best.
+    min_gene_coverage
+        Share of the model's genes, weighted by how well they tell types apart, below which nothing
+        is labelled; by default :data:`scbignn_infer.query.gene_match.MIN_COVERAGE`.
+    allow_species_mismatch
+        Match the symbols of another species, whatever their case.
+    batch_key
+        Column of ``obs``; cells are neighbours only of cells with the same value.
+    orientation
+        Of a text table: ``cells-by-genes`` or ``genes-by-cells``; by default found by the names.
+    modality
+        Of a MuData file; by default the one with genes.
+    table
+        Of a SpatialData store; by default its only one.
+
+    Examples
+    --------
+    >>> from scbignn_infer import Reading
+    >>> Reading(matrix="layers/counts", batch_key="sample").matrix
+    'layers/counts'
+    """
+
+    matrix: str | None = None
+    gene_column: str | None = None
+    min_gene_coverage: float | None = None
+    allow_species_mismatch: bool = False
+    batch_key: str | None = None
+    orientation: Orientation | None = None
+    modality: str | None = None
+    table: str | None = None
+
+
+AS_FOUND = Reading()
+"""No wishes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a query is going to be read.
+
+    Attributes
+    ----------
+    matrix
+        The chosen matrix.
+    verdicts
+        What each candidate holds.
+    genes
+        Join of its genes with the model's.
+    target_sum
+        Total that each cell had before it was cut, where the matrix is a cut of log-values.
+    passed_over
+        Matrices that can be read and were not taken, and why.
+    """
+
+    matrix: str
+    verdicts: dict[str, Verdict]
+    genes: GeneMatch
+    target_sum: float = TARGET_SUM
+    passed_over: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the chosen matrix holds."""
+        return self.verdicts[self.matrix]
+
+    @property
+    def doubt(self) -> str:
+        """Why the chosen matrix should not be trusted, or nothing."""
+        if self.verdict.binary:
+            return "all values are 0 or 1"
+        if is_split(self.matrix):
+            return "it holds a part of the counts"
+        return self.passed_over.get(self.matrix, "") or self.verdict.caution
+
+
+def judge_matrices(query: Query) -> dict[str, Verdict]:
+    """Return a verdict on each matrix of the query, from rows sampled across all of it.
+
+    Features that are no genes are left out. Layers into which counts were split are judged as
+    their sum, too, which is named like ``layers/spliced+unspliced+ambiguous``.
+
+    Raises
+    ------
+    InputError
+        There are no cells, or a matrix cannot be read.
+    """
+    if query.n_cells == 0:
+        raise InputError(
+            f"{query.name} holds zero cells", expected="at least one cell", do="check the data"
+        )
+    sample, names = sample_rows(query.n_cells), query.matrices()
+    stored_as = getattr(query, "stored_as", str)
+    whole = sum_of_layers(names)
+    parts = summands(whole, names) if whole is not None else []
+    verdicts: dict[str, Verdict] = {}
+    judged: dict[Any, Verdict] = {}
+    total = None
+    for name in names:
+        stored = stored_as(name)  # names may be links to one object, which is judged once
+        if stored not in judged or name in parts:
+            rows = gene_rows(query, name, sample)
+            if name in parts:
+                total = rows if total is None else total + rows
+            judged.setdefault(stored, _judge(rows))
+        verdicts[name] = judged[stored]
+    if whole is not None and total is not None:
+        verdicts[whole] = _judge(total)
+    return verdicts
+
+
+def _judge(rows: sp.csr_matrix) -> Verdict:
+    """Return the verdict on sampled rows, with the genes that some of them show."""
+    return replace(judge(rows), shown=shown_genes(rows, sample_rows(rows.shape[0], SAMPLE)))
+
+
+def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
+    """Return some rows of a matrix, without the features that are no genes."""
+    mask, _ = genes_only(query.gene_columns(matrix))
+    found = query.rows(matrix, rows)
+    return found if mask is None else found[:, np.flatnonzero(mask)]
+
+
+def model_genes(bundle: ModelBundle) -> ModelGenes:
+    """Return the genes of a model; those whose means differ between its types weigh more."""
+    spec = bundle.spec
+    class_mean = bundle.statistics["class_mean"][:, : spec.gene_level.net_genes]
+    return ModelGenes(
+        bundle.gene_symbols,
+        [g.ensembl_id for g in spec.genes],
+        spec.species,
+        class_mean.var(axis=0),
+        spec.preprocessing.min_genes,
+    )
+
+
+def choose(
+    query: Query,
+    bundle: ModelBundle,
+    reading: Reading = AS_FOUND,
+    *,
+    verdicts: Mapping[str, Verdict] | None = None,
+    genes: ModelGenes | None = None,
+) -> Choice:
+    """Decide which matrix and which gene names to use for a model.
+
+    Parameters
+    ----------
+    query
+        The cells.
+    bundle
+        The model.
+    reading
+        The user's wishes.
+    verdicts
+        What :func:`judge_matrices` said, where it was asked already.
+    genes
+        What :func:`model_genes` returns of the bundle, where it is held.
+
+    Raises
+    ------
+    InputError
+        No matrix is usable, too few genes are the model's, or they are of another species.
+    """
+    verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
+    wanted = genes or model_genes(bundle)
+    matrix, match, rivals = join(query, wanted, reading, verdicts)
+    refuse(query, matrix, match, wanted, reading)
+    choice = Choice(matrix, verdicts, match, passed_over=rivals)
+    if choice.verdict.state != "log1p-cut":
+        return choice
+    return replace(choice, target_sum=_target_sum(query, bundle, choice))
+
+
+def refuse(
+    query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
+) -> None:
+    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed.
+
+    Raises
+    ------
+    GeneError
+        As :func:`~scbignn_infer.query.gene_match.refuse_unfit`, or the cells have genes' names.
+    """
+    try:
+        refuse_unfit(
+            match,
+            query.gene_columns(matrix),
+            genes,
+            min_coverage=reading.min_gene_coverage,
+            allow_species_mismatch=reading.allow_species_mismatch,
+        )
+    except GeneError:
+        names = query.cell_names()
+        n = match_genes({"cells": names}, genes).n_shared
+        if n > max(match.n_shared, GENES_AS_CELLS * len(names)):
+            raise GeneError(
+                f"the matrix is genes x cells: {n:,} cells bear the names of genes "
+                f"({', '.join(names[:3])})",
+                expected="cells x genes, cells in obs and genes in var",
+                do="turn it round (adata.T) and write it again",
+            ) from None
+        raise
+
+
+def find_silent_genes(
+    query: Query, choice: Choice, batches: Sequence[Array]
+) -> tuple[float, float]:
+    """Return which share of common genes part of the cells never show, and how large that is."""
+    if choice.verdict.shown is None:
+        return 0.0, 0.0
+    index, foreign = choice.genes.reference_index, choice.genes.foreign
+    mask, _ = genes_only(query.gene_columns(choice.matrix))
+    if mask is not None:
+        index, foreign = index[mask], None if foreign is None else foreign[mask]
+    rows = np.unpackbits(choice.verdict.shown, axis=1, count=len(index)).astype(bool)
+    own = rows[:, index >= 0]
+    n = own.sum(axis=1)
+    kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
+    if foreign is not None:
+        kept &= n >= rows[:, foreign].sum(axis=1)
+    sample = sample_rows(query.n_cells)
+    sample = sample[sample_rows(len(sample), SAMPLE)]
+    among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
+    return silent_genes(own[kept], among)
+
+
+def join(
+    query: Query, genes: ModelGenes, reading: Reading, verdicts: Mapping[str, Verdict]
+) -> tuple[str, GeneMatch, dict[str, str]]:
+    """Return the best matrix, its genes' join with a model's, and why others were passed over.
+
+    Whether the genes are enough is not asked.
+
+    Raises
+    ------
+    InputError
+        No matrix is usable.
+    """
+    if not any(verdict.usable for verdict in verdicts.values()):
+        refuse_counts_in_obsm(query)
+    matches: dict[str, GeneMatch] = {}
+    for name in verdicts:
+        if name != "raw" and matches.keys() - {"raw"}:
+            matches[name] = next(m for n, m in matches.items() if n != "raw")  # of the same table
+            continue
+        matches[name] = match_genes(
+            query.gene_columns(name),
+            genes,
+            column=reading.gene_column,
+            any_case=reading.allow_species_mismatch,
+        )
+    n_genes = {name: match.n_shared for name, match in matches.items()}
+    matrix = choose_matrix(verdicts, reading.matrix, n_genes)
+    return matrix, matches[matrix], passed_over(verdicts, n_genes)
+
+
+def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
+    """Estimate to which total log-values were scaled before most genes were cut away.
+
+    The shared genes' part of it is known, and which part they are of the reference's counts.
+    Where that is near 10,000, it is taken to be that; other bases than e have no usual total.
+    """
+    share = bundle.statistics["gene_share"]
+    nothing = np.zeros(0, np.int64)
+    densify = Densifier.make(
+        choice.genes.reference_index,
+        share,
+        nothing,
+        "log1p",
+        base=choice.verdict.base,
+        foreign=choice.genes.foreign,
+    )
+    _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
+    totals = totals[totals > 0]
+    guess = float(np.median(totals)) if len(totals) else TARGET_SUM
+    near = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN
+    usual = near and choice.verdict.base == math.e
+    return TARGET_SUM if usual else guess
