@@ -487,5 +487,5 @@ def test_a_group_that_holds_itself_is_refused_at_once(h5ad, inner):
     with h5py.File(h5ad, "r+") as file:
         file.require_group(inner)
         file[f"{inner}/again"] = file["obs"]
-    with open_query(h5ad) as query, pytest.raises(InputError, match="'obs' .* holds itself"):
+    with open_query(h5ad) as query, pytest.raises(InputError, match=r"'obs' .* holds itself"):
         query.obs_column("n")
