@@ -236,7 +236,8 @@ class TestTimeLimit:
         self, example: Path, tmp_path: Path, number: int
     ) -> None:
         code = (
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            f"import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)  # not that of the background\n"
             "import faults\n"
             "from scbignn_infer import apart\n"
             "from scbignn_infer.cli import main\n"
@@ -247,9 +248,12 @@ class TestTimeLimit:
         with subprocess.Popen(
             [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True
         ) as process:
-            until(lambda: list(tmp_path.iterdir()))
-            process.send_signal(number)
-            assert process.wait(timeout=30) == 128 + number
+            try:
+                until(lambda: list(tmp_path.iterdir()))
+                process.send_signal(number)
+                assert process.wait(timeout=30) == 128 + number
+            finally:
+                process.kill()
             assert process.stderr is not None
             assert "Traceback" not in process.stderr.read()
         assert not list(tmp_path.iterdir())
