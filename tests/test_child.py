@@ -237,7 +237,7 @@ class TestTimeLimit:
     ) -> None:
         code = (
             f"import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)  # not that of the background\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "import faults\n"
             "from scbignn_infer import apart\n"
             "from scbignn_infer.cli import main\n"
