@@ -520,7 +520,13 @@ class TestLocalWorkers:
         self, twelve_thousand: Path, cells: Path, tmp_path: Path, number: int
     ) -> None:
         out = tmp_path / "out"
-        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(twelve_thousand)]
+        code = (
+            "import signal\n"  # a suite in the background ignores Ctrl-C, and what it starts
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from scbignn_infer.cli import main\n"
+            "main()\n"
+        )
+        command = [sys.executable, "-c", code, "annotate", str(twelve_thousand)]
         command += [str(cells / "s0.h5ad"), *MODEL, "-O", str(out), "--workers", "2"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             until(lambda: list(out.glob(".large.h5ad.*.tmp")))

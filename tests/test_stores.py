@@ -68,6 +68,8 @@ class Evil:
 @pytest.mark.parametrize("place", ["filters", "compressor"])
 def test_values_are_never_unpickled(store_2, tmp_path, place):
     names = store_2 / "obs" / "_index"
+    if (names / "values").is_dir():  # of anndata 0.13, a group of values and a mask
+        names /= "values"
     for chunk in names.iterdir():
         if not chunk.name.startswith("."):
             chunk.write_bytes(pickle.dumps(Evil(tmp_path / "unpickled")))
@@ -76,7 +78,7 @@ def test_values_are_never_unpickled(store_2, tmp_path, place):
         edit(names / ".zarray", filters=[{"id": "vlen-utf8"}, codec], compressor=None)
     else:
         edit(names / ".zarray", compressor=codec)
-    with pytest.raises(InputError, match=r"_index.*\.zarray is packed with pickle; expected"):
+    with pytest.raises(InputError, match=r"_index.*zarray is packed with pickle; expected"):
         open_query(store_2)
     assert not (tmp_path / "unpickled").exists()
 

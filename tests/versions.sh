@@ -48,6 +48,7 @@ for name in "$@"; do
     uv pip install --python "$python" --no-build --upgrade --requirements pyproject.toml "${extras[@]}" \
       --requirements tests/versions.in
   fi
+  uv pip install --python "$python" --no-deps --editable .  # its metadata; the code is that of PYTHONPATH
   PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
     --dist loadfile --quiet -p no:cacheprovider tests \
     "${ignored[@]}" || failed+=("$name")
