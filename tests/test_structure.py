@@ -64,6 +64,7 @@ READERS = (
 ONLY_IMPORTER = {
     "onnxruntime": "sessions",
     "pynndescent": "neighbors",
+    "jinja2": "page",
     "fastapi": "service",
     "uvicorn": "service",
 }
