@@ -27,7 +27,6 @@ RAMP = ((0, 34, 78), (65, 77, 107), (124, 123, 120), (188, 175, 111), (254, 232,
 """Cividis in five steps."""
 MOST = 18
 """Characters of a name beside a bar or a dot."""
-
 PLACES = {
     "rect": ("x", "y", "width", "height"),
     "circle": ("cx", "cy", "r"),
