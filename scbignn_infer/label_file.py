@@ -302,7 +302,7 @@ def _check_outputs(
             inputs=[cells.identity],
             others=[target],
         )
-        _need_umap()
+        _need_report_packages()
         if report.sample_key is not None:
             cells.obs_column(report.sample_key)
     key, graph = settings.key_added, settings.write_graph
@@ -324,12 +324,13 @@ def _same(target: Path, query: Path) -> bool:
     return target.exists() and target.resolve() == query.resolve()
 
 
-def _need_umap() -> None:
-    """Say that the report's map cannot be drawn, before any work is done."""
+def _need_report_packages() -> None:
+    """Say that the report cannot be written, before any work is done."""
     from importlib.util import find_spec
 
-    if find_spec("umap") is None:
-        raise MissingExtraError("umap", extra="report", purpose="the map of the report")
+    for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra="report", purpose=purpose)
 
 
 def _write_new(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -232,6 +233,25 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
     check_harmless(tmp_path / "c.html")
     pictures.draw_model(tmp_path / "m.png", types, 5)
     pictures.draw_cells(tmp_path / "c.png", [cell], 5)
+
+
+@pytest.mark.parametrize("command", ["annotate", "evaluate", "explain"])
+def test_without_jinja2_a_page_is_refused_in_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """And a report is refused before any work."""
+    page, labelled = str(tmp_path / "p.html"), str(folder / "o.h5ad")
+    options = {
+        "annotate": [str(folder / "q.h5ad"), "-o", str(tmp_path / "o.h5ad"), "--report", page],
+        "evaluate": [labelled, "--truth", "scbignn_best_cell_type", "-o", page],
+        "explain": ["human-pbmc", "-o", page],
+    }
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    done = CliRunner().invoke(main, [command, *options[command]])
+    assert done.exit_code == 1
+    assert "an HTML page needs the Python package 'jinja2'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_warnings_come_first(folder: Path) -> None:

@@ -41,6 +41,7 @@ FLOORS = (
 ONLY_IMPORTER = {
     "onnxruntime": "sessions",
     "pynndescent": "neighbors",
+    "jinja2": "page",
     "fastapi": "service",
     "uvicorn": "service",
 }

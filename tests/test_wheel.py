@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+TEMPLATES = REPOSITORY / "scbignn_infer" / "report" / "templates"
 MODELS = ("human-pbmc", "human-pancreas", "mouse-pancreas", "human-lung-cancer-lines")
 FORBIDDEN = ("torch", "sklearn", "scanpy", "numba")
 PROGRAM = f"""
@@ -53,8 +54,10 @@ def test_wheel_holds_what_it_should_and_no_more(wheel: Path) -> None:
     }
     for model in MODELS:
         assert f"scbignn_infer/exported_models/{model}/bundle.json" in names
-    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad"):
+    templates = [f"report/templates/{file.name}" for file in TEMPLATES.iterdir()]
+    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad", *templates):
         assert f"scbignn_infer/{name}" in names
+    assert "scbignn_training/card.md.j2" in names
     assert not [n for n in names if n.endswith((".pyc", ".pkl", ".pickle"))]
     assert wheel.stat().st_size < 16e6
 
@@ -88,5 +91,5 @@ def test_training_without_its_extra_says_what_to_install(python: Path, tmp_path:
         text=True,
     )
     assert done.returncode == 1
-    assert "pip install 'onnx>" in done.stderr
+    assert "pip install 'jinja2>" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -11,7 +11,7 @@ from scbignn_infer.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript")
+TRAINING_MODULES = ("torch", "torch_geometric", "sklearn", "onnx", "onnxscript", "jinja2")
 
 
 @click.command(

@@ -1,4 +1,4 @@
-"""Write the cards of the shipped models anew: after a change of ``scbignn_training/card.py``.
+"""Write the cards of the shipped models anew: after a change of ``card.md.j2``.
 
 Run ``python training/tables/make_cards.py``; the records and weights stay as they are.
 """
