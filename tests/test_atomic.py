@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.output import atomic, h5ad
+from scbignn_infer.output import atomic
+from scbignn_infer.output.table import TABLE_SUFFIXES
 from scbignn_infer.query.identity import Identity
 
 
@@ -108,7 +109,7 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
 
 
 def check_output(path, *, overwrite=False, **rules):
-    atomic.check_output(path, suffixes=h5ad.SUFFIXES, overwrite=overwrite, **rules)
+    atomic.check_output(path, suffixes=(".h5ad", *TABLE_SUFFIXES), overwrite=overwrite, **rules)
 
 
 def test_an_existing_output_is_refused(tmp_path):

@@ -74,7 +74,7 @@ def finished(folder: Path) -> set[str]:
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with three small samples."""
     folder = tmp_path_factory.mktemp("cells")
-    example = Path(samples.__file__).parent / "examples" / "pbmc700.h5ad"
+    example = Path(samples.__file__).parents[1] / "examples" / "pbmc700.h5ad"
     adata = ad.read_h5ad(example)
     for i, rows in enumerate((slice(0, 200), slice(200, 350), slice(350, 700))):
         adata[rows].copy().write_h5ad(folder / f"s{i}.h5ad")
