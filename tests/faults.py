@@ -71,10 +71,10 @@ def serve(folder: Path, link: Link, *arguments: Any) -> None:
             raise OutputError(f"cannot write {target} (no space)", expected="space", do="free some")
         return plain_file(source, target, *more, **named)
 
-    def open_arrow(path: Path) -> Any:
+    def open_arrow(path: Path, *more: Any) -> Any:
         if (folder / "fault").read_text() == "package":
             sys.modules["pyarrow"] = None  # type: ignore[assignment]
-        return plain_arrow(path)
+        return plain_arrow(path, *more)
 
     Annotator.annotate_query = label  # type: ignore[method-assign]
     files.label_file = label_file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+REFERENCE = (ROOT / "docs" / "cli_reference.md").read_text()
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
@@ -27,21 +29,24 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
             yield f"{prefix}{name}", command
 
 
-def section(name: str) -> str:
-    (found,) = [part for part in COMMANDS.split("\n## ") if f"`{name}" in part.splitlines()[0]]
-    return found
-
-
 @pytest.mark.parametrize(("name", "command"), list(commands(main)), ids=str)
 def test_commands_and_options_are_documented(name: str, command: click.Command) -> None:
     if name == "train":
         cli = pytest.importorskip("scbignn_training.cli", exc_type=ImportError)
         command = cli.train
-    text = section(name)
+    assert f"`{name}" in "".join(re.findall(r"^## (.+)$", COMMANDS, flags=re.MULTILINE))
+    (text,) = [part for part in REFERENCE.split("\n## ") if part.startswith(f"{name}\n")]
     for parameter in command.params:
         if isinstance(parameter, click.Option) and "--help" not in parameter.opts:
             for option in parameter.opts:
-                assert re.search(rf"{re.escape(option)}\b", text), f"{name} {option}"
+                row = re.search(rf"^\| `[^`]*{re.escape(option)}\b[^`]*` \| \w", text, re.MULTILINE)
+                assert row, f"{name} {option}"
+
+
+def test_the_reference_is_that_of_the_commands() -> None:
+    pytest.importorskip("scbignn_training.cli", exc_type=ImportError)
+    made = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["reference"]()
+    assert made == REFERENCE, "run: python docs/make_reference.py"
 
 
 def test_public_names_are_documented() -> None:

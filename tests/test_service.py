@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import anndata as ad
@@ -23,7 +25,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, label_file, service
+from scbignn_infer import Annotator, Reading, label_file, service
 from scbignn_infer.annotation import annotation
 from scbignn_infer.cli import main
 from scbignn_infer.cli.running import ENDING
@@ -288,6 +290,80 @@ def test_each_request_has_its_own_wishes(client, cells):
     assert post(client, body, JSON).json()["cell_type"] == plain["cell_type"]
 
 
+def as_mudata(cells):
+    """Return a MuData of the cells, and of fewer as another modality with genes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cells.h5mu"
+        with h5py.File(path, "w") as file:
+            file.attrs["encoding-type"] = "MuData"
+            for name, part in (("one", cells), ("other", cells[:20])):
+                part = ad.AnnData(part.X, obs=part.obs[[]], var=part.var[[]])
+                ad.io.write_elem(file.require_group("mod"), name, part)
+        return path.read_bytes()
+
+
+def test_a_request_says_which_matrix_is_read(client, cells):
+    cells = ad.AnnData(cells.X, obs=cells.obs[[]], var=cells.var[[]])
+    cells.var["symbol"], cells.var_names = cells.var_names, [f"g{i}x" for i in range(765)]
+    cells.layers["log"] = cells.X.copy()
+    cells.obs["sample"] = ["a", "b"] * 30
+    body = as_h5ad(cells)
+    wishes = {"matrix": "layers/log", "gene_column": "symbol", "batch_key": "sample"}
+    summary = post(client, body, **wishes).json()["summary"]
+    assert summary["matrix"]["name"] == "layers/log"
+    assert summary["genes"]["column"] == "symbol"
+    assert post(client, body, matrix="X").json()["summary"]["matrix"]["name"] == "X"
+    answer = post(client, body, accept=HDF5, **wishes)
+    with h5py.File(io.BytesIO(answer.content)) as file:
+        assert file["uns/scbignn/matrix/name"].asstr()[()] == "layers/log"
+
+
+@pytest.mark.parametrize("accept", [JSON, CSV, HDF5])
+def test_a_request_says_which_modality_is_read(client, cells, accept):
+    answer = post(client, as_mudata(cells), accept=accept, modality="other")
+    assert answer.status_code == 200, answer.text
+    if accept == HDF5:
+        with h5py.File(io.BytesIO(answer.content)) as file:
+            names = file["obs/_index"].asstr()[:].tolist()
+    elif accept == CSV:
+        names = [line.split(",")[0] for line in answer.text.splitlines()[1:]]
+    else:
+        names = answer.json()["cells"]
+    assert names == list(cells.obs_names[:20])
+
+
+@pytest.mark.parametrize(
+    ("form", "query", "message"),
+    [
+        ("h5ad", {"matrix": "layers/none"}, "no matrix 'layers/none'"),
+        ("h5ad", {"gene_column": "none"}, "no gene column 'none'"),
+        ("h5ad", {"batch_key": "none"}, "has no obs['none']"),
+        ("sparse", {"batch_key": "none"}, "has no obs['none']"),
+        ("h5ad", {"min_gene_coverage": 0.9}, "a coverage of"),
+        ("arrow", {"min_gene_coverage": 0.9}, "a coverage of"),
+        ("mudata", {"modality": "none"}, "and no 'none'"),
+        ("mudata", {}, "MuData with one, other"),
+        ("h5ad", {"modality": "rna"}, "is no MuData"),
+        ("dense", {"modality": "rna"}, "is no MuData"),
+        ("arrow", {"modality": "rna"}, "is no MuData"),
+    ],
+)
+def test_what_a_body_does_not_have_cannot_be_read(client, cells, form, query, message):
+    kind, write = {**BODIES, "mudata": (HDF5, as_mudata)}[form]
+    for accept in (JSON, HDF5) if kind == HDF5 else (JSON,):
+        answer = post(client, write(cells), kind, accept=accept, **query)
+        assert answer.status_code == 422, answer.text
+        assert message in error_of(answer)
+
+
+def test_wishes_on_reading_are_those_of_the_command():
+    wished = set(Wishes.model_fields) - {"model", "threshold", "max_novelty", "no_unknown", "level"}
+    assert {field.name for field in fields(Reading)} - wished == {"orientation", "table"}
+    assert wished <= {parameter.name for parameter in main.commands["annotate"].params}
+    page = (Path(__file__).parents[1] / "docs" / "service.md").read_text()
+    assert [name for name in Wishes.model_fields if f"`{name}" not in page] == []
+
+
 def test_the_only_model_need_not_be_named(cells):
     one = service.Worker([MODEL], label_file.Settings(threads=2), LIMITS)
     with one, running(one) as client:
@@ -313,6 +389,29 @@ def test_health_models_and_description(client, pbmc_bundle):
     assert client.get("/docs").status_code == 404
 
 
+def test_the_description_holds_for_bodies_and_answers(client, cells):
+    jsonschema = pytest.importorskip("jsonschema")
+    described = client.get("/openapi.json").json()
+    operation = described["paths"]["/annotate"]["post"]
+
+    def check(value, content):
+        jsonschema.validate(value, {**content[JSON]["schema"], "components": components})
+
+    components = described["components"]
+    body = operation["requestBody"]["content"]
+    for write in (as_dense, as_sparse):
+        check(json.loads(write(cells)), body)
+    for change in ({"more": 1}, {"genes": [1]}, {"counts": [["1"]]}, {"counts": {"shape": [1]}}):
+        with pytest.raises(jsonschema.ValidationError):
+            check({**json.loads(as_dense(cells[:2])), **change}, body)
+    answer = post(client, as_sparse(cells), JSON)
+    check(answer.json(), operation["responses"]["200"]["content"])
+    labels = components["schemas"]["Labels"]
+    assert set(answer.json()) == set(labels["properties"]) == set(labels["required"])
+    answer = post(client, as_sparse(cells), JSON, matrix="none")
+    check(answer.json(), operation["responses"]["422"]["content"])
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -333,6 +432,10 @@ def test_models_that_are_not_served_are_refused(client, cells, pbmc_bundle, tmp_
         ({"threshold": 2}, "'threshold': Input should be less"),
         ({"level": -1}, "'level': Input should be greater"),
         ({"treshold": 0.5}, "'treshold': Extra inputs"),
+        ({"orientation": "cells-by-genes"}, "'orientation': Extra inputs"),
+        ({"table": "cells"}, "'table': Extra inputs"),
+        ({"min_gene_coverage": 2}, "'min_gene_coverage': Input should be less"),
+        ({"allow_species_mismatch": "perhaps"}, "'allow_species_mismatch': Input should be"),
     ],
 )
 def test_wrong_parameters_are_refused(client, cells, query, message):

@@ -32,7 +32,14 @@ OUTPUTS = (".html", ".png", ".csv", ".tsv")
 @click.argument("target")
 @click.option("--cell-type", metavar="LABEL", help="Of a model: this type alone.")
 @click.option("--cells", metavar="NAME,...", help="Of a query: the cells to explain.")
-@click.option("--n", "n_genes", type=click.IntRange(1, 20), default=10, show_default=True)
+@click.option(
+    "--n",
+    "n_genes",
+    type=click.IntRange(1, 20),
+    default=10,
+    show_default=True,
+    help="Genes to show.",
+)
 @labelling_options
 @click.option(
     "-o",

@@ -16,7 +16,7 @@ from scbignn_infer.service.bodies import JSON, SUFFIXES, answer_type, body_type,
 from scbignn_infer.service.desk import Desk, Job, Limits, take_folder
 from scbignn_infer.service.hosts import KnownHosts
 from scbignn_infer.service.models import Wishes, named
-from scbignn_infer.service.openapi import request_body, responses
+from scbignn_infer.service.openapi import SCHEMAS, request_body, responses
 from scbignn_infer.service.refusals import (
     ANSWERED,
     FailedError,
@@ -85,6 +85,7 @@ def make_app(worker: Worker, limits: Limits, hosts: Sequence[str] = ()) -> fasta
         """Describe the models that are served."""
         return {"models": worker.models}
 
+    app.openapi().setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
     return app
 
 

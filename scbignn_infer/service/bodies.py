@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fastapi
 import msgspec
@@ -16,7 +16,9 @@ import scipy.sparse as sp
 from scbignn_infer import label_file
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.query.readers import MatrixQuery, Query
+from scbignn_infer.query.readers.containers import Members, refuse_members
 from scbignn_infer.query.readers.query import one_line
+from scbignn_infer.query.reading import Reading
 from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
 
@@ -59,24 +61,31 @@ class NamedMatrix(MatrixQuery):
         return self._cells
 
 
-class SparseCounts(msgspec.Struct, forbid_unknown_fields=True):
-    """Counts by rows (CSR), as scipy has them."""
+INTEGERS, NUMBERS = msgspec.json.Decoder(list[int]), msgspec.json.Decoder(list[float])
+Integers = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=msgspec.json.schema(list[int]))]
+Numbers = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=msgspec.json.schema(list[float]))]
+"""Numbers of a body stay text (Raw) until a part is read, which needs less memory."""
 
-    indptr: msgspec.Raw
-    indices: msgspec.Raw
-    data: msgspec.Raw
+
+class SparseCounts(msgspec.Struct, forbid_unknown_fields=True):
+    """Counts by rows (CSR), as scipy.sparse has them."""
+
+    indptr: Integers
+    indices: Integers
+    data: Numbers
     shape: tuple[int, int]
 
 
 class CellsOfJson(msgspec.Struct, forbid_unknown_fields=True):
-    """A body of JSON: numbers are left as text and read a part at a time."""
+    """Cells by genes: one row of counts a cell, or all of them sparse."""
 
     genes: list[str]
-    counts: SparseCounts | list[msgspec.Raw]
+    counts: SparseCounts | list[Numbers]
     cells: list[str] | None = None
 
 
-def _open_json(path: Path) -> AbstractContextManager[Query]:
+def _open_json(path: Path, reading: Reading) -> AbstractContextManager[Query]:
+    refuse_members(path, Members(reading.modality))
     with one_line(path, "document of JSON with genes and counts"), np.errstate(over="ignore"):
         body = msgspec.json.decode(path.read_bytes(), type=CellsOfJson)
         if isinstance(body.counts, SparseCounts):
@@ -87,10 +96,9 @@ def _open_json(path: Path) -> AbstractContextManager[Query]:
 
 
 def _sparse(counts: SparseCounts) -> sp.csr_matrix:
-    whole, number = msgspec.json.Decoder(list[int]), msgspec.json.Decoder(list[float])
-    data = np.array(number.decode(counts.data), np.float32)
+    data = np.array(NUMBERS.decode(counts.data), np.float32)
     indices, indptr = (
-        np.array(whole.decode(part), np.int64) for part in (counts.indices, counts.indptr)
+        np.array(INTEGERS.decode(part), np.int64) for part in (counts.indices, counts.indptr)
     )
     matrix: sp.csr_matrix = sp.csr_matrix((data, indices, indptr), shape=counts.shape)
     matrix.check_format(full_check=True)  # what works on it trusts its indices
@@ -98,17 +106,17 @@ def _sparse(counts: SparseCounts) -> sp.csr_matrix:
 
 
 def _dense(rows: Sequence[msgspec.Raw], n_genes: int) -> Array:
-    number = msgspec.json.Decoder(list[float])
     counts = np.empty((len(rows), n_genes), np.float32)
     for i, row in enumerate(rows):
-        values = number.decode(row)
+        values = NUMBERS.decode(row)
         if len(values) != n_genes:
             raise ValueError(f"row {i} has {len(values)} counts for {n_genes} genes")
         counts[i] = values
     return counts
 
 
-def _open_arrow(path: Path) -> AbstractContextManager[Query]:
+def _open_arrow(path: Path, reading: Reading) -> AbstractContextManager[Query]:
+    refuse_members(path, Members(reading.modality))
     try:
         import pyarrow as pa
     except ImportError:
@@ -134,7 +142,7 @@ def _open_arrow(path: Path) -> AbstractContextManager[Query]:
     return nullcontext(NamedMatrix(counts, symbols, names if named else None))
 
 
-OPENERS: dict[str, Callable[[Path], AbstractContextManager[Query]]] = {
+OPENERS: dict[str, Callable[[Path, Reading], AbstractContextManager[Query]]] = {
     HDF5: label_file.open_file,
     OCTETS: label_file.open_file,
     JSON: _open_json,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from scbignn_infer import label_file
 from scbignn_infer.errors import BundleError
 from scbignn_infer.model import registry
+from scbignn_infer.query.reading import Reading
 from scbignn_infer.service.refusals import RefusedError
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ Document = dict[str, Any]
 WARM_CELLS, WARM_GENES = 8, 500
 
 
-class Wishes(BaseModel):
+READING = [field for field in fields(Reading) if field.name not in ("orientation", "table")]
+"""Wishes on how a body is read. No body is a text table or a SpatialData store."""
+
+
+class _Wishes(BaseModel):
     """Query parameters of a request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +41,29 @@ class Wishes(BaseModel):
     )
     no_unknown: bool = Field(False, description="Give every cell with counts a label.")
     level: int = Field(0, ge=0, description="Coarser labels: steps up the Cell Ontology.")
+
+    @property
+    def reading(self) -> Reading:
+        """How the body is read."""
+        return Reading(**{field.name: getattr(self, field.name) for field in READING})
+
+
+def _parameter(field: Any) -> tuple[Any, Any]:
+    """Return a wish on reading as a query parameter; a number is a share."""
+    option = f"--{field.name.replace('_', '-')}"
+    bounds: Document = {"ge": 0, "le": 1} if "float" in field.type else {}
+    return field.type, Field(field.default, description=f"As annotate {option}.", **bounds)
+
+
+if TYPE_CHECKING:
+    Wishes = _Wishes
+else:
+    Wishes = create_model(
+        "Wishes",
+        __base__=_Wishes,
+        __module__=__name__,
+        **{field.name: _parameter(field) for field in READING},
+    )
 
 
 class Models:

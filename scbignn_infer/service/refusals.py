@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastapi.responses import JSONResponse
+import fastapi
+import msgspec
 
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError, ScBiGNNError
 
@@ -23,6 +24,12 @@ REFUSALS = {
     503: "too many requests wait or come, or the process that labels does not start",
     504: "waiting and work took too long",
 }
+
+
+class Refusal(msgspec.Struct):
+    """What was found, what was expected and what to do, in one line."""
+
+    error: str
 
 
 class RefusedError(ScBiGNNError):
@@ -60,7 +67,7 @@ ANSWERED: tuple[type[ScBiGNNError], ...] = (RefusedError, *STATUS)
 """Errors that the client is told; any other is the server's, and logged."""
 
 
-def as_answer(error: ScBiGNNError, folder: Path | None = None) -> JSONResponse:
+def as_answer(error: ScBiGNNError, folder: Path | None = None) -> fastapi.Response:
     """Return an error as one line, without the folder that only the server knows."""
     if isinstance(error, RefusedError):
         status = error.status
@@ -71,6 +78,9 @@ def as_answer(error: ScBiGNNError, folder: Path | None = None) -> JSONResponse:
     return error_answer(status, line, headers)
 
 
-def error_answer(status: int, line: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def error_answer(
+    status: int, line: str, headers: Mapping[str, str] | None = None
+) -> fastapi.Response:
     """Return one line as an answer."""
-    return JSONResponse({"error": " ".join(line.split())}, status, headers)
+    body = msgspec.json.encode(Refusal(" ".join(line.split())))
+    return fastapi.Response(body, status, headers, "application/json")

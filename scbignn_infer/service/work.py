@@ -28,6 +28,35 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
+class Summary(msgspec.Struct):
+    """What holds for all cells: counts, what was read and by which rules, seconds, warnings."""
+
+    cells: int
+    labels: dict[str, int]
+    unknown: int
+    empty: int
+    matrix: Document
+    genes: Document
+    params: Document
+    seconds: dict[str, float]
+    warnings: list[str]
+
+
+class Labels(msgspec.Struct):
+    """The model, and in each list a value for each cell."""
+
+    model: Document
+    cells: list[str]
+    cell_type: list[str]
+    cell_type_ontology_id: list[str]
+    best_cell_type: list[str]
+    confidence: list[float]
+    gene_level_cell_type: list[str]
+    neighbor_agreement: list[float]
+    novelty: list[float]
+    summary: Summary
+
+
 @dataclass(frozen=True)
 class Question:
     """What a request asks.
@@ -99,18 +128,19 @@ def _outcome(served: Models, question: Question, link: Link) -> Document:
 
 def _answer(served: Models, question: Question, link: Link) -> None:
     annotator = served.annotator(question.model, question.wishes)
+    reading = question.wishes.reading
     if question.wanted == HDF5:
         label_file.label_file(
             question.body,
             question.answer,
-            label_file.Settings(model=str(annotator.bundle.path)),
+            label_file.Settings(model=str(annotator.bundle.path), reading=reading),
             overwrite=True,
             progress=link.step,
             make_annotator=lambda settings, bundle: annotator,
         )
         return
-    with OPENERS[question.sent](question.body) as cells:
-        annotation = annotator.annotate_query(cells, progress=link.step)
+    with OPENERS[question.sent](question.body, reading) as cells:
+        annotation = annotator.annotate_query(cells, reading, progress=link.step)
         names = cells.cell_names()
     if question.wanted == CSV:
         table = make_table(
@@ -118,23 +148,23 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         )
         question.answer.write_text(table.to_csv(), encoding="utf-8", newline="")
     else:
-        question.answer.write_bytes(msgspec.json.encode(_as_document(annotation, names)))
+        question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
 
 
-def _as_document(annotation: Annotation, names: list[str]) -> Document:
-    """Return the answer as JSON: columns of the cells, then what is to be known of all."""
+def _labels(annotation: Annotation, names: list[str]) -> Labels:
+    """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
     provenance, labels = annotation.provenance, annotation.counts()
     columns = zip(COLUMNS, annotation.columns().values(), strict=True)
-    return {
-        "model": provenance["model"],
-        "cells": names,
+    return Labels(
+        model=provenance["model"],
+        cells=names,
         **{name: values.tolist() for name, values in columns},
-        "summary": {
-            "cells": len(annotation),
-            "labels": labels,
-            "unknown": labels.get(UNKNOWN, 0),
-            "empty": annotation.n_empty,
+        summary=Summary(
+            cells=len(annotation),
+            labels=labels,
+            unknown=labels.get(UNKNOWN, 0),
+            empty=annotation.n_empty,
             **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
-            "warnings": remarks_on(annotation),
-        },
-    }
+            warnings=remarks_on(annotation),
+        ),
+    )

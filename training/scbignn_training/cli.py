@@ -48,7 +48,7 @@ RECIPE_PARAMETERS = (
     help="The query's own cells for EM, labels unread; results on them are then transductive.",
 )
 @click.option("--species", default="", help="Of all files [default: told from the genes].")
-@click.option("--tissue", default="")
+@click.option("--tissue", default="", help="Tissue of the references.")
 @click.option(
     "--min-cells",
     type=click.IntRange(min=2),
@@ -56,7 +56,13 @@ RECIPE_PARAMETERS = (
     show_default=True,
     help="Leave out smaller types.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of all random numbers.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
