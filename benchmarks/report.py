@@ -1,4 +1,4 @@
-"""Write the accuracy tables of docs/benchmarks.md from the raw results.
+"""Write the tables of docs/benchmark_tables.md from the raw results.
 
 Run: ``python benchmarks/report.py``. Reads ``benchmarks/results/*.json``, the rows that
 ``accuracy.py`` and ``peers/`` wrote; a table whose rows are not there is left as it is.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "benchmarks.md"
+PAGE = HERE.parent / "docs" / "benchmark_tables.md"
 STEPS = {"alpha0": "alpha = 0", "self": "self-training", "": "EM"}
 RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""

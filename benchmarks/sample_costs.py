@@ -1,4 +1,4 @@
-"""What one sample costs a worker: the figures behind docs/scaling.md.
+"""What one sample costs a worker: the figures behind docs/production.md.
 
 Run: ``python benchmarks/sample_costs.py FOLDER --out benchmarks/results/sample_costs.json`` (needs
 ``SCBIGNN_DATA``). A sample of each size is labelled in a process of its own that has labelled it

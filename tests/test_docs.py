@@ -55,8 +55,8 @@ def test_public_names_are_documented() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)\)", file.read_text()):
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", file.read_text()):
             assert target.startswith("http") or (file.parent / target).exists(), (file, target)
 
 

@@ -47,7 +47,7 @@ def test_estimates_are_within_a_factor_of_two_of_the_benchmark() -> None:
 
 
 PEAKS = {50_000: 512, 100_000: 584, 200_000: 1356, 1_000_000: 3014}
-"""Cells, and the measured peak in MB on two threads: see docs/scaling.md."""
+"""Cells, and the measured peak in MB on two threads: see docs/production.md."""
 WITH_REPORT = {10_000: 653, 50_000: 770, 200_000: 1421}
 
 
