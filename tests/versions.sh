@@ -3,6 +3,7 @@
 #   bash tests/versions.sh [3.11-oldest] [3.12-newest] [3.13-newest]
 # When a bound in pyproject.toml changes, tests/oldest.txt is made anew:
 #   bash tests/versions.sh --pin
+# $SCBIGNN_TESTS names some test files instead of all.
 # Environments are kept in $SCBIGNN_VENVS, by default .venv-versions. uv makes them; pip installs uv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,7 +51,7 @@ for name in "$@"; do
   fi
   uv pip install --python "$python" --no-deps --editable .  # its metadata; the code is that of PYTHONPATH
   PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
-    --dist loadfile --quiet -p no:cacheprovider tests \
+    --dist loadfile --quiet -p no:cacheprovider ${SCBIGNN_TESTS:-tests} \
     "${ignored[@]}" || failed+=("$name")
 done
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }
