@@ -131,7 +131,7 @@ CELL_LEVEL = (
 def npz(**arrays: Any) -> bytes:
     """Return the bytes of an .npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=True, **arrays)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

@@ -926,7 +926,7 @@ def test_train_without_its_extra_is_one_line(monkeypatch, module):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else True)
     done = run("train", "--help", code=1)
     assert f"'{module}'" in done.stderr
-    assert "run: pip install 'onnx>" in done.stderr
+    assert "'onnx>=" in done.stderr
 
 
 def test_train_hands_its_arguments_on(monkeypatch):

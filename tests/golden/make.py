@@ -40,4 +40,4 @@ def run(name: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     for name in GOLDEN:
-        np.savez_compressed(HERE / f"{name}.npz", allow_pickle=False, **run(name))
+        np.savez_compressed(HERE / f"{name}.npz", **run(name))

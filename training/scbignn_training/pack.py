@@ -164,7 +164,7 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
 
 def _npz(arrays: dict[str, Array]) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # objects would be refused when the bundle is read
     return buffer.getvalue()
 
 
