@@ -1,4 +1,4 @@
-"""Some of the mutated inputs that ``mutants.py`` makes; docs/benchmarks.md has them all."""
+"""Some of the mutated inputs that ``mutants.py`` makes; docs/benchmark_tables.md has them all."""
 
 from __future__ import annotations
 
