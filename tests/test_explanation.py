@@ -205,5 +205,5 @@ def test_a_picture_without_its_extra_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "pip install 'matplotlib>" in run("human-pbmc", "-o", tmp_path / "m.png", code=1)
+    assert "'matplotlib>=" in run("human-pbmc", "-o", tmp_path / "m.png", code=1)
     assert not any(tmp_path.iterdir())
