@@ -417,7 +417,7 @@ def work(whole: Path, seed: int) -> None:
 
     for line in sys.stdin:
         kind, number = line.split()
-        with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as name:
             folder, output = Path(name), Path(name) / "out.csv"
             query, model = make_input(kind, int(number), seed, whole, folder)
             before = {p.name for p in folder.iterdir()}

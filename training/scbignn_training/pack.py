@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -163,8 +163,8 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
 
 
 def _npz(arrays: dict[str, Array]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # objects would be refused when the bundle is read
+    buffer, tables = io.BytesIO(), cast("Any", arrays)
+    np.savez_compressed(buffer, **tables)  # objects would be refused when the bundle is read
     return buffer.getvalue()
 
 
