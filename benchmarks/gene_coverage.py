@@ -22,7 +22,7 @@ import scipy.sparse as sp
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import GeneError
 from scbignn_infer.evaluation import score
-from scbignn_infer.query.reading import Reading
+from scbignn_infer.settings import Reading
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]

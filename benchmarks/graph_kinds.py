@@ -22,7 +22,7 @@ from scbignn_training.data import read_study
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
-    from scbignn_infer.annotator import GraphKind
+    from scbignn_infer.settings import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 

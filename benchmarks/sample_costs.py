@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import speed
 from scbignn_infer.batch.samples import Sample, Task, label_sample
-from scbignn_infer.label_file import Settings
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
-    from scbignn_infer.annotator import GraphKind
+    from scbignn_infer.settings import GraphKind
 
 KINDS: tuple[GraphKind, ...] = ("query", "reference")
 REPEATS = {10_000: 5, 100_000: 1}

@@ -32,7 +32,7 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.neighbors import ExactSearch, build_graph, unit_rows
 from scbignn_infer.query.readers import open_query
-from scbignn_infer.query.reading import Reading
+from scbignn_infer.settings import Reading
 from scbignn_training.recipe import Source
 
 Array = np.ndarray[Any, Any]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.api import annotate, explain
     from scbignn_infer.errors import (
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.model.registry import list_models, load_model
     from scbignn_infer.query.readers import open_query
-    from scbignn_infer.query.reading import Reading
+    from scbignn_infer.settings import Reading
 
 __version__ = "0.1.0"
 
@@ -36,7 +37,8 @@ _HOME = {
     "MissingExtraError": "errors",
     "ModelBundle": "model.bundle",
     "OutputError": "errors",
-    "Reading": "query.reading",
+    "Reading": "settings",
+    "Rules": "annotation.rules",
     "ScBiGNNError": "errors",
     "annotate": "api",
     "explain": "api",
@@ -57,6 +59,7 @@ __all__ = [
     "ModelBundle",
     "OutputError",
     "Reading",
+    "Rules",
     "ScBiGNNError",
     "annotate",
     "explain",

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer import __version__
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.annotation import Annotation
-from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_beyond
 from scbignn_infer.model.registry import load_model
@@ -28,34 +28,33 @@ from scbignn_infer.network.sessions import (
 )
 from scbignn_infer.network.trial import try_out
 from scbignn_infer.query.readers import MatrixQuery
-from scbignn_infer.query.reading import AS_FOUND, choose, find_silent_genes, model_genes
+from scbignn_infer.query.reading import choose, find_silent_genes, model_genes
+from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     import scipy.sparse as sp
 
+    from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.levels import GenePass, Report
-    from scbignn_infer.network.sessions import (
-        Device,
-        MakeSession,
-    )
+    from scbignn_infer.network.sessions import MakeSession
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.reading import Choice, Reading
+    from scbignn_infer.query.reading import Choice
+    from scbignn_infer.settings import GraphKind, Reading
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
-GraphKind = Literal["query", "reference"]
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
-NEVER_UNKNOWN = -2.0
-"""A threshold that no cell is below."""
 
 
+@shown(LabelKeywords)
 class Annotator:
     """A model made ready to label cells; reuse it for many queries.
 
@@ -65,35 +64,10 @@ class Annotator:
     ----------
     bundle
         The model.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    threads
-        CPU threads; by default all that the process may use.
-    seed
-        Of the approximate graph search, used above 100,000 cells.
-    batch_cells
-        Cells that go through the gene level at once; by default 256, on a GPU 4096.
-    memory_limit
-        Bytes; queries that are estimated to need more are refused before any work.
-    unknown
-        Whether cells may be called unknown.
-    unknown_threshold
-        Below it they are, by their :attr:`~scbignn_infer.Annotation.support`; by default the
-        model's.
-    max_novelty
-        Above it they are, too, by their ``novelty``; by default none is. It is strict: another
-        laboratory's cells are novel as a whole.
-    level, groups
-        Coarser labels: so many steps up the Cell Ontology, or a group for each type's name;
-        probabilities are summed.
-    graph
-        ``query``: a cell's neighbours are the query's. ``reference``: they are those of the
-        model's reference bank, so that a cell's label does not depend on the cells beside it.
-    keep_graph
-        Whether annotations hold the graph of their cells.
     make_session
         Called with a graph's file name and bytes, returns the onnxruntime ``InferenceSession`` to
         run it with, ready or new; by default one is made for ``device``.
+    **settings
 
     Raises
     ------
@@ -113,48 +87,32 @@ class Annotator:
     3
     """
 
-    def __init__(  # noqa: PLR0913 - settings, by name
+    def __init__(
         self,
         bundle: ModelBundle,
         *,
-        device: Device = "auto",
-        threads: int | None = None,
-        seed: int = 0,
-        batch_cells: int | None = None,
-        memory_limit: int | None = None,
-        unknown: bool = True,
-        unknown_threshold: float | None = None,
-        max_novelty: float = 1.0,
-        level: int = 0,
-        groups: Mapping[str, str] | None = None,
-        graph: GraphKind = "query",
-        keep_graph: bool = False,
         make_session: MakeSession | None = None,
+        **settings: Unpack[LabelKeywords],
     ) -> None:
-        if graph not in ("query", "reference"):
+        chosen = Settings.of(settings, LabelKeywords)
+        if chosen.graph not in ("query", "reference"):
             raise InputError(
-                f"graph '{graph}'", expected="query or reference", do="choose one of these"
+                f"graph '{chosen.graph}'", expected="query or reference", do="choose one of these"
             )
-        if keep_graph and graph == "reference":
+        if chosen.write_graph and chosen.graph == "reference":
             raise InputError(
                 "a graph is to be kept, that of the reference",
                 expected="the graph of the query's cells",
-                do="leave out --write-graph (write_graph, keep_graph), or take graph 'query'",
+                do="leave out --write-graph (write_graph), or take graph 'query'",
             )
         self.bundle = bundle
-        own = bundle.spec.thresholds.confidence if unknown_threshold is None else unknown_threshold
-        self.threshold = own if unknown else NEVER_UNKNOWN
-        self.max_novelty = max_novelty if unknown else 1.0
-        types = bundle.spec.cell_types
-        self.grouping = Grouping.by_level(types, level)
-        if groups is not None:
-            self.grouping = Grouping.by_map(types, groups)
-        self.runtime = choose_runtime(device, threads)
-        self.seed = seed
-        self.batch_cells = batch_cells or BATCH_CELLS[self.runtime.provider]
-        self.memory_limit = memory_limit
-        self.graph: GraphKind = graph
-        self.keep_graph = keep_graph
+        self.rules = Rules.of(bundle, **chosen.some(RuleKeywords))
+        self.runtime = choose_runtime(chosen.device, chosen.threads)
+        self.seed = chosen.seed
+        self.batch_cells = chosen.batch_cells or BATCH_CELLS[self.runtime.provider]
+        self.memory_limit = chosen.memory_limit
+        self.graph: GraphKind = chosen.graph
+        self.write_graph = chosen.write_graph
         self._make_session = make_session
         self._genes = model_genes(bundle)
         self._sessions: dict[str, Session] = {}
@@ -169,9 +127,16 @@ class Annotator:
         self._sessions, self._opening = {}, threading.Lock()
 
     @classmethod
-    def load(cls, model: str | Path | ModelBundle, **settings: Any) -> Annotator:
-        """Load a model as :func:`load_model` does; ``settings`` are those of the class."""
-        return cls(load_model(model), **settings)
+    @shown(LabelKeywords)
+    def load(
+        cls,
+        model: str | Path | ModelBundle,
+        *,
+        make_session: MakeSession | None = None,
+        **settings: Unpack[LabelKeywords],
+    ) -> Annotator:
+        """Load a model as :func:`load_model` does; the keywords are those of the class."""
+        return cls(load_model(model), make_session=make_session, **settings)
 
     def _session(self, file: str) -> Session:
         """Return the session of one of the bundle's graphs; the first caller opens it."""
@@ -191,6 +156,7 @@ class Annotator:
         gene_names: Sequence[str],
         *,
         reading: Reading = AS_FOUND,
+        rules: Rules | None = None,
         progress: Progress | None = None,
     ) -> Annotation:
         """Label the cells of a matrix in memory; needs no file, anndata or pandas.
@@ -203,6 +169,8 @@ class Annotator:
             (n_genes,) symbols or Ensembl ids.
         reading
             The user's wishes on how it is read.
+        rules
+            Which labels are given; by default those of the annotator's settings.
         progress
             Called as work proceeds.
 
@@ -211,7 +179,8 @@ class Annotator:
         InputError
             Shapes do not fit, values cannot be used, or too few genes are the model's.
         """
-        return self.annotate_query(MatrixQuery(matrix, gene_names), reading, progress=progress)
+        query = MatrixQuery(matrix, gene_names)
+        return self.annotate_query(query, reading, rules=rules, progress=progress)
 
     def choose(self, query: Query, reading: Reading = AS_FOUND) -> Choice:
         """Decide which matrix and which gene names to use, without labelling.
@@ -283,6 +252,7 @@ class Annotator:
         reading: Reading = AS_FOUND,
         *,
         choice: Choice | None = None,
+        rules: Rules | None = None,
         progress: Progress | None = None,
     ) -> Annotation:
         """Label the cells of a query.
@@ -295,6 +265,8 @@ class Annotator:
             The user's wishes on how it is read.
         choice
             What :meth:`choose` or :func:`choose_model` found, where that has been asked already.
+        rules
+            Which labels are given; by default those of the annotator's settings.
         progress
             Called as work proceeds.
 
@@ -310,22 +282,21 @@ class Annotator:
             the memory limit is too low.
         """
         self.refuse_too_large(query)
-        clock = _Clock(query.n_cells, progress)
+        rules, clock = rules or self.rules, _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
             batches = _batches(query, reading.batch_key)
         if self.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
-            most = max(len(b) for b in batches) if batches else query.n_cells
+            most = max(map(len, batches), default=query.n_cells)
             compile_ahead(most, self.bundle.spec.gene_level.embedding_size, runtime=self.runtime)
         with clock.stage("gene level") as report:
             genes = self._run_gene_level(query, choice, report)
-        n, grouping = query.n_cells, self.grouping
+        n, grouping = query.n_cells, rules.grouping
         probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         agreement, residual, known = np.zeros((3, n), np.float32)
-        novelty = np.ones(n, np.float32)
-        builders, parts = set[str](), list[tuple[Any, Graph]]()
+        novelty, builders, parts = np.ones(n, np.float32), set[str](), list[tuple[Any, Graph]]()
         for cells in _with_counts(batches, genes.empty):
             z = genes.embedding[cells]
             with clock.stage("graph"):
@@ -336,11 +307,11 @@ class Annotator:
             with clock.stage("scores"):
                 own = grouping.sum(scores.calibrate(logits, self.bundle.spec.temperature))
                 probabilities[cells], codes = own, own.argmax(1)
-                agreement[cells] = self._agreement(codes, graph)
+                agreement[cells] = self._agreement(codes, graph, grouping)
                 novelty[cells], residual[cells], known[cells] = self._strangeness(
                     z, genes.scaled[cells], graph, logits.argmax(1), choice=choice
                 )
-            if self.keep_graph:
+            if self.write_graph:
                 parts.append((cells, graph))
         return Annotation(
             cell_types=grouping.labels,
@@ -352,11 +323,12 @@ class Annotator:
             residual=residual,
             embedding=genes.embedding,
             empty=genes.empty,
-            confidence_threshold=self.threshold,
-            max_novelty=self.max_novelty,
-            graph=_join_graphs(parts, n) if self.keep_graph else None,
+            confidence_threshold=rules.threshold,
+            max_novelty=rules.max_novelty,
+            graph=_join_graphs(parts, n) if self.write_graph else None,
             provenance=self._provenance(
                 choice,
+                rules,
                 {
                     "graph": self.graph,
                     "graph_builder": "+".join(sorted(builders)) or "none",
@@ -385,9 +357,9 @@ class Annotator:
         reach = among.min(axis=1)
         return Graph(indices, similarity, "reference", reach, state[self._bank_codes])
 
-    def neighbor_codes(self, codes: Array, graph: Graph) -> Array:
+    def neighbor_codes(self, codes: Array, graph: Graph, grouping: Grouping) -> Array:
         """Return the labels (n, k) of the neighbours of cells with labels ``codes`` (n,)."""
-        others = codes if graph.state is None else self.grouping.group[self._bank_codes]
+        others = codes if graph.state is None else grouping.group[self._bank_codes]
         found: Array = others[graph.indices]
         return found
 
@@ -395,11 +367,12 @@ class Annotator:
     def _bank_codes(self) -> Array:
         return self.bundle.reference["codes"]
 
-    def _agreement(self, codes: Array, graph: Graph) -> Array:
+    def _agreement(self, codes: Array, graph: Graph, grouping: Grouping) -> Array:
         """Return the weighted share of neighbours with a cell's own label; NaN for a lone cell."""
         if graph.state is None and len(codes) == 1:
             return np.full(1, np.nan, np.float32)
-        return scores.agreement(codes, self.neighbor_codes(codes, graph), graph.similarity)
+        others = self.neighbor_codes(codes, graph, grouping)
+        return scores.agreement(codes, others, graph.similarity)
 
     def embed(self, rows: sp.csr_matrix, choice: Choice) -> tuple[Array, Array]:
         """Return embedding and gene-level logits of some rows, for a look before the work."""
@@ -567,6 +540,7 @@ class Annotator:
     def _provenance(
         self,
         choice: Choice,
+        rules: Rules,
         graph: dict[str, Any],
         training_cells: int,
         seconds: dict[str, float],
@@ -607,8 +581,8 @@ class Annotator:
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,
                 **graph,
-                "confidence_threshold": self.threshold,
-                "max_novelty": self.max_novelty,
+                "confidence_threshold": rules.threshold,
+                "max_novelty": rules.max_novelty,
                 "temperature": spec.temperature,
                 "seed": self.seed,
                 "threads": self.runtime.threads,

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from scbignn_infer.annotator import Progress
     from scbignn_infer.child import Link
-    from scbignn_infer.label_file import Settings, Summary
+    from scbignn_infer.label_file import Summary
+    from scbignn_infer.settings import Settings
 
 LOOK_SECONDS = 0.2
 """Between two looks at signals and at the clock."""

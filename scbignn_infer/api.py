@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scbignn_infer.annotation.annotation import DEFAULT_KEY
 from scbignn_infer.annotation.remarks import note_names, remarks_on
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
@@ -13,43 +12,28 @@ from scbignn_infer.explanation import explain_cells
 from scbignn_infer.output import slots
 from scbignn_infer.output.h5ad import refuse_existing, write_adata
 from scbignn_infer.query.readers import AnnDataQuery
-from scbignn_infer.query.reading import AS_FOUND, Reading
+from scbignn_infer.settings import AS_FOUND, Keywords, LabelKeywords, Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
+    from typing import Unpack
 
     import anndata as ad
 
-    from scbignn_infer.annotator import GraphKind
     from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.model.bundle import ModelBundle
-    from scbignn_infer.network.sessions import Device
+    from scbignn_infer.settings import Reading
 
 
-def annotate(  # noqa: PLR0913 - settings, by name
+@shown(Keywords)
+def annotate(
     adata: ad.AnnData,
     model: str | Path | ModelBundle,
     *,
-    key_added: str = DEFAULT_KEY,
-    matrix: str | None = None,
-    gene_column: str | None = None,
-    min_gene_coverage: float | None = None,
-    allow_species_mismatch: bool = False,
-    batch_key: str | None = None,
-    unknown: bool = True,
-    unknown_threshold: float | None = None,
-    max_novelty: float = 1.0,
-    level: int = 0,
-    groups: Mapping[str, str] | None = None,
-    graph: GraphKind = "query",
-    device: Device = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    memory_limit: int | None = None,
-    write_graph: bool = False,
     overwrite: bool = False,
     copy: bool = False,
+    **settings: Unpack[Keywords],
 ) -> ad.AnnData | None:
     """Label the cells of an AnnData.
 
@@ -59,29 +43,11 @@ def annotate(  # noqa: PLR0913 - settings, by name
         The cells, with counts or log1p(CP10k) in ``X``, ``raw`` or a layer.
     model
         Name or path of a model, or a loaded one.
-    key_added
-        Prefix of everything that is written.
-    matrix
-        ``X``, ``raw`` or ``layers/NAME``; by default the best usable one.
-    gene_column
-        Column of ``var`` with the gene names; by default the one that matches best.
-    min_gene_coverage
-        Share of the model's genes, weighted by how well they tell types apart, below which nothing
-        is labelled.
-    allow_species_mismatch
-        Match the symbols of another species, whatever their case.
-    batch_key
-        Column of ``obs``; cells are neighbours only of cells with the same value.
-    unknown, unknown_threshold, max_novelty, level, groups
-        Which labels are given, as in :class:`~scbignn_infer.Annotator`.
-    graph, device, threads, seed, memory_limit
-        How they are found, as there.
-    write_graph
-        Write the cell graph, too, as scanpy's functions take it with ``neighbors_key``.
     overwrite
         Replace slots of an earlier run.
     copy
         Return an annotated copy and leave ``adata`` alone.
+    **settings
 
     Returns
     -------
@@ -131,6 +97,7 @@ def annotate(  # noqa: PLR0913 - settings, by name
     >>> adata.obsm["X_scbignn"].shape
     (700, 96)
     """
+    chosen = Settings.of(settings, Keywords)
     query = AnnDataQuery(adata)
     if adata.isbacked and (copy or adata.is_view):
         raise InputError(
@@ -138,38 +105,25 @@ def annotate(  # noqa: PLR0913 - settings, by name
             expected="all of it, or an AnnData in memory",
             do="pass adata.to_memory()",
         )
-    annotator = Annotator.load(
-        model,
-        device=device,
-        threads=threads,
-        seed=seed,
-        memory_limit=memory_limit,
-        unknown=unknown,
-        unknown_threshold=unknown_threshold,
-        max_novelty=max_novelty,
-        level=level,
-        groups=groups,
-        graph=graph,
-        keep_graph=write_graph,
-    )
-    refuse_existing(slots.taken_slots(adata, key_added), overwrite=overwrite)
-    reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
-    annotation = annotator.annotate_query(query, reading)
+    annotator = Annotator.load(model, **chosen.some(LabelKeywords))
+    refuse_existing(slots.taken_slots(adata, chosen.key_added), overwrite=overwrite)
+    annotation = annotator.annotate_query(query, chosen.reading)
     note_names(annotation, query)
     for remark in remarks_on(annotation):
         warnings.warn(remark, UserWarning, stacklevel=2)
     target = adata.copy() if copy else adata
-    write_adata(target, slots.slot_values(annotation, key_added))
+    write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None
 
 
+@shown(LabelKeywords)
 def explain(
     adata: ad.AnnData,
     model: str | Path | ModelBundle,
     cells: Sequence[str],
     *,
     reading: Reading = AS_FOUND,
-    **settings: Any,
+    **settings: Unpack[LabelKeywords],
 ) -> list[CellExplanation]:
     """Say why some cells of an AnnData are called what they are.
 
@@ -181,8 +135,7 @@ def explain(
         Names of those to explain.
     reading
         How the cells are read.
-    settings
-        Those of :class:`~scbignn_infer.Annotator`.
+    **settings
 
     Returns
     -------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.reading import AS_FOUND
+from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.reading import Reading
+    from scbignn_infer.settings import Reading
 
 Array = np.ndarray[Any, Any]
 TOP = 10
@@ -111,7 +111,7 @@ def explain_cells(
                 do="choose others with --cells",
             )
         row = query.rows(choice.matrix, np.array([i]))
-        members = np.flatnonzero(annotator.grouping.group == found.best_codes[i])
+        members = np.flatnonzero(annotator.rules.grouping.group == found.best_codes[i])
         _, said = annotator.embed(row, choice)
         code = int(members[said[0, members].argmax()])
         effect, counts, symbols, logits = annotator.gene_effects(row, choice, code)
@@ -142,7 +142,7 @@ def _neighbor_codes(
     for cells in annotator.graphs(query, reading, found.empty):
         rows = np.arange(len(found))[cells]
         graph = annotator.neighbors(found.embedding[rows])
-        codes = annotator.neighbor_codes(found.best_codes[rows], graph)
+        codes = annotator.neighbor_codes(found.best_codes[rows], graph, annotator.rules.grouping)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 

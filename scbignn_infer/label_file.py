@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer import nearest_model
-from scbignn_infer.annotation.annotation import DEFAULT_KEY, UNKNOWN
+from scbignn_infer.annotation.annotation import UNKNOWN
 from scbignn_infer.annotation.remarks import note_names, remarks_on
+from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond
@@ -23,20 +24,21 @@ from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.query import HeldFile, one_line
-from scbignn_infer.query.reading import AS_FOUND
+from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from scbignn_infer.annotation.annotation import Annotation
-    from scbignn_infer.annotator import GraphKind, Progress
+    from scbignn_infer.annotation.grouping import Grouping
+    from scbignn_infer.annotator import Progress
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
-    from scbignn_infer.network.sessions import Device
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.query.readers import FileQuery
-    from scbignn_infer.query.reading import Choice, Reading
+    from scbignn_infer.query.reading import Choice
+    from scbignn_infer.settings import Reading, Settings
 
 Summary = dict[str, Any]
 Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
@@ -45,65 +47,6 @@ PAGES = (".html",)
 SAMPLE_ROWS = 100
 """Rows by which a matrix's stored values are counted."""
 SUFFIXES = re.compile(r"(\.(h5ad|h5mu|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a file is labelled.
-
-    Attributes
-    ----------
-    model
-        Name or path; by default the model that fits best.
-    reading
-        How the file is read.
-    key_added
-        Prefix of everything that is written.
-    unknown, unknown_threshold, max_novelty, level, groups
-        Which labels are given, as in :class:`~scbignn_infer.annotator.Annotator`.
-    graph, device, threads, seed, batch_cells, memory_limit
-        How they are found, as there.
-    write_graph
-        Whether the graph of the cells is written, too.
-    """
-
-    model: str | None = None
-    reading: Reading = AS_FOUND
-    key_added: str = DEFAULT_KEY
-    device: Device = "auto"
-    threads: int | None = None
-    seed: int = 0
-    batch_cells: int | None = None
-    memory_limit: int | None = None
-    unknown: bool = True
-    unknown_threshold: float | None = None
-    max_novelty: float = 1.0
-    level: int = 0
-    groups: Mapping[str, str] | None = None
-    graph: GraphKind = "query"
-    write_graph: bool = False
-
-    def annotator(self, bundle: ModelBundle) -> Annotator:
-        """Return the annotator of a model with these settings."""
-        return Annotator(
-            bundle,
-            device=self.device,
-            threads=self.threads,
-            seed=self.seed,
-            batch_cells=self.batch_cells,
-            memory_limit=self.memory_limit,
-            unknown=self.unknown,
-            unknown_threshold=self.unknown_threshold,
-            max_novelty=self.max_novelty,
-            level=self.level,
-            groups=self.groups,
-            graph=self.graph,
-            keep_graph=self.write_graph,
-        )
-
-    def as_dict(self) -> Summary:
-        """Return the settings as JSON can hold them."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -140,6 +83,22 @@ def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = 
     )
 
 
+def find_model(
+    cells: FileQuery, settings: Settings
+) -> tuple[ModelBundle, Choice | None, dict[str, float] | None]:
+    """Return the model that is named, or the one that fits best, with why, as choose_model does."""
+    if settings.model is not None:
+        return registry.load_model(settings.model), None, None
+    return nearest_model.choose_model(
+        cells, settings.reading, device=settings.device, threads=settings.threads
+    )
+
+
+def make_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
+    """Return the annotator of a model with these settings."""
+    return Annotator(bundle, **settings.some(LabelKeywords))
+
+
 def stem(query: Path) -> str:
     """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
     name = query.resolve().name
@@ -156,7 +115,7 @@ def label_file(
     report: ReportFile | None = None,
     progress: Progress | None = None,
     announce: Callable[[int, Estimate], None] | None = None,
-    make_annotator: Callable[[Settings, ModelBundle], Annotator] = Settings.annotator,
+    make_annotator: Callable[[Settings, ModelBundle], Annotator] = make_annotator,
     annotate: Annotate | None = None,
 ) -> Summary:
     """Label the cells of a file and write them to another, whole or not at all.
@@ -207,14 +166,9 @@ def label_file(
             stack.enter_context(atomic.drafting(path, new=new and not _same(path, cells.path)))
             for path in (target, *([report.path] if report else []))
         ]
-        choice, novelty = None, None
-        if settings.model is not None:
-            bundle = registry.load_model(settings.model)
-        else:
-            bundle, choice, novelty = nearest_model.choose_model(
-                cells, reading, device=settings.device, threads=settings.threads
-            )
+        bundle, choice, novelty = find_model(cells, settings)
         annotator = make_annotator(settings, bundle)
+        rules = Rules.of(bundle, **settings.some(RuleKeywords))
         copied = target.suffix == ".h5ad" and cells.h5ad
         expected = annotator.estimate(
             cells.n_cells,
@@ -230,14 +184,16 @@ def label_file(
         choice = choice or annotator.choose(cells, reading)
         inspected = perf_counter() - start
         if annotate is None:
-            annotation = annotator.annotate_query(cells, reading, choice=choice, progress=tell)
+            annotation = annotator.annotate_query(
+                cells, reading, choice=choice, rules=rules, progress=tell
+            )
         else:
             annotation = annotate(annotator, cells, choice)
         note_names(annotation, cells)
         if report is not None:
             tell("report", 0, 1)
             page = ReportFile(drafts[1].path, report.sample_key)
-            _write_report(page, annotator, cells, choice, annotation)
+            _write_report(page, annotator, cells, choice, annotation, grouping=rules.grouping)
             tell("report", 1, 1)
         tell("write", 0, 1)
         if add_slots is None:
@@ -360,6 +316,8 @@ def _write_report(
     cells: FileQuery,
     choice: Choice,
     annotation: Annotation,
+    *,
+    grouping: Grouping,
 ) -> None:
     from scbignn_infer.report import write_report
     from scbignn_infer.report.layout import lay_out
@@ -374,7 +332,7 @@ def _write_report(
         cell_names=cells.cell_names(),
         warnings=remarks_on(annotation),
         samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-        markers=express(annotator, cells, choice, annotation),
+        markers=express(annotator, cells, choice, annotation, grouping),
     )
 
 

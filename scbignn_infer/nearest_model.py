@@ -11,7 +11,8 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, GeneError
 from scbignn_infer.model import registry
 from scbignn_infer.query.matrices import sample_rows
-from scbignn_infer.query.reading import AS_FOUND, choose, judge_matrices
+from scbignn_infer.query.reading import choose, judge_matrices
+from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Device
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.reading import Choice, Reading
+    from scbignn_infer.query.reading import Choice
+    from scbignn_infer.settings import Reading
 
 CHOICE_CELLS = 256
 MIN_NOVELTY_GAP = 0.02

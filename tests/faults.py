@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.child import HEAD, StoppedError, limit_memory
 from scbignn_infer.errors import BundleError, GeneError, MissingExtraError, OutputError
-from scbignn_infer.label_file import Settings
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def serve(folder: Path, link: Link, *arguments: Any) -> None:
 class FatalSettings(Settings):
     """Settings whose annotator ends the process, as the system does where memory runs out."""
 
-    def annotator(self, bundle: Any) -> Any:
+    def some(self, kind: type) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

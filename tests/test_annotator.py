@@ -21,7 +21,7 @@ from scbignn_infer.model.bundle import CellType
 from scbignn_infer.nearest_model import choose_model, whole_models
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_infer.query.readers import AnnDataQuery, open_query
-from scbignn_infer.query.reading import AS_FOUND, Reading
+from scbignn_infer.settings import AS_FOUND, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

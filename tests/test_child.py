@@ -19,6 +19,7 @@ from scbignn_infer import apart, child, label_file
 from scbignn_infer.child import Bounds, Child, LostError
 from scbignn_infer.cli import main
 from scbignn_infer.errors import GeneError, InputError, MissingExtraError, ScBiGNNError
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +188,7 @@ class TestTimeLimit:
     """``annotate --time-limit``."""
 
     def test_the_outcome_is_that_of_the_command(self, example: Path, tmp_path: Path) -> None:
-        settings = label_file.Settings(model="human-pbmc", threads=1)
+        settings = Settings(model="human-pbmc", threads=1)
         steps: list[str] = []
         summary = apart.label_file_apart(
             example,
@@ -226,7 +227,7 @@ class TestTimeLimit:
         for label in (label_file.label_file, apart.label_file_apart):
             more = {"seconds": 600} if label is apart.label_file_apart else {}
             with pytest.raises(InputError) as error:
-                label(broken, tmp_path / "o.csv", label_file.Settings(model="human-pbmc"), **more)
+                label(broken, tmp_path / "o.csv", Settings(model="human-pbmc"), **more)
             said.append(str(error.value))
         assert said[0] == said[1]
 

@@ -23,9 +23,10 @@ from scbignn_infer.estimate import (
     bytes_to_read,
     estimate,
 )
-from scbignn_infer.label_file import ReportFile, Settings, label_file
+from scbignn_infer.label_file import ReportFile, label_file
 from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
 from scbignn_infer.query.readers import open_query
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle

@@ -22,8 +22,9 @@ from scbignn_infer.batch import split as parts
 from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.query import readers
 from scbignn_infer.query.identity import Identity
+from scbignn_infer.settings import Settings
 
-SETTINGS = label_file.Settings(model="human-pbmc", threads=1, device="cpu")
+SETTINGS = Settings(model="human-pbmc", threads=1, device="cpu")
 
 
 def names(folder):
@@ -204,7 +205,7 @@ STAGES = ("start", "labelled", "write")
 @pytest.fixture(scope="module")
 def found(example, pbmc_bundle):
     """Return an annotator and the annotation of the example."""
-    annotator = SETTINGS.annotator(pbmc_bundle)
+    annotator = label_file.make_annotator(SETTINGS, pbmc_bundle)
     with open_query(example) as cells:
         return annotator, annotator.annotate_query(cells)
 

@@ -235,7 +235,7 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
     pictures.draw_cells(tmp_path / "c.png", [cell], 5)
 
 
-@pytest.mark.parametrize("command", ["annotate", "evaluate", "explain"])
+@pytest.mark.parametrize("command", ["annotate", "evaluate", "models explain"])
 def test_without_jinja2_a_page_is_refused_in_one_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -244,10 +244,10 @@ def test_without_jinja2_a_page_is_refused_in_one_line(
     options = {
         "annotate": [str(folder / "q.h5ad"), "-o", str(tmp_path / "o.h5ad"), "--report", page],
         "evaluate": [labelled, "--truth", "scbignn_best_cell_type", "-o", page],
-        "explain": ["human-pbmc", "-o", page],
+        "models explain": ["human-pbmc", "-o", page],
     }
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    done = CliRunner().invoke(main, [command, *options[command]])
+    done = CliRunner().invoke(main, [*command.split(), *options[command]])
     assert done.exit_code == 1
     assert "an HTML page needs the Python package 'jinja2'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -327,12 +327,12 @@ def test_scores_and_explanations_become_pages(folder: Path, tmp_path: Path) -> N
     words, _ = page("evaluate", folder / "o.h5ad", *truth)
     for part in ("Calibration", "True type (row)", "Against scbignn_best_cell_type", "macro-F1"):
         assert part in words
-    words, _ = page("explain", "human-pbmc")
+    words, _ = page("models", "explain", "human-pbmc")
     assert {"MS4A1", "NKG7", "Megakaryocyte"} <= set(words.split())
     names = list(ad.read_h5ad(folder / "q.h5ad", backed="r").obs_names[:2])
     words, _ = page("explain", folder / "q.h5ad", "--cells", ",".join(names), "-m", "human-pbmc")
     assert all(name in words for name in names)
-    again = ["explain", "human-pbmc", "-o", str(tmp_path / "1.html")]
+    again = ["models", "explain", "human-pbmc", "-o", str(tmp_path / "1.html")]
     assert "exists" in CliRunner().invoke(main, again).stderr
 
 

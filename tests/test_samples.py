@@ -29,7 +29,7 @@ from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.child import Child
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
-from scbignn_infer.label_file import Settings
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -619,7 +619,7 @@ class TestProcesses:
 class FatalSettings(Settings):
     """Settings whose annotator ends the process, as the system does where memory runs out."""
 
-    def annotator(self, bundle: Any) -> Any:
+    def some(self, kind: type) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

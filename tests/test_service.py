@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 
 import anndata as ad
@@ -25,7 +24,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 
-from scbignn_infer import Annotator, Reading, label_file, service
+from scbignn_infer import Annotator, label_file, service
 from scbignn_infer.annotation import annotation
 from scbignn_infer.cli import main
 from scbignn_infer.cli.running import ENDING
@@ -34,6 +33,7 @@ from scbignn_infer.model import registry
 from scbignn_infer.service import bodies, server, worker
 from scbignn_infer.service.models import Wishes
 from scbignn_infer.service.refusals import REFUSALS
+from scbignn_infer.settings import Settings
 
 MODEL = "human-pbmc"
 HDF5, JSON, CSV = "application/x-hdf5", "application/json", "text/csv"
@@ -104,7 +104,7 @@ def running(child, limits=LIMITS, hosts=()):
 
 @pytest.fixture(scope="module")
 def child():
-    with service.Worker([MODEL, "human-pancreas"], label_file.Settings(threads=2), LIMITS) as child:
+    with service.Worker([MODEL, "human-pancreas"], Settings(threads=2), LIMITS) as child:
         yield child
 
 
@@ -123,7 +123,7 @@ class Faulty:
         self.folder = folder
         self.reset()
         target = functools.partial(faults.serve, folder)
-        self.child = service.Worker([MODEL], label_file.Settings(threads=1), LIMITS, target=target)
+        self.child = service.Worker([MODEL], Settings(threads=1), LIMITS, target=target)
 
     def reset(self, fault=""):
         for name in ("go", "begun"):
@@ -246,7 +246,7 @@ def test_labels_are_those_of_the_api(client, cells, annotator, form):
 def test_tables_and_files_are_those_of_the_command(client, example, tmp_path):
     for suffix, accept in ((".csv", CSV), (".h5ad", HDF5)):
         target = tmp_path / f"labels{suffix}"
-        label_file.label_file(example, target, label_file.Settings(model=MODEL, threads=2))
+        label_file.label_file(example, target, Settings(model=MODEL, threads=2))
         answer = post(client, example.read_bytes(), accept=accept)
         assert answer.headers["content-type"].startswith(accept)
         if suffix == ".csv":
@@ -356,16 +356,13 @@ def test_what_a_body_does_not_have_cannot_be_read(client, cells, form, query, me
         assert message in error_of(answer)
 
 
-def test_wishes_on_reading_are_those_of_the_command():
-    wished = set(Wishes.model_fields) - {"model", "threshold", "max_novelty", "no_unknown", "level"}
-    assert {field.name for field in fields(Reading)} - wished == {"orientation", "table"}
-    assert wished <= {parameter.name for parameter in main.commands["annotate"].params}
+def test_wishes_are_in_the_manual():
     page = (Path(__file__).parents[1] / "docs" / "service.md").read_text()
     assert [name for name in Wishes.model_fields if f"`{name}" not in page] == []
 
 
 def test_the_only_model_need_not_be_named(cells):
-    one = service.Worker([MODEL], label_file.Settings(threads=2), LIMITS)
+    one = service.Worker([MODEL], Settings(threads=2), LIMITS)
     with one, running(one) as client:
         headers = {"content-type": JSON}
         answer = client.post("/annotate", content=as_sparse(cells), headers=headers)
@@ -566,7 +563,7 @@ def test_a_missing_package_is_named(cells, faulty):
 
 def test_a_memory_limit_is_kept(cells):
     limit = Annotator.load(MODEL, threads=1).estimate(300).memory
-    limited = service.Worker([MODEL], label_file.Settings(threads=1, memory_limit=limit), LIMITS)
+    limited = service.Worker([MODEL], Settings(threads=1, memory_limit=limit), LIMITS)
     with limited, running(limited) as client:
         answer = post(client, as_sparse(ad.concat([cells] * 6, index_unique="-")), JSON)
         assert answer.status_code == 422
@@ -983,7 +980,7 @@ def test_another_address_than_the_loopback_is_warned_of(monkeypatch, host, warne
 
 def test_models_need_names_of_their_own():
     with pytest.raises(BundleError, match="0 models"):
-        service.Worker([], label_file.Settings(), LIMITS)
+        service.Worker([], Settings(), LIMITS)
 
 
 # --- load ----------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ import scbignn_infer
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.explanation import explain_cells
-from scbignn_infer.label_file import Settings, label_file
+from scbignn_infer.label_file import label_file
 from scbignn_infer.network import sessions
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
-from scbignn_infer.query.reading import Reading
+from scbignn_infer.settings import Reading, Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
@@ -227,7 +227,7 @@ class TestTheWrittenGraph:
     def test_batches_make_one_graph_without_edges_between(self, islets: ad.AnnData) -> None:
         cells = islets.copy()
         cells.obs["sample"] = np.resize(["a", "b"], cells.n_obs)
-        found = annotator(keep_graph=True).annotate_query(
+        found = annotator(write_graph=True).annotate_query(
             AnnDataQuery(cells), Reading(batch_key="sample")
         )
         i, j = found.graph.nonzero()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.annotation import scores
+from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 UNKNOWN = "unknown"
-DEFAULT_KEY = "scbignn"
 COLUMNS = (
     "cell_type",
     "cell_type_ontology_id",

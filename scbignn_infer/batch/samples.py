@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
-from scbignn_infer.label_file import ReportFile, label_file, stem
+from scbignn_infer.label_file import ReportFile, label_file, make_annotator, stem
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.output.temporaries import LEFTOVER, NO_RUN, temporaries_of
 from scbignn_infer.plain import visible
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.batch.manifest import Manifest
-    from scbignn_infer.label_file import Annotate, Settings
+    from scbignn_infer.label_file import Annotate
     from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.settings import Settings
 
 Record = dict[str, Any]
 FORMATS = ("h5ad", "csv", "tsv", "parquet")
@@ -381,7 +382,7 @@ def held_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
     with _holding:
         if key not in _held:
             _held.clear()  # one model at a time: a worker's memory is for cells
-            _held[key] = settings.annotator(bundle)
+            _held[key] = make_annotator(settings, bundle)
         return _held[key]
 
 

@@ -149,11 +149,11 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
     if kept["genes"]["foreign"]:
         kept["genes"]["foreign"]["cells"] = sum(r["genes"]["foreign"]["cells"] for r in records)
     return Annotation(
-        cell_types=annotator.grouping.labels,
-        ontology_ids=annotator.grouping.ontology_ids,
+        cell_types=annotator.rules.grouping.labels,
+        ontology_ids=annotator.rules.grouping.ontology_ids,
         **whole,
-        confidence_threshold=annotator.threshold,
-        max_novelty=annotator.max_novelty,
+        confidence_threshold=annotator.rules.threshold,
+        max_novelty=annotator.rules.max_novelty,
         provenance={
             **kept,
             "training_cells": sum(record["training_cells"] for record in records),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ import click
 
 from scbignn_infer.cli.options import (
     FILE,
+    gathered,
     given,
     json_option,
-    key_option,
-    labelling_options,
     overwrite_option,
+    settings_options,
 )
 from scbignn_infer.cli.printing import (
     make_console,
@@ -27,37 +27,43 @@ from scbignn_infer.cli.printing import (
     show_progress,
 )
 from scbignn_infer.cli.running import alive
-from scbignn_infer.cli.samples import SampleOptions, annotate_samples
+from scbignn_infer.cli.samples import Common, SampleOptions, annotate_samples
 from scbignn_infer.errors import OutputError
+from scbignn_infer.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from scbignn_infer.estimate import Estimate
-    from scbignn_infer.label_file import Settings
+    from scbignn_infer.settings import Settings
 
 Summary = dict[str, Any]
-ONE = {"output": "-o", "in_place": "--in-place", "report": "--report"}
-MANY = {
-    "samples": "--samples",
-    "suffix": "--format",
-    "reports": "--reports",
-    "workers": "--workers",
-    "scheduler": "--scheduler",
-    "split": "--split",
-}
-"""Options for one file, and for a folder of samples."""
 LONG_SECONDS = 20.0
 """What takes longer is said beforehand."""
 
 
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of ``annotate`` that are about one file: what is written."""
+
+    output: Path | None
+    report: Path | None
+    in_place: bool
+
+
 @click.command()
 @click.argument("queries", nargs=-1, metavar="QUERY...")
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+@gathered(
+    "one",
+    FileOptions,
+    click.option(
+        "-o",
+        "--output",
+        type=FILE,
+        help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+    ),
+    click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
+    click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
 )
 @click.option(
     "-O",
@@ -66,125 +72,108 @@ LONG_SECONDS = 20.0
     type=FILE,
     help="Label many QUERY, each a sample of its own, into this folder.",
 )
-@key_option
-@labelling_options
-@click.option("--write-graph", is_flag=True, help="Write the cell graph for scanpy, too.")
-@click.option("--report", type=FILE, help="HTML report to write, too (extra 'report').")
-@click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by.")
-@click.option("--samples", type=FILE, help="With -O: CSV of samples, columns query and name.")
-@click.option(
-    "--format",
-    "suffix",
-    type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
-    default="h5ad",
-    show_default=True,
-    help="With -O: of the outputs.",
+@gathered(
+    "many",
+    SampleOptions,
+    click.option("--samples", type=FILE, help="With -O: CSV of samples, columns query and name."),
+    click.option(
+        "--format",
+        "suffix",
+        type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
+        default="h5ad",
+        show_default=True,
+        help="With -O: of the outputs.",
+    ),
+    click.option("--reports", is_flag=True, help="With -O: write a report beside each output."),
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="With -O: local processes.",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="With -O: a running dask scheduler whose workers do it instead (extra 'distributed').",
+    ),
+    click.option(
+        "--split",
+        type=click.IntRange(min=1),
+        metavar="CELLS",
+        help="With -O and --graph reference: divide samples of more cells.",
+    ),
 )
-@click.option("--reports", is_flag=True, help="With -O: write a report beside each output.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="With -O: local processes.",
+@settings_options(*SETTINGS)
+@gathered(
+    "common",
+    Common,
+    click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by."),
+    click.option(
+        "--time-limit",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="Label in a process that is ended after so long; with -O, each sample.",
+    ),
+    overwrite_option,
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    json_option,
 )
-@click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="With -O: a running dask scheduler whose workers do it instead (extra 'distributed').",
-)
-@click.option(
-    "--split",
-    type=click.IntRange(min=1),
-    metavar="CELLS",
-    help="With -O and --graph reference: divide samples of more cells.",
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Label in a process that is ended after so long; with -O, each sample.",
-)
-@overwrite_option
-@click.option("--in-place", is_flag=True, help="Write into QUERY itself.")
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@json_option
 def annotate(
     queries: tuple[str, ...],
-    settings: Settings,
-    output: Path | None,
     folder: Path | None,
-    key_added: str,
-    write_graph: bool,
-    report: Path | None,
-    sample_key: str | None,
-    samples: Path | None,
-    suffix: str,
-    reports: bool,
-    workers: int,
-    scheduler: str | None,
-    split: int | None,
-    time_limit: float | None,
-    overwrite: bool,
-    in_place: bool,
-    quiet: bool,
-    as_json: bool,
+    settings: Settings,
+    one: FileOptions,
+    many: SampleOptions,
+    common: Common,
 ) -> None:
     """Label the cells of a file, or of many.
 
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
     or a pattern) is labelled on its own into a folder; what is whole there is not done again.
     """
-    from scbignn_infer.apart import label_file_apart
-    from scbignn_infer.label_file import ReportFile, label_file
-
-    settings = replace(settings, key_added=key_added, write_graph=write_graph)
-    wrong = given(MANY if folder is None else ONE)
-    if folder is None and (len(queries) != 1 or wrong):
+    wrong = given([field.name for field in fields(many if folder is None else one)])
+    if folder is not None:
+        if wrong:
+            raise click.UsageError(f"{', '.join(wrong)}: not with -O, which names outputs itself")
+        annotate_samples(queries, folder, settings, many, common)
+        return
+    if len(queries) != 1 or wrong:
         raise click.UsageError(
             f"{', '.join(wrong) or f'{len(queries)} files'}: many files are labelled into a "
             "folder; pass -O FOLDER"
             if queries or wrong
             else "name a file to label, or several and -O FOLDER"
         )
-    silent = quiet or as_json
-    if folder is not None:
-        if wrong:
-            raise click.UsageError(f"{', '.join(wrong)}: not with -O, which names outputs itself")
-        options = SampleOptions(
-            queries,
-            samples,
-            suffix,
-            reports,
-            sample_key,
-            workers,
-            scheduler,
-            split,
-            time_limit,
-            overwrite,
-        )
-        annotate_samples(folder, settings, options, quiet=quiet, as_json=as_json)
-        return
-    query = Path(queries[0])
-    target = _target(query, output, in_place=in_place)
-    page = ReportFile(report, sample_key or settings.reading.batch_key) if report else None
+    annotate_file(Path(queries[0]), settings, one, common)
+
+
+def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
+    """Label one file and print a summary."""
+    from scbignn_infer.apart import label_file_apart
+    from scbignn_infer.label_file import ReportFile, label_file
+
+    target = _target(query, options.output, in_place=options.in_place)
+    page = None
+    if options.report is not None:
+        page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
     label: Callable[..., Summary] = label_file
-    if time_limit is not None:
-        label = partial(label_file_apart, seconds=time_limit)
-    with show_progress(hidden=silent) as progress:
+    if common.time_limit is not None:
+        label = partial(label_file_apart, seconds=common.time_limit)
+    with show_progress(hidden=common.silent) as progress:
         summary = label(
             query,
             target,
             settings,
-            overwrite=overwrite,
+            overwrite=common.overwrite,
             report=page,
             progress=alive(progress),
-            announce=None if silent else _announce,
+            announce=None if common.silent else _announce,
         )
-    if as_json:
+    if common.as_json:
         print_json(summary)
-        print_warnings([] if quiet else summary["warnings"])
-    elif not quiet:
+        print_warnings([] if common.quiet else summary["warnings"])
+    elif not common.quiet:
         _print_summary(summary)
 
 

@@ -10,11 +10,10 @@ import click
 from scbignn_infer.cli.options import (
     FILE,
     json_option,
-    key_option,
-    labelling_options,
+    moved_option,
     overwrite_option,
     read_map,
-    refuse_labelling,
+    settings_options,
 )
 from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import InputError
@@ -23,17 +22,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scbignn_infer.evaluation import Scores
-    from scbignn_infer.label_file import Settings
     from scbignn_infer.query.readers import FileQuery, Query
+    from scbignn_infer.settings import Settings
 
 Summary = dict[str, Any]
+
+
+MOVED = "evaluate scores the labels in a file; first write: scbignn-infer annotate FILE -m MODEL"
 
 
 @click.command()
 @click.argument("labelled", type=FILE)
 @click.option("--truth", required=True, metavar="KEY", help="Column of obs with the true labels.")
-@key_option
-@labelling_options
+@settings_options("key_added")
+@moved_option("-m", "--model", to=MOVED)
 @click.option("--map", "map_file", type=FILE, help="JSON object that renames true labels.")
 @click.option(
     "--against", metavar="KEY", help="Column of obs with other labels, to compare and to score."
@@ -45,7 +47,6 @@ def evaluate(
     labelled: Path,
     truth: str,
     settings: Settings,
-    key_added: str,
     map_file: Path | None,
     against: str | None,
     output: Path | None,
@@ -54,39 +55,24 @@ def evaluate(
 ) -> None:
     """Score labels against the truth.
 
-    Takes the labels that annotate wrote into LABELLED (.h5ad). With --model the cells are labelled
-    first, in memory, and the options on labelling are those of annotate.
+    Takes the labels that annotate wrote into LABELLED (.h5ad).
     """
     import numpy as np
 
     from scbignn_infer import evaluation
     from scbignn_infer.annotation.annotation import UNKNOWN
     from scbignn_infer.label_file import PAGES, open_file
-    from scbignn_infer.model import registry
     from scbignn_infer.output import atomic
     from scbignn_infer.query.identity import Identity
 
-    if settings.model is None:
-        refuse_labelling("the labels are in the file already; to label anew, pass -m MODEL")
     if output is not None:
         read = [Identity.of(path) for path in (labelled, map_file) if path is not None]
         atomic.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
-    with open_file(labelled, settings.reading, settings.memory_limit) as cells:
+    with open_file(labelled) as cells:
         given = _labels(cells, truth, "choose with --truth")
         true = np.array([names.get(label, label) for label in given], dtype=object)
-        if settings.model is not None:
-            annotator = settings.annotator(registry.load_model(settings.model))
-            annotation = annotator.annotate_query(cells, settings.reading)
-            found = _Labels(
-                annotation.best_labels,
-                annotation.labels,
-                annotation.confidence,
-                annotation.cell_types,
-                _warnings_of(annotation.provenance),
-            )
-        else:
-            found = _written_labels(cells, key_added)
+        found = _written_labels(cells, settings.key_added)
         other = None
         if against is not None:
             named = _labels(cells, against, "choose with --against")
@@ -200,7 +186,7 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
     """Return the labels that annotate has written."""
     import numpy as np
 
-    do = "run scbignn-infer annotate first, or pass -m MODEL"
+    do = "run scbignn-infer annotate first"
     record = cells.uns(key)
     names = [f"{key}_{name}" for name in ("best_cell_type", "cell_type", "confidence")]
     if not isinstance(record, dict) or "cell_types" not in record:

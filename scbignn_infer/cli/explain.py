@@ -1,4 +1,4 @@
-"""``explain``: which genes carry a type, and why a cell was called what it was."""
+"""``explain``: why a cell was called what it was; ``models explain``: which genes carry a type."""
 
 from __future__ import annotations
 
@@ -11,28 +11,25 @@ import click
 from scbignn_infer.cli.options import (
     FILE,
     json_option,
-    labelling_options,
+    moved_option,
     overwrite_option,
-    refuse_labelling,
+    settings_options,
 )
 from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import BundleError, InputError
+from scbignn_infer.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scbignn_infer.explanation import CellExplanation
-    from scbignn_infer.label_file import Settings
     from scbignn_infer.model.bundle import GeneWeight, Interpretation, ModelBundle
+    from scbignn_infer.settings import Settings
 
 OUTPUTS = (".html", ".png", ".csv", ".tsv")
 
 
-@click.command()
-@click.argument("target")
-@click.option("--cell-type", metavar="LABEL", help="Of a model: this type alone.")
-@click.option("--cells", metavar="NAME,...", help="Of a query: the cells to explain.")
-@click.option(
+genes_option = click.option(
     "--n",
     "n_genes",
     type=click.IntRange(1, 20),
@@ -40,18 +37,26 @@ OUTPUTS = (".html", ".png", ".csv", ".tsv")
     show_default=True,
     help="Genes to show.",
 )
-@labelling_options
-@click.option(
+output_option = click.option(
     "-o",
     "--output",
     type=FILE,
     help="File to write instead of tables: .html, .png, .csv or .tsv.",
 )
+MOVED = "explain takes a file and --cells; for a model write: scbignn-infer models explain NAME"
+
+
+@click.command()
+@click.argument("query", type=FILE)
+@click.option("--cells", metavar="NAME,...", help="Names of the cells to explain.  [required]")
+@moved_option("--cell-type", to=MOVED)
+@genes_option
+@settings_options(*(name for name in SETTINGS if name not in ("key_added", "write_graph")))
+@output_option
 @overwrite_option
 @json_option
 def explain(
-    target: str,
-    cell_type: str | None,
+    query: Path,
     cells: str | None,
     n_genes: int,
     settings: Settings,
@@ -59,45 +64,57 @@ def explain(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Say which genes carry a label.
+    """Say why cells were called what they were.
 
-    Of a model (TARGET is its name or path) the genes and pairs of genes that carry each type; of a
-    query (TARGET is a file, with --cells) why these cells were called what they were.
+    Labels the cells of QUERY, a file, and shows for some of them the genes and the neighbours that
+    carry the label.
     """
     from scbignn_infer.output import atomic
     from scbignn_infer.query.identity import Identity
 
-    if output is not None:
-        read = [Identity.of(Path(target))]
-        atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     if cells is None:
-        refuse_labelling("for the cells of a file; name some with --cells")
-        _explain_model(target, cell_type, n_genes, output, overwrite=overwrite, as_json=as_json)
-        return
+        raise click.UsageError(MOVED)
+    if output is not None:
+        read = [Identity.of(query)]
+        atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
-    name, found = _explain_cells(Path(target), wanted, settings)
+    name, found = _explain_cells(query, wanted, settings)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
-            _write_cells(page, output.suffix, Path(target).name, found, n_genes)
+            _write_cells(page, output.suffix, query.name, found, n_genes)
     if as_json:
         print_json({"model": name, "cells": [asdict(cell) for cell in found]})
     elif output is None:
         _print_cells(found, n_genes)
 
 
-def _explain_model(
-    target: str,
+@click.command("explain")
+@click.argument("name")
+@click.option("--cell-type", metavar="LABEL", help="This type alone.")
+@genes_option
+@output_option
+@overwrite_option
+@json_option
+def explain_model(
+    name: str,
     cell_type: str | None,
     n_genes: int,
     output: Path | None,
-    *,
     overwrite: bool,
     as_json: bool,
 ) -> None:
+    """Show which genes carry each type.
+
+    NAME is that of a model, or a path with a slash, such as ./mine. Shows genes and pairs of genes.
+    """
     from scbignn_infer.model import registry
     from scbignn_infer.output import atomic
+    from scbignn_infer.query.identity import Identity
 
-    bundle = registry.load_model(target)
+    if output is not None:
+        read = [Identity.of(Path(name))]
+        atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
+    bundle = registry.load_model(name)
     found = _interpretation(bundle, cell_type)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
@@ -110,15 +127,11 @@ def _explain_cells(
     path: Path, wanted: list[str], settings: Settings
 ) -> tuple[str, list[CellExplanation]]:
     """Label a file and return the model's name and why these cells were called what they were."""
-    from scbignn_infer import explanation, label_file, nearest_model
-    from scbignn_infer.model import registry
+    from scbignn_infer import explanation, label_file
 
     with label_file.open_file(path, settings.reading, settings.memory_limit) as query:
-        if settings.model is not None:
-            bundle = registry.load_model(settings.model)
-        else:
-            bundle, _, _ = nearest_model.choose_model(query, settings.reading)
-        annotator = settings.annotator(bundle)
+        bundle, _, _ = label_file.find_model(query, settings)
+        annotator = label_file.make_annotator(settings, bundle)
         found = explanation.explain_cells(annotator, query, wanted, settings.reading)
         query.identity.check()
         return bundle.name, found

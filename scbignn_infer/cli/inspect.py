@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scbignn_infer.cli.options import FILE, json_option, model_option, reading_options
+from scbignn_infer.cli.options import FILE, json_option, settings_options
 from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
 from scbignn_infer.errors import BundleError, GeneError, InputError
+from scbignn_infer.settings import READING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer.query.matrices import Verdict
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.reading import Reading
+    from scbignn_infer.settings import Reading, Settings
 
 Summary = dict[str, Any]
 FEW = 0.01
@@ -25,13 +26,18 @@ FEW = 0.01
 
 @click.command()
 @click.argument("query", type=FILE)
-@model_option
-@reading_options
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME|PATH",
+    help="Model to compare the genes with; by default all that are found.",
+)
+@settings_options(*(name for name in READING if name != "batch_key"))
 @json_option
 def inspect(
     query: Path,
     model: str | None,
-    reading: Reading,
+    settings: Settings,
     as_json: bool,
 ) -> None:
     """Say what a file holds.
@@ -43,6 +49,7 @@ def inspect(
     from scbignn_infer.query import matrices
     from scbignn_infer.query.reading import judge_matrices
 
+    reading = settings.reading
     models = {model: model} if model is not None else registry.list_models()
     with open_file(query, reading) as cells:
         verdicts = judge_matrices(cells)

@@ -1,4 +1,4 @@
-"""``models``: list, show and verify what is installed."""
+"""``models``: list, show, explain and verify what is installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.explain import explain_model
 from scbignn_infer.cli.options import json_option
 from scbignn_infer.cli.printing import (
     as_megabytes,
@@ -30,7 +31,10 @@ Summary = dict[str, Any]
 
 @click.group()
 def models() -> None:
-    """List, show or verify models."""
+    """List, show, explain or verify models."""
+
+
+models.add_command(explain_model)
 
 
 @models.command("list")

@@ -4,207 +4,109 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.plain import encodable
+from scbignn_infer.settings import SETTINGS, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection
+
+    from scbignn_infer.settings import Setting
 
 FILE = click.Path(path_type=Path)
-model_option = click.option(
-    "-m", "--model", metavar="NAME|PATH", help="Model to use; by default the one that fits best."
-)
-key_option = click.option(
-    "--key-added",
-    default="scbignn",
-    show_default=True,
-    callback=lambda ctx, parameter, value: _plain_key(value),
-    help="Prefix of everything that annotate writes.",
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads; by default all."
-)
-memory_option = click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=lambda ctx, parameter, value: as_bytes(value),
-    help="Refuse, before any work, what is estimated to need more, such as 4GB.",
-)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
 
 
-def reading_options(command: Any) -> Any:
-    """Add the options on how a query is read; the command gets them as one ``reading``."""
-    options = (
-        click.option(
-            "--matrix", metavar="X|raw|layers/NAME", help="Matrix to read; by default the best."
-        ),
-        click.option("--gene-column", metavar="NAME", help="Column of var with the gene names."),
-        click.option(
-            "--min-gene-coverage",
-            type=click.FloatRange(0, 1),
-            metavar="SHARE",
-            help="Refuse data with a lower share of the model's genes.",
-        ),
-        click.option(
-            "--allow-species-mismatch",
-            is_flag=True,
-            help="Match the symbols of another species, whatever their case.",
-        ),
-        click.option(
-            "--orientation",
-            type=click.Choice(["cells-by-genes", "genes-by-cells"]),
-            help="Rows by columns of a text table; by default found by the gene names.",
-        ),
-        click.option(
-            "--modality",
-            metavar="NAME",
-            help="Of a MuData file (.h5mu); by default the one with genes.",
-        ),
-        click.option(
-            "--table",
-            metavar="NAME",
-            help="Of a SpatialData store; by default its only one.",
-        ),
-    )
+def settings_options(*names: str) -> Callable[[Any], Any]:
+    """Add the options of some settings; the command gets them as one ``settings``."""
 
-    @wraps(command)
-    def with_reading(**values: Any) -> Any:
-        from scbignn_infer.query.reading import Reading
+    def add(command: Any) -> Any:
+        @wraps(command)
+        def with_settings(**values: Any) -> Any:
+            if values.get("unknown") and (wrong := given(("unknown_threshold", "max_novelty"))):
+                raise click.UsageError(f"{', '.join(wrong)}: --no-unknown calls no cell unknown")
+            chosen = {name: _meant(SETTINGS[name], values.pop(name)) for name in names}
+            return command(settings=Settings.of(chosen), **values)
 
-        return command(reading=Reading(**{name: values.pop(name) for name in READING}), **values)
+        for name in reversed(names):
+            with_settings = _option(SETTINGS[name])(with_settings)
+        return with_settings
 
-    for option in reversed(options):
-        with_reading = option(with_reading)
-    return with_reading
+    return add
 
 
-def labelling_options(command: Any) -> Any:
-    """Add the options on how cells are read and labelled; the command gets them as ``settings``."""
-    options = (
-        click.option(
-            "--batch-key",
-            metavar="KEY",
-            help="Column of obs; only cells with one value are neighbours.",
-        ),
-        device_option,
-        threads_option,
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Of the approximate graph search.",
-        ),
-        click.option(
-            "--batch-cells",
-            type=click.IntRange(min=1),
-            help="Cells that go through the gene level at once; by default 256, on a GPU 4096.",
-        ),
-        memory_option,
-        click.option(
-            "--unknown-threshold",
-            type=click.FloatRange(0, 1),
-            metavar="CONFIDENCE",
-            help="Call cells below it unknown, novel ones sooner; by default the model's.",
-        ),
-        click.option(
-            "--max-novelty",
-            type=click.FloatRange(0, 1),
-            default=1.0,
-            metavar="QUANTILE",
-            help="Call cells above it unknown, too, such as 0.99; by default none.",
-        ),
-        click.option("--no-unknown", is_flag=True, help="Give every cell with counts a label."),
-        click.option(
-            "--level",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Coarser labels: so many steps up the Cell Ontology.",
-        ),
-        click.option("--group-map", type=FILE, help="Coarser labels: JSON object, type to group."),
-        click.option(
-            "--graph",
-            type=click.Choice(["query", "reference"]),
-            default="query",
-            show_default=True,
-            help="Whose cells are neighbours; with the reference's none depends on other cells.",
-        ),
-    )
-
-    @wraps(command)
-    def with_settings(**values: Any) -> Any:
-        from scbignn_infer.label_file import Settings
-
-        if values["no_unknown"] and (found := given(THRESHOLDS)):
-            raise click.UsageError(f"{', '.join(found)}: --no-unknown calls no cell unknown")
-        plain = {name: values.pop(name) for name in LABELLING}
-        group_map = values.pop("group_map")
-        settings = Settings(
-            model=values.pop("model"),
-            reading=replace(values.pop("reading"), batch_key=values.pop("batch_key")),
-            unknown=not values.pop("no_unknown"),
-            groups=read_map(group_map) if group_map is not None else None,
-            **plain,
-        )
-        return command(settings=settings, **values)
-
-    for option in reversed(options):
-        with_settings = option(with_settings)
-    return model_option(reading_options(with_settings))
+def _option(setting: Setting) -> Callable[[Any], Any]:
+    """Return the option of a setting."""
+    how: dict[str, Any] = {"metavar": setting.metavar, "help": setting.meaning}
+    kind = setting.kind
+    if kind is bool:
+        return click.option(*setting.options, setting.name, is_flag=True, **how)
+    if setting.name in PARSED:
+        parse = PARSED[setting.name]
+        how["callback"] = lambda ctx, parameter, value: parse(value)
+    elif get_origin(kind) is Literal:
+        how["type"] = click.Choice(get_args(kind))
+    elif get_origin(kind) is Mapping:
+        how["type"] = FILE
+    elif kind in (int, float):
+        number = click.IntRange if kind is int else click.FloatRange
+        how["type"] = number(setting.least, setting.most)
+    how |= {"default": setting.default, "show_default": setting.default is not None}
+    return click.option(*setting.options, setting.name, **how)
 
 
-LABELLING = (
-    "device",
-    "threads",
-    "seed",
-    "batch_cells",
-    "memory_limit",
-    "unknown_threshold",
-    "max_novelty",
-    "level",
-    "graph",
-)
-"""Options that are settings by the same name."""
-READING = (
-    "matrix",
-    "gene_column",
-    "min_gene_coverage",
-    "allow_species_mismatch",
-    "orientation",
-    "modality",
-    "table",
-)
-"""Options on how a file is read."""
-THRESHOLDS = {"unknown_threshold": "--unknown-threshold", "max_novelty": "--max-novelty"}
-OTHERS = ("batch_key", "no_unknown", "group_map")
-"""Options that become settings by another name."""
+def _meant(setting: Setting, value: Any) -> Any:
+    """Return the value of a setting that an option stands for."""
+    if isinstance(value, Path):
+        return read_map(value)
+    return not value if setting.default is True else value
 
 
-def given(names: Mapping[str, str]) -> list[str]:
+def gathered(into: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Add options that are the fields of a dataclass; the command gets them as one object."""
+
+    def add(command: Any) -> Any:
+        @wraps(command)
+        def with_object(**values: Any) -> Any:
+            chosen = {field.name: values.pop(field.name) for field in fields(kind)}
+            return command(**{into: kind(**chosen)}, **values)
+
+        for option in reversed(options):
+            with_object = option(with_object)
+        return with_object
+
+    return add
+
+
+def moved_option(*flags: str, to: str) -> Callable[[Any], Any]:
+    """Add an option that has gone, hidden, which says what is to be written instead."""
+
+    def refuse(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"{flags[0]}: {to}")
+
+    return click.option(*flags, hidden=True, expose_value=False, is_eager=True, callback=refuse)
+
+
+def given(names: Collection[str]) -> list[str]:
     """Return those of some options that were given, as they are written."""
-    source = click.get_current_context().get_parameter_source
-    return [flag for name, flag in names.items() if source(name) is ParameterSource.COMMANDLINE]
-
-
-def refuse_labelling(why: str, *, but: Collection[str] = ()) -> None:
-    """Refuse options on reading and labelling where no cell is labelled."""
-    flags = {name: f"--{name.replace('_', '-')}" for name in (*READING, *LABELLING, *OTHERS)}
-    if found := given({name: flag for name, flag in flags.items() if name not in but}):
-        raise click.UsageError(f"{', '.join(found)}: {why}")
+    context = click.get_current_context()
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def _plain_key(key: str) -> str:
@@ -223,6 +125,10 @@ def as_bytes(size: str | None) -> int | None:
     if found is None:
         raise click.BadParameter(f"'{size}' is no size such as 500MB or 4GB")
     return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
+
+
+PARSED: dict[str, Callable[[Any], Any]] = {"key_added": _plain_key, "memory_limit": as_bytes}
+"""Settings that are texts with a form of their own on the command line."""
 
 
 def read_map(path: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer.batch.manifest import Manifest
     from scbignn_infer.batch.samples import Sample
-    from scbignn_infer.label_file import Settings
+    from scbignn_infer.settings import Settings
 
 Record = dict[str, Any]
 SOME_FAILED = 3
@@ -34,35 +34,39 @@ SOME_FAILED = 3
 
 
 @dataclass(frozen=True)
+class Common:
+    """Options of ``annotate`` that are neither settings nor about one file or many alone."""
+
+    sample_key: str | None
+    time_limit: float | None
+    overwrite: bool
+    quiet: bool
+    as_json: bool
+
+    @property
+    def silent(self) -> bool:
+        """Tell whether nothing is said while cells are labelled."""
+        return self.quiet or self.as_json
+
+
+@dataclass(frozen=True)
 class SampleOptions:
-    """Options of ``annotate`` that are about many samples.
+    """Options of ``annotate`` that are about many samples: which, what is written, and by whom."""
 
-    Attributes
-    ----------
-    patterns, sheet
-        Which samples.
-    suffix, reports, sample_key
-        What is written of each.
-    workers, scheduler, split, time_limit
-        Who labels them, how large parts may be, and how long each may take.
-    overwrite
-        Replace outputs without a record, and slots.
-    """
-
-    patterns: tuple[str, ...]
-    sheet: Path | None
+    samples: Path | None
     suffix: str
     reports: bool
-    sample_key: str | None
     workers: int
     scheduler: str | None
     split: int | None
-    time_limit: float | None
-    overwrite: bool
 
 
 def annotate_samples(
-    folder: Path, settings: Settings, options: SampleOptions, *, quiet: bool, as_json: bool
+    patterns: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    options: SampleOptions,
+    common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
     from scbignn_infer.batch import manifest, samples
@@ -82,30 +86,29 @@ def annotate_samples(
             do="pass both, or leave out --split",
         )
     found = samples.find_samples(
-        options.patterns,
+        patterns,
         folder,
-        sheet=options.sheet,
+        sheet=options.samples,
         suffix=options.suffix,
         report=options.reports,
-        sample_key=options.sample_key or settings.reading.batch_key,
+        sample_key=common.sample_key or settings.reading.batch_key,
     )
     _make_folder(folder)
     with manifest.hold(folder) as book:
-        said = not (quiet or as_json)
-        records = list(_label(found, book, settings, options, said=said))
+        records = list(_label(found, book, settings, options, common))
         warnings = book.warnings
     place = {sample.name: i for i, sample in enumerate(found)}
     records.sort(key=lambda record: place[record["sample"]])
     failed = _failed(records)
-    if as_json:
+    if common.as_json:
         document = {"folder": str(folder), "warnings": warnings, "samples": records}
         print_json(document | _why(failed, len(records)))
-    if not quiet:
+    if not common.quiet:
         print_warnings(warnings)
-    if said:
+    if not common.silent:
         _print_records(records, folder)
     else:
-        if not quiet:
+        if not common.quiet:
             print_warnings(_warnings(records))
         for record in failed:
             say(f"error: {record['sample']}: {record['error']}", err=True)
@@ -118,15 +121,14 @@ def _label(
     book: Manifest,
     settings: Settings,
     options: SampleOptions,
-    *,
-    said: bool,
+    common: Common,
 ) -> Iterator[Record]:
     """Label samples into the folder of a manifest, and note there what became of each."""
     from scbignn_infer.batch import cluster, samples
 
     folder = book.path.parent
     tasks = samples.plan_tasks(
-        found, book, settings, overwrite=options.overwrite, split=options.split
+        found, book, settings, overwrite=common.overwrite, split=options.split
     )
     if book.locked:
         samples.remove_leftovers(folder)
@@ -134,7 +136,7 @@ def _label(
         tasks,
         workers=options.workers,
         scheduler=options.scheduler,
-        time_limit=options.time_limit,
+        time_limit=common.time_limit,
     )
     try:
         with closing(results):  # so that workers end before their temporary files go
@@ -142,7 +144,7 @@ def _label(
                 end_if_terminated()
                 if record["status"] != "skipped":
                     book.append([record])
-                if said:
+                if not common.silent:
                     say(f"[{i}/{len(tasks)}] {_line(record)}", err=True)
                 yield record
     finally:

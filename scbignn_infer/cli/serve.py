@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scbignn_infer.cli.options import as_bytes, device_option, memory_option, threads_option
+from scbignn_infer.cli.options import as_bytes, settings_options
 from scbignn_infer.cli.printing import say
 from scbignn_infer.cli.running import ENDING
 from scbignn_infer.errors import MissingExtraError, ScBiGNNError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scbignn_infer.settings import Settings
 
 MODULES = ("fastapi", "uvicorn")
 
@@ -68,9 +70,7 @@ MODULES = ("fastapi", "uvicorn")
     help="Name by which clients call this service, may be given again; localhost and addresses "
     "are allowed.",
 )
-@threads_option
-@device_option
-@memory_option
+@settings_options("device", "threads", "memory_limit")
 def serve(
     host: str,
     port: int,
@@ -79,9 +79,7 @@ def serve(
     timeout: float,
     queue: int,
     hosts: Sequence[str],
-    threads: int | None,
-    device: str,
-    memory_limit: int | None,
+    settings: Settings,
 ) -> None:
     """Label cells over HTTP.
 
@@ -93,12 +91,12 @@ def serve(
     for module in MODULES:
         if find_spec(module) is None:
             raise MissingExtraError(module, extra="serve", purpose="the service")
-    from scbignn_infer import label_file, nearest_model, service
+    from scbignn_infer import nearest_model, service
     from scbignn_infer.service.server import make_server
 
     with _bind(host, port) as listener:
-        settings = label_file.Settings(device=device, threads=threads, memory_limit=memory_limit)
         limits = service.Limits(max_size, timeout, queue)
+        device, threads = settings.device, settings.threads
         found = list(models) or [
             str(bundle.path)
             for bundle in nearest_model.whole_models(device=device, threads=threads)

@@ -15,6 +15,7 @@ from scbignn_infer.query.joined import SAMPLE, shown_genes, silent_genes
 from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
 from scbignn_infer.query.matrices import choose_matrix, judge, passed_over, sample_rows
 from scbignn_infer.query.readers.query import refuse_counts_in_obsm
+from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from scbignn_infer.query.gene_match import GeneMatch
     from scbignn_infer.query.matrices import Verdict
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.readers.tables import Orientation
+    from scbignn_infer.settings import Reading
 
 Array = np.ndarray[Any, Any]
 GENES_AS_CELLS = 0.2
@@ -34,52 +35,6 @@ ENOUGH_OF_DEEP = 0.3
 """Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The user's wishes on how a query is read.
-
-    Attributes
-    ----------
-    matrix
-        ``X``, ``raw``, ``layers/NAME``, or ``layers/spliced+unspliced`` for the sum of such
-        layers; by default the best usable one.
-    gene_column
-        Column of the gene table with the names; by default the one that matches best.
-    min_gene_coverage
-        Share of the model's genes, weighted by how well they tell types apart, below which nothing
-        is labelled; by default :data:`scbignn_infer.query.gene_match.MIN_COVERAGE`.
-    allow_species_mismatch
-        Match the symbols of another species, whatever their case.
-    batch_key
-        Column of ``obs``; cells are neighbours only of cells with the same value.
-    orientation
-        Of a text table: ``cells-by-genes`` or ``genes-by-cells``; by default found by the names.
-    modality
-        Of a MuData file; by default the one with genes.
-    table
-        Of a SpatialData store; by default its only one.
-
-    Examples
-    --------
-    >>> from scbignn_infer import Reading
-    >>> Reading(matrix="layers/counts", batch_key="sample").matrix
-    'layers/counts'
-    """
-
-    matrix: str | None = None
-    gene_column: str | None = None
-    min_gene_coverage: float | None = None
-    allow_species_mismatch: bool = False
-    batch_key: str | None = None
-    orientation: Orientation | None = None
-    modality: str | None = None
-    table: str | None = None
-
-
-AS_FOUND = Reading()
-"""No wishes."""
 
 
 @dataclass(frozen=True)

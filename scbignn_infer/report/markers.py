@@ -13,6 +13,7 @@ from scbignn_infer.network.panel import TARGET_SUM
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
+    from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
@@ -45,13 +46,19 @@ class Markers:
     absent: dict[str, dict[str, float]]
 
 
-def express(annotator: Annotator, query: Query, choice: Choice, annotation: Annotation) -> Markers:
+def express(
+    annotator: Annotator,
+    query: Query,
+    choice: Choice,
+    annotation: Annotation,
+    grouping: Grouping,
+) -> Markers:
     """Read the query once more for the genes that the model looks at for each called type.
 
     Parameters
     ----------
-    annotator, query, choice, annotation
-        The model, the cells, what of them was read, and what was found.
+    annotator, query, choice, annotation, grouping
+        The model, the cells, what of them was read, what was found, and the groups of types.
     """
     labels = list(annotation.counts())
     panel = annotator.panel_symbols(choice)
@@ -61,7 +68,7 @@ def express(annotator: Annotator, query: Query, choice: Choice, annotation: Anno
     genes: list[str] = []
     absent: dict[str, dict[str, float]] = {}
     for label in labels:
-        for own in filter(carriers.get, _types_of(annotator, label)):
+        for own in filter(carriers.get, _types_of(grouping, bundle.cell_types, label)):
             known = [g for g in carriers[own].genes if g.symbol in place]
             new = [g.symbol for g in by_presence(known) if g.symbol not in genes]
             genes += new[:PER_TYPE]
@@ -84,8 +91,7 @@ def express(annotator: Annotator, query: Query, choice: Choice, annotation: Anno
     return Markers(genes, labels, total / n, some / n, absent)
 
 
-def _types_of(annotator: Annotator, label: str) -> list[str]:
+def _types_of(grouping: Grouping, types: list[str], label: str) -> list[str]:
     """Return the model's types behind a label, several where labels are groups."""
-    grouping, types = annotator.grouping, annotator.bundle.cell_types
     groups = (grouping.labels[group] for group in grouping.group)
     return [own for own, group in zip(types, groups, strict=True) if group == label]

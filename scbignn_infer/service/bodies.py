@@ -18,9 +18,9 @@ from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.query.readers import MatrixQuery, Query
 from scbignn_infer.query.readers.containers import Members, refuse_members
 from scbignn_infer.query.readers.query import one_line
-from scbignn_infer.query.reading import Reading
 from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
+from scbignn_infer.settings import Reading
 
 Array = np.ndarray[Any, Any]
 HDF5, OCTETS = "application/x-hdf5", "application/octet-stream"

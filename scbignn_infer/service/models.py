@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -13,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from scbignn_infer import label_file
 from scbignn_infer.errors import BundleError
 from scbignn_infer.model import registry
-from scbignn_infer.query.reading import Reading
 from scbignn_infer.service.refusals import RefusedError
+from scbignn_infer.settings import READING, SETTINGS, RuleKeywords, Setting, Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.annotator import Annotator
@@ -23,8 +22,16 @@ Document = dict[str, Any]
 WARM_CELLS, WARM_GENES = 8, 500
 
 
-READING = [field for field in fields(Reading) if field.name not in ("orientation", "table")]
-"""Wishes on how a body is read. No body is a text table or a SpatialData store."""
+NAMES = {"unknown": "no_unknown", "unknown_threshold": "threshold"}
+"""Parameters that have other names than the settings."""
+NOT_HERE = {"groups", "orientation", "table"}
+"""No parameter holds a map, and no body is a text table or a SpatialData store."""
+WISHES = {
+    NAMES.get(name, name): setting
+    for name, setting in SETTINGS.items()
+    if name in {*get_type_hints(RuleKeywords), *READING} - NOT_HERE
+}
+"""What a request may choose: which labels are given, and how its body is read."""
 
 
 class _Wishes(BaseModel):
@@ -33,26 +40,19 @@ class _Wishes(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="Served model; the only one may be left out.")
-    threshold: float | None = Field(
-        None, ge=0, le=1, description="Call cells below this confidence unknown."
-    )
-    max_novelty: float = Field(
-        1.0, ge=0, le=1, description="Call cells above this novelty unknown, too."
-    )
-    no_unknown: bool = Field(False, description="Give every cell with counts a label.")
-    level: int = Field(0, ge=0, description="Coarser labels: steps up the Cell Ontology.")
 
     @property
-    def reading(self) -> Reading:
-        """How the body is read."""
-        return Reading(**{field.name: getattr(self, field.name) for field in READING})
+    def settings(self) -> Settings:
+        """How the body is read and labelled."""
+        wished = {setting.name: getattr(self, name) for name, setting in WISHES.items()}
+        return Settings.of(wished | {"unknown": not wished["unknown"]})
 
 
-def _parameter(field: Any) -> tuple[Any, Any]:
-    """Return a wish on reading as a query parameter; a number is a share."""
-    option = f"--{field.name.replace('_', '-')}"
-    bounds: Document = {"ge": 0, "le": 1} if "float" in field.type else {}
-    return field.type, Field(field.default, description=f"As annotate {option}.", **bounds)
+def _parameter(setting: Setting) -> tuple[Any, Any]:
+    """Return a setting as a query parameter; a flag that is on is one that turns it off."""
+    default = False if setting.default is True else setting.default
+    bounds: Document = {"ge": setting.least, "le": setting.most}
+    return setting.hint, Field(default, description=setting.meaning, **bounds)
 
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ else:
         "Wishes",
         __base__=_Wishes,
         __module__=__name__,
-        **{field.name: _parameter(field) for field in READING},
+        **{name: _parameter(setting) for name, setting in WISHES.items()},
     )
 
 
@@ -74,7 +74,7 @@ class Models:
     models
         Names or paths.
     settings
-        How cells are labelled, where a request wishes nothing.
+        How cells are labelled: by which device and so on.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Models:
         There are none, two have one name, or one cannot be loaded and run.
     """
 
-    def __init__(self, models: Sequence[str | Path], settings: label_file.Settings) -> None:
+    def __init__(self, models: Sequence[str | Path], settings: Settings) -> None:
         bundles = [registry.load_model(model) for model in models]
         self.bundles = {bundle.name: bundle for bundle in bundles}
         if not bundles or len(self.bundles) < len(bundles):
@@ -91,30 +91,14 @@ class Models:
                 expected="at least one model, each with a name of its own",
                 do="choose them with -m; see: scbignn-infer models list",
             )
-        self._settings = settings
-        self._warm = {name: settings.annotator(bundle) for name, bundle in self.bundles.items()}
-        for annotator in self._warm.values():
+        self.warm = {n: label_file.make_annotator(settings, b) for n, b in self.bundles.items()}
+        for annotator in self.warm.values():
             _warm_up(annotator)
-
-    def annotator(self, name: str, wishes: Wishes) -> Annotator:
-        """Return the annotator of a model as a request wishes it, until the next request."""
-        bundle = self.bundles[name]
-        wished = replace(
-            self._settings,
-            unknown=not wishes.no_unknown,
-            unknown_threshold=wishes.threshold,
-            max_novelty=wishes.max_novelty,
-            level=wishes.level,
-        ).annotator(bundle)
-        warm = self._warm[name]
-        warm.threshold, warm.max_novelty = wished.threshold, wished.max_novelty
-        warm.grouping = wished.grouping
-        return warm
 
     @property
     def on_cpu(self) -> bool:
         """Tell whether no model is on a GPU, whose driver reserves memory of its own."""
-        return all(a.runtime.provider == "cpu" for a in self._warm.values())
+        return all(a.runtime.provider == "cpu" for a in self.warm.values())
 
     def describe(self) -> list[Document]:
         """Return name, version, species, tissue and types of each model."""

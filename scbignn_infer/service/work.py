@@ -6,7 +6,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ import msgspec
 from scbignn_infer import label_file
 from scbignn_infer.annotation.annotation import COLUMNS, UNKNOWN
 from scbignn_infer.annotation.remarks import remarks_on
+from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.output.table import make_table
 from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
 from scbignn_infer.service.models import Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
+from scbignn_infer.settings import RuleKeywords, Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
@@ -82,7 +84,7 @@ class Question:
         return self.body.with_name(f"cells.scbignn.{suffix}")
 
 
-def serve(link: Link, models: Sequence[str | Path], settings: label_file.Settings) -> None:
+def serve(link: Link, models: Sequence[str | Path], settings: Settings) -> None:
     """Load the models, say what they are, and answer what the parent asks; runs in the child."""
     served = Models(models, settings)
     if settings.memory_limit is not None and served.on_cpu:
@@ -127,20 +129,22 @@ def _outcome(served: Models, question: Question, link: Link) -> Document:
 
 
 def _answer(served: Models, question: Question, link: Link) -> None:
-    annotator = served.annotator(question.model, question.wishes)
-    reading = question.wishes.reading
+    annotator, wished = served.warm[question.model], question.wishes.settings
     if question.wanted == HDF5:
         label_file.label_file(
             question.body,
             question.answer,
-            label_file.Settings(model=str(annotator.bundle.path), reading=reading),
+            replace(wished, model=str(annotator.bundle.path)),
             overwrite=True,
             progress=link.step,
             make_annotator=lambda settings, bundle: annotator,
         )
         return
-    with OPENERS[question.sent](question.body, reading) as cells:
-        annotation = annotator.annotate_query(cells, reading, progress=link.step)
+    with OPENERS[question.sent](question.body, wished.reading) as cells:
+        rules = Rules.of(annotator.bundle, **wished.some(RuleKeywords))
+        annotation = annotator.annotate_query(
+            cells, wished.reading, rules=rules, progress=link.step
+        )
         names = cells.cell_names()
     if question.wanted == CSV:
         table = make_table(

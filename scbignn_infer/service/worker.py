@@ -16,7 +16,6 @@ import fastapi
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from scbignn_infer import label_file
 from scbignn_infer.child import Bounds, Child, LostError, error_of
 from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.network.sessions import available_threads
@@ -24,6 +23,7 @@ from scbignn_infer.service.bodies import HDF5, SLOW_BYTES, SLOW_SECONDS
 from scbignn_infer.service.desk import Limits
 from scbignn_infer.service.refusals import RETRY_SECONDS, FailedError, RefusedError
 from scbignn_infer.service.work import Question, serve
+from scbignn_infer.settings import Settings
 
 Document = dict[str, Any]
 State = Literal["starting", "ready", "restarting"]
@@ -69,7 +69,7 @@ class Worker:
     def __init__(
         self,
         models: Sequence[str | Path],
-        settings: label_file.Settings,
+        settings: Settings,
         limits: Limits,
         *,
         target: Callable[..., None] = serve,

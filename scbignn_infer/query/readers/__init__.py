@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from scbignn_infer.query.readers.containers import Members
-    from scbignn_infer.query.readers.tables import Orientation
+    from scbignn_infer.settings import Orientation
 
 __all__ = ["INDEX", "AnnDataQuery", "FileQuery", "MatrixQuery", "Query", "RowRange", "open_query"]
 FORMATS = (

@@ -7,7 +7,7 @@ import csv
 import gzip
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-Orientation = Literal["cells-by-genes", "genes-by-cells"]
+    from scbignn_infer.settings import Orientation
+
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 """Suffixes and what separates their columns."""
 SEPARATORS = (",", "\t", ";", " ")

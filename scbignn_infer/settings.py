@@ -1,0 +1,285 @@
+"""Everything that a user may choose. Name, type, default, bounds and meaning stand here once.
+
+Options of the commands, keywords in Python and parameters of the service derive from the fields.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from types import NoneType
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+
+T = TypeVar("T", bound=Callable[..., Any])
+GraphKind = Literal["query", "reference"]
+Orientation = Literal["cells-by-genes", "genes-by-cells"]
+DEFAULT_KEY = "scbignn"
+
+
+def _setting(default: Any, meaning: str, **more: Any) -> Any:
+    """Return a field; ``more`` is what else :class:`Setting` holds."""
+    return field(default=default, metadata={"meaning": meaning, **more})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The user's wishes on how a query is read.
+
+    Attributes
+    ----------
+    **settings
+
+    Examples
+    --------
+    >>> from scbignn_infer import Reading
+    >>> Reading(matrix="layers/counts", batch_key="sample").matrix
+    'layers/counts'
+    """
+
+    matrix: str | None = _setting(
+        None,
+        "Matrix to read: X, raw, layers/NAME or a sum of layers; by default the best.",
+        metavar="X|raw|layers/NAME",
+    )
+    gene_column: str | None = _setting(
+        None, "Column of var with the gene names; by default the best match.", metavar="NAME"
+    )
+    min_gene_coverage: float | None = _setting(
+        None,
+        "Refuse data with a lower share of the model's genes, by weight; by default 0.05.",
+        metavar="SHARE",
+        least=0,
+        most=1,
+    )
+    allow_species_mismatch: bool = _setting(
+        False, "Match the symbols of another species, whatever their case."
+    )
+    batch_key: str | None = _setting(
+        None, "Column of obs; only cells with one value are neighbours.", metavar="KEY"
+    )
+    orientation: Orientation | None = _setting(
+        None, "Rows by columns of a text table; by default found by the gene names."
+    )
+    modality: str | None = _setting(
+        None, "Of a MuData file (.h5mu); by default the one with genes.", metavar="NAME"
+    )
+    table: str | None = _setting(
+        None, "Of a SpatialData store; by default its only one.", metavar="NAME"
+    )
+
+
+AS_FOUND = Reading()
+"""No wishes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are read and labelled, and what is written.
+
+    Attributes
+    ----------
+    reading
+        How the query is read.
+    **settings
+    """
+
+    model: str | None = _setting(
+        None,
+        "Model to use; by default the one that fits best.",
+        flags=("-m", "--model"),
+        metavar="NAME|PATH",
+    )
+    reading: Reading = AS_FOUND
+    key_added: str = _setting(DEFAULT_KEY, "Prefix of everything that annotate writes.")
+    device: str = _setting("auto", "auto, cpu, cuda or cuda:N.")
+    threads: int | None = _setting(None, "CPU threads; by default all.", least=1)
+    seed: int = _setting(0, "Of the approximate graph search, used above 100,000 cells.", least=0)
+    batch_cells: int | None = _setting(
+        None,
+        "Cells that go through the gene level at once; by default 256, on a GPU 4096.",
+        least=1,
+    )
+    memory_limit: int | None = _setting(
+        None,
+        "Refuse, before any work, what is estimated to need more: bytes, or a size such as 4GB.",
+        metavar="SIZE",
+    )
+    unknown: bool = _setting(
+        True, "If no cell may be unknown, every cell with counts gets a label."
+    )
+    unknown_threshold: float | None = _setting(
+        None,
+        "Call cells below it unknown, novel ones sooner; by default the model's.",
+        metavar="CONFIDENCE",
+        least=0,
+        most=1,
+    )
+    max_novelty: float = _setting(
+        1.0,
+        "Call cells above it unknown, too, such as 0.99; by default none.",
+        metavar="QUANTILE",
+        least=0,
+        most=1,
+    )
+    level: int = _setting(0, "Coarser labels: so many steps up the Cell Ontology.", least=0)
+    groups: Mapping[str, str] | None = _setting(
+        None,
+        "Coarser labels: a map from type to group; in a file, a JSON object.",
+        flags=("--group-map",),
+    )
+    graph: GraphKind = _setting(
+        "query", "Whose cells are neighbours; with the reference's none depends on other cells."
+    )
+    write_graph: bool = _setting(False, "Write the cell graph for scanpy, too.")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], kind: type | None = None) -> Settings:
+        """Return the settings with these values, those on reading among them.
+
+        Raises
+        ------
+        TypeError
+            One is none of the keywords ``kind``.
+        """
+        wrong = sorted(given.keys() - (SETTINGS if kind is None else get_type_hints(kind)).keys())
+        if wrong:
+            raise TypeError(f"unexpected keyword argument '{wrong[0]}'")
+        reading = {name: value for name, value in given.items() if name in READING}
+        return cls(
+            **{name: value for name, value in given.items() if name not in READING},
+            reading=Reading(**reading),
+        )
+
+    def some(self, kind: type) -> Any:
+        """Return those that are keywords ``kind``, as a dictionary of them."""
+        return {name: getattr(self, name) for name in get_type_hints(kind)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return asdict(self)
+
+
+class RuleKeywords(TypedDict, total=False):
+    """Keywords that say which labels are given."""
+
+    unknown: bool
+    unknown_threshold: float | None
+    max_novelty: float
+    level: int
+    groups: Mapping[str, str] | None
+
+
+class LabelKeywords(RuleKeywords, total=False):
+    """Keywords of an annotator: also how labels are found."""
+
+    device: str
+    threads: int | None
+    seed: int
+    batch_cells: int | None
+    memory_limit: int | None
+    graph: GraphKind
+    write_graph: bool
+
+
+class Keywords(LabelKeywords, total=False):
+    """Keywords of ``annotate``: also how an AnnData is read, and the prefix of its slots."""
+
+    matrix: str | None
+    gene_column: str | None
+    min_gene_coverage: float | None
+    allow_species_mismatch: bool
+    batch_key: str | None
+    key_added: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is said of one setting.
+
+    Attributes
+    ----------
+    name, hint, default, meaning
+        As the field of :class:`Settings` or :class:`Reading` has them.
+    metavar
+        What its value is called on the command line.
+    least, most
+        Bounds of a number.
+    flags
+        How it is spelled on the command line; by default ``--name``, and ``--no-name`` for a flag
+        that is on.
+    """
+
+    name: str
+    hint: Any
+    default: Any
+    meaning: str
+    metavar: str | None = None
+    least: int | None = None
+    most: int | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Any:
+        """The type of a value that is not None."""
+        kinds = [kind for kind in get_args(self.hint) if kind is not NoneType]
+        return kinds[0] if NoneType in get_args(self.hint) else self.hint
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """How it is spelled on the command line."""
+        negative = "no-" if self.default is True else ""
+        return self.flags or (f"--{negative}{self.name.replace('_', '-')}",)
+
+
+def _settings_of(cls: type[Reading | Settings]) -> dict[str, Setting]:
+    hints, found = get_type_hints(cls), dict[str, Setting]()
+    for f in fields(cls):
+        if f.name == "reading":
+            found |= READING
+        else:
+            found[f.name] = Setting(f.name, hints[f.name], f.default, **f.metadata)
+    return found
+
+
+READING = _settings_of(Reading)
+SETTINGS = _settings_of(Settings)
+"""All of them by name, in the order in which help shows them."""
+
+
+def _with_entries(text: str | None, names: list[str]) -> str:
+    """Put what is said of settings into a docstring, where it has ``**settings``."""
+    entries = [
+        f"{name} : {inspect.formatannotation(SETTINGS[name].hint, 'collections.abc')}, default "
+        f"{SETTINGS[name].default!r}\n    {SETTINGS[name].meaning}\n"
+        for name in names
+    ]
+    return re.sub(r"(?m)^\*\*settings\n?", lambda _: "".join(entries), inspect.cleandoc(text or ""))
+
+
+def shown(kind: type) -> Callable[[T], T]:
+    """Show the keywords ``kind`` that a function takes, in its signature and its docstring."""
+    names = [name for name in SETTINGS if name in get_type_hints(kind)]
+
+    def show(function: T) -> T:
+        plain = inspect.signature(function)
+        kept = [p for p in plain.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=SETTINGS[name].default,
+                annotation=SETTINGS[name].hint,
+            )
+            for name in names
+        ]
+        function.__signature__ = plain.replace(parameters=[*kept, *keywords])  # type: ignore[attr-defined]
+        function.__doc__ = _with_entries(function.__doc__, names)
+        return function
+
+    return show
+
+
+Reading.__doc__ = _with_entries(Reading.__doc__, list(READING))
+Settings.__doc__ = _with_entries(Settings.__doc__, [n for n in SETTINGS if n not in READING])
