@@ -37,7 +37,8 @@ def test_commands_and_options_are_documented(name: str, command: click.Command) 
     assert f"`{name}" in "".join(re.findall(r"^## (.+)$", COMMANDS, flags=re.MULTILINE))
     (text,) = [part for part in REFERENCE.split("\n## ") if part.startswith(f"{name}\n")]
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and "--help" not in parameter.opts:
+        shown = isinstance(parameter, click.Option) and not parameter.hidden
+        if shown and "--help" not in parameter.opts:
             for option in parameter.opts:
                 row = re.search(rf"^\| `[^`]*{re.escape(option)}\b[^`]*` \| \w", text, re.MULTILINE)
                 assert row, f"{name} {option}"

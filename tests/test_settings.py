@@ -26,6 +26,7 @@ from scbignn_infer.settings import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from scbignn_infer import Annotation, ModelBundle
 
@@ -116,25 +117,25 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
     assert strict == Settings(unknown=False, unknown_threshold=0.5, reading=Reading(matrix="X"))
 
 
+@pytest.fixture(scope="module")
+def annotator(pbmc_bundle: ModelBundle) -> Annotator:
+    return Annotator(pbmc_bundle, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def label(annotator: Annotator, example: Path) -> Callable[[dict[str, Any]], Annotation]:
+    """Return a function that labels some cells with one annotator, by rules of its own."""
+    cells = ad.read_h5ad(example)[:300]
+
+    def label(given: dict[str, Any]) -> Annotation:
+        rules = Rules.of(annotator.bundle, **given)
+        return annotator.annotate_matrix(cells.X, list(cells.var_names), rules=rules)
+
+    return label
+
+
 class TestRules:
     """Which labels are given: in each call other ones, by one annotator."""
-
-    @pytest.fixture(scope="class")
-    def annotator(self, pbmc_bundle: ModelBundle) -> Annotator:
-        return Annotator(pbmc_bundle, device="cpu", threads=1)
-
-    @pytest.fixture(scope="class")
-    def label(
-        self, annotator: Annotator, pbmc_bundle: ModelBundle
-    ) -> Callable[[dict[str, Any]], Annotation]:
-        genes = pbmc_bundle.gene_symbols[:800]
-        counts = np.random.default_rng(0).poisson(1.0, (300, len(genes)))
-
-        def label(given: dict[str, Any]) -> Annotation:
-            rules = Rules.of(pbmc_bundle, **given)
-            return annotator.annotate_matrix(counts, genes, rules=rules)
-
-        return label
 
     def test_they_are_those_of_the_settings_by_default(
         self, annotator: Annotator, pbmc_bundle: ModelBundle
@@ -156,7 +157,7 @@ class TestRules:
             {"unknown": False},
             {"unknown_threshold": 1.0},
             {"level": 2, "unknown": False},
-            {"max_novelty": 0.5, "unknown_threshold": 0.0},
+            {"max_novelty": float(np.median(label({}).novelty)), "unknown_threshold": 0.0},
         ]
         usual = annotator.rules
         alone = [label(wish) for wish in wishes]
