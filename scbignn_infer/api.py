@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.annotation.annotation import DEFAULT_KEY
-from scbignn_infer.annotation.remarks import note_names, remarks_on
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
@@ -155,9 +155,9 @@ def annotate(  # noqa: PLR0913 - settings, by name
     refuse_existing(slots.taken_slots(adata, key_added), overwrite=overwrite)
     reading = Reading(matrix, gene_column, min_gene_coverage, allow_species_mismatch, batch_key)
     annotation = annotator.annotate_query(query, reading)
-    note_names(annotation, query)
-    for remark in remarks_on(annotation):
-        warnings.warn(remark, UserWarning, stacklevel=2)
+    annotation = replace(annotation, provenance=annotation.provenance.with_names(query))
+    for warning in annotation.warnings():
+        warnings.warn(warning, UserWarning, stacklevel=2)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, key_added))
     return target if copy else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.annotation import scores
+from scbignn_infer.annotation.provenance import Provenance
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
@@ -74,7 +75,7 @@ class Annotation:
     >>> annotation = annotator.annotate_matrix(counts, genes)
     >>> annotation.probabilities.shape
     (3, 9)
-    >>> annotation.provenance["matrix"]["state"]
+    >>> annotation.provenance.matrix.state
     'counts'
     """
 
@@ -90,20 +91,15 @@ class Annotation:
     confidence_threshold: float
     max_novelty: float = 1.0
     graph: sp.csr_matrix | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
     @property
-    def n_foreign(self) -> int:
-        """Number of cells that are mostly of another species than the model's."""
-        return int(self.provenance.get("genes", {}).get("foreign", {}).get("cells", 0))
-
-    @property
     def n_empty(self) -> int:
         """Number of cells without a count on any known gene."""
-        return int(self.empty.sum()) - self.n_foreign
+        return int(self.empty.sum()) - self.provenance.n_foreign
 
     @property
     def confidence(self) -> Array:
@@ -184,9 +180,26 @@ class Annotation:
         return {f"{key}_connectivities": near.maximum(near.T), f"{key}_distances": distances}
 
     def record(self) -> dict[str, Any]:
-        """Return what stands in ``uns``: the provenance and the names of the classes.
+        """Return what stands in ``uns``: the provenance and the names of the classes."""
+        return {**self.provenance.record(), "cell_types": self.cell_types}
 
-        Timings are left out, so that the same input gives the same file.
-        """
-        kept = {k: v for k, v in self.provenance.items() if k != "seconds"}
-        return {**kept, "cell_types": self.cell_types}
+    def warnings(self) -> list[str]:
+        """Return what the user should know before labels are believed."""
+        return self.provenance.warnings(
+            n=len(self),
+            n_empty=self.n_empty,
+            unknown=float(np.mean(self.codes < 0)),
+            novelty=float(np.median(self.novelty)),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what commands and services say of all cells."""
+        labels = self.counts()
+        return {
+            "cells": len(self),
+            **self.provenance.summary(),
+            "labels": labels,
+            "unknown": labels.get(UNKNOWN, 0),
+            "empty": self.n_empty,
+            "warnings": self.warnings(),
+        }

@@ -135,8 +135,8 @@ def annotate(
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
     or a pattern) is labelled on its own into a folder; what is whole there is not done again.
     """
-    from scbignn_infer.apart import label_file_apart
-    from scbignn_infer.label_file import ReportFile, label_file
+    from scbignn_infer.apart import JobApart
+    from scbignn_infer.label_file import Job, ReportFile
 
     settings = replace(settings, key_added=key_added, write_graph=write_graph)
     wrong = given(MANY if folder is None else ONE)
@@ -168,19 +168,23 @@ def annotate(
     query = Path(queries[0])
     target = _target(query, output, in_place=in_place)
     page = ReportFile(report, sample_key or settings.reading.batch_key) if report else None
-    label: Callable[..., Summary] = label_file
+    make: Callable[..., Job | JobApart] = Job
     if time_limit is not None:
-        label = partial(label_file_apart, seconds=time_limit)
-    with show_progress(hidden=silent) as progress:
-        summary = label(
+        make = partial(JobApart, seconds=time_limit)
+    with (
+        show_progress(hidden=silent) as progress,
+        make(
             query,
             target,
             settings,
             overwrite=overwrite,
             report=page,
             progress=alive(progress),
-            announce=None if silent else _announce,
-        )
+        ) as job,
+    ):
+        if not silent:
+            _announce(job.n_cells, job.expected)
+        summary = job.run()
     if as_json:
         print_json(summary)
         print_warnings([] if quiet else summary["warnings"])

@@ -39,7 +39,7 @@ def slot_values(annotation: Annotation, key: str) -> Slots:
             "connectivities_key": f"{key}_connectivities",
             "distances_key": f"{key}_distances",
             "params": {
-                "n_neighbors": int(annotation.provenance["params"]["n_neighbors"]),
+                "n_neighbors": annotation.provenance.params.n_neighbors,
                 "method": "scbignn",
                 "metric": "cosine",
                 "use_rep": f"X_{key}",

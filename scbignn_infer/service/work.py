@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scbignn_infer import label_file
-from scbignn_infer.annotation.annotation import COLUMNS, UNKNOWN
-from scbignn_infer.annotation.remarks import remarks_on
+from scbignn_infer.annotation.annotation import COLUMNS
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.output.table import make_table
@@ -136,7 +135,7 @@ def _answer(served: Models, question: Question, link: Link) -> None:
             label_file.Settings(model=str(annotator.bundle.path), reading=reading),
             overwrite=True,
             progress=link.step,
-            make_annotator=lambda settings, bundle: annotator,
+            annotator=annotator,
         )
         return
     with OPENERS[question.sent](question.body, reading) as cells:
@@ -153,18 +152,11 @@ def _answer(served: Models, question: Question, link: Link) -> None:
 
 def _labels(annotation: Annotation, names: list[str]) -> Labels:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    provenance, labels = annotation.provenance, annotation.counts()
+    said = annotation.summary()
     columns = zip(COLUMNS, annotation.columns().values(), strict=True)
     return Labels(
-        model=provenance["model"],
+        model=said["model"],
         cells=names,
         **{name: values.tolist() for name, values in columns},
-        summary=Summary(
-            cells=len(annotation),
-            labels=labels,
-            unknown=labels.get(UNKNOWN, 0),
-            empty=annotation.n_empty,
-            **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
-            warnings=remarks_on(annotation),
-        ),
+        summary=msgspec.convert(said | {"seconds": said["stages"]}, Summary),
     )
