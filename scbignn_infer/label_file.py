@@ -27,6 +27,7 @@ from scbignn_infer.query.reading import AS_FOUND
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+    from types import TracebackType
     from typing import Self
 
     from scbignn_infer.annotation.annotation import Annotation
@@ -233,8 +234,13 @@ class Job:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *exception: Any) -> bool | None:
-        return self._stack.__exit__(*exception)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
 
     @property
     def n_cells(self) -> int:

@@ -41,19 +41,17 @@ class Summary(msgspec.Struct):
     warnings: list[str]
 
 
-class Labels(msgspec.Struct):
-    """The model, and in each list a value for each cell."""
-
-    model: Document
-    cells: list[str]
-    cell_type: list[str]
-    cell_type_ontology_id: list[str]
-    best_cell_type: list[str]
-    confidence: list[float]
-    gene_level_cell_type: list[str]
-    neighbor_agreement: list[float]
-    novelty: list[float]
-    summary: Summary
+Labels = msgspec.defstruct(
+    "Labels",
+    [
+        ("model", Document),
+        ("cells", list[str]),
+        *((name, list[str] if column.names else list[float]) for name, column in COLUMNS.items()),
+        ("summary", Summary),
+    ],
+    namespace={"__doc__": "The model, and in each list a value for each cell."},
+    module=__name__,
+)
 
 
 @dataclass(frozen=True)
@@ -150,13 +148,12 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
 
 
-def _labels(annotation: Annotation, names: list[str]) -> Labels:
+def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
     said = annotation.summary()
-    columns = zip(COLUMNS, annotation.columns().values(), strict=True)
     return Labels(
         model=said["model"],
         cells=names,
-        **{name: values.tolist() for name, values in columns},
+        **{name: column.values(annotation).tolist() for name, column in COLUMNS.items()},
         summary=msgspec.convert(said | {"seconds": said["stages"]}, Summary),
     )
