@@ -70,8 +70,8 @@ def main() -> None:
                 )
                 row = {"hidden": hidden, "order": name, "seed": seed, "genes": len(kept)}
                 row |= {
-                    "coverage": round(found.provenance["genes"]["coverage"], 4),
-                    "read": found.provenance["genes"]["n_shared"],
+                    "coverage": round(found.provenance.genes.coverage, 4),
+                    "read": found.provenance.genes.n_shared,
                     "accuracy": round(scores.accuracy, 4),
                     "macro_f1": round(scores.macro_f1, 4),
                     "confidence": round(float(found.confidence.mean()), 4),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer import __version__
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.provenance import Params, Provenance
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_beyond
@@ -24,7 +24,6 @@ from scbignn_infer.network.panel import TARGET_SUM, Densifier, panel_tables
 from scbignn_infer.network.sessions import (
     Session,
     choose_runtime,
-    installed_packages,
 )
 from scbignn_infer.network.trial import try_out
 from scbignn_infer.query.readers import MatrixQuery
@@ -326,19 +325,19 @@ class Annotator:
             confidence_threshold=rules.threshold,
             max_novelty=rules.max_novelty,
             graph=_join_graphs(parts, n) if self.write_graph else None,
-            provenance=self._provenance(
+            provenance=Provenance.of(
+                self.bundle,
                 choice,
-                rules,
-                {
-                    "graph": self.graph,
-                    "graph_builder": "+".join(sorted(builders)) or "none",
-                    "batch_key": reading.batch_key or "",
-                    "n_batches": len(batches) if batches else 1,
-                },
-                int(known.sum()),
-                clock.seconds,
+                self._params(
+                    rules,
+                    graph_builder="+".join(sorted(builders)) or "none",
+                    batch_key=reading.batch_key or "",
+                    n_batches=len(batches) if batches else 1,
+                ),
+                training_cells=int(known.sum()),
                 n_foreign=int(genes.foreign.sum()),
                 silent=find_silent_genes(query, choice, batches),
+                seconds=clock.seconds,
             ),
         )
 
@@ -537,65 +536,20 @@ class Annotator:
         most = np.interp(0.99, np.linspace(0, 1, len(quantiles)), quantiles)
         return found / most, scores.novelty_quantile(found, quantiles)
 
-    def _provenance(
-        self,
-        choice: Choice,
-        rules: Rules,
-        graph: dict[str, Any],
-        training_cells: int,
-        seconds: dict[str, float],
-        *,
-        n_foreign: int,
-        silent: tuple[float, float],
-    ) -> dict[str, Any]:
-        spec, genes, verdict = self.bundle.spec, choice.genes, choice.verdict
-        return {
-            "model": {"name": spec.name, "version": spec.version, "sha256": self.bundle.sha256},
-            "adaptation": spec.training.adaptation,
-            "training_cells": training_cells,
-            "matrix": {
-                "name": choice.matrix,
-                "state": verdict.state,
-                "reason": verdict.reason,
-                "target_sum": choice.target_sum if verdict.state == "log1p-cut" else 0.0,
-                "doubt": choice.doubt,
-                "few_genes": verdict.few,
-                "verdicts": {
-                    name.replace("/", ":"): f"{v.state} ({v.reason})"
-                    + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
-                    for name, v in choice.verdicts.items()
-                },
-            },
-            "genes": {
-                "column": genes.column,
-                "n_shared": genes.n_shared,
-                "coverage": genes.coverage,
-                "n_duplicates": genes.n_duplicates,
-                "n_renamed": genes.n_renamed,
-                "left_out": genes.left_out,
-                "foreign": {}
-                if genes.foreign is None
-                else {"species": genes.foreign_species, "cells": n_foreign},
-                "silent": {"genes": silent[0], "cells": silent[1]},
-            },
-            "params": {
-                "n_neighbors": spec.graph.n_neighbors,
-                **graph,
-                "confidence_threshold": rules.threshold,
-                "max_novelty": rules.max_novelty,
-                "temperature": spec.temperature,
-                "seed": self.seed,
-                "threads": self.runtime.threads,
-                "provider": self.runtime.provider,
-                "device_note": self.runtime.note,
-            },
-            "versions": {
-                "scbignn_infer": __version__,
-                "numpy": np.__version__,
-                **installed_packages(),
-            },
-            "seconds": {k: round(v, 4) for k, v in seconds.items()},
-        }
+    def _params(self, rules: Rules, **graphs: Any) -> Params:
+        """Return what labels depend on; ``graphs`` says how those of this query were built."""
+        return Params(
+            n_neighbors=self.bundle.spec.graph.n_neighbors,
+            graph=self.graph,
+            confidence_threshold=rules.threshold,
+            max_novelty=rules.max_novelty,
+            temperature=self.bundle.spec.temperature,
+            seed=self.seed,
+            threads=self.runtime.threads,
+            provider=self.runtime.provider,
+            device_note=self.runtime.note,
+            **graphs,
+        )
 
 
 def _log_odds(logits: Array, code: int) -> Array:

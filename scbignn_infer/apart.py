@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer.child import Bounds, Child, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import Estimate
-from scbignn_infer.label_file import label_file
+from scbignn_infer.label_file import Job
 from scbignn_infer.network.sessions import available_threads, choose_runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+    from typing import Self
 
     from scbignn_infer.annotator import Progress
     from scbignn_infer.child import Link
@@ -26,59 +27,70 @@ MORE_SECONDS = 60.0
 """Processor time that the child may take beside its time on all threads."""
 
 
-def label_file_apart(
-    query: Path,
-    target: Path,
-    settings: Settings,
-    *,
-    seconds: float,
-    progress: Progress | None = None,
-    announce: Callable[[int, Estimate], None] | None = None,
-    **options: Any,
-) -> Summary:
-    """Label the cells of a file as ``label_file`` does, in so much time.
+class JobApart:
+    """A :class:`~scbignn_infer.label_file.Job` that another process does, in so much time.
 
     Parameters
     ----------
-    query, target, settings, progress, announce, options
-        As there; what is called is called in this process.
+    query, target, settings, progress, options
+        As there; progress is called in this process.
     seconds
         For all of it.
-
-    Returns
-    -------
-    dict
-        As there.
 
     Raises
     ------
     ScBiGNNError
         As there, or the time is over, or the child was lost; nothing is left behind.
     """
-    threads = settings.threads or available_threads()
-    bounds = Bounds(cpu_seconds=seconds * threads + MORE_SECONDS)
-    end = monotonic() + seconds
-    child = Child(_label, query, target, settings, options, bounds=bounds)
-    try:
+
+    def __init__(
+        self,
+        query: Path,
+        target: Path,
+        settings: Settings,
+        *,
+        seconds: float,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> None:
+        self.query, self._seconds, self._progress = query, seconds, progress
+        self._work = query, target, settings, options
+        self._threads = settings.threads or available_threads()
+
+    def __enter__(self) -> Self:
+        bounds = Bounds(cpu_seconds=self._seconds * self._threads + MORE_SECONDS)
+        self._end = monotonic() + self._seconds
+        self._child = Child(_label, *self._work, bounds=bounds)
+        try:
+            self.n_cells, *expected = self._receive("expected")
+            self.expected = Estimate(*expected)
+        except BaseException:
+            self._child.kill()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._child.kill()
+
+    def run(self) -> Summary:
+        """Label the cells, write them, and return what was read, chosen, found and written."""
+        return dict(self._receive("summary"))
+
+    def _receive(self, wanted: str) -> Any:
+        """Return what the child says of something, and pass its progress on until then."""
         while True:
-            said = child.receive(max(0.0, min(LOOK_SECONDS, end - monotonic())))
-            if said is None and monotonic() >= end:
+            left = self._end - monotonic()
+            said = self._child.receive(max(0.0, min(LOOK_SECONDS, left)))
+            if said is None and left <= 0:
                 raise InputError(
-                    f"{query} was not labelled within {seconds:g} seconds",
+                    f"{self.query} was not labelled within {self._seconds:g} seconds",
                     expected="a file that is read and labelled within --time-limit",
                     do="raise it, or check the file: a damaged one may hang what reads it",
                 )
-            if said is None:
-                continue
-            if "summary" in said:
-                return dict(said["summary"])
-            if "estimate" in said and announce is not None:
-                n_cells, *expected = said["estimate"]
-                announce(n_cells, Estimate(*expected))
-            if "progress" in said and progress is not None:
-                progress(*said["progress"])
-    finally:
-        child.kill()
+            if said is not None and wanted in said:
+                return said[wanted]
+            if said is not None and "progress" in said and self._progress is not None:
+                self._progress(*said["progress"])
 
 
 def _label(
@@ -93,8 +105,7 @@ def _label(
         link.step(stage, done, total)
         link.send({"progress": [stage, done, total]})
 
-    def announce(n_cells: int, expected: Estimate) -> None:
-        link.send({"estimate": [n_cells, expected.seconds, expected.memory]})
-
-    summary = label_file(query, target, settings, progress=tell, announce=announce, **options)
+    with Job(query, target, settings, progress=tell, **options) as job:
+        link.send({"expected": [job.n_cells, job.expected.seconds, job.expected.memory]})
+        summary = job.run()
     link.send({"summary": summary})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from scbignn_infer.annotation.remarks import note_names, remarks_on
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
@@ -108,9 +108,9 @@ def annotate(
     annotator = Annotator.load(model, **chosen.some(LabelKeywords))
     refuse_existing(slots.taken_slots(adata, chosen.key_added), overwrite=overwrite)
     annotation = annotator.annotate_query(query, chosen.reading)
-    note_names(annotation, query)
-    for remark in remarks_on(annotation):
-        warnings.warn(remark, UserWarning, stacklevel=2)
+    annotation = replace(annotation, provenance=annotation.provenance.with_names(query))
+    for warning in annotation.warnings():
+        warnings.warn(warning, UserWarning, stacklevel=2)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None

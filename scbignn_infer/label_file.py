@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from scbignn_infer import nearest_model
-from scbignn_infer.annotation.annotation import UNKNOWN
-from scbignn_infer.annotation.remarks import note_names, remarks_on
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
@@ -27,22 +25,23 @@ from scbignn_infer.query.readers.query import HeldFile, one_line
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from scbignn_infer.annotation.annotation import Annotation
-    from scbignn_infer.annotation.grouping import Grouping
+    from scbignn_infer.annotation.provenance import Provenance
     from scbignn_infer.annotator import Progress
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
+    from scbignn_infer.output.h5ad import Slots
     from scbignn_infer.query.readers import FileQuery
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.settings import Reading, Settings
 
 Summary = dict[str, Any]
-Annotate = Callable[["Annotator", "FileQuery", "Choice"], "Annotation"]
-"""Gives the annotation of an open file, whose matrix and genes are chosen."""
 PAGES = (".html",)
 SAMPLE_ROWS = 100
 """Rows by which a matrix's stored values are counted."""
@@ -105,20 +104,11 @@ def stem(query: Path) -> str:
     return SUFFIXES.sub("", name) or name
 
 
-def label_file(
-    query: Path,
-    target: Path,
-    settings: Settings,
-    *,
-    overwrite: bool = False,
-    replace: bool = False,
-    report: ReportFile | None = None,
-    progress: Progress | None = None,
-    announce: Callable[[int, Estimate], None] | None = None,
-    make_annotator: Callable[[Settings, ModelBundle], Annotator] = make_annotator,
-    annotate: Annotate | None = None,
-) -> Summary:
-    """Label the cells of a file and write them to another, whole or not at all.
+class Job:
+    """The labelling of one file into another, whole or not at all.
+
+    A context: at its beginning the file is open, the model and the matrix are chosen and all that
+    can be refused is refused; at its end nothing is left behind but what was written whole.
 
     Parameters
     ----------
@@ -136,12 +126,263 @@ def label_file(
         A report to write, too.
     progress
         Called as work proceeds.
-    announce
-        Called with the number of cells and the estimate before the work.
-    make_annotator
-        Where annotators are held for many files, this finds the one of a model.
-    annotate
-        Gives the labels, where they are not to be made here.
+    annotator
+        One that is held for many files; by default one is made of the settings.
+
+    Attributes
+    ----------
+    cells, annotator, choice, rules
+        The open file, its model, what of it is read, and which labels are given.
+    expected
+        What the work takes.
+    annotation
+        The labels, once there are any.
+
+    Raises
+    ------
+    ScBiGNNError
+        The file, the model or the output is not what it should be, or the file has changed.
+    """
+
+    cells: FileQuery
+    annotator: Annotator
+    choice: Choice
+    rules: Rules
+    expected: Estimate
+    annotation: Annotation
+
+    def __init__(
+        self,
+        query: Path,
+        target: Path,
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        replace: bool = False,
+        report: ReportFile | None = None,
+        progress: Progress | None = None,
+        annotator: Annotator | None = None,
+    ) -> None:
+        self.query, self.target, self.settings, self.report = query, target, settings, report
+        self._held = annotator
+        self._overwrite, self._replace = overwrite, overwrite or replace
+        self._tell = progress or (lambda stage, done, total: None)
+        self._add_slots: Callable[[Slots], None] | None = None
+        self._reference_distance: dict[str, float] | None = None
+
+    def __enter__(self) -> Self:
+        self._start = perf_counter()
+        limit = self.settings.memory_limit
+        refuse_beyond(limit, bytes_to_read(self.query), f"reading all of {self.query}")
+        with ExitStack() as stack:
+            self.cells = stack.enter_context(open_file(self.query, self.settings.reading, limit))
+            stack.enter_context(self.cells.identity.watched())
+            self._check_outputs()
+            self._drafts = [
+                stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
+                for path in (self.target, *([self.report.path] if self.report else []))
+            ]
+            choice = self._choose_model()
+            self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
+            self._refuse_too_large()
+            if self._copied:
+                copy = h5ad.copying(self.cells.identity, self._drafts[0].path)
+                self._add_slots = stack.enter_context(copy)
+            self.choice = choice or self.annotator.choose(self.cells, self.settings.reading)
+            self._inspected = round(perf_counter() - self._start, 4)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the file."""
+        return self.cells.n_cells
+
+    def run(self) -> Summary:
+        """Label the cells, write them, and return what was read, chosen, found and written."""
+        self.annotate()
+        return self.write()
+
+    def annotate(self) -> None:
+        """Label the cells."""
+        self.annotation = self.annotator.annotate_query(
+            self.cells,
+            self.settings.reading,
+            choice=self.choice,
+            rules=self.rules,
+            progress=self._tell,
+        )
+
+    def write(self) -> Summary:
+        """Write the labels, and return what was read, chosen, found and written."""
+        annotation = self.annotation = replace(self.annotation, provenance=self._provenance())
+        tell, key = self._tell, self.settings.key_added
+        if self.report is not None:
+            tell("report", 0, 1)
+            self._write_report(self.report, self._drafts[1].path)
+            tell("report", 1, 1)
+        tell("write", 0, 1)
+        if self._add_slots is None:
+            self._write_new(self._drafts[0])
+        else:
+            self.cells.close()
+            with atomic.one_line(self.target):
+                self._add_slots(slots.slot_values(annotation, key))
+        atomic.put(self._drafts, self.cells.identity)
+        tell("write", 1, 1)
+        return {
+            "input": str(self.query),
+            "output": str(self.target),
+            **annotation.summary(),
+            "seconds": round(perf_counter() - self._start, 3),
+        }
+
+    @property
+    def _copied(self) -> bool:
+        """Whether the output is a copy of the file, with slots."""
+        return self.target.suffix == ".h5ad" and self.cells.h5ad
+
+    def _is_new(self, path: Path) -> bool:
+        return not (self._replace or _same(path, self.cells.path))
+
+    def _provenance(self) -> Provenance:
+        """Return what the labels are based on, with what the file has to say."""
+        found = self.annotation.provenance.with_names(self.cells)
+        seconds = found.seconds
+        return structs.replace(
+            found,
+            seconds=seconds | {"inspect": seconds.get("inspect", 0.0) + self._inspected},
+            reference_distance=self._reference_distance,
+        )
+
+    def _choose_model(self) -> Choice | None:
+        """Take the annotator that is held, or make that of the model that is named or fits best."""
+        if self._held is not None:
+            self.annotator = self._held
+            return None
+        bundle, choice, self._reference_distance = find_model(self.cells, self.settings)
+        self.annotator = make_annotator(self.settings, bundle)
+        return choice
+
+    def _refuse_too_large(self) -> None:
+        self.expected = self.annotator.estimate(
+            self.cells.n_cells,
+            output_bytes=self.cells.identity.size if self._copied else 0,
+            held_bytes=self._bytes_held(),
+            report=self.report is not None,
+        )
+        self.annotator.refuse_too_large(self.cells, self.expected)
+
+    def _bytes_held(self) -> int:
+        """Return what of the file is in memory beside the labelling, by a sample of its rows."""
+        cells = self.cells
+        whole = isinstance(cells, HeldFile) or (self.target.suffix == ".h5ad" and not cells.h5ad)
+        if self.annotator.memory_limit is None or not whole:
+            return 0
+        rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
+        stored = 0
+        for name in cells.matrices():
+            with suppress(InputError):  # what cannot be read is said where matrices are judged
+                stored += cells.rows(name, rows).nnz
+        return ENTRY_BYTES * stored * cells.n_cells // len(rows)
+
+    def _check_outputs(self) -> None:
+        """Refuse what cannot be written, before any work is done."""
+        cells, target, key = self.cells, self.target, self.settings.key_added
+        into_itself = _same(target, cells.path)
+        if into_itself and not cells.h5ad:
+            raise OutputError(
+                f"{cells.path} is no .h5ad file of today's format, and labels cannot be written "
+                "into it",
+                expected="a new file",
+                do="leave out --in-place",
+            )
+        atomic.check_output(
+            target,
+            suffixes=(".h5ad", *TABLE_SUFFIXES),
+            overwrite=self._replace or into_itself,
+            inputs=[] if into_itself else [cells.identity],
+        )
+        if self.report is not None:
+            self._check_report(self.report)
+        if self.settings.write_graph and target.suffix != ".h5ad":
+            raise OutputError(
+                f"a graph is to be written to '{target.name}'",
+                expected="an output that ends in .h5ad",
+                do="leave out --write-graph, or rename the output",
+            )
+        if self._copied:
+            with one_line(cells.path, ".h5ad file"):
+                names = slots.slot_names(key)
+                h5ad.check_h5ad_slots(cells.path, names, overwrite=self._overwrite)
+        elif target.suffix == ".h5ad" and cells.uns(key) is not None:
+            h5ad.refuse_existing([f"uns['{key}']"], overwrite=self._overwrite)
+
+    def _check_report(self, report: ReportFile) -> None:
+        atomic.check_output(
+            report.path,
+            suffixes=PAGES,
+            overwrite=self._replace,
+            inputs=[self.cells.identity],
+            others=[self.target],
+        )
+        _need_report_packages()
+        if report.sample_key is not None:
+            self.cells.obs_column(report.sample_key)
+
+    def _write_new(self, draft: Draft) -> None:
+        """Write a table, or an AnnData made of a file in another format."""
+        cells, annotation, key = self.cells, self.annotation, self.settings.key_added
+        values = slots.slot_values(annotation, key)
+        if draft.target.suffix == ".h5ad":
+            whole = cells.to_adata()
+            cells.close()
+            h5ad.refuse_existing(slots.taken_slots(whole, key), overwrite=self._overwrite)
+            h5ad.check_lengths(whole.n_obs, values, cells.path)
+            with atomic.one_line(draft.target):
+                h5ad.write_new_h5ad(whole, draft.path, values)
+            return
+        names = cells.cell_names()
+        cells.close()
+        h5ad.check_lengths(len(names), values, cells.path)
+        table = make_table(names, values.columns, annotation.probabilities, annotation.cell_types)
+        with atomic.one_line(draft.target):
+            write_table(table, draft.path, draft.target.suffix)
+
+    def _write_report(self, report: ReportFile, path: Path) -> None:
+        from scbignn_infer.report import write_report
+        from scbignn_infer.report.layout import lay_out
+        from scbignn_infer.report.markers import express
+
+        cells, annotator, annotation = self.cells, self.annotator, self.annotation
+        write_report(
+            path,
+            annotation,
+            annotator.bundle.spec,
+            lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
+            name=cells.path.name,
+            cell_names=cells.cell_names(),
+            warnings=annotation.warnings(),
+            samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
+            markers=express(annotator, cells, self.choice, annotation, self.rules.grouping),
+        )
+
+
+def label_file(query: Path, target: Path, settings: Settings, **options: Any) -> Summary:
+    """Label the cells of a file and write them to another, whole or not at all.
+
+    Parameters
+    ----------
+    query, target, settings, options
+        As of :class:`Job`.
 
     Returns
     -------
@@ -151,128 +392,10 @@ def label_file(
     Raises
     ------
     ScBiGNNError
-        The file, the model or the output is not what it should be, or the file has changed; nothing
-        is left behind.
+        As :class:`Job`; nothing is left behind.
     """
-    tell = progress or (lambda stage, done, total: None)
-    start, key, reading = perf_counter(), settings.key_added, settings.reading
-    refuse_beyond(settings.memory_limit, bytes_to_read(query), f"reading all of {query}")
-    with ExitStack() as stack:
-        cells = stack.enter_context(open_file(query, reading, settings.memory_limit))
-        stack.enter_context(cells.identity.watched())
-        _check_outputs(cells, target, settings, report, overwrite=overwrite, replace=replace)
-        new = not (overwrite or replace)
-        drafts = [
-            stack.enter_context(atomic.drafting(path, new=new and not _same(path, cells.path)))
-            for path in (target, *([report.path] if report else []))
-        ]
-        bundle, choice, novelty = find_model(cells, settings)
-        annotator = make_annotator(settings, bundle)
-        rules = Rules.of(bundle, **settings.some(RuleKeywords))
-        copied = target.suffix == ".h5ad" and cells.h5ad
-        expected = annotator.estimate(
-            cells.n_cells,
-            output_bytes=cells.identity.size if copied else 0,
-            held_bytes=_bytes_held(cells, target, annotator),
-            report=report is not None,
-        )
-        annotator.refuse_too_large(cells, expected)
-        if announce is not None:
-            announce(cells.n_cells, expected)
-        copy = h5ad.copying(cells.identity, drafts[0].path)
-        add_slots = stack.enter_context(copy) if copied else None
-        choice = choice or annotator.choose(cells, reading)
-        inspected = perf_counter() - start
-        if annotate is None:
-            annotation = annotator.annotate_query(
-                cells, reading, choice=choice, rules=rules, progress=tell
-            )
-        else:
-            annotation = annotate(annotator, cells, choice)
-        note_names(annotation, cells)
-        if report is not None:
-            tell("report", 0, 1)
-            page = ReportFile(drafts[1].path, report.sample_key)
-            _write_report(page, annotator, cells, choice, annotation, grouping=rules.grouping)
-            tell("report", 1, 1)
-        tell("write", 0, 1)
-        if add_slots is None:
-            _write_new(drafts[0], cells, annotation, key, overwrite=overwrite)
-        else:
-            cells.close()
-            with atomic.one_line(target):
-                add_slots(slots.slot_values(annotation, key))
-        atomic.put(drafts, cells.identity)
-        tell("write", 1, 1)
-    annotation.provenance["seconds"]["inspect"] += round(inspected, 4)
-    return {
-        "input": str(query),
-        "output": str(target),
-        **_summary(annotation, novelty),
-        "seconds": round(perf_counter() - start, 3),
-    }
-
-
-def _bytes_held(cells: FileQuery, target: Path, annotator: Annotator) -> int:
-    """Return what of a file is in memory beside the labelling, by a sample of its rows."""
-    whole = isinstance(cells, HeldFile) or (target.suffix == ".h5ad" and not cells.h5ad)
-    if annotator.memory_limit is None or not whole:
-        return 0
-    rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
-    stored = 0
-    for name in cells.matrices():
-        with suppress(InputError):  # what cannot be read is said where matrices are judged
-            stored += cells.rows(name, rows).nnz
-    return ENTRY_BYTES * stored * cells.n_cells // len(rows)
-
-
-def _check_outputs(
-    cells: FileQuery,
-    target: Path,
-    settings: Settings,
-    report: ReportFile | None,
-    *,
-    overwrite: bool,
-    replace: bool,
-) -> None:
-    """Refuse what cannot be written, before any work is done."""
-    query, replace = cells.path, overwrite or replace
-    into_itself = _same(target, query)
-    if into_itself and not cells.h5ad:
-        raise OutputError(
-            f"{query} is no .h5ad file of today's format, and labels cannot be written into it",
-            expected="a new file",
-            do="leave out --in-place",
-        )
-    atomic.check_output(
-        target,
-        suffixes=(".h5ad", *TABLE_SUFFIXES),
-        overwrite=replace or into_itself,
-        inputs=[] if into_itself else [cells.identity],
-    )
-    if report is not None:
-        atomic.check_output(
-            report.path,
-            suffixes=PAGES,
-            overwrite=replace,
-            inputs=[cells.identity],
-            others=[target],
-        )
-        _need_report_packages()
-        if report.sample_key is not None:
-            cells.obs_column(report.sample_key)
-    key, graph = settings.key_added, settings.write_graph
-    if graph and target.suffix != ".h5ad":
-        raise OutputError(
-            f"a graph is to be written to '{target.name}'",
-            expected="an output that ends in .h5ad",
-            do="leave out --write-graph, or rename the output",
-        )
-    if target.suffix == ".h5ad" and cells.h5ad:
-        with one_line(query, ".h5ad file"):
-            h5ad.check_h5ad_slots(query, slots.slot_names(key), overwrite=overwrite)
-    elif target.suffix == ".h5ad" and cells.uns(key) is not None:
-        h5ad.refuse_existing([f"uns['{key}']"], overwrite=overwrite)
+    with Job(query, target, settings, **options) as job:
+        return job.run()
 
 
 def _same(target: Path, query: Path) -> bool:
@@ -287,68 +410,3 @@ def _need_report_packages() -> None:
     for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
         if find_spec(module) is None:
             raise MissingExtraError(module, extra="report", purpose=purpose)
-
-
-def _write_new(
-    draft: Draft, cells: FileQuery, annotation: Annotation, key: str, *, overwrite: bool
-) -> None:
-    """Write a table, or an AnnData made of a file in another format."""
-    values = slots.slot_values(annotation, key)
-    if draft.target.suffix == ".h5ad":
-        whole = cells.to_adata()
-        cells.close()
-        h5ad.refuse_existing(slots.taken_slots(whole, key), overwrite=overwrite)
-        h5ad.check_lengths(whole.n_obs, values, cells.path)
-        with atomic.one_line(draft.target):
-            h5ad.write_new_h5ad(whole, draft.path, values)
-        return
-    names = cells.cell_names()
-    cells.close()
-    h5ad.check_lengths(len(names), values, cells.path)
-    table = make_table(names, values.columns, annotation.probabilities, annotation.cell_types)
-    with atomic.one_line(draft.target):
-        write_table(table, draft.path, draft.target.suffix)
-
-
-def _write_report(
-    report: ReportFile,
-    annotator: Annotator,
-    cells: FileQuery,
-    choice: Choice,
-    annotation: Annotation,
-    *,
-    grouping: Grouping,
-) -> None:
-    from scbignn_infer.report import write_report
-    from scbignn_infer.report.layout import lay_out
-    from scbignn_infer.report.markers import express
-
-    write_report(
-        report.path,
-        annotation,
-        annotator.bundle.spec,
-        lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
-        name=cells.path.name,
-        cell_names=cells.cell_names(),
-        warnings=remarks_on(annotation),
-        samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-        markers=express(annotator, cells, choice, annotation, grouping),
-    )
-
-
-def _summary(annotation: Annotation, novelty: Mapping[str, float] | None) -> Summary:
-    provenance, labels = annotation.provenance, annotation.counts()
-    return {
-        "cells": len(annotation),
-        "model": provenance["model"],
-        "adaptation": provenance["adaptation"],
-        "reference_distance": novelty,
-        "matrix": provenance["matrix"],
-        "genes": provenance["genes"],
-        "params": provenance["params"],
-        "stages": provenance["seconds"],
-        "labels": labels,
-        "unknown": labels.get(UNKNOWN, 0),
-        "empty": annotation.n_empty,
-        "warnings": remarks_on(annotation),
-    }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbignn_infer.annotation.remarks import MAX_NOVELTY
+from scbignn_infer.annotation.provenance import MAX_NOVELTY
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, GeneError
 from scbignn_infer.model import registry

@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.provenance import Model, Provenance
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.network.levels import SCALED_STEPS
 from scbignn_infer.network.panel import LIMIT, RESIDUAL_GENES, TARGET_SUM
@@ -40,7 +41,7 @@ def annotation() -> Annotation:
         embedding=np.zeros((5, 2), np.float32),
         empty=np.array([False, False, False, False, True]),
         confidence_threshold=0.5,
-        provenance={"model": {"name": "toy"}, "seconds": {"graph": 1.0}},
+        provenance=Provenance(Model("toy", "1", "ab"), seconds={"graph": 1.0}),
     )
 
 
@@ -112,7 +113,9 @@ def test_columns_and_matrices_have_the_promised_names(annotation: Annotation) ->
     assert matrices["key_probabilities"] is annotation.probabilities
     assert matrices["X_key"] is annotation.embedding
     assert list(annotation.matrices()) == ["scbignn_probabilities", "X_scbignn"]
-    assert annotation.record() == {"model": {"name": "toy"}, "cell_types": TYPES}
+    record = annotation.record()
+    assert (record["model"]["name"], record["cell_types"]) == ("toy", TYPES)
+    assert "seconds" not in record
 
 
 def test_the_graph_is_given_as_distances_and_as_what_both_sides_share(

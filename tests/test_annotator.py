@@ -14,7 +14,6 @@ import scipy.sparse as sp
 
 import scbignn_infer
 from scbignn_infer.annotation import scores
-from scbignn_infer.annotation.remarks import remarks_on
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
 from scbignn_infer.model.bundle import CellType
@@ -364,14 +363,14 @@ def test_the_total_that_a_cut_was_scaled_to_is_found(
 ) -> None:
     whole = islet_model.annotate_matrix(islets.X, list(islets.var_names))
     found = islet_model.annotate_matrix(*log_cut(islets, target))
-    assert found.provenance["matrix"]["state"] == "log1p-cut"
+    assert found.provenance.matrix.state == "log1p-cut"
     total = np.median(np.asarray(islets.X.sum(axis=1)))
     if target == 1e4:
-        assert found.provenance["matrix"]["target_sum"] == 1e4
+        assert found.provenance.matrix.target_sum == 1e4
     elif target is not None:
-        assert 0.4 < found.provenance["matrix"]["target_sum"] / target < 2.5
+        assert 0.4 < found.provenance.matrix.target_sum / target < 2.5
     else:
-        assert found.provenance["matrix"]["target_sum"] in (1e4, pytest.approx(total, rel=0.6))
+        assert found.provenance.matrix.target_sum in (1e4, pytest.approx(total, rel=0.6))
     assert (found.best_labels == whole.best_labels).mean() >= least
 
 
@@ -385,7 +384,7 @@ def test_batches_are_labelled_as_if_each_came_alone(
     counts[5] = 0
     adata.X = sp.csr_matrix(counts)
     found = islet_model.annotate_query(AnnDataQuery(adata), Reading(batch_key="sample"))
-    assert found.provenance["params"]["n_batches"] == 3
+    assert found.provenance.params.n_batches == 3
     assert found.empty.sum() == 1
     for name in "abc":
         rows = np.flatnonzero(adata.obs["sample"] == name)
@@ -428,7 +427,7 @@ def test_ensembl_ids_label_as_symbols_do(islets: ad.AnnData, islet_model: Annota
     x, symbols = islets.X[:, kept], [islets.var_names[i] for i in kept]
     by_symbol = islet_model.annotate_matrix(x, symbols)
     by_id = islet_model.annotate_matrix(x, [f"{gene[s]}.7" for s in symbols])
-    assert by_id.provenance["genes"]["n_renamed"] > 3700
+    assert by_id.provenance.genes.n_renamed > 3700
     assert (by_id.best_labels == by_symbol.best_labels).mean() > 0.99
 
 
@@ -471,7 +470,7 @@ def islet_annotator() -> Annotator:
 
 
 def remarks(annotator: Annotator, adata: ad.AnnData, reading: Reading = AS_FOUND) -> list[str]:
-    return remarks_on(annotator.annotate_query(AnnDataQuery(adata), reading))
+    return annotator.annotate_query(AnnDataQuery(adata), reading).warnings()
 
 
 def split(adata: ad.AnnData) -> ad.AnnData:
@@ -496,11 +495,11 @@ def test_layers_of_velocity_are_summed_where_there_is_nothing_else(
     parts.write_h5ad(tmp_path / "parts.h5ad")
     with open_query(tmp_path / "parts.h5ad") as query:
         found = islet_annotator.annotate_query(query)
-    matrix = found.provenance["matrix"]
-    assert matrix["name"] == whole
-    assert "passed over: 'ambiguous' holds a part" in matrix["verdicts"]["layers:ambiguous"]
+    matrix = found.provenance.matrix
+    assert matrix.name == whole
+    assert "passed over: 'ambiguous' holds a part" in matrix.verdicts["layers:ambiguous"]
     np.testing.assert_array_equal(found.labels, plain.labels)
-    assert remarks_on(found) == remarks_on(plain)
+    assert found.warnings() == plain.warnings()
     assert islet_annotator.choose(AnnDataQuery(parts), Reading(matrix=whole)).matrix == whole
     both = some_islets.copy()
     both.layers.update(parts.layers)
@@ -526,11 +525,11 @@ def test_cells_of_a_second_species_are_unknown_and_counted(
     np.testing.assert_array_equal(found.labels[:200], plain.labels)
     assert set(found.labels[200:]) == {"unknown"}
     assert (found.confidence[200:] == 0).all()
-    assert (found.n_foreign, found.n_empty) == (40, 0)
+    assert (found.provenance.n_foreign, found.n_empty) == (40, 0)
     genes = found.record()["genes"]
     assert genes["foreign"] == {"species": "mouse", "cells": 40}
     assert genes["left_out"] == {"genes of mouse": 500}
-    (said,) = [r for r in remarks_on(found) if "mouse" in r]
+    (said,) = [r for r in found.warnings() if "mouse" in r]
     assert said.startswith("40 of 240 cells are mostly of mouse, another species than the model's")
 
 

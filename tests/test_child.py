@@ -190,17 +190,18 @@ class TestTimeLimit:
     def test_the_outcome_is_that_of_the_command(self, example: Path, tmp_path: Path) -> None:
         settings = Settings(model="human-pbmc", threads=1)
         steps: list[str] = []
-        summary = apart.label_file_apart(
+        with apart.JobApart(
             example,
             tmp_path / "apart.h5ad",
             settings,
             seconds=600,
             progress=lambda stage, done, total: steps.append(stage),
-            announce=lambda n, expected: steps.append(f"{n} {expected.memory > 0}"),
-        )
+        ) as job:
+            assert (job.n_cells, steps) == (700, [])
+            assert job.expected.memory > 0
+            summary = job.run()
         plain = label_file.label_file(example, tmp_path / "here.h5ad", settings)
         assert (tmp_path / "apart.h5ad").read_bytes() == (tmp_path / "here.h5ad").read_bytes()
-        assert steps[0] == "700 True"
         assert {"gene level", "write"} < set(steps)
         for key in set(plain) - {"seconds", "stages", "output"}:
             assert summary[key] == plain[key], key
@@ -224,10 +225,10 @@ class TestTimeLimit:
         broken = tmp_path / "broken.h5ad"
         broken.write_bytes(example.read_bytes()[:50_000])
         said = []
-        for label in (label_file.label_file, apart.label_file_apart):
-            more = {"seconds": 600} if label is apart.label_file_apart else {}
-            with pytest.raises(InputError) as error:
-                label(broken, tmp_path / "o.csv", Settings(model="human-pbmc"), **more)
+        start = broken, tmp_path / "o.csv", Settings(model="human-pbmc")
+        for job in (label_file.Job(*start), apart.JobApart(*start, seconds=600)):
+            with pytest.raises(InputError) as error, job:
+                pytest.fail("it was opened")
             said.append(str(error.value))
         assert said[0] == said[1]
 

@@ -86,14 +86,14 @@ def test_unknown_can_be_asked_for_and_done_without(pbmc_bundle: ModelBundle, exa
     much = Annotator(pbmc_bundle, device="cpu", unknown_threshold=0.9).annotate_query(query)
     np.testing.assert_array_equal(much.labels == "unknown", much.support < 0.9)
     assert (much.labels == "unknown")[much.confidence < 0.9].all()
-    assert much.provenance["params"]["confidence_threshold"] == 0.9
+    assert much.provenance.params.confidence_threshold == 0.9
     usual = Annotator(pbmc_bundle, device="cpu").annotate_query(query)
-    assert usual.provenance["params"]["max_novelty"] == 1
+    assert usual.provenance.params.max_novelty == 1
     median = float(np.median(usual.novelty))
     half = Annotator(pbmc_bundle, device="cpu", max_novelty=median).annotate_query(query)
     np.testing.assert_array_equal(
         half.labels == "unknown", (usual.labels == "unknown") | (usual.novelty > median)
     )
-    assert half.provenance["params"]["max_novelty"] == median
+    assert half.provenance.params.max_novelty == median
     every = Annotator(pbmc_bundle, device="cpu", unknown=False, max_novelty=0.1)
     assert not (every.annotate_query(query).labels == "unknown").any()

@@ -214,25 +214,23 @@ def found(example, pbmc_bundle):
 def label(found):
     """Return a function that labels a file and calls ``swap`` at a stage of the work."""
 
-    def label(query, target, swap, stage, **keywords):
+    def label(query, target, swap, stage, **options):
         def at(reached):
             if reached == stage:
                 swap()
 
-        def annotate(annotator, cells, choice):
-            at("labelled")
-            return found[1]
-
-        return label_file.label_file(
+        with label_file.Job(
             query,
             target,
             SETTINGS,
-            announce=lambda n, estimate: at("start"),
-            annotate=annotate,
             progress=lambda name, done, total: at(name) if not done else None,
-            make_annotator=lambda settings, bundle: found[0],
-            **keywords,
-        )
+            annotator=found[0],
+            **options,
+        ) as job:
+            at("start")
+            job.annotation = found[1]
+            at("labelled")
+            return job.write()
 
     return label
 
@@ -268,7 +266,7 @@ def test_what_another_program_saves_meanwhile_stays(label, query, stage):
 def test_labels_and_report_come_both_or_not_at_all(label, query, others, suffix, monkeypatch):
     pytest.importorskip("umap")
     monkeypatch.setattr(
-        label_file, "_write_report", lambda report, *_: report.path.write_text("page")
+        label_file.Job, "_write_report", lambda job, report, path: path.write_text("page")
     )
     target, report = (
         query.with_name(f"o.{suffix}"),
@@ -326,15 +324,12 @@ def test_the_input_by_a_hard_link_is_no_output(label, query):
 
 
 def test_labels_of_fewer_cells_are_refused(query):
-    def annotate(annotator, cells, choice):
-        rows = readers.RowRange(cells, 0, 600)
-        return annotator.annotate_query(rows, SETTINGS.reading, choice=choice)
-
     for suffix in ("h5ad", "csv"):
-        with pytest.raises(InputError, match=r"600 rows and .* holds 700 cells"):
-            label_file.label_file(
-                query, query.with_name(f"o.{suffix}"), SETTINGS, annotate=annotate
-            )
+        with label_file.Job(query, query.with_name(f"o.{suffix}"), SETTINGS) as job:
+            rows = readers.RowRange(job.cells, 0, 600)
+            job.annotation = job.annotator.annotate_query(rows, choice=job.choice)
+            with pytest.raises(InputError, match=r"600 rows and .* holds 700 cells"):
+                job.write()
     assert names(query.parent) == ["q.h5ad"]
 
 

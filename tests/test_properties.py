@@ -128,7 +128,7 @@ def test_a_gene_split_over_two_columns_is_summed(
     rest[:, :50] = (x[:, :50] - half).tolil()
     found = annotator.annotate_matrix(sp.hstack([rest.tocsr(), half]), [*genes, *genes[:50]])
     assert_same(found, plain)
-    assert found.provenance["genes"]["n_duplicates"] == 50
+    assert found.provenance.genes.n_duplicates == 50
 
 
 def test_sparse_formats_and_dense_agree(
@@ -172,7 +172,7 @@ def test_log_normalised_values_give_the_labels_of_counts(
     for target in (1e4, 3e3):
         log = sp.csr_matrix(sp.diags_array(target / totals) @ x).log1p().astype(np.float32)
         found = annotator.annotate_matrix(log, genes)
-        assert found.provenance["matrix"]["state"] == "log1p"
+        assert found.provenance.matrix.state == "log1p"
         assert_same(found, plain)
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,8 +192,13 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
         **dict.fromkeys(("name", "version", "description", "licence", "tissue"), HOSTILE),
     )
     n, labels = len(found), list(found.counts())
-    found.provenance["matrix"]["name"] = found.provenance["genes"]["column"] = HOSTILE
-    found.provenance["matrix"]["verdicts"] = {HOSTILE: HOSTILE}
+    based = found.provenance
+    based = msgspec.structs.replace(
+        based,
+        matrix=msgspec.structs.replace(based.matrix, name=HOSTILE, verdicts={HOSTILE: HOSTILE}),
+        genes=msgspec.structs.replace(based.genes, column=HOSTILE),
+    )
+    found = replace(found, provenance=based)
     markers = Markers([HOSTILE], labels, np.ones((len(labels), 1)), np.ones((len(labels), 1)), {})
     markers.absent[HOSTILE] = {HOSTILE: -1.0}
     write_report(

@@ -151,16 +151,15 @@ class TestOneProcess:
     def test_a_surprise_is_a_record_too(
         self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plain = samples.label_file
+        class Broken(samples.Job):
+            def annotate(self) -> None:
+                if self.query.name == "s1.h5ad":
+                    raise ZeroDivisionError("of a library")
+                if self.query.name == "s2.h5ad":
+                    raise MemoryError
+                super().annotate()
 
-        def broken(query: Path, *more: Any, **options: Any) -> Any:
-            if query.name == "s1.h5ad":
-                raise ZeroDivisionError("of a library")
-            if query.name == "s2.h5ad":
-                raise MemoryError
-            return plain(query, *more, **options)
-
-        monkeypatch.setattr(samples, "label_file", broken)
+        monkeypatch.setattr(samples, "Job", Broken)
         found = records(cells / "*.h5ad", *MODEL, "-O", tmp_path / "out", code=3)
         assert found["s0"]["status"] == "done"
         assert "unexpected ZeroDivisionError: of a library" in found["s1"]["error"]

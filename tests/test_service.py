@@ -237,9 +237,9 @@ def test_labels_are_those_of_the_api(client, cells, annotator, form):
     for name in annotation.COLUMNS:
         assert answer[name] == columns[f"k_{name}"].tolist(), name
     summary = answer["summary"]
-    assert answer["model"] == expected.provenance["model"]
+    assert answer["model"] == expected.summary()["model"]
     assert (summary["cells"], summary["labels"]) == (60, expected.counts())
-    assert summary["genes"]["n_shared"] == expected.provenance["genes"]["n_shared"]
+    assert summary["genes"]["n_shared"] == expected.provenance.genes.n_shared
     assert "only 32%" in summary["warnings"][0]
 
 

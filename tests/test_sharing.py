@@ -170,7 +170,7 @@ class TestTheReferenceGraph:
         same = reference["codes"][nearest] == whole.best_codes[:50, None]
         expected = (weight * same).sum(1) / weight.sum(1)
         np.testing.assert_allclose(whole.neighbor_agreement[:50], expected, atol=1e-3)
-        assert whole.provenance["params"]["graph_builder"] == "reference"
+        assert whole.provenance.params.graph_builder == "reference"
 
     def test_labels_are_as_good(self, islets: ad.AnnData, whole: Annotation) -> None:
         truth = islets.obs["cell_type"].to_numpy().astype(str)
@@ -183,7 +183,7 @@ class TestTheReferenceGraph:
         reading = Reading(batch_key="sample")
         found = annotator(graph="reference").annotate_query(AnnDataQuery(cells), reading)
         assert equal(found, whole)
-        assert found.provenance["params"]["n_batches"] == 1
+        assert found.provenance.params.n_batches == 1
 
     def test_explanations_name_the_neighbours_in_the_bank(
         self, islets: ad.AnnData, whole: Annotation

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.annotation import scores
+from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 UNKNOWN = "unknown"
-COLUMNS = (
-    "cell_type",
-    "cell_type_ontology_id",
-    "best_cell_type",
-    "confidence",
-    "gene_level_cell_type",
-    "neighbor_agreement",
-    "novelty",
-)
-"""Names of the per-cell columns, without their prefix."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class Annotation:
     >>> annotation = annotator.annotate_matrix(counts, genes)
     >>> annotation.probabilities.shape
     (3, 9)
-    >>> annotation.provenance["matrix"]["state"]
+    >>> annotation.provenance.matrix.state
     'counts'
     """
 
@@ -90,20 +83,15 @@ class Annotation:
     confidence_threshold: float
     max_novelty: float = 1.0
     graph: sp.csr_matrix | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
 
     def __len__(self) -> int:
         return len(self.probabilities)
 
     @property
-    def n_foreign(self) -> int:
-        """Number of cells that are mostly of another species than the model's."""
-        return int(self.provenance.get("genes", {}).get("foreign", {}).get("cells", 0))
-
-    @property
     def n_empty(self) -> int:
         """Number of cells without a count on any known gene."""
-        return int(self.empty.sum()) - self.n_foreign
+        return int(self.empty.sum()) - self.provenance.n_foreign
 
     @property
     def confidence(self) -> Array:
@@ -133,6 +121,11 @@ class Annotation:
         return self._names(self.codes)
 
     @property
+    def label_ids(self) -> Array:
+        """(n_cells,) Cell Ontology ids of the final labels, or empty strings."""
+        return np.array([*self.ontology_ids, ""], dtype=object)[self.codes]
+
+    @property
     def best_labels(self) -> Array:
         """(n_cells,) labels without rejection."""
         return self._names(self.best_codes)
@@ -153,17 +146,7 @@ class Annotation:
 
     def columns(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell columns as they stand in ``obs``, by name."""
-        ids = np.array([*self.ontology_ids, ""], dtype=object)
-        values = (
-            self.labels,
-            ids[self.codes],
-            self.best_labels,
-            self.confidence.astype(np.float32),
-            self.gene_level_labels,
-            self.neighbor_agreement.astype(np.float32),
-            self.novelty.astype(np.float32),
-        )
-        return {f"{key}_{name}": v for name, v in zip(COLUMNS, values, strict=True)}
+        return {f"{key}_{name}": column.values(self) for name, column in COLUMNS.items()}
 
     def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell matrices as they stand in ``obsm``, by name."""
@@ -184,9 +167,67 @@ class Annotation:
         return {f"{key}_connectivities": near.maximum(near.T), f"{key}_distances": distances}
 
     def record(self) -> dict[str, Any]:
-        """Return what stands in ``uns``: the provenance and the names of the classes.
+        """Return what stands in ``uns``: the provenance and the names of the classes."""
+        return {**self.provenance.record(), "cell_types": self.cell_types}
 
-        Timings are left out, so that the same input gives the same file.
-        """
-        kept = {k: v for k, v in self.provenance.items() if k != "seconds"}
-        return {**kept, "cell_types": self.cell_types}
+    def warnings(self) -> list[str]:
+        """Return what the user should know before labels are believed."""
+        return self.provenance.warnings(
+            n=len(self),
+            n_empty=self.n_empty,
+            unknown=float(np.mean(self.codes < 0)),
+            novelty=float(np.median(self.novelty)),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what commands and services say of all cells."""
+        labels = self.counts()
+        return {
+            "cells": len(self),
+            **self.provenance.summary(),
+            "labels": labels,
+            "unknown": labels.get(UNKNOWN, 0),
+            "empty": self.n_empty,
+            "warnings": self.warnings(),
+        }
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of ``obs``.
+
+    Attributes
+    ----------
+    of
+        Gives its values.
+    names
+        Gives the strings that it may hold, in their order; ``None`` of numbers.
+    """
+
+    of: Callable[[Annotation], Array]
+    names: Callable[[Annotation], list[str]] | None = None
+
+    def values(self, annotation: Annotation) -> Array:
+        """Return the values (n_cells,), strings or float32."""
+        found = self.of(annotation)
+        return found if self.names else found.astype(np.float32)
+
+
+def _label_names(annotation: Annotation) -> list[str]:
+    return [*annotation.cell_types, UNKNOWN]
+
+
+def _id_names(annotation: Annotation) -> list[str]:
+    return list(dict.fromkeys([*annotation.ontology_ids, ""]))
+
+
+COLUMNS = {
+    "cell_type": Column(lambda a: a.labels, _label_names),
+    "cell_type_ontology_id": Column(lambda a: a.label_ids, _id_names),
+    "best_cell_type": Column(lambda a: a.best_labels, _label_names),
+    "confidence": Column(lambda a: a.confidence),
+    "gene_level_cell_type": Column(lambda a: a.gene_level_labels, _label_names),
+    "neighbor_agreement": Column(lambda a: a.neighbor_agreement),
+    "novelty": Column(lambda a: a.novelty),
+}
+"""The per-cell columns by name, without their prefix: files, tables and services have each."""

@@ -8,25 +8,23 @@ import hashlib
 import os
 import shutil
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
-from scbignn_infer.label_file import ReportFile, label_file, make_annotator, stem
+from scbignn_infer.label_file import Job, ReportFile, make_annotator, stem
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.output.temporaries import LEFTOVER, NO_RUN, temporaries_of
 from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.batch.manifest import Manifest
-    from scbignn_infer.label_file import Annotate
-    from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.settings import Settings
 
 Record = dict[str, Any]
@@ -253,31 +251,61 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def label_sample(task: Task, *, annotate: Annotate | None = None, error: str = "") -> Record:
+def label_sample(task: Task) -> Record:
     """Label one sample, unless an earlier run has left it whole; what goes wrong is in the record.
-
-    Parameters
-    ----------
-    task
-        What to do.
-    annotate
-        Gives the labels, where they are not to be made here.
-    error
-        What has gone wrong already, if anything.
 
     Returns
     -------
     dict
         ``status`` is ``done``, ``skipped`` or ``failed``; see docs/production.md for the rest.
     """
-    sample = task.sample
-    if error:
-        return failed(sample, error)
+    with recording(task) as record:
+        work = _work(task)
+        if _is_whole(task, work):
+            record.update(task.before or {}, status="skipped")
+            return record
+        with job_of(task) as job:
+            job.annotate()
+            record.update(done(task, job, work))
+    return record
+
+
+@contextmanager
+def recording(task: Task) -> Iterator[Record]:
+    """Give the record of a sample to fill in; an error is noted there and does not stop others."""
+    record: Record = {}
     try:
         with temporaries_of(task.run):
-            return _label_sample(task, annotate)
+            yield record
     except Exception as surprise:  # noqa: BLE001 - that of one sample must not stop the others
-        return failed(sample, in_one_line(surprise))
+        record.clear()
+        record.update(failed(task.sample, in_one_line(surprise)))
+
+
+def job_of(task: Task) -> Job:
+    """Return the job of labelling a sample, with the annotator that this process holds."""
+    return Job(
+        task.sample.query,
+        task.sample.target,
+        task.settings,
+        overwrite=task.overwrite,
+        replace=task.ours,
+        report=task.sample.report,
+        annotator=held_annotator(task.settings),
+    )
+
+
+def done(task: Task, job: Job, work: Record | None = None) -> Record:
+    """Write a sample that has been labelled, and return its record."""
+    work = work or _work(task)
+    return {
+        "sample": task.sample.name,
+        "status": "done",
+        **job.write(),
+        **work,
+        "output_sha256": fingerprint(task.sample.target),
+        "error": "",
+    }
 
 
 def in_one_line(error: Exception) -> str:
@@ -310,31 +338,6 @@ def _record(sample: Sample, status: str) -> Record:
         "status": status,
         "input": str(sample.query),
         "output": str(sample.target),
-    }
-
-
-def _label_sample(task: Task, annotate: Annotate | None) -> Record:
-    sample, settings = task.sample, task.settings
-    work = _work(task)
-    if _is_whole(task, work):
-        return {**(task.before or {}), "status": "skipped"}
-    summary = label_file(
-        sample.query,
-        sample.target,
-        settings,
-        overwrite=task.overwrite,
-        replace=task.ours,
-        report=sample.report,
-        make_annotator=held_annotator,
-        annotate=annotate,
-    )
-    return {
-        "sample": sample.name,
-        "status": "done",
-        **summary,
-        **work,
-        "output_sha256": fingerprint(sample.target),
-        "error": "",
     }
 
 
@@ -376,8 +379,9 @@ _held: dict[tuple[str, str], Annotator] = {}
 _holding = threading.Lock()
 
 
-def held_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
-    """Return the annotator that this process holds for a model and settings, or make it."""
+def held_annotator(settings: Settings) -> Annotator:
+    """Return the annotator that this process holds for settings that name a model, or make it."""
+    bundle = load_model(str(settings.model))
     key = bundle.sha256, repr(settings)
     with _holding:
         if key not in _held:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.batch.samples import (
+    done,
+    failed,
     held_annotator,
     in_one_line,
     is_whole,
-    label_sample,
+    job_of,
     parts_folder,
+    recording,
 )
 from scbignn_infer.label_file import open_file
-from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.levels import READ_CELLS
 from scbignn_infer.output.atomic import replacing
 from scbignn_infer.query.identity import changed
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     )
     from scbignn_infer.query.identity import Identity
     from scbignn_infer.query.readers import FileQuery
-    from scbignn_infer.query.reading import Choice
 
 ARRAYS = (
     "probabilities",
@@ -94,7 +96,7 @@ def label_part(part: Part) -> str:
     """Label some cells of a sample and keep the result; returns what went wrong, if anything."""
     settings = part.task.settings
     try:
-        annotator = held_annotator(settings, load_model(str(settings.model)))
+        annotator = held_annotator(settings)
         with open_file(part.task.sample.query, settings.reading, settings.memory_limit) as cells:
             choice = annotator.choose(cells, settings.reading)
             rows = RowRange(cells, part.start, part.stop)
@@ -103,8 +105,9 @@ def label_part(part: Part) -> str:
             cells.identity.check()
         part.path.parent.mkdir(exist_ok=True)
         arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
+        based = msgspec.json.encode(found.provenance).decode()
         with replacing(part.path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, provenance=np.array(json.dumps(found.provenance)), **arrays)
+            np.savez(file, provenance=np.array(based), **arrays)
     except Exception as error:  # noqa: BLE001 - one part's surprise must not stop other samples
         return in_one_line(error)
     return ""
@@ -112,13 +115,14 @@ def label_part(part: Part) -> str:
 
 def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
     """Write a sample whose parts have been labelled."""
-
-    def annotate(annotator: Annotator, cells: FileQuery, choice: Choice) -> Annotation:
-        _check(parts[0], cells)
-        return _read(annotator, parts)
-
     try:
-        return label_sample(task, annotate=annotate, error=next(filter(None, errors), ""))
+        if error := next(filter(None, errors), ""):
+            return failed(task.sample, error)
+        with recording(task) as record, job_of(task) as job:
+            _check(parts[0], job.cells)
+            job.annotation = _read(job.annotator, parts)
+            record.update(done(task, job))
+        return record
     finally:
         shutil.rmtree(parts_folder(task), ignore_errors=True)
 
@@ -129,34 +133,20 @@ def _check(part: Part, cells: FileQuery) -> None:
         raise changed(cells.path)
 
 
-def _fullest(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the record of a part that had cells with counts, as the whole sample has."""
-    return next((r for r in records if r["params"]["graph_builder"] != "none"), records[0])
-
-
 def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
     held: dict[str, list[Any]] = {name: [] for name in ARRAYS}
-    records: list[dict[str, Any]] = []
+    based: list[Provenance] = []
     for part in parts:
         with np.load(part.path, allow_pickle=False) as arrays:
-            records.append(json.loads(str(arrays["provenance"])))
+            based.append(msgspec.json.decode(str(arrays["provenance"]), type=Provenance))
             for name in ARRAYS:
                 held[name].append(arrays[name])
-    stages = dict.fromkeys(stage for record in records for stage in record["seconds"])
-    seconds = {s: sum(record["seconds"].get(s, 0.0) for record in records) for s in stages}
     whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
-    kept = _fullest(records)
-    if kept["genes"]["foreign"]:
-        kept["genes"]["foreign"]["cells"] = sum(r["genes"]["foreign"]["cells"] for r in records)
     return Annotation(
         cell_types=annotator.rules.grouping.labels,
         ontology_ids=annotator.rules.grouping.ontology_ids,
         **whole,
         confidence_threshold=annotator.rules.threshold,
         max_novelty=annotator.rules.max_novelty,
-        provenance={
-            **kept,
-            "training_cells": sum(record["training_cells"] for record in records),
-            "seconds": seconds,
-        },
+        provenance=Provenance.joined(based),
     )

@@ -32,8 +32,9 @@ from scbignn_infer.errors import OutputError
 from scbignn_infer.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from scbignn_infer.annotation.provenance import Genes
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.settings import Settings
 
@@ -150,26 +151,30 @@ def annotate(
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    from scbignn_infer.apart import label_file_apart
-    from scbignn_infer.label_file import ReportFile, label_file
+    from scbignn_infer.apart import JobApart
+    from scbignn_infer.label_file import Job, ReportFile
 
     target = _target(query, options.output, in_place=options.in_place)
     page = None
     if options.report is not None:
         page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
-    label: Callable[..., Summary] = label_file
+    make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
-        label = partial(label_file_apart, seconds=common.time_limit)
-    with show_progress(hidden=common.silent) as progress:
-        summary = label(
+        make = partial(JobApart, seconds=common.time_limit)
+    with (
+        show_progress(hidden=common.silent) as progress,
+        make(
             query,
             target,
             settings,
             overwrite=common.overwrite,
             report=page,
             progress=alive(progress),
-            announce=None if common.silent else _announce,
-        )
+        ) as job,
+    ):
+        if not common.silent:
+            _announce(job.n_cells, job.expected)
+        summary = job.run()
     if common.as_json:
         print_json(summary)
         print_warnings([] if common.quiet else summary["warnings"])
@@ -204,37 +209,39 @@ def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
 
 
 def _print_summary(summary: Summary) -> None:
+    from scbignn_infer.annotation.provenance import Provenance
+
     console = make_console(stderr=True)
-    model, matrix, genes, n = (summary[k] for k in ("model", "matrix", "genes", "cells"))
-    chosen = ""
-    if summary["reference_distance"] is not None:
-        far = ", ".join(f"{k} {v:.2f}" for k, v in summary["reference_distance"].items())
+    based, n = Provenance.from_record(summary), summary["cells"]
+    model, matrix, genes, chosen = based.model, based.matrix, based.genes, ""
+    if based.reference_distance is not None:
+        far = ", ".join(f"{k} {v:.2f}" for k, v in based.reference_distance.items())
         chosen = f", nearest to the cells (distance to the references: {far})"
     print_pairs(
         console,
         {
             "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
             + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
-            "model": f"{model['name']} {model['version']}{chosen}",
-            "matrix": f"{matrix['name']}: {matrix['state']} ({matrix['reason']})",
-            "genes": f"{genes['n_shared']:,} shared by '{genes['column']}'{_other_genes(genes)}; "
-            f"{genes['coverage']:.0%} of what the network reads",
+            "model": f"{model.name} {model.version}{chosen}",
+            "matrix": f"{matrix.name}: {matrix.state} ({matrix.reason})",
+            "genes": f"{genes.n_shared:,} shared by '{genes.column}'{_other_genes(genes)}; "
+            f"{genes.coverage:.0%} of what the network reads",
         },
     )
-    if summary["adaptation"]:
-        console.print(summary["adaptation"], soft_wrap=True)
+    if based.adaptation:
+        console.print(based.adaptation, soft_wrap=True)
     rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
     console.print(make_table(["label", "cells", "share"], rows))
     print_warnings(summary["warnings"])
     print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
 
 
-def _other_genes(genes: Mapping[str, Any]) -> str:
+def _other_genes(genes: Genes) -> str:
     """Say what of the genes was renamed, summed or left out."""
-    left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes["left_out"].items())
+    left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes.left_out.items())
     parts = [
-        f"{genes['n_renamed']:,} by another name" if genes["n_renamed"] else "",
-        f"{genes['n_duplicates']:,} duplicates summed" if genes["n_duplicates"] else "",
+        f"{genes.n_renamed:,} by another name" if genes.n_renamed else "",
+        f"{genes.n_duplicates:,} duplicates summed" if genes.n_duplicates else "",
         f"left out: {left_out}" if left_out else "",
     ]
     said = "; ".join(filter(None, parts))

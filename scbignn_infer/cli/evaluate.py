@@ -21,6 +21,7 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scbignn_infer.annotation.provenance import Provenance
     from scbignn_infer.evaluation import Scores
     from scbignn_infer.query.readers import FileQuery, Query
     from scbignn_infer.settings import Settings
@@ -186,6 +187,8 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
     """Return the labels that annotate has written."""
     import numpy as np
 
+    from scbignn_infer.annotation.provenance import Provenance
+
     do = "run scbignn-infer annotate first"
     record = cells.uns(key)
     names = [f"{key}_{name}" for name in ("best_cell_type", "cell_type", "confidence")]
@@ -201,16 +204,10 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
         final,
         confidence.astype(np.float64),
         [str(c) for c in record["cell_types"]],
-        _warnings_of(record),
+        _warnings_of(Provenance.from_record(record)),
     )
 
 
-def _warnings_of(record: Summary) -> list[str]:
-    """Return why scores on these cells say nothing of new data; nothing where others wrote it."""
-    from scbignn_infer.annotation.remarks import training_remarks
-
-    try:
-        adaptation = str(record.get("adaptation", ""))
-        return [*filter(None, [adaptation]), *training_remarks(record)]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return []
+def _warnings_of(provenance: Provenance) -> list[str]:
+    """Return why scores on these cells say nothing of new data."""
+    return [*filter(None, [provenance.adaptation]), *provenance.training_warnings()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.annotation.annotation import COLUMNS, UNKNOWN
+from scbignn_infer.annotation.annotation import COLUMNS
 from scbignn_infer.output.h5ad import Slots, as_column, existing_slots
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def slot_values(annotation: Annotation, key: str) -> Slots:
             "connectivities_key": f"{key}_connectivities",
             "distances_key": f"{key}_distances",
             "params": {
-                "n_neighbors": int(annotation.provenance["params"]["n_neighbors"]),
+                "n_neighbors": annotation.provenance.params.n_neighbors,
                 "method": "scbignn",
                 "metric": "cosine",
                 "use_rep": f"X_{key}",
@@ -53,9 +53,9 @@ def slot_values(annotation: Annotation, key: str) -> Slots:
 
 def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
     """Return the columns of ``obs``, strings as categoricals in the model's order."""
-    names = [*annotation.cell_types, UNKNOWN]
-    ids = list(dict.fromkeys([*annotation.ontology_ids, ""]))
     return {
-        name: as_column(values, ids if name.endswith("ontology_id") else names)
-        for name, values in annotation.columns(key).items()
+        f"{key}_{name}": as_column(
+            column.values(annotation), column.names(annotation) if column.names else ()
+        )
+        for name, column in COLUMNS.items()
     }

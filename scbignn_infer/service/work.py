@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from scbignn_infer import label_file
-from scbignn_infer.annotation.annotation import COLUMNS, UNKNOWN
-from scbignn_infer.annotation.remarks import remarks_on
+from scbignn_infer.annotation.annotation import COLUMNS
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
@@ -44,19 +43,17 @@ class Summary(msgspec.Struct):
     warnings: list[str]
 
 
-class Labels(msgspec.Struct):
-    """The model, and in each list a value for each cell."""
-
-    model: Document
-    cells: list[str]
-    cell_type: list[str]
-    cell_type_ontology_id: list[str]
-    best_cell_type: list[str]
-    confidence: list[float]
-    gene_level_cell_type: list[str]
-    neighbor_agreement: list[float]
-    novelty: list[float]
-    summary: Summary
+Labels = msgspec.defstruct(
+    "Labels",
+    [
+        ("model", Document),
+        ("cells", list[str]),
+        *((name, list[str] if column.names else list[float]) for name, column in COLUMNS.items()),
+        ("summary", Summary),
+    ],
+    namespace={"__doc__": "The model, and in each list a value for each cell."},
+    module=__name__,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def _answer(served: Models, question: Question, link: Link) -> None:
             replace(wished, model=str(annotator.bundle.path)),
             overwrite=True,
             progress=link.step,
-            make_annotator=lambda settings, bundle: annotator,
+            annotator=annotator,
         )
         return
     with OPENERS[question.sent](question.body, wished.reading) as cells:
@@ -155,20 +152,12 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
 
 
-def _labels(annotation: Annotation, names: list[str]) -> Labels:
+def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    provenance, labels = annotation.provenance, annotation.counts()
-    columns = zip(COLUMNS, annotation.columns().values(), strict=True)
+    said = annotation.summary()
     return Labels(
-        model=provenance["model"],
+        model=said["model"],
         cells=names,
-        **{name: values.tolist() for name, values in columns},
-        summary=Summary(
-            cells=len(annotation),
-            labels=labels,
-            unknown=labels.get(UNKNOWN, 0),
-            empty=annotation.n_empty,
-            **{part: provenance[part] for part in ("matrix", "genes", "params", "seconds")},
-            warnings=remarks_on(annotation),
-        ),
+        **{name: column.values(annotation).tolist() for name, column in COLUMNS.items()},
+        summary=msgspec.convert(said | {"seconds": said["stages"]}, Summary),
     )

@@ -14,7 +14,6 @@ import torch
 from scipy.special import softmax
 
 import scbignn_infer
-from scbignn_infer.annotation.remarks import training_remarks
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, OutputError
 from scbignn_infer.model.bundle import StudyScores
@@ -281,14 +280,14 @@ def test_a_model_knows_the_cells_that_it_was_trained_on(bundle, parts):
         with open_query(path) as query:
             found[name] = annotator.annotate_query(query)
     n = annotator.bundle.spec.training.n_cells
-    assert {k: v.provenance["training_cells"] for k, v in found.items()} == {
+    assert {k: v.provenance.training_cells for k, v in found.items()} == {
         "labelled": n,
         "unlabelled": 0,
         "query": 0,
     }
-    (said,) = training_remarks(found["labelled"].provenance)
+    (said,) = found["labelled"].provenance.training_warnings()
     assert f"tiny was trained on at least {n} of these cells" in said
-    assert training_remarks(found["query"].provenance) == []
+    assert found["query"].provenance.training_warnings() == []
 
 
 @pytest.mark.usefixtures("exported")

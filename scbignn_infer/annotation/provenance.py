@@ -1,0 +1,323 @@
+"""What an annotation is based on, and what follows from it: warnings, and the record in ``uns``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import fields, replace
+
+from scbignn_infer import __version__
+from scbignn_infer.network.sessions import installed_packages
+from scbignn_infer.query.gene_match import LOW_COVERAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.reading import Choice
+
+MAX_NOVELTY = 0.99
+"""Of the typical cell; above it, a query is unlike the reference as a whole."""
+MANY_UNKNOWN = 0.5
+"""Share of unknown cells that is more than the odd type."""
+MANY_EMPTY = 0.3
+"""Share of barcodes without cells that is more than a filter leaves."""
+FEW_TRAINING_CELLS = 3
+"""So many cells that a model was trained on are no chance."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """The model that gave the labels."""
+
+    name: str = ""
+    version: str = ""
+    sha256: str = ""
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """The matrix that was read; ``few_genes`` is the share of barcodes that show almost none."""
+
+    name: str = ""
+    state: str = ""
+    reason: str = ""
+    target_sum: float = 0.0
+    doubt: str = ""
+    few_genes: float = 0.0
+    verdicts: dict[str, str] = {}
+
+
+class Foreign(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Cells that are mostly of another species; empty where no gene is of one."""
+
+    species: str = ""
+    cells: int | None = None
+
+
+class Silent(msgspec.Struct, frozen=True):
+    """Share of the common genes that are 0 in a share of the cells."""
+
+    genes: float = 0.0
+    cells: float = 0.0
+
+
+class Genes(msgspec.Struct, frozen=True):
+    """The genes that query and model share."""
+
+    column: str = ""
+    n_shared: int = 0
+    coverage: float = 1.0
+    n_duplicates: int = 0
+    n_renamed: int = 0
+    left_out: dict[str, int] = {}
+    foreign: Foreign = Foreign()
+    silent: Silent = Silent()
+
+
+class Params(msgspec.Struct, frozen=True):
+    """The settings that labels depend on, and the device."""
+
+    n_neighbors: int = 0
+    graph: str = ""
+    graph_builder: str = ""
+    batch_key: str = ""
+    n_batches: int = 1
+    confidence_threshold: float = 0.0
+    max_novelty: float = 1.0
+    temperature: float = 1.0
+    seed: int = 0
+    threads: int = 0
+    provider: str = ""
+    device_note: str = ""
+
+
+class Provenance(msgspec.Struct, frozen=True):
+    """What an annotation is based on.
+
+    Attributes
+    ----------
+    model, matrix, genes, params
+        What was used, and how.
+    adaptation
+        What the model's makers say of data that it has seen.
+    training_cells
+        Cells of the query that the model was trained on.
+    versions
+        Of the packages that have a part in the labels.
+    seconds
+        That each step took.
+    notes
+        What a reader has to say of the cells.
+    reference_distance
+        Of the models among which the nearest was taken, if none was named.
+    """
+
+    model: Model = Model()
+    adaptation: str = ""
+    training_cells: int = 0
+    matrix: Matrix = Matrix()
+    genes: Genes = Genes()
+    params: Params = Params()
+    versions: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    notes: list[str] = []
+    reference_distance: dict[str, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        bundle: ModelBundle,
+        choice: Choice,
+        params: Params,
+        *,
+        training_cells: int,
+        n_foreign: int,
+        silent: tuple[float, float],
+        seconds: Mapping[str, float],
+    ) -> Provenance:
+        """Return that of labels by a model, of the matrix and genes that were chosen."""
+        spec = bundle.spec
+        return cls(
+            model=Model(spec.name, spec.version, bundle.sha256),
+            adaptation=spec.training.adaptation,
+            training_cells=training_cells,
+            matrix=_matrix(choice),
+            genes=_genes(choice, n_foreign, silent),
+            params=params,
+            versions={
+                "scbignn_infer": __version__,
+                "numpy": np.__version__,
+                **installed_packages(),
+            },
+            seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
+        )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Provenance:
+        """Return what ``uns`` of a labelled file says; what is not there, or odd, is left empty."""
+        said: dict[str, Any] = {}
+        for field in fields(cls):
+            with suppress(KeyError, msgspec.ValidationError):
+                written = _plain(record[field.name])
+                said[field.name] = msgspec.convert(written, field.type, strict=False)
+        return cls(**said)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Provenance]) -> Provenance:
+        """Return that of a whole sample: of a part that had cells with counts, and their sums."""
+        kept = next((p for p in parts if p.params.graph_builder != "none"), parts[0])
+        genes, stages = kept.genes, dict.fromkeys(stage for p in parts for stage in p.seconds)
+        if genes.foreign.species:
+            foreign = sum(p.n_foreign for p in parts)
+            genes = replace(genes, foreign=replace(genes.foreign, cells=foreign))
+        return replace(
+            kept,
+            genes=genes,
+            training_cells=sum(p.training_cells for p in parts),
+            seconds={s: sum(p.seconds.get(s, 0.0) for p in parts) for s in stages},
+        )
+
+    def with_names(self, query: Query) -> Provenance:
+        """Note what a reader has to say of the cells, and how many bear the name of another."""
+        notes, names = list(getattr(query, "notes", ())), query.cell_names()
+        if repeated := len(names) - len(set(names)):
+            notes.append(f"cells with the name of an earlier cell: {repeated}; all cells are kept")
+        return replace(self, notes=notes)
+
+    @property
+    def n_foreign(self) -> int:
+        """Number of cells that are mostly of another species than the model's."""
+        return self.genes.foreign.cells or 0
+
+    def record(self) -> dict[str, Any]:
+        """Return what stands in ``uns``, without timings: the same input gives the same file."""
+        written: dict[str, Any] = msgspec.to_builtins(self)
+        del written["seconds"], written["reference_distance"]
+        if not self.notes:
+            del written["notes"]
+        return written
+
+    def summary(self) -> dict[str, Any]:
+        """Return what commands and services say of it."""
+        said = msgspec.to_builtins(self)
+        names = ("model", "adaptation", "reference_distance", "matrix", "genes", "params")
+        return {**{name: said[name] for name in names}, "stages": said["seconds"]}
+
+    def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
+        """Return what the user should know before labels are believed.
+
+        The model and the tissue are blamed only where no other cause is known.
+
+        Parameters
+        ----------
+        n, n_empty
+            Cells, and those without counts.
+        unknown, novelty
+            Share of unknown cells, and the median novelty.
+        """
+        causes = self._causes(n, n_empty)
+        said = list(causes)
+        if self.genes.coverage < LOW_COVERAGE:
+            said.append(
+                f"the data have only {self.genes.coverage:.0%} of the genes that the model's "
+                "network reads; labels are less reliable"
+            )
+        if not causes:
+            said += self._blames(unknown, novelty)
+        if self.params.device_note:
+            said.append(self.params.device_note)
+        return [*said, *self.notes, *self.training_warnings()]
+
+    def _causes(self, n: int, n_empty: int) -> list[str]:
+        """Return what is wrong with the data, each with its cure."""
+        matrix, silent, foreign = self.matrix, self.genes.silent, self.genes.foreign
+        empty = max(matrix.few_genes, n_empty / max(n, 1))
+        said = []
+        if empty > MANY_EMPTY:
+            said.append(
+                f"{empty:.0%} of the barcodes are empty or nearly so: this looks like a raw, "
+                "unfiltered matrix; give the filtered one (filtered_feature_bc_matrix of Cell "
+                "Ranger), or remove barcodes without cells first"
+            )
+        if matrix.doubt:
+            said.append(
+                f"{matrix.name} was read, but {matrix.doubt}: labels are less reliable; give the "
+                "raw counts"
+            )
+        if silent.genes:
+            said.append(
+                f"{silent.genes:.0%} of the common genes are 0 in all of {silent.cells:.0%} of "
+                "the cells: files with different genes were joined; label each file on its own, or "
+                "join the genes that all files have"
+            )
+        if foreign.cells:
+            said.append(
+                f"{foreign.cells:,} of {n:,} cells are mostly of {foreign.species}, another "
+                "species than the model's, and are unknown; label them with a model of "
+                f"{foreign.species}"
+            )
+        return said
+
+    def _blames(self, unknown: float, novelty: float) -> list[str]:
+        """Return what many strange or unknown cells say of the model."""
+        said = []
+        if novelty > MAX_NOVELTY:
+            said.append(
+                f"most cells are unlike any that {self.model.name} was trained on (median novelty "
+                f"above {MAX_NOVELTY}); is it the right model?"
+            )
+        if unknown > MANY_UNKNOWN:
+            said.append(
+                f"{unknown:.0%} of the cells are called unknown: they are of other types, or of a "
+                "tissue, state or technology that the model has not seen; best_cell_type holds "
+                "what they resemble most, a report (--report) shows where they lie"
+            )
+        return said
+
+    def training_warnings(self) -> list[str]:
+        """Return what is to be said where cells of the query trained the model."""
+        if self.training_cells < FEW_TRAINING_CELLS or not self.model.name:
+            return []
+        said = f"{self.model.name} was trained on at least {self.training_cells:,} of these cells"
+        return [f"{said}; scores on them say nothing about new data"]
+
+
+def _matrix(choice: Choice) -> Matrix:
+    verdict = choice.verdict
+    return Matrix(
+        name=choice.matrix,
+        state=verdict.state,
+        reason=verdict.reason,
+        target_sum=choice.target_sum if verdict.state == "log1p-cut" else 0.0,
+        doubt=choice.doubt,
+        few_genes=verdict.few,
+        verdicts={
+            name.replace("/", ":"): f"{v.state} ({v.reason})"
+            + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
+            for name, v in choice.verdicts.items()
+        },
+    )
+
+
+def _genes(choice: Choice, n_foreign: int, silent: tuple[float, float]) -> Genes:
+    genes = choice.genes
+    return Genes(
+        column=genes.column,
+        n_shared=genes.n_shared,
+        coverage=genes.coverage,
+        n_duplicates=genes.n_duplicates,
+        n_renamed=genes.n_renamed,
+        left_out=genes.left_out,
+        foreign=Foreign() if genes.foreign is None else Foreign(genes.foreign_species, n_foreign),
+        silent=Silent(*silent),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return what h5py and anndata read as Python's own types."""
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
