@@ -172,5 +172,5 @@ class TestRules:
             assert found.labels.tolist() == expected.labels.tolist()
             np.testing.assert_array_equal(found.probabilities, expected.probabilities)
             np.testing.assert_array_equal(found.neighbor_agreement, expected.neighbor_agreement)
-            assert found.provenance["params"] == expected.provenance["params"]
+            assert found.provenance.params == expected.provenance.params
         assert annotator.rules is usual
