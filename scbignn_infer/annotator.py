@@ -323,8 +323,7 @@ class Annotator:
             residual=residual,
             embedding=genes.embedding,
             empty=genes.empty,
-            confidence_threshold=rules.threshold,
-            max_novelty=rules.max_novelty,
+            **rules.limits,
             graph=_join_graphs(parts, n) if self.write_graph else None,
             provenance=self._provenance(
                 choice,
@@ -581,8 +580,7 @@ class Annotator:
             "params": {
                 "n_neighbors": spec.graph.n_neighbors,
                 **graph,
-                "confidence_threshold": rules.threshold,
-                "max_novelty": rules.max_novelty,
+                **rules.limits,
                 "temperature": spec.temperature,
                 "seed": self.seed,
                 "threads": self.runtime.threads,

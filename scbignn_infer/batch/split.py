@@ -152,8 +152,7 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         cell_types=annotator.rules.grouping.labels,
         ontology_ids=annotator.rules.grouping.ontology_ids,
         **whole,
-        confidence_threshold=annotator.rules.threshold,
-        max_novelty=annotator.rules.max_novelty,
+        **annotator.rules.limits,
         provenance={
             **kept,
             "training_cells": sum(record["training_cells"] for record in records),
