@@ -72,6 +72,7 @@ class FileOptions:
     type=FILE,
     help="Label many QUERY, each a sample of its own, into this folder.",
 )
+@settings_options(*SETTINGS)
 @gathered(
     "many",
     SampleOptions,
@@ -104,7 +105,6 @@ class FileOptions:
         help="With -O and --graph reference: divide samples of more cells.",
     ),
 )
-@settings_options(*SETTINGS)
 @gathered(
     "common",
     Common,
