@@ -322,8 +322,7 @@ class Annotator:
             residual=residual,
             embedding=genes.embedding,
             empty=genes.empty,
-            confidence_threshold=rules.threshold,
-            max_novelty=rules.max_novelty,
+            **rules.limits,
             graph=_join_graphs(parts, n) if self.write_graph else None,
             provenance=Provenance.of(
                 self.bundle,
@@ -541,8 +540,7 @@ class Annotator:
         return Params(
             n_neighbors=self.bundle.spec.graph.n_neighbors,
             graph=self.graph,
-            confidence_threshold=rules.threshold,
-            max_novelty=rules.max_novelty,
+            **rules.limits,
             temperature=self.bundle.spec.temperature,
             seed=self.seed,
             threads=self.runtime.threads,

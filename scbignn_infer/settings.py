@@ -16,6 +16,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 GraphKind = Literal["query", "reference"]
 Orientation = Literal["cells-by-genes", "genes-by-cells"]
 DEFAULT_KEY = "scbignn"
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _setting(default: Any, meaning: str, **more: Any) -> Any:
@@ -50,8 +51,7 @@ class Reading:
         None,
         "Refuse data with a lower share of the model's genes, by weight; by default 0.05.",
         metavar="SHARE",
-        least=0,
-        most=1,
+        within=(0, 1),
     )
     allow_species_mismatch: bool = _setting(
         False, "Match the symbols of another species, whatever their case."
@@ -94,12 +94,14 @@ class Settings:
     reading: Reading = AS_FOUND
     key_added: str = _setting(DEFAULT_KEY, "Prefix of everything that annotate writes.")
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N.")
-    threads: int | None = _setting(None, "CPU threads; by default all.", least=1)
-    seed: int = _setting(0, "Of the approximate graph search, used above 100,000 cells.", least=0)
+    threads: int | None = _setting(None, "CPU threads; by default all.", within=(1, None))
+    seed: int = _setting(
+        0, "Of the approximate graph search, used above 100,000 cells.", within=(0, None)
+    )
     batch_cells: int | None = _setting(
         None,
         "Cells that go through the gene level at once; by default 256, on a GPU 4096.",
-        least=1,
+        within=(1, None),
     )
     memory_limit: int | None = _setting(
         None,
@@ -113,17 +115,17 @@ class Settings:
         None,
         "Call cells below it unknown, novel ones sooner; by default the model's.",
         metavar="CONFIDENCE",
-        least=0,
-        most=1,
+        within=(0, 1),
     )
     max_novelty: float = _setting(
         1.0,
         "Call cells above it unknown, too, such as 0.99; by default none.",
         metavar="QUANTILE",
-        least=0,
-        most=1,
+        within=(0, 1),
     )
-    level: int = _setting(0, "Coarser labels: so many steps up the Cell Ontology.", least=0)
+    level: int = _setting(
+        0, "Coarser labels: so many steps up the Cell Ontology.", within=(0, None)
+    )
     groups: Mapping[str, str] | None = _setting(
         None,
         "Coarser labels: a map from type to group; in a file, a JSON object.",
@@ -136,13 +138,7 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], kind: type | None = None) -> Settings:
-        """Return the settings with these values, those on reading among them.
-
-        Raises
-        ------
-        TypeError
-            One is none of the keywords ``kind``.
-        """
+        """Return the settings with these values, which must be keywords ``kind``."""
         wrong = sorted(given.keys() - (SETTINGS if kind is None else get_type_hints(kind)).keys())
         if wrong:
             raise TypeError(f"unexpected keyword argument '{wrong[0]}'")
@@ -196,28 +192,14 @@ class Keywords(LabelKeywords, total=False):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is said of one setting.
-
-    Attributes
-    ----------
-    name, hint, default, meaning
-        As the field of :class:`Settings` or :class:`Reading` has them.
-    metavar
-        What its value is called on the command line.
-    least, most
-        Bounds of a number.
-    flags
-        How it is spelled on the command line; by default ``--name``, and ``--no-name`` for a flag
-        that is on.
-    """
+    """What is said of a field of :class:`Settings` or :class:`Reading`."""
 
     name: str
     hint: Any
     default: Any
     meaning: str
     metavar: str | None = None
-    least: int | None = None
-    most: int | None = None
+    within: tuple[int | None, int | None] = (None, None)
     flags: tuple[str, ...] = ()
 
     @property
@@ -266,13 +248,8 @@ def shown(kind: type) -> Callable[[T], T]:
         plain = inspect.signature(function)
         kept = [p for p in plain.parameters.values() if p.kind is not p.VAR_KEYWORD]
         keywords = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=SETTINGS[name].default,
-                annotation=SETTINGS[name].hint,
-            )
-            for name in names
+            inspect.Parameter(n, KEYWORD, default=SETTINGS[n].default, annotation=SETTINGS[n].hint)
+            for n in names
         ]
         function.__signature__ = plain.replace(parameters=[*kept, *keywords])  # type: ignore[attr-defined]
         function.__doc__ = _with_entries(function.__doc__, names)

@@ -56,7 +56,7 @@ def test_a_setting_is_an_option_of_annotate(name: str) -> None:
     assert option.help == setting.meaning
     assert option.opts == list(setting.options)
     bounds = getattr(option.type, "min", None), getattr(option.type, "max", None)
-    assert bounds == (setting.least, setting.most)
+    assert bounds == setting.within
 
 
 @pytest.mark.parametrize("name", SETTINGS.keys() - NOT_IN_PYTHON)
@@ -111,7 +111,7 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
         assert field["default"] == (False if setting.default is True else setting.default)
         assert field["description"] == setting.meaning
         number = next((part for part in field.get("anyOf", ()) if "minimum" in part), field)
-        assert (number.get("minimum"), number.get("maximum")) == (setting.least, setting.most)
+        assert (number.get("minimum"), number.get("maximum")) == setting.within
     assert Wishes().settings == Settings()
     strict = Wishes(no_unknown=True, threshold=0.5, matrix="X").settings
     assert strict == Settings(unknown=False, unknown_threshold=0.5, reading=Reading(matrix="X"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.settings import RuleKeywords, Settings, shown
@@ -40,6 +40,11 @@ class Rules:
     grouping: Grouping
     threshold: float
     max_novelty: float = 1.0
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What an annotation and its record keep of when cells are unknown."""
+        return {"confidence_threshold": self.threshold, "max_novelty": self.max_novelty}
 
     @classmethod
     @shown(RuleKeywords)

@@ -146,7 +146,6 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         cell_types=annotator.rules.grouping.labels,
         ontology_ids=annotator.rules.grouping.ontology_ids,
         **whole,
-        confidence_threshold=annotator.rules.threshold,
-        max_novelty=annotator.rules.max_novelty,
+        **annotator.rules.limits,
         provenance=Provenance.joined(based),
     )

@@ -73,6 +73,7 @@ class FileOptions:
     type=FILE,
     help="Label many QUERY, each a sample of its own, into this folder.",
 )
+@settings_options(*SETTINGS)
 @gathered(
     "many",
     SampleOptions,
@@ -105,7 +106,6 @@ class FileOptions:
         help="With -O and --graph reference: divide samples of more cells.",
     ),
 )
-@settings_options(*SETTINGS)
 @gathered(
     "common",
     Common,

@@ -60,7 +60,7 @@ def _option(setting: Setting) -> Callable[[Any], Any]:
         how["type"] = FILE
     elif kind in (int, float):
         number = click.IntRange if kind is int else click.FloatRange
-        how["type"] = number(setting.least, setting.most)
+        how["type"] = number(*setting.within)
     how |= {"default": setting.default, "show_default": setting.default is not None}
     return click.option(*setting.options, setting.name, **how)
 

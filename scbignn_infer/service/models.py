@@ -51,8 +51,8 @@ class _Wishes(BaseModel):
 def _parameter(setting: Setting) -> tuple[Any, Any]:
     """Return a setting as a query parameter; a flag that is on is one that turns it off."""
     default = False if setting.default is True else setting.default
-    bounds: Document = {"ge": setting.least, "le": setting.most}
-    return setting.hint, Field(default, description=setting.meaning, **bounds)
+    least, most = setting.within
+    return setting.hint, Field(default, description=setting.meaning, ge=least, le=most)
 
 
 if TYPE_CHECKING:
