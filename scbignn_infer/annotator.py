@@ -13,7 +13,7 @@ import numpy as np
 
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.annotation import Annotation
-from scbignn_infer.annotation.provenance import Params, Provenance
+from scbignn_infer.annotation.provenance import Genes, Matrix, Model, Params, Provenance, versions
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_beyond
@@ -324,18 +324,23 @@ class Annotator:
             empty=genes.empty,
             **rules.limits,
             graph=_join_graphs(parts, n) if self.write_graph else None,
-            provenance=Provenance.of(
-                self.bundle,
-                choice,
-                self._params(
+            provenance=Provenance(
+                model=Model.of(self.bundle),
+                adaptation=self.bundle.spec.training.adaptation,
+                training_cells=int(known.sum()),
+                matrix=Matrix.of(choice),
+                genes=Genes.of(
+                    choice.genes,
+                    int(genes.foreign.sum()),
+                    find_silent_genes(query, choice, batches),
+                ),
+                params=self._params(
                     rules,
                     graph_builder="+".join(sorted(builders)) or "none",
                     batch_key=reading.batch_key or "",
-                    n_batches=len(batches) if batches else 1,
+                    n_batches=len(batches) or 1,
                 ),
-                training_cells=int(known.sum()),
-                n_foreign=int(genes.foreign.sum()),
-                silent=find_silent_genes(query, choice, batches),
+                versions=versions(),
                 seconds=clock.seconds,
             ),
         )
@@ -586,7 +591,8 @@ class _Clock:
         self._progress(name, 0, self._n)
         start = time.perf_counter()
         yield self._progress
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = round(taken, 4)
         self._progress(name, self._n, self._n)
 
 

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.provenance import Provenance
     from scbignn_infer.annotator import Progress
-    from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots
@@ -143,13 +141,6 @@ class Job:
     ScBiGNNError
         The file, the model or the output is not what it should be, or the file has changed.
     """
-
-    cells: FileQuery
-    annotator: Annotator
-    choice: Choice
-    rules: Rules
-    expected: Estimate
-    annotation: Annotation
 
     def __init__(
         self,
@@ -327,6 +318,8 @@ class Job:
             h5ad.refuse_existing([f"uns['{key}']"], overwrite=self._overwrite)
 
     def _check_report(self, report: ReportFile) -> None:
+        from importlib.util import find_spec
+
         atomic.check_output(
             report.path,
             suffixes=PAGES,
@@ -334,7 +327,9 @@ class Job:
             inputs=[self.cells.identity],
             others=[self.target],
         )
-        _need_report_packages()
+        for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
+            if find_spec(module) is None:
+                raise MissingExtraError(module, extra="report", purpose=purpose)
         if report.sample_key is not None:
             self.cells.obs_column(report.sample_key)
 
@@ -377,23 +372,7 @@ class Job:
 
 
 def label_file(query: Path, target: Path, settings: Settings, **options: Any) -> Summary:
-    """Label the cells of a file and write them to another, whole or not at all.
-
-    Parameters
-    ----------
-    query, target, settings, options
-        As of :class:`Job`.
-
-    Returns
-    -------
-    dict
-        What was read, chosen, found and written.
-
-    Raises
-    ------
-    ScBiGNNError
-        As :class:`Job`; nothing is left behind.
-    """
+    """Do a :class:`Job`, with the options of one, from its start to its end."""
     with Job(query, target, settings, **options) as job:
         return job.run()
 
@@ -401,12 +380,3 @@ def label_file(query: Path, target: Path, settings: Settings, **options: Any) ->
 def _same(target: Path, query: Path) -> bool:
     """Tell whether an output is the input by its own name, and not by a hard link."""
     return target.exists() and target.resolve() == query.resolve()
-
-
-def _need_report_packages() -> None:
-    """Say that the report cannot be written, before any work is done."""
-    from importlib.util import find_spec
-
-    for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
-        if find_spec(module) is None:
-            raise MissingExtraError(module, extra="report", purpose=purpose)

@@ -194,15 +194,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of ``obs``.
-
-    Attributes
-    ----------
-    of
-        Gives its values.
-    names
-        Gives the strings that it may hold, in their order; ``None`` of numbers.
-    """
+    """A column of ``obs``: what gives its values, and the strings among them in their order."""
 
     of: Callable[[Annotation], Array]
     names: Callable[[Annotation], list[str]] | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.query.gene_match import GeneMatch
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
 
@@ -37,6 +38,11 @@ class Model(msgspec.Struct, frozen=True):
     version: str = ""
     sha256: str = ""
 
+    @classmethod
+    def of(cls, bundle: ModelBundle) -> Model:
+        """Return what is said of a model."""
+        return cls(bundle.spec.name, bundle.spec.version, bundle.sha256)
+
 
 class Matrix(msgspec.Struct, frozen=True):
     """The matrix that was read; ``few_genes`` is the share of barcodes that show almost none."""
@@ -48,6 +54,19 @@ class Matrix(msgspec.Struct, frozen=True):
     doubt: str = ""
     few_genes: float = 0.0
     verdicts: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, choice: Choice) -> Matrix:
+        """Return what is said of the matrix that was chosen."""
+        verdict, cut = choice.verdict, choice.verdict.state == "log1p-cut"
+        verdicts = {
+            name.replace("/", ":"): f"{v.state} ({v.reason})"
+            + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
+            for name, v in choice.verdicts.items()
+        }
+        total = choice.target_sum if cut else 0.0
+        said = verdict.state, verdict.reason, total, choice.doubt, verdict.few
+        return cls(choice.matrix, *said, verdicts)
 
 
 class Foreign(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +95,14 @@ class Genes(msgspec.Struct, frozen=True):
     foreign: Foreign = Foreign()
     silent: Silent = Silent()
 
+    @classmethod
+    def of(cls, match: GeneMatch, n_foreign: int, silent: tuple[float, float]) -> Genes:
+        """Return what is said of genes that were matched, and of cells by them."""
+        counts = match.n_shared, match.coverage, match.n_duplicates, match.n_renamed
+        none = match.foreign is None
+        foreign = Foreign() if none else Foreign(match.foreign_species, n_foreign)
+        return cls(match.column, *counts, match.left_out, foreign, Silent(*silent))
+
 
 class Params(msgspec.Struct, frozen=True):
     """The settings that labels depend on, and the device."""
@@ -99,14 +126,10 @@ class Provenance(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
-    model, matrix, genes, params
-        What was used, and how.
-    adaptation
-        What the model's makers say of data that it has seen.
-    training_cells
-        Cells of the query that the model was trained on.
-    versions
-        Of the packages that have a part in the labels.
+    model, matrix, genes, params, versions
+        What was used, and how; versions are those of packages.
+    adaptation, training_cells
+        What the model has seen before: as its makers say, and cells of the query.
     seconds
         That each step took.
     notes
@@ -125,35 +148,6 @@ class Provenance(msgspec.Struct, frozen=True):
     seconds: dict[str, float] = {}
     notes: list[str] = []
     reference_distance: dict[str, float] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        bundle: ModelBundle,
-        choice: Choice,
-        params: Params,
-        *,
-        training_cells: int,
-        n_foreign: int,
-        silent: tuple[float, float],
-        seconds: Mapping[str, float],
-    ) -> Provenance:
-        """Return that of labels by a model, of the matrix and genes that were chosen."""
-        spec = bundle.spec
-        return cls(
-            model=Model(spec.name, spec.version, bundle.sha256),
-            adaptation=spec.training.adaptation,
-            training_cells=training_cells,
-            matrix=_matrix(choice),
-            genes=_genes(choice, n_foreign, silent),
-            params=params,
-            versions={
-                "scbignn_infer": __version__,
-                "numpy": np.__version__,
-                **installed_packages(),
-            },
-            seconds={stage: round(taken, 4) for stage, taken in seconds.items()},
-        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Provenance:
@@ -209,14 +203,8 @@ class Provenance(msgspec.Struct, frozen=True):
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
         """Return what the user should know before labels are believed.
 
-        The model and the tissue are blamed only where no other cause is known.
-
-        Parameters
-        ----------
-        n, n_empty
-            Cells, and those without counts.
-        unknown, novelty
-            Share of unknown cells, and the median novelty.
+        ``unknown`` is the share of unknown cells, ``novelty`` the median. The model and the tissue
+        are blamed only where no other cause is known.
         """
         causes = self._causes(n, n_empty)
         said = list(causes)
@@ -285,35 +273,9 @@ class Provenance(msgspec.Struct, frozen=True):
         return [f"{said}; scores on them say nothing about new data"]
 
 
-def _matrix(choice: Choice) -> Matrix:
-    verdict = choice.verdict
-    return Matrix(
-        name=choice.matrix,
-        state=verdict.state,
-        reason=verdict.reason,
-        target_sum=choice.target_sum if verdict.state == "log1p-cut" else 0.0,
-        doubt=choice.doubt,
-        few_genes=verdict.few,
-        verdicts={
-            name.replace("/", ":"): f"{v.state} ({v.reason})"
-            + (f"; passed over: {over}" if (over := choice.passed_over.get(name)) else "")
-            for name, v in choice.verdicts.items()
-        },
-    )
-
-
-def _genes(choice: Choice, n_foreign: int, silent: tuple[float, float]) -> Genes:
-    genes = choice.genes
-    return Genes(
-        column=genes.column,
-        n_shared=genes.n_shared,
-        coverage=genes.coverage,
-        n_duplicates=genes.n_duplicates,
-        n_renamed=genes.n_renamed,
-        left_out=genes.left_out,
-        foreign=Foreign() if genes.foreign is None else Foreign(genes.foreign_species, n_foreign),
-        silent=Silent(*silent),
-    )
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that have a part in the labels."""
+    return {"scbignn_infer": __version__, "numpy": np.__version__, **installed_packages()}
 
 
 def _plain(value: Any) -> Any:
