@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from scbignn_infer.query.gene_names import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 MIN_COVERAGE = 0.05
 """Below it one cell in four gets a wrong label, or more, as docs/benchmarks.md shows."""
 LOW_COVERAGE = 0.4
@@ -121,12 +122,9 @@ class GeneMatch:
 
 
 def genes_only(columns: Mapping[str, Sequence[str]]) -> tuple[Array | None, dict[str, int]]:
-    """Tell genes from other features, such as proteins, where a column says so.
+    """Return which features are genes, not proteins or the like, and how many of others there are.
 
-    Returns
-    -------
-    mask, left_out
-        (n_file_genes,) which are genes, ``None`` where all are; and how many of each other type.
+    A column of types tells. The mask is ``None`` where all are genes.
     """
     name = next((n for n in FEATURE_TYPES if n in columns), None)
     if name is None:
@@ -146,31 +144,12 @@ def match_genes(
     column: str | None = None,
     any_case: bool = False,
 ) -> GeneMatch:
-    """Join the genes of a file with those of a model.
+    """Join the genes of a file with those of a model, by the column that covers most of them.
 
     A name is the model's symbol or Ensembl id, the id with a version, or any other name that stands
-    for one gene alone. Features that are no genes match nothing.
-
-    Parameters
-    ----------
-    candidates
-        Columns of the file's gene table that may hold names, the index first.
-    genes
-        Those of the model.
-    column
-        Use this column and no other.
-    any_case
-        Match symbols whatever their case.
-
-    Returns
-    -------
-    GeneMatch
-        For the column that covers most of the network's genes; the earlier one on a tie.
-
-    Raises
-    ------
-    GeneError
-        There is no such column.
+    for one gene alone. Features that are no genes match nothing. Of columns that cover as much, the
+    earlier one is taken: ``candidates`` has the index first. ``column`` leaves no choice, and
+    without such a column a :class:`~scbignn_infer.errors.GeneError` is raised.
     """
     if column is not None and column not in candidates:
         raise GeneError(
@@ -225,15 +204,10 @@ def _in_another_case(values: Sequence[str], species: str) -> bool:
 def foreign_genes(
     candidates: Mapping[str, Sequence[str]], genes: ModelGenes
 ) -> tuple[Array | None, str]:
-    """Tell which genes are of another species than the model, in a file of two species.
+    """Return which genes are of another species than the model, in a file of two, and of which.
 
     Species are told by the genome in a gene's name or in a column of genomes, by Ensembl ids, or
-    by symbols that only one species has.
-
-    Returns
-    -------
-    foreign, species
-        (n_file_genes,) which are, and of which species; ``None`` and nothing in other files.
+    by symbols that only one species has. In other files these are ``None`` and nothing.
     """
     own = genes.species
     if own not in SPECIES:
@@ -263,22 +237,9 @@ def refuse_unfit(
     min_coverage: float | None = None,
     allow_species_mismatch: bool = False,
 ) -> None:
-    """Raise if the genes of a file are of another species or too few of the model's.
+    """Raise a GeneError if the genes of a file are of another species or too few of the model's.
 
-    Parameters
-    ----------
-    match, candidates, genes
-        The join, and what was joined.
-    min_coverage
-        The least that is enough; by default :data:`MIN_COVERAGE`, and as many genes as the model
-        asks for.
-    allow_species_mismatch
-        Do not look at the species.
-
-    Raises
-    ------
-    GeneError
-        The genes are of another species, or coverage is too low.
+    By default :data:`MIN_COVERAGE` is enough, and as many genes as the model asks for.
     """
     least = MIN_COVERAGE if min_coverage is None else min_coverage
     enough = max(genes.min_genes, 1) if min_coverage is None else 1
@@ -344,15 +305,7 @@ def _refuse_no_names(candidates: Mapping[str, Sequence[str]], genes: ModelGenes)
 
 
 class Lookup:
-    """Finds the model's genes by any of their names.
-
-    Parameters
-    ----------
-    genes
-        Those of the model.
-    any_case
-        Whether the case of symbols does not matter.
-    """
+    """Finds the model's genes by any of their names; the case of symbols may not matter."""
 
     def __init__(self, genes: ModelGenes, *, any_case: bool = False) -> None:
         self._case = str.upper if any_case else str

@@ -137,16 +137,7 @@ def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
 
     Ensembl ids tell by their prefix. Symbols of human are in upper case and those of mouse are not;
     symbols of mouse in upper case are told by those that human has not, such as GM10076 or H2-AA.
-
-    Parameters
-    ----------
-    names
-        Symbols or Ensembl ids.
-
-    Returns
-    -------
-    tuple of str and bool or None
-        ``None`` where too few names are known, or as many in either species.
+    Where too few names are known, or as many in either species, this is ``None``.
     """
     names = {without_version(str(name)) for name in names}
     shapes = shapes_of(names)

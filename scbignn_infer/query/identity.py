@@ -44,13 +44,7 @@ class Identity:
         return sum(stamp[2] for stamp in self.stamps.values() if stamp is not None)
 
     def check(self) -> None:
-        """Raise if any of the files is no longer what it was.
-
-        Raises
-        ------
-        InputError
-            A file was changed, replaced, moved or deleted.
-        """
+        """Raise if any of the files was changed, replaced, moved or deleted."""
         for file, stamp in self.stamps.items():
             if _stamp(file) != stamp:
                 raise changed(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +15,8 @@ from scbignn_infer.query import layer_names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 State = Literal[
     "counts",
     "log1p",
@@ -142,11 +143,6 @@ def judge(rows: sp.csr_matrix) -> Verdict:
     Values are counts if they are whole, or scaled counts if each cell has the same total. They are
     a logarithm if its inversion makes them one of these, or makes the values of each cell multiples
     of its least one, as counts that were divided by a size factor are.
-
-    Parameters
-    ----------
-    rows
-        (n, n_genes) sampled rows.
     """
     error = np.finfo(rows.dtype).eps if rows.dtype.kind == "f" else 0.0
     rows = sp.csr_matrix(rows, dtype=np.float64, copy=True)
@@ -447,24 +443,11 @@ def choose_matrix(
     wanted: str | None = None,
     n_genes: Mapping[str, int] | None = None,
 ) -> str:
-    """Choose the matrix to annotate from.
+    """Choose the matrix to annotate from: the wanted one, if it is usable.
 
     What :func:`passed_over` names is not taken. What was cut after it was scaled comes last; then
-    more genes win, then counts over log1p, then matrices whose names mean counts.
-
-    Parameters
-    ----------
-    verdicts
-        Verdict of each candidate, in the order of preference among equals.
-    wanted
-        The user's choice, taken if usable.
-    n_genes
-        Genes of each candidate.
-
-    Raises
-    ------
-    InputError
-        None is usable, or the wanted one is not there or not usable.
+    more genes win, then counts over log1p, then matrices whose names mean counts, then the order of
+    the verdicts. An :class:`~scbignn_infer.errors.InputError` says why none is usable.
     """
     if wanted is not None and wanted not in verdicts:
         raise InputError(
@@ -518,22 +501,10 @@ def _no_matrix(
 def passed_over(
     verdicts: Mapping[str, Verdict], n_genes: Mapping[str, int] | None = None
 ) -> dict[str, str]:
-    """Say why some usable matrices are not taken, unless the user asks for them.
+    """Say of each usable matrix that is not taken, unless the user asks for it, why.
 
     These are parts of the counts, such as unspliced ones, or clearly fewer entries than another
     matrix with no more genes has; and values that were smoothed, or made 0 and 1.
-
-    Parameters
-    ----------
-    verdicts
-        Verdict of each candidate.
-    n_genes
-        Genes of each candidate.
-
-    Returns
-    -------
-    dict
-        The reason for each, by its name.
     """
     usable = {name: v for name, v in verdicts.items() if v.usable}
     genes = n_genes or {}

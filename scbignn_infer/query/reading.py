@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.query.gene_match import GeneMatch
     from scbignn_infer.query.matrices import Verdict
     from scbignn_infer.query.readers import Query
-    from scbignn_infer.query.readers.tables import Orientation
+    from scbignn_infer.query.readers.files import Orientation
 
-Array = np.ndarray[Any, Any]
 GENES_AS_CELLS = 0.2
 """Share of the cells that bear names of genes, above which they are genes."""
 ENOUGH_OF_DEEP = 0.3
@@ -126,11 +126,6 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
 
     Features that are no genes are left out. Layers into which counts were split are judged as
     their sum, too, which is named like ``layers/spliced+unspliced+ambiguous``.
-
-    Raises
-    ------
-    InputError
-        There are no cells, or a matrix cannot be read.
     """
     if query.n_cells == 0:
         raise InputError(
@@ -191,23 +186,9 @@ def choose(
 ) -> Choice:
     """Decide which matrix and which gene names to use for a model.
 
-    Parameters
-    ----------
-    query
-        The cells.
-    bundle
-        The model.
-    reading
-        The user's wishes.
-    verdicts
-        What :func:`judge_matrices` said, where it was asked already.
-    genes
-        What :func:`model_genes` returns of the bundle, where it is held.
-
-    Raises
-    ------
-    InputError
-        No matrix is usable, too few genes are the model's, or they are of another species.
+    ``verdicts`` and ``genes`` are what :func:`judge_matrices` and :func:`model_genes` return, where
+    they were asked already. An InputError says that no matrix is usable, that too few genes are the
+    model's, or that they are of another species.
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
     wanted = genes or model_genes(bundle)
@@ -222,13 +203,7 @@ def choose(
 def refuse(
     query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
 ) -> None:
-    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed.
-
-    Raises
-    ------
-    GeneError
-        As :func:`~scbignn_infer.query.gene_match.refuse_unfit`, or the cells have genes' names.
-    """
+    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed."""
     try:
         refuse_unfit(
             match,
@@ -277,12 +252,7 @@ def join(
 ) -> tuple[str, GeneMatch, dict[str, str]]:
     """Return the best matrix, its genes' join with a model's, and why others were passed over.
 
-    Whether the genes are enough is not asked.
-
-    Raises
-    ------
-    InputError
-        No matrix is usable.
+    Whether the genes are enough is not asked. An InputError says that no matrix is usable.
     """
     if not any(verdict.usable for verdict in verdicts.values()):
         refuse_counts_in_obsm(query)
