@@ -197,8 +197,8 @@ def _in_another_case(values: Sequence[str], species: str) -> bool:
     cases = (str.islower,) if species == "human" else (str.islower, str.isupper)
     if species not in SPECIES or not any(sum(map(case, names)) > len(names) / 2 for case in cases):
         return False
-    found = species_of(name.upper() for name in names)
-    return found is not None and found[0] == species
+    told = species_of(name.upper() for name in names)
+    return told is not None and told[0] == species
 
 
 def foreign_genes(
@@ -209,23 +209,23 @@ def foreign_genes(
     Species are told by the genome in a gene's name or in a column of genomes, by Ensembl ids, or
     by symbols that only one species has. In other files these are ``None`` and nothing.
     """
-    own = genes.species
-    if own not in SPECIES:
+    of_model = genes.species
+    if of_model not in SPECIES:
         return None, ""
-    other = next(s for s in SPECIES if s != own)
+    other = next(s for s in SPECIES if s != of_model)
     for values in candidates.values():
         if count_marks(values, other) >= MIN_OF_A_SPECIES:
             marks = np.array([genome_of(v) for v in values])
-            if (marks == own).sum() >= MIN_OF_A_SPECIES:
+            if (marks == of_model).sum() >= MIN_OF_A_SPECIES:
                 return marks == other, other
     for values in candidates.values():
         if min(shapes_of(values).values()) < SURE:
             continue
-        names, others = (GeneNames.of(s) for s in (own, other))
-        known = np.array([v in names for v in values])
-        foreign = np.array([v in others for v in values])
-        if min((known & ~foreign).sum(), (foreign & ~known).sum()) >= OTHER_SPECIES:
-            return foreign & ~known, other
+        names, other_names = (GeneNames.of(s) for s in (of_model, other))
+        ours = np.array([v in names for v in values])
+        foreign = np.array([v in other_names for v in values])
+        if min((ours & ~foreign).sum(), (foreign & ~ours).sum()) >= OTHER_SPECIES:
+            return foreign & ~ours, other
     return None, ""
 
 
@@ -268,10 +268,10 @@ def refuse_unfit(
 
 def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
     names = (name for v in values for name in plain_names(str(v)))
-    found = species_of(names) if genes.species in SPECIES else None
-    if found is None or found[0] == genes.species:
+    told = species_of(names) if genes.species in SPECIES else None
+    if told is None or told[0] == genes.species:
         return
-    species, upper = found
+    species, upper = told
     shown = ", ".join(str(v) for v in values[:3])
     raise GeneError(
         f"the genes are of {species}{', in upper case' if upper else ''} ({shown}) "
@@ -329,13 +329,13 @@ class Lookup:
         parts = {j: plain_names(names[j]) for j in missing}
         for j, bare in parts.items():
             if bare[0] != names[j]:
-                found = (self._by_symbol.get(self._case(name), -1) for name in bare)
-                index[j] = max(found)
+                places = (self._by_symbol.get(self._case(name), -1) for name in bare)
+                index[j] = max(places)
         taken = set(index.tolist())
         for j, bare in parts.items():
             if index[j] < 0:  # the model's own name goes before another
-                found = (self._find_other(name) for name in bare)
-                index[j] = next((i for i in found if i >= 0 and i not in taken), -1)
+                places = (self._find_other(name) for name in bare)
+                index[j] = next((i for i in places if i >= 0 and i not in taken), -1)
         n_renamed = int((index[missing] >= 0).sum())
         self._add_copies(names, parts, index)
         return index, n_renamed
@@ -357,9 +357,9 @@ class Lookup:
         if self._names is None:
             return
         copies = {
-            j: found[1]
+            j: match[1]
             for j, bare in parts.items()
-            if index[j] < 0 and (found := COPY.match(bare[0])) and bare[0] not in self._names
+            if index[j] < 0 and (match := COPY.match(bare[0])) and bare[0] not in self._names
         }
         if not copies:
             return

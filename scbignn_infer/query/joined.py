@@ -50,11 +50,11 @@ def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, fl
     for cells in batches or _parts(shows, total):
         if not SURE_CELLS <= len(cells) <= n - SURE_CELLS:
             continue
-        own = shows[cells].sum(axis=0)
-        common = (total - own) / (n - len(cells)) >= SHOWN
-        share = float((own[common] == 0).mean()) if common.sum() >= ENOUGH_GENES else 0.0
+        inside = shows[cells].sum(axis=0)
+        common = (total - inside) / (n - len(cells)) >= SHOWN
+        share = float((inside[common] == 0).mean()) if common.sum() >= ENOUGH_GENES else 0.0
         if share > worst:
-            worst, silent = share, np.flatnonzero(common & (own == 0))
+            worst, silent = share, np.flatnonzero(common & (inside == 0))
     if worst <= MANY_SILENT:
         return 0.0, 0.0
     return worst, float((~shows[:, silent].any(axis=1)).mean())

@@ -161,12 +161,12 @@ def judge(rows: sp.csr_matrix) -> Verdict:
     n_genes = np.diff(rows.indptr)
     few = float((n_genes < FEW_GENES).mean()) if rows.shape[1] >= MANY_GENES else 0.0
     if np.array_equal(values, np.round(values)):
-        found = Verdict(
+        verdict = Verdict(
             "counts", f"whole numbers up to {high:.0f}", whole=True, binary=low == high == 1
         )
     else:
-        found = _judge_decimals(rows, error)
-    return replace(found, entries=len(values), few=few)
+        verdict = _judge_decimals(rows, error)
+    return replace(verdict, entries=len(values), few=few)
 
 
 def _judge_decimals(rows: sp.csr_matrix, error: float) -> Verdict:
@@ -182,8 +182,8 @@ def _judge_decimals(rows: sp.csr_matrix, error: float) -> Verdict:
     )
     if exact is not None:
         return exact
-    found = _of_one_total([*forms, *odd]) or _by_size(rows)
-    return replace(found, doubt=_smoothness(rows)) if found.usable else found
+    verdict = _of_one_total([*forms, *odd]) or _by_size(rows)
+    return replace(verdict, doubt=_smoothness(rows)) if verdict.usable else verdict
 
 
 @dataclass(frozen=True)
@@ -266,14 +266,14 @@ def _of_two_scales(rows: sp.csr_matrix, error: float) -> Verdict | None:
     whole, others = held[decimals[held] == 0], held[decimals[held] > 0]
     if min(len(whole), len(others)) < ENOUGH_CELLS:
         return None
-    found = _judge_decimals(rows[others], error)
-    if found.state == "counts":
+    rest = _judge_decimals(rows[others], error)
+    if rest.state == "counts":
         return None
     reason = (
-        f"whole numbers in {len(whole)} of the sampled cells, {found.state} ({found.reason}) in "
+        f"whole numbers in {len(whole)} of the sampled cells, {rest.state} ({rest.reason}) in "
         f"{len(others)}"
     )
-    if found.usable:
+    if rest.usable:
         return Verdict("two-scales", reason)
     return Verdict(
         "counts",
@@ -490,9 +490,9 @@ def _no_matrix(
         f"{name} is {v.state} ({v.reason})" + (f", but {rivals[name]}" if name in rivals else "")
         for name, v in candidates.items()
     ]
-    found = "; ".join(said) or NO_MATRIX
+    what = "; ".join(said) or NO_MATRIX
     return InputError(
-        f"no usable matrix: {found}",
+        f"no usable matrix: {what}",
         expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",
         do=do,
     )
@@ -508,11 +508,11 @@ def passed_over(
     """
     usable = {name: v for name, v in verdicts.items() if v.usable}
     genes = n_genes or {}
-    found = {name: layer_names.why_never(name) or v.doubt for name, v in usable.items()}
-    kept = [name for name in usable if not found[name]]
+    reasons = {name: layer_names.why_never(name) or v.doubt for name, v in usable.items()}
+    kept = [name for name in usable if not reasons[name]]
 
     def drop(name: str, reason: str) -> None:
-        found[name] = reason
+        reasons[name] = reason
         kept.remove(name)
 
     if not all(usable[name].binary for name in kept):
@@ -540,4 +540,4 @@ def passed_over(
         share = usable[name].entries / max(usable[fuller].entries, 1)
         if share < FEWER_ENTRIES and usable[name].entries < usable[fuller].entries:
             drop(name, f"it has only {share:.0%} of the entries of {fuller}")
-    return {name: reason for name, reason in found.items() if reason}
+    return {name: reason for name, reason in reasons.items() if reason}

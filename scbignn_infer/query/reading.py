@@ -159,8 +159,8 @@ def _judge(rows: sp.csr_matrix) -> Verdict:
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
     """Return some rows of a matrix, without the features that are no genes."""
     mask, _ = genes_only(query.gene_columns(matrix))
-    found = query.rows(matrix, rows)
-    return found if mask is None else found[:, np.flatnonzero(mask)]
+    values = query.rows(matrix, rows)
+    return values if mask is None else values[:, np.flatnonzero(mask)]
 
 
 def model_genes(bundle: ModelBundle) -> ModelGenes:
@@ -236,15 +236,15 @@ def find_silent_genes(
     if mask is not None:
         index, foreign = index[mask], None if foreign is None else foreign[mask]
     rows = np.unpackbits(choice.verdict.shown, axis=1, count=len(index)).astype(bool)
-    own = rows[:, index >= 0]
-    n = own.sum(axis=1)
+    of_model = rows[:, index >= 0]
+    n = of_model.sum(axis=1)
     kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
     if foreign is not None:
         kept &= n >= rows[:, foreign].sum(axis=1)
     sample = sample_rows(query.n_cells)
     sample = sample[sample_rows(len(sample), SAMPLE)]
     among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
-    return silent_genes(own[kept], among)
+    return silent_genes(of_model[kept], among)
 
 
 def join(

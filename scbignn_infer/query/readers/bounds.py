@@ -104,8 +104,8 @@ def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
         for key in [*node, *(columns - Counter(set(columns))).elements()]:
             child = node.get(key)
             if child is not None:  # else a link that leads nowhere
-                own = MOST_NAME if key == attributes.get("_index") else longest
-                waiting.append((child, own, (*above, place)))
+                most_chars = MOST_NAME if key == attributes.get("_index") else longest
+                waiting.append((child, most_chars, (*above, place)))
 
 
 def object_of(node: Any) -> Any:

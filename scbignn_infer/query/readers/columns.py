@@ -16,9 +16,9 @@ INDEX = "index"
 """Name under which the index of the gene table is offered as a gene column."""
 
 
-def known_names(names: Iterable[str], known: Collection[str]) -> int:
+def known_names(names: Iterable[str], genes: Collection[str]) -> int:
     """Count known names; single letters are some gene's synonym, and mean nothing."""
-    return sum(len(name) > 1 and (name in known or name.split(".")[0] in known) for name in names)
+    return sum(len(name) > 1 and (name in genes or name.split(".")[0] in genes) for name in names)
 
 
 def read_text(path: Path, **how: Any) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
@@ -33,23 +33,23 @@ class Source:
     ----------
     path
         Where it is.
-    root
-        Of an HDF5 file or a Zarr store, which is open; else ``None``.
-    most_bytes
-        Memory that a part of it may take where it is read whole; by default that of the machine.
     known_genes, orientation
         Of a text table: names of genes, and what stands in rows and columns.
     modality, table
         Which AnnData is read of a MuData and of a SpatialData.
+    most_bytes
+        Memory that a part of it may take where it is read whole; by default that of the machine.
+    root
+        Of an HDF5 file or a Zarr store, which is open; else ``None``.
     """
 
     path: Path
-    root: Any = None
-    most_bytes: int = field(default_factory=memory_of_machine)
     known_genes: Collection[str] = ()
     orientation: Orientation | None = None
     modality: str | None = None
     table: str | None = None
+    most_bytes: int | None = None
+    root: Any = None
 
     def close(self) -> None:
         """Close the root; a closed one stays so."""
@@ -74,7 +74,8 @@ class FileQuery(BaseQuery):
 
     def __init__(self, source: Source) -> None:
         self.path, self.name = source.path, str(source.path)
-        self._source, self._root, self._most = source, source.root, source.most_bytes
+        self._source, self._root = source, source.root
+        self._most = memory_of_machine() if source.most_bytes is None else source.most_bytes
         with self.errors():
             self.n_cells = self._begin()
         if self.n_cells == 0:

@@ -246,16 +246,8 @@ def open_query(
             f"{path} is no plain file", expected=listed_formats(), do="save it as a file first"
         )
     try:
-        source = Source(
-            folders.place_of(path),
-            known_genes=known_genes,
-            orientation=orientation,
-            modality=modality,
-            table=table,
-        )
-        if most_bytes is not None:
-            source = replace(source, most_bytes=most_bytes)
-        return _open(source)
+        path = folders.place_of(path)
+        return _open(Source(path, known_genes, orientation, modality, table, most_bytes))
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({reason(error)})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -179,9 +178,7 @@ def read_mtx(path: Path, most: int) -> sp.coo_matrix:
     from scipy.io import mmread
 
     refuse_mtx(path, most)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy is about to return arrays; the cast takes either
-        return sp.coo_matrix(mmread(path))
+    return sp.coo_matrix(mmread(path))  # scipy is about to return arrays; the cast takes either
 
 
 class MatrixFolder(HeldFile):
