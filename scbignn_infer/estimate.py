@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from typing import IO, TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
 from scbignn_infer.network.panel import RESIDUAL_GENES
-from scbignn_infer.query.readers import tables
+from scbignn_infer.query.readers import values_held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,10 +34,6 @@ VALUE_BYTES = 24
 """What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
 ENTRY_BYTES = 16
 """What a stored value of a matrix takes while an AnnData is made of a file."""
-LINE_BYTES = 1 << 26
-"""Longest line that is looked at."""
-COMMENT_LINES = 1000
-"""Lines that may stand before the sizes of a ``matrix.mtx``."""
 BYTES_A_SECOND = 5e8
 """That are copied to the output."""
 
@@ -123,44 +115,9 @@ def bytes_to_read(path: Path) -> int:
         Bytes; 0 for formats that are read a part at a time, and for what cannot be read.
     """
     with suppress(OSError, EOFError, ValueError, IndexError, zlib.error):
-        if path.is_dir():
-            found = [f for f in path.iterdir() if f.name.endswith(MATRIX)]
-            return START_BYTES + sum(VALUE_BYTES * _entries(file) for file in found)
-        if path.name.endswith(MATRIX):
-            return START_BYTES + VALUE_BYTES * _entries(path)
-        if tables.is_table(path):
-            return START_BYTES + VALUE_BYTES * _values(path)
+        values = values_held(path)
+        return 0 if values is None else START_BYTES + VALUE_BYTES * values
     return 0
-
-
-MATRIX = ("matrix.mtx", "matrix.mtx.gz")
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else open(path, "rb"))
-
-
-def _entries(path: Path) -> int:
-    """Return the entries that a ``matrix.mtx`` says it has."""
-    with _open(path) as file:
-        for line in islice(iter(partial(file.readline, LINE_BYTES), b""), COMMENT_LINES):
-            if not line.startswith(b"%"):
-                return max(0, int(line.split()[2]))
-    return 0
-
-
-def _values(path: Path) -> int:
-    """Return about how many values a text table has: its size, by its second line."""
-    size = path.stat().st_size
-    if path.suffix == ".gz":
-        with open(path, "rb") as raw:
-            raw.seek(-4, os.SEEK_END)
-            size = max(size, int.from_bytes(raw.read(4), "little"))  # as gzip notes it
-    with _open(path) as file:
-        file.readline(LINE_BYTES)
-        line = file.readline(LINE_BYTES)
-    columns = max(line.count(mark) for mark in (b",", b"\t", b";", b" "))
-    return size * columns // max(len(line), 1)
 
 
 def refuse_beyond(limit: int | None, needed: int, what: str) -> None:

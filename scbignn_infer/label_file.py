@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -21,7 +20,7 @@ from scbignn_infer.output import atomic, h5ad, slots
 from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
-from scbignn_infer.query.readers.query import HeldFile, one_line
+from scbignn_infer.query.readers.files import HeldFile, one_line
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ Summary = dict[str, Any]
 PAGES = (".html",)
 SAMPLE_ROWS = 100
 """Rows by which a matrix's stored values are counted."""
-SUFFIXES = re.compile(r"(\.(h5ad|h5mu|h5|loom|zarr|zip|csv|tsv|txt|tab|mtx|gz))+$")
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,7 @@ def make_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
 
 def stem(query: Path) -> str:
     """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
-    name = query.resolve().name
-    return SUFFIXES.sub("", name) or name
+    return readers.without_suffixes(query.resolve().name)
 
 
 class Job:

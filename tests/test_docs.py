@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 import scbignn_infer
 from scbignn_infer.cli import main
+from scbignn_infer.query.readers import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,23 @@ def test_the_reference_is_that_of_the_commands() -> None:
     pytest.importorskip("scbignn_training.cli", exc_type=ImportError)
     made = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["reference"]()
     assert made == REFERENCE, "run: python docs/make_reference.py"
+
+
+def test_the_table_of_formats_is_that_of_the_readers() -> None:
+    lines = ["| format | recognised by | how |", "|---|---|---|"]
+    for row in FORMATS:
+        whole = "whole; " if row.count_values else ""
+        extra = f"; extra `{row.extra}`" if row.extra else ""
+        lines.append(f"| {row.title} | {row.sign} | {whole}{row.how}{extra} |")
+    table = "\n".join(lines)
+    assert f"\n\n{table}\n\n" in (ROOT / "docs" / "formats.md").read_text(), table
+
+
+def test_each_extra_of_a_format_is_an_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert {row.extra for row in FORMATS} - {""} <= set(extras)
 
 
 def test_public_names_are_documented() -> None:

@@ -158,7 +158,7 @@ def test_a_chunk_of_a_store_that_is_replaced_or_added_is_seen(adata, tmp_path):
 
 def test_of_a_large_store_a_bounded_number_is_kept(adata, tmp_path, monkeypatch):
     write_store(adata, tmp_path / "q.zarr")
-    monkeypatch.setattr(readers, "MOST_FILES", 7)
+    monkeypatch.setattr(readers.formats, "MOST_FILES", 7)
     with open_query(tmp_path / "q.zarr") as cells:
         assert len(cells.identity.stamps) == 7
         assert tmp_path / "q.zarr" in cells.identity.stamps

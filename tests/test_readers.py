@@ -17,7 +17,8 @@ import scipy.sparse as sp
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, open_query
 from scbignn_infer.query.readers.anndata_files import AnnDataFile
-from scbignn_infer.query.readers.query import one_line, string_columns
+from scbignn_infer.query.readers.columns import string_columns
+from scbignn_infer.query.readers.files import one_line
 
 
 def all_rows(query, matrix="X", size=7):

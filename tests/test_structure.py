@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"
 FILES = sorted(RUNTIME.rglob("*.py"))
 FLOORS = (
-    {"errors", "plain", "settings"},
+    {"_types", "errors", "plain", "settings"},
     {"model"},
     {"network"},
     {"query"},

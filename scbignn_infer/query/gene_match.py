@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from scbignn_infer.query.gene_names import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 MIN_COVERAGE = 0.05
 """Below it one cell in four gets a wrong label, or more, as docs/benchmarks.md shows."""
 LOW_COVERAGE = 0.4
@@ -121,12 +122,9 @@ class GeneMatch:
 
 
 def genes_only(columns: Mapping[str, Sequence[str]]) -> tuple[Array | None, dict[str, int]]:
-    """Tell genes from other features, such as proteins, where a column says so.
+    """Return which features are genes, not proteins or the like, and how many of others there are.
 
-    Returns
-    -------
-    mask, left_out
-        (n_file_genes,) which are genes, ``None`` where all are; and how many of each other type.
+    A column of types tells. The mask is ``None`` where all are genes.
     """
     name = next((n for n in FEATURE_TYPES if n in columns), None)
     if name is None:
@@ -146,31 +144,12 @@ def match_genes(
     column: str | None = None,
     any_case: bool = False,
 ) -> GeneMatch:
-    """Join the genes of a file with those of a model.
+    """Join the genes of a file with those of a model, by the column that covers most of them.
 
     A name is the model's symbol or Ensembl id, the id with a version, or any other name that stands
-    for one gene alone. Features that are no genes match nothing.
-
-    Parameters
-    ----------
-    candidates
-        Columns of the file's gene table that may hold names, the index first.
-    genes
-        Those of the model.
-    column
-        Use this column and no other.
-    any_case
-        Match symbols whatever their case.
-
-    Returns
-    -------
-    GeneMatch
-        For the column that covers most of the network's genes; the earlier one on a tie.
-
-    Raises
-    ------
-    GeneError
-        There is no such column.
+    for one gene alone. Features that are no genes match nothing. Of columns that cover as much, the
+    earlier one is taken: ``candidates`` has the index first. ``column`` leaves no choice, and
+    without such a column a :class:`~scbignn_infer.errors.GeneError` is raised.
     """
     if column is not None and column not in candidates:
         raise GeneError(
@@ -218,40 +197,35 @@ def _in_another_case(values: Sequence[str], species: str) -> bool:
     cases = (str.islower,) if species == "human" else (str.islower, str.isupper)
     if species not in SPECIES or not any(sum(map(case, names)) > len(names) / 2 for case in cases):
         return False
-    found = species_of(name.upper() for name in names)
-    return found is not None and found[0] == species
+    told = species_of(name.upper() for name in names)
+    return told is not None and told[0] == species
 
 
 def foreign_genes(
     candidates: Mapping[str, Sequence[str]], genes: ModelGenes
 ) -> tuple[Array | None, str]:
-    """Tell which genes are of another species than the model, in a file of two species.
+    """Return which genes are of another species than the model, in a file of two, and of which.
 
     Species are told by the genome in a gene's name or in a column of genomes, by Ensembl ids, or
-    by symbols that only one species has.
-
-    Returns
-    -------
-    foreign, species
-        (n_file_genes,) which are, and of which species; ``None`` and nothing in other files.
+    by symbols that only one species has. In other files these are ``None`` and nothing.
     """
-    own = genes.species
-    if own not in SPECIES:
+    of_model = genes.species
+    if of_model not in SPECIES:
         return None, ""
-    other = next(s for s in SPECIES if s != own)
+    other = next(s for s in SPECIES if s != of_model)
     for values in candidates.values():
         if count_marks(values, other) >= MIN_OF_A_SPECIES:
             marks = np.array([genome_of(v) for v in values])
-            if (marks == own).sum() >= MIN_OF_A_SPECIES:
+            if (marks == of_model).sum() >= MIN_OF_A_SPECIES:
                 return marks == other, other
     for values in candidates.values():
         if min(shapes_of(values).values()) < SURE:
             continue
-        names, others = (GeneNames.of(s) for s in (own, other))
-        known = np.array([v in names for v in values])
-        foreign = np.array([v in others for v in values])
-        if min((known & ~foreign).sum(), (foreign & ~known).sum()) >= OTHER_SPECIES:
-            return foreign & ~known, other
+        names, other_names = (GeneNames.of(s) for s in (of_model, other))
+        ours = np.array([v in names for v in values])
+        foreign = np.array([v in other_names for v in values])
+        if min((ours & ~foreign).sum(), (foreign & ~ours).sum()) >= OTHER_SPECIES:
+            return foreign & ~ours, other
     return None, ""
 
 
@@ -263,22 +237,9 @@ def refuse_unfit(
     min_coverage: float | None = None,
     allow_species_mismatch: bool = False,
 ) -> None:
-    """Raise if the genes of a file are of another species or too few of the model's.
+    """Raise a GeneError if the genes of a file are of another species or too few of the model's.
 
-    Parameters
-    ----------
-    match, candidates, genes
-        The join, and what was joined.
-    min_coverage
-        The least that is enough; by default :data:`MIN_COVERAGE`, and as many genes as the model
-        asks for.
-    allow_species_mismatch
-        Do not look at the species.
-
-    Raises
-    ------
-    GeneError
-        The genes are of another species, or coverage is too low.
+    By default :data:`MIN_COVERAGE` is enough, and as many genes as the model asks for.
     """
     least = MIN_COVERAGE if min_coverage is None else min_coverage
     enough = max(genes.min_genes, 1) if min_coverage is None else 1
@@ -307,10 +268,10 @@ def refuse_unfit(
 
 def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
     names = (name for v in values for name in plain_names(str(v)))
-    found = species_of(names) if genes.species in SPECIES else None
-    if found is None or found[0] == genes.species:
+    told = species_of(names) if genes.species in SPECIES else None
+    if told is None or told[0] == genes.species:
         return
-    species, upper = found
+    species, upper = told
     shown = ", ".join(str(v) for v in values[:3])
     raise GeneError(
         f"the genes are of {species}{', in upper case' if upper else ''} ({shown}) "
@@ -344,15 +305,7 @@ def _refuse_no_names(candidates: Mapping[str, Sequence[str]], genes: ModelGenes)
 
 
 class Lookup:
-    """Finds the model's genes by any of their names.
-
-    Parameters
-    ----------
-    genes
-        Those of the model.
-    any_case
-        Whether the case of symbols does not matter.
-    """
+    """Finds the model's genes by any of their names; the case of symbols may not matter."""
 
     def __init__(self, genes: ModelGenes, *, any_case: bool = False) -> None:
         self._case = str.upper if any_case else str
@@ -376,13 +329,13 @@ class Lookup:
         parts = {j: plain_names(names[j]) for j in missing}
         for j, bare in parts.items():
             if bare[0] != names[j]:
-                found = (self._by_symbol.get(self._case(name), -1) for name in bare)
-                index[j] = max(found)
+                places = (self._by_symbol.get(self._case(name), -1) for name in bare)
+                index[j] = max(places)
         taken = set(index.tolist())
         for j, bare in parts.items():
             if index[j] < 0:  # the model's own name goes before another
-                found = (self._find_other(name) for name in bare)
-                index[j] = next((i for i in found if i >= 0 and i not in taken), -1)
+                places = (self._find_other(name) for name in bare)
+                index[j] = next((i for i in places if i >= 0 and i not in taken), -1)
         n_renamed = int((index[missing] >= 0).sum())
         self._add_copies(names, parts, index)
         return index, n_renamed
@@ -404,9 +357,9 @@ class Lookup:
         if self._names is None:
             return
         copies = {
-            j: found[1]
+            j: match[1]
             for j, bare in parts.items()
-            if index[j] < 0 and (found := COPY.match(bare[0])) and bare[0] not in self._names
+            if index[j] < 0 and (match := COPY.match(bare[0])) and bare[0] not in self._names
         }
         if not copies:
             return

@@ -55,24 +55,24 @@ CLEARLY = 1.05
 
 def without_version(name: str) -> str:
     """Return an Ensembl id without its version, and any other name as it is."""
-    found = VERSION.match(name)
-    return found[1] if found else name
+    match = VERSION.match(name)
+    return match[1] if match else name
 
 
 def plain_names(name: str) -> list[str]:
     """Return the names that stand in one with a genome before it, or of a symbol and an id."""
     bare = GENOME.sub("", name, count=1) or name
-    if found := COMPOUND.match(bare):
-        return [n for n in (found["before"], found["after"], found["id"]) if n]
-    if found := NUMBERED.match(bare):
-        return [found[1]]
+    if match := COMPOUND.match(bare):
+        return [n for n in (match["before"], match["after"], match["id"]) if n]
+    if match := NUMBERED.match(bare):
+        return [match[1]]
     return [without_version(bare)]
 
 
 def genome_of(name: str) -> str:
     """Return the species of a name's genome or Ensembl id, or nothing."""
-    if found := GENOME.match(name):
-        return str(found.lastgroup)
+    if match := GENOME.match(name):
+        return str(match.lastgroup)
     if "ENS" not in name:
         return ""
     return "mouse" if "ENSMUSG" in name else "human" if "ENSG" in name else ""
@@ -137,16 +137,7 @@ def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
 
     Ensembl ids tell by their prefix. Symbols of human are in upper case and those of mouse are not;
     symbols of mouse in upper case are told by those that human has not, such as GM10076 or H2-AA.
-
-    Parameters
-    ----------
-    names
-        Symbols or Ensembl ids.
-
-    Returns
-    -------
-    tuple of str and bool or None
-        ``None`` where too few names are known, or as many in either species.
+    Where too few names are known, or as many in either species, this is ``None``.
     """
     names = {without_version(str(name)) for name in names}
     shapes = shapes_of(names)
@@ -154,15 +145,15 @@ def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
     if len(sure) == 1 and sum(shapes.values()) == shapes[sure[0]]:
         return sure[0], False
     human, mouse = (GeneNames.of(species) for species in SPECIES)
-    found = {
+    n_known = {
         ("human", False): sum(name in human for name in names),
         ("mouse", False): sum(name in mouse for name in names),
     }
-    if found[("human", False)] >= found[("mouse", False)]:
+    if n_known[("human", False)] >= n_known[("mouse", False)]:
         upper = _upper("mouse")
-        found[("mouse", True)] = sum(name in upper for name in names)
-    first, second = sorted(found, key=lambda kind: -found[kind])[:2]
-    if found[first] < ENOUGH or found[first] < CLEARLY * found[second]:
+        n_known[("mouse", True)] = sum(name in upper for name in names)
+    first, second = sorted(n_known, key=lambda kind: -n_known[kind])[:2]
+    if n_known[first] < ENOUGH or n_known[first] < CLEARLY * n_known[second]:
         return None
     return first
 

@@ -44,13 +44,7 @@ class Identity:
         return sum(stamp[2] for stamp in self.stamps.values() if stamp is not None)
 
     def check(self) -> None:
-        """Raise if any of the files is no longer what it was.
-
-        Raises
-        ------
-        InputError
-            A file was changed, replaced, moved or deleted.
-        """
+        """Raise if any of the files was changed, replaced, moved or deleted."""
         for file, stamp in self.stamps.items():
             if _stamp(file) != stamp:
                 raise changed(file)
@@ -65,13 +59,7 @@ class Identity:
             raise
 
     def check_descriptor(self, descriptor: int) -> None:
-        """Raise if an open file is none of the files, as they were.
-
-        Raises
-        ------
-        InputError
-            The path was given to another file, or the file was changed.
-        """
+        """Raise if an open file is none of the files, as they were."""
         if _as_stamp(os.fstat(descriptor)) not in self.stamps.values():
             raise changed(self.path)
 
@@ -85,13 +73,7 @@ class Identity:
 
     @contextmanager
     def opened(self) -> Iterator[FileIO]:
-        """Give the file, open for reading, where it is the only one.
-
-        Raises
-        ------
-        InputError
-            The path leads to another file meanwhile, or the file was changed.
-        """
+        """Give the file, open for reading, if it is the only one and its path still leads to it."""
         self.check()  # a pipe that has taken the path would be waited for
         with ExitStack() as stack:
             try:
@@ -103,9 +85,9 @@ class Identity:
 
     def holds(self, path: Path) -> bool:
         """Tell whether a path leads to one of the files, by any link, or into a folder."""
-        own = {stamp[:2] for stamp in self.stamps.values() if stamp is not None}
-        found = (_stamp(place) for place in (path, *path.resolve().parents))
-        return any(stamp[:2] in own for stamp in found if stamp is not None)
+        files = {stamp[:2] for stamp in self.stamps.values() if stamp is not None}
+        places = (_stamp(place) for place in (path, *path.resolve().parents))
+        return any(stamp[:2] in files for stamp in places if stamp is not None)
 
 
 def changed(path: Path) -> InputError:
@@ -125,5 +107,5 @@ def _stamp(path: Path) -> Stamp | None:
         return None
 
 
-def _as_stamp(found: os.stat_result) -> Stamp:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+def _as_stamp(status: os.stat_result) -> Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

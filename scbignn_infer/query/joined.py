@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 SHOWN = 0.5
 """Share of the other cells that show a gene of which silence is told."""
 SAMPLE = 256
@@ -37,18 +38,10 @@ def shown_genes(rows: sp.csr_matrix, cells: Array) -> Array:
 def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, float]:
     """Tell which share of common genes part of the cells never show, and how large that part is.
 
-    Parameters
-    ----------
-    shows
-        (n, n_genes) which genes sampled cells show, in the order of the file.
-    batches
-        Which of these are of each batch; else stretches of the file are looked at, and the two
-        sides of the directions in which the cells differ most.
-
-    Returns
-    -------
-    genes, cells
-        Shares; zeros if hardly a gene is silent.
+    Both are zero if hardly a gene is silent. ``shows`` (n, n_genes) is of sampled cells in the
+    order of the file, and ``batches`` are which of these are of each batch. Without batches,
+    stretches of the file are looked at, and the two sides of the directions in which the cells
+    differ most.
     """
     n, total = len(shows), shows.sum(axis=0)
     if n < 2 * SURE_CELLS:
@@ -57,11 +50,11 @@ def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, fl
     for cells in batches or _parts(shows, total):
         if not SURE_CELLS <= len(cells) <= n - SURE_CELLS:
             continue
-        own = shows[cells].sum(axis=0)
-        common = (total - own) / (n - len(cells)) >= SHOWN
-        share = float((own[common] == 0).mean()) if common.sum() >= ENOUGH_GENES else 0.0
+        inside = shows[cells].sum(axis=0)
+        common = (total - inside) / (n - len(cells)) >= SHOWN
+        share = float((inside[common] == 0).mean()) if common.sum() >= ENOUGH_GENES else 0.0
         if share > worst:
-            worst, silent = share, np.flatnonzero(common & (own == 0))
+            worst, silent = share, np.flatnonzero(common & (inside == 0))
     if worst <= MANY_SILENT:
         return 0.0, 0.0
     return worst, float((~shows[:, silent].any(axis=1)).mean())

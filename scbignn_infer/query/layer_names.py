@@ -25,9 +25,9 @@ MADE = re.compile(
 def sum_of_layers(matrices: Sequence[str]) -> str | None:
     """Name the sum of the layers into which counts were split, if there are such layers."""
     for split in SPLITS:
-        found = [name for name in split if LAYERS + name in matrices]
-        if found[:2] == list(split[:2]):
-            return LAYERS + "+".join(found)
+        parts = [name for name in split if LAYERS + name in matrices]
+        if parts[:2] == list(split[:2]):
+            return LAYERS + "+".join(parts)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,7 +15,8 @@ from scbignn_infer.query import layer_names
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 State = Literal[
     "counts",
     "log1p",
@@ -142,11 +143,6 @@ def judge(rows: sp.csr_matrix) -> Verdict:
     Values are counts if they are whole, or scaled counts if each cell has the same total. They are
     a logarithm if its inversion makes them one of these, or makes the values of each cell multiples
     of its least one, as counts that were divided by a size factor are.
-
-    Parameters
-    ----------
-    rows
-        (n, n_genes) sampled rows.
     """
     error = np.finfo(rows.dtype).eps if rows.dtype.kind == "f" else 0.0
     rows = sp.csr_matrix(rows, dtype=np.float64, copy=True)
@@ -165,12 +161,12 @@ def judge(rows: sp.csr_matrix) -> Verdict:
     n_genes = np.diff(rows.indptr)
     few = float((n_genes < FEW_GENES).mean()) if rows.shape[1] >= MANY_GENES else 0.0
     if np.array_equal(values, np.round(values)):
-        found = Verdict(
+        verdict = Verdict(
             "counts", f"whole numbers up to {high:.0f}", whole=True, binary=low == high == 1
         )
     else:
-        found = _judge_decimals(rows, error)
-    return replace(found, entries=len(values), few=few)
+        verdict = _judge_decimals(rows, error)
+    return replace(verdict, entries=len(values), few=few)
 
 
 def _judge_decimals(rows: sp.csr_matrix, error: float) -> Verdict:
@@ -186,8 +182,8 @@ def _judge_decimals(rows: sp.csr_matrix, error: float) -> Verdict:
     )
     if exact is not None:
         return exact
-    found = _of_one_total([*forms, *odd]) or _by_size(rows)
-    return replace(found, doubt=_smoothness(rows)) if found.usable else found
+    verdict = _of_one_total([*forms, *odd]) or _by_size(rows)
+    return replace(verdict, doubt=_smoothness(rows)) if verdict.usable else verdict
 
 
 @dataclass(frozen=True)
@@ -270,14 +266,14 @@ def _of_two_scales(rows: sp.csr_matrix, error: float) -> Verdict | None:
     whole, others = held[decimals[held] == 0], held[decimals[held] > 0]
     if min(len(whole), len(others)) < ENOUGH_CELLS:
         return None
-    found = _judge_decimals(rows[others], error)
-    if found.state == "counts":
+    rest = _judge_decimals(rows[others], error)
+    if rest.state == "counts":
         return None
     reason = (
-        f"whole numbers in {len(whole)} of the sampled cells, {found.state} ({found.reason}) in "
+        f"whole numbers in {len(whole)} of the sampled cells, {rest.state} ({rest.reason}) in "
         f"{len(others)}"
     )
-    if found.usable:
+    if rest.usable:
         return Verdict("two-scales", reason)
     return Verdict(
         "counts",
@@ -447,24 +443,11 @@ def choose_matrix(
     wanted: str | None = None,
     n_genes: Mapping[str, int] | None = None,
 ) -> str:
-    """Choose the matrix to annotate from.
+    """Choose the matrix to annotate from: the wanted one, if it is usable.
 
     What :func:`passed_over` names is not taken. What was cut after it was scaled comes last; then
-    more genes win, then counts over log1p, then matrices whose names mean counts.
-
-    Parameters
-    ----------
-    verdicts
-        Verdict of each candidate, in the order of preference among equals.
-    wanted
-        The user's choice, taken if usable.
-    n_genes
-        Genes of each candidate.
-
-    Raises
-    ------
-    InputError
-        None is usable, or the wanted one is not there or not usable.
+    more genes win, then counts over log1p, then matrices whose names mean counts, then the order of
+    the verdicts. An :class:`~scbignn_infer.errors.InputError` says why none is usable.
     """
     if wanted is not None and wanted not in verdicts:
         raise InputError(
@@ -507,9 +490,9 @@ def _no_matrix(
         f"{name} is {v.state} ({v.reason})" + (f", but {rivals[name]}" if name in rivals else "")
         for name, v in candidates.items()
     ]
-    found = "; ".join(said) or NO_MATRIX
+    what = "; ".join(said) or NO_MATRIX
     return InputError(
-        f"no usable matrix: {found}",
+        f"no usable matrix: {what}",
         expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",
         do=do,
     )
@@ -518,30 +501,18 @@ def _no_matrix(
 def passed_over(
     verdicts: Mapping[str, Verdict], n_genes: Mapping[str, int] | None = None
 ) -> dict[str, str]:
-    """Say why some usable matrices are not taken, unless the user asks for them.
+    """Say of each usable matrix that is not taken, unless the user asks for it, why.
 
     These are parts of the counts, such as unspliced ones, or clearly fewer entries than another
     matrix with no more genes has; and values that were smoothed, or made 0 and 1.
-
-    Parameters
-    ----------
-    verdicts
-        Verdict of each candidate.
-    n_genes
-        Genes of each candidate.
-
-    Returns
-    -------
-    dict
-        The reason for each, by its name.
     """
     usable = {name: v for name, v in verdicts.items() if v.usable}
     genes = n_genes or {}
-    found = {name: layer_names.why_never(name) or v.doubt for name, v in usable.items()}
-    kept = [name for name in usable if not found[name]]
+    reasons = {name: layer_names.why_never(name) or v.doubt for name, v in usable.items()}
+    kept = [name for name in usable if not reasons[name]]
 
     def drop(name: str, reason: str) -> None:
-        found[name] = reason
+        reasons[name] = reason
         kept.remove(name)
 
     if not all(usable[name].binary for name in kept):
@@ -569,4 +540,4 @@ def passed_over(
         share = usable[name].entries / max(usable[fuller].entries, 1)
         if share < FEWER_ENTRIES and usable[name].entries < usable[fuller].entries:
             drop(name, f"it has only {share:.0%} of the entries of {fuller}")
-    return {name: reason for name, reason in found.items() if reason}
+    return {name: reason for name, reason in reasons.items() if reason}

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.query.gene_match import GeneMatch
     from scbignn_infer.query.matrices import Verdict
     from scbignn_infer.query.readers import Query
     from scbignn_infer.settings import Reading
 
-Array = np.ndarray[Any, Any]
 GENES_AS_CELLS = 0.2
 """Share of the cells that bear names of genes, above which they are genes."""
 ENOUGH_OF_DEEP = 0.3
@@ -81,11 +81,6 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
 
     Features that are no genes are left out. Layers into which counts were split are judged as
     their sum, too, which is named like ``layers/spliced+unspliced+ambiguous``.
-
-    Raises
-    ------
-    InputError
-        There are no cells, or a matrix cannot be read.
     """
     if query.n_cells == 0:
         raise InputError(
@@ -119,8 +114,8 @@ def _judge(rows: sp.csr_matrix) -> Verdict:
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
     """Return some rows of a matrix, without the features that are no genes."""
     mask, _ = genes_only(query.gene_columns(matrix))
-    found = query.rows(matrix, rows)
-    return found if mask is None else found[:, np.flatnonzero(mask)]
+    values = query.rows(matrix, rows)
+    return values if mask is None else values[:, np.flatnonzero(mask)]
 
 
 def model_genes(bundle: ModelBundle) -> ModelGenes:
@@ -146,23 +141,9 @@ def choose(
 ) -> Choice:
     """Decide which matrix and which gene names to use for a model.
 
-    Parameters
-    ----------
-    query
-        The cells.
-    bundle
-        The model.
-    reading
-        The user's wishes.
-    verdicts
-        What :func:`judge_matrices` said, where it was asked already.
-    genes
-        What :func:`model_genes` returns of the bundle, where it is held.
-
-    Raises
-    ------
-    InputError
-        No matrix is usable, too few genes are the model's, or they are of another species.
+    ``verdicts`` and ``genes`` are what :func:`judge_matrices` and :func:`model_genes` return, where
+    they were asked already. An InputError says that no matrix is usable, that too few genes are the
+    model's, or that they are of another species.
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
     wanted = genes or model_genes(bundle)
@@ -177,13 +158,7 @@ def choose(
 def refuse(
     query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
 ) -> None:
-    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed.
-
-    Raises
-    ------
-    GeneError
-        As :func:`~scbignn_infer.query.gene_match.refuse_unfit`, or the cells have genes' names.
-    """
+    """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed."""
     try:
         refuse_unfit(
             match,
@@ -216,15 +191,15 @@ def find_silent_genes(
     if mask is not None:
         index, foreign = index[mask], None if foreign is None else foreign[mask]
     rows = np.unpackbits(choice.verdict.shown, axis=1, count=len(index)).astype(bool)
-    own = rows[:, index >= 0]
-    n = own.sum(axis=1)
+    of_model = rows[:, index >= 0]
+    n = of_model.sum(axis=1)
     kept = n >= ENOUGH_OF_DEEP * np.quantile(n, 0.9)  # shallow cells lack genes by chance
     if foreign is not None:
         kept &= n >= rows[:, foreign].sum(axis=1)
     sample = sample_rows(query.n_cells)
     sample = sample[sample_rows(len(sample), SAMPLE)]
     among = [np.flatnonzero(np.isin(sample[kept], cells)) for cells in batches]
-    return silent_genes(own[kept], among)
+    return silent_genes(of_model[kept], among)
 
 
 def join(
@@ -232,12 +207,7 @@ def join(
 ) -> tuple[str, GeneMatch, dict[str, str]]:
     """Return the best matrix, its genes' join with a model's, and why others were passed over.
 
-    Whether the genes are enough is not asked.
-
-    Raises
-    ------
-    InputError
-        No matrix is usable.
+    Whether the genes are enough is not asked. An InputError says that no matrix is usable.
     """
     if not any(verdict.usable for verdict in verdicts.values()):
         refuse_counts_in_obsm(query)

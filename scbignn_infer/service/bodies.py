@@ -15,15 +15,16 @@ import scipy.sparse as sp
 
 from scbignn_infer import label_file
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.query.readers import MatrixQuery, Query
-from scbignn_infer.query.readers.containers import Members, refuse_members
-from scbignn_infer.query.readers.query import one_line
+from scbignn_infer.query.readers import FORMATS, MatrixQuery, Query, Source, one_line
+from scbignn_infer.query.readers.containers import refuse_choice
 from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
 from scbignn_infer.settings import Reading
 
 Array = np.ndarray[Any, Any]
-HDF5, OCTETS = "application/x-hdf5", "application/octet-stream"
+HDF5 = "application/x-hdf5"
+FILES = {kind: row.suffixes[0][1:] for row in FORMATS for kind in row.media_types}
+"""Suffixes of the types of bodies that are files."""
 JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
 JSON_BYTES = 100_000_000
@@ -85,7 +86,7 @@ class CellsOfJson(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _open_json(path: Path, reading: Reading) -> AbstractContextManager[Query]:
-    refuse_members(path, Members(reading.modality))
+    refuse_choice(Source(path, modality=reading.modality))
     with one_line(path, "document of JSON with genes and counts"), np.errstate(over="ignore"):
         body = msgspec.json.decode(path.read_bytes(), type=CellsOfJson)
         if isinstance(body.counts, SparseCounts):
@@ -116,7 +117,7 @@ def _dense(rows: Sequence[msgspec.Raw], n_genes: int) -> Array:
 
 
 def _open_arrow(path: Path, reading: Reading) -> AbstractContextManager[Query]:
-    refuse_members(path, Members(reading.modality))
+    refuse_choice(Source(path, modality=reading.modality))
     try:
         import pyarrow as pa
     except ImportError:
@@ -143,12 +144,11 @@ def _open_arrow(path: Path, reading: Reading) -> AbstractContextManager[Query]:
 
 
 OPENERS: dict[str, Callable[[Path, Reading], AbstractContextManager[Query]]] = {
-    HDF5: label_file.open_file,
-    OCTETS: label_file.open_file,
+    **dict.fromkeys(FILES, label_file.open_file),
     JSON: _open_json,
     ARROW: _open_arrow,
 }
-SUFFIXES = {HDF5: "h5ad", OCTETS: "h5ad", JSON: "json", ARROW: "arrow"}
+SUFFIXES = FILES | {JSON: "json", ARROW: "arrow"}
 
 
 def body_type(request: fastapi.Request) -> str:
@@ -168,7 +168,7 @@ def answer_type(request: fastapi.Request, body: str) -> str:
     """Return the format of the answer: the first of those accepted that there is."""
     offered = {"*/*": JSON, "application/*": JSON, "text/*": CSV, JSON: JSON, CSV: CSV}
     if SUFFIXES[body] == "h5ad":
-        offered |= {HDF5: HDF5, OCTETS: HDF5}
+        offered |= {kind: HDF5 for kind, suffix in FILES.items() if suffix == "h5ad"}
     accepted = request.headers.get("accept") or "*/*"
     for part in accepted.split(","):
         wanted = part.split(";")[0].strip().lower()

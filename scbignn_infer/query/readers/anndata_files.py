@@ -3,167 +3,90 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.containment import open_hdf5
+from scbignn_infer.query.layer_names import LAYERS
 from scbignn_infer.query.readers.bounds import (
     MOST_MATRICES,
     MOST_NAME,
-    memory_of_machine,
     object_of,
     refuse_long_names,
     refuse_many,
     weigh,
 )
-from scbignn_infer.query.readers.query import (
-    HeldFile,
-    column_of,
-    descriptor_of,
-    one_line,
-    refuse_no_cells,
-    refuse_no_genes,
-    string_columns,
-    sums_blocks,
-    sums_rows,
-)
+from scbignn_infer.query.readers.files import FileQuery, HeldFile
 from scbignn_infer.query.readers.stored import ColumnStored, RowStored, numbers
-from scbignn_infer.query.readers.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     import anndata as ad
     import pandas as pd
 
-    from scbignn_infer.query.identity import Identity
+    from scbignn_infer._types import Array
+    from scbignn_infer.query.readers.files import Source
 
-Array = np.ndarray[Any, Any]
 KIND = ".h5ad file (AnnData in HDF5)"
-ZARR = "Zarr store of AnnData"
 SPARSE = {"csr_matrix": RowStored, "csc_matrix": ColumnStored}
 """How sparse matrices are stored, by their encoding."""
 
 
-def open_h5ad(path: Path, most_bytes: int | None = None) -> AnnDataFile | HeldFile:
-    """Open an ``.h5ad`` file.
+class AnnDataFile(FileQuery):
+    """An AnnData on disk, as in a Zarr store; only cell and gene names are held.
 
-    Raises
-    ------
-    InputError
-        It is damaged, holds no cells, or is not one file.
-    """
-    import h5py
-
-    with one_line(path, KIND):
-        file = open_hdf5(path)
-        old = isinstance(file.get("obs"), h5py.Dataset)
-    if not old:
-        return AnnDataFile(path, file, KIND, most_bytes)
-    with one_line(path, KIND), file:
-        weigh(file, str(path), most_bytes or memory_of_machine())
-    with one_line(path, KIND), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import anndata as ad
-
-        return HeldFile(path, ad.read_h5ad(path))
-
-
-def zarr_root(path: Path) -> Any:
-    """Open a Zarr store, a folder or a ``.zip`` of one, and return its root.
-
-    Raises
-    ------
-    InputError
-        It is damaged, or leads out of the store.
-    MissingExtraError
-        zarr is not installed.
-    """
-    with one_line(path, ZARR):
-        return open_store(path)
-
-
-class AnnDataFile:
-    """An AnnData on disk; only cell and gene names are held.
-
-    Parameters
-    ----------
-    path
-        The file or store.
-    group
-        Its root, open for reading.
-    kind
-        What it is, for messages.
-    most_bytes
-        What a part that is read whole may take in memory; by default that of the machine.
-
-    Raises
-    ------
-    InputError
-        There are no cells, or what tells their number is damaged.
+    It stands at the root, or in a group of it.
     """
 
-    identity: Identity
+    kind = "Zarr store of AnnData"
 
-    def __init__(self, path: Path, group: Any, kind: str, most_bytes: int | None = None) -> None:
-        self.path, self.name = path, str(path)
-        self.h5ad = kind == KIND
-        self._file, self._kind = group, kind
-        self._most = memory_of_machine() if most_bytes is None else most_bytes
-        self.descriptor: int | None = descriptor_of(group.file) if self.h5ad else None
-        self._matrices: dict[str, Any] = {}
+    def __init__(self, source: Source, group: Any = None) -> None:
+        self._group = source.root if group is None else group
+        self._nodes: dict[str, Any] = {}
         self._tables: dict[str, pd.DataFrame] = {}
-        try:
-            with one_line(self.path, kind):
-                self.n_cells = self._count_cells()
-            refuse_no_cells(self.name, self.n_cells)
-            refuse_many(f"'obs' of {path}", self.n_cells, self._most)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(source)
+        refuse_many(f"'obs' of {self.path}", self.n_cells, self._most)
 
-    def _count_cells(self) -> int:
-        """Return the number of cells, from the index alone where that is one plain column."""
-        obs = self._file.get("obs")
+    def _cell_index(self) -> Any:
+        """Return the index of the cells where it is a column of its own, or ``None``."""
+        obs = self._group.get("obs")
         if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
-            index = obs.get(obs.attrs["_index"])
-            if "values" in getattr(index, "keys", tuple)():  # strings with a mask
-                index = index["values"]
-            if len(getattr(index, "shape", ())) == 1:
-                return int(index.shape[0])
-        return len(self.obs)
+            return obs.get(obs.attrs["_index"])
+        return None
 
-    def close(self) -> None:
-        """Close the file; a closed one stays so."""
-        if hasattr(self._file, "store"):
-            self._file.store.close()
-        elif self._file:
-            self._file.file.close()
+    def _begin(self) -> int:
+        index = self._cell_index()
+        if "values" in getattr(index, "keys", tuple)():  # strings with a mask
+            index = index["values"]
+        shape: tuple[int, ...] = getattr(index, "shape", ())
+        return int(shape[0]) if len(shape) == 1 else len(self._obs())
 
-    def __enter__(self) -> Self:
-        return self
+    def _cell_names(self) -> list[str]:
+        index = self._cell_index()
+        if index is None:
+            return super()._cell_names()
+        weigh(index, f"the names of cells in {self.path}", self._most, MOST_NAME)
+        return [str(c) for c in read_element(index)]
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def _obs(self) -> pd.DataFrame:
+        return self._table("obs")
+
+    def _var(self, matrix: str) -> pd.DataFrame:
+        return self._table("raw/var" if matrix == "raw" else "var")
 
     def _table(self, name: str) -> pd.DataFrame:
         if name not in self._tables:
-            with one_line(self.path, self._kind):
-                self._tables[name] = self._read_table(name)
+            self._tables[name] = self._read_table(name)
         return self._tables[name]
 
     def _read_table(self, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        if name not in self._file:
+        if name not in self._group:
             raise InputError(
                 f"{self.path} has no '{name}'", expected="an AnnData file", do="check the file"
             )
-        node, what = self._file[name], f"'{name}' of {self.path}"
+        node, what = self._group[name], f"'{name}' of {self.path}"
         weigh(node, what, self._most)
         table = read_element(node)
         if not isinstance(table, pd.DataFrame):
@@ -173,52 +96,29 @@ class AnnDataFile:
         refuse_long_names(table.index, what)
         return table
 
-    @property
-    def obs(self) -> pd.DataFrame:
-        """Annotations of the cells."""
-        return self._table("obs")
+    def _uns(self, key: str) -> Any:
+        node = self._group.get(f"uns/{key}")
+        if node is None:
+            return None
+        weigh(node, f"'uns/{key}' of {self.path}", self._most)
+        return read_element(node)
 
-    def uns(self, key: str) -> Any:
-        """Return ``uns[key]``, or ``None`` where there is none."""
-        with one_line(self.path, self._kind):
-            node = self._file.get(f"uns/{key}")
-            if node is None:
-                return None
-            weigh(node, f"'uns/{key}' of {self.path}", self._most)
-            return read_element(node)
-
-    def cell_names(self) -> list[str]:
-        """Return the names of the cells, without reading their annotations."""
-        with one_line(self.path, self._kind):
-            obs = self._file.get("obs")
-            if obs is not None and dict(obs.attrs).get("encoding-type") == "dataframe":
-                index = obs[obs.attrs["_index"]]
-                weigh(index, f"the names of cells in {self.path}", self._most, MOST_NAME)
-                return [str(c) for c in read_element(index)]
-        return [str(c) for c in self.obs.index]
-
-    def obs_column(self, key: str) -> list[str]:
-        """Return a column of ``obs`` as strings."""
-        return column_of(self.obs, key, self.name)
-
-    def matrices(self) -> list[str]:
-        """Name X, the layers and raw, as far as there are any."""
-        with one_line(self.path, self._kind):
-            names = ["X"] if not _is_null(self._file.get("X")) else []
-            names += [f"layers/{k}" for k in self._file.get("layers", ())]
-            names += ["raw"] if "raw/X" in self._file else []
-            if len({self.stored_as(name) for name in names}) > MOST_MATRICES:
-                raise InputError(
-                    f"{self.path} holds {len(names):,} matrices",
-                    expected=f"at most {MOST_MATRICES}",
-                    do="write a file with the layers that you need",
-                )
-            return names
+    def _matrices(self) -> list[str]:
+        names = ["X"] if not _is_null(self._group.get("X")) else []
+        names += [f"{LAYERS}{k}" for k in self._group.get("layers", ())]
+        names += ["raw"] if "raw/X" in self._group else []
+        if len({self.stored_as(name) for name in names}) > MOST_MATRICES:
+            raise InputError(
+                f"{self.path} holds {len(names):,} matrices",
+                expected=f"at most {MOST_MATRICES}",
+                do="write a file with the layers that you need",
+            )
+        return names
 
     def stored_as(self, matrix: str) -> Any:
         """Return what a matrix is stored as: the same for names of the same values."""
-        with one_line(self.path, self._kind):
-            node = self._file["raw/X" if matrix == "raw" else matrix]
+        with self.errors():
+            node = self._group["raw/X" if matrix == "raw" else matrix]
             if not hasattr(node, "id"):  # of Zarr, which has no names for one object
                 return matrix
             if hasattr(node, "shape"):
@@ -229,25 +129,16 @@ class AnnDataFile:
 
     def obsm_widths(self) -> dict[str, int]:
         """Return how many columns each array and sparse matrix of obsm has."""
-        with one_line(self.path, self._kind):
-            nodes = {key: self._file["obsm"][key] for key in self._file.get("obsm", ())}
+        with self.errors():
+            nodes = {key: self._group["obsm"][key] for key in self._group.get("obsm", ())}
             shapes = {k: getattr(n, "shape", n.attrs.get("shape", ())) for k, n in nodes.items()}
             return {key: int(shape[1]) for key, shape in shapes.items() if len(shape) == 2}
 
-    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
-        """Return the index and the string columns of the matrix's gene table."""
-        table = self._var(matrix)
-        refuse_no_genes(self.name, matrix, len(table))
-        return string_columns(table)
-
-    def _var(self, matrix: str) -> pd.DataFrame:
-        return self._table("raw/var" if matrix == "raw" else "var")
-
     def _node(self, matrix: str) -> Any:
         """Return the matrix as something whose row slices are read from disk."""
-        if matrix in self._matrices:
-            return self._matrices[matrix]
-        node = self._file["raw/X" if matrix == "raw" else matrix]
+        if matrix in self._nodes:
+            return self._nodes[matrix]
+        node = self._group["raw/X" if matrix == "raw" else matrix]
         form = dict(node.attrs)
         shape = tuple(map(int, node.shape if hasattr(node, "shape") else form["shape"]))
         expected = (self.n_cells, len(self._var(matrix)))
@@ -260,39 +151,53 @@ class AnnDataFile:
         stored = node
         if not hasattr(node, "shape"):
             stored = SPARSE[form["encoding-type"]](node, expected)
-        self._matrices[matrix] = stored
+        self._nodes[matrix] = stored
         return stored
 
-    @sums_rows
-    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
-        """Return the rows at ascending ``indices``."""
-        with one_line(self.path, self._kind):
-            node = self._node(matrix)
-            dense = hasattr(node, "oindex")  # an array of Zarr, which has its own way to rows
-            return _sparse(node.oindex[indices] if dense else node[indices])
+    def _read(self, matrix: str, cells: slice | Array) -> sp.csr_matrix:
+        node = self._node(matrix)
+        by_number = not isinstance(cells, slice) and hasattr(node, "oindex")
+        rows = node.oindex[cells] if by_number else node[cells]  # the former of Zarr's arrays
+        return rows if isinstance(rows, sp.csr_matrix) else sp.csr_matrix(numbers(rows))
 
-    @sums_blocks
-    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
-        """Yield all rows in order, ``size`` at a time."""
-        with one_line(self.path, self._kind):
-            node = self._node(matrix)
-        for i in range(0, self.n_cells, size):
-            with one_line(self.path, self._kind):
-                block = _sparse(node[i : i + size])
-            yield block
-
-    def to_adata(self) -> ad.AnnData:
-        """Return all of the file in memory."""
+    def _whole(self) -> ad.AnnData:
         import anndata as ad
 
-        with one_line(self.path, self._kind), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            weigh(self._file, str(self.path), self._most)
-            return ad.read_h5ad(self.path) if self.h5ad else ad.read_zarr(self._file)
+        weigh(self._group, self.name, self._most)
+        return ad.read_zarr(self._group)
 
 
-def _sparse(rows: Any) -> sp.csr_matrix:
-    return rows if isinstance(rows, sp.csr_matrix) else sp.csr_matrix(numbers(rows))
+class H5adFile(AnnDataFile):
+    """An ``.h5ad`` file."""
+
+    kind, h5ad = KIND, True
+
+    def _whole(self) -> ad.AnnData:
+        import anndata as ad
+
+        weigh(self._group, self.name, self._most)
+        return ad.read_h5ad(self.path)
+
+
+class OldH5adFile(HeldFile):
+    """An ``.h5ad`` file of anndata before 0.7, whose tables are arrays."""
+
+    kind = KIND
+
+    def _load(self) -> ad.AnnData:
+        import anndata as ad
+
+        with self._root:
+            weigh(self._root, self.name, self._most)
+        return ad.read_h5ad(self.path)
+
+
+def open_h5ad(source: Source) -> FileQuery:
+    """Open an ``.h5ad`` file, of any age."""
+    import h5py
+
+    is_old = isinstance(source.root.get("obs"), h5py.Dataset)
+    return OldH5adFile(source) if is_old else H5adFile(source)
 
 
 def _is_null(node: Any) -> bool:

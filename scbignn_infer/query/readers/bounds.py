@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
+from functools import partial
+from itertools import islice
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -36,6 +38,8 @@ ENTRY_BYTES = 32
 LEAST_ENTRY = 4
 """Bytes of the shortest line of a matrix.mtx."""
 HEADER_BYTES = 1 << 20
+LINE_BYTES, COMMENT_LINES = 1 << 26, 1000
+"""Longest line that is looked at, and lines that may stand before the sizes of a matrix.mtx."""
 
 
 def memory_of_machine() -> int:
@@ -65,23 +69,8 @@ def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
     """Raise if an element of an HDF5 file or Zarr store cannot be held in memory.
 
     All that is read with it is counted as often as it is read, hard links, too. An array of several
-    names is looked at once.
-
-    Parameters
-    ----------
-    node
-        A group or an array.
-    what
-        Its name, for messages.
-    most
-        Bytes that may be held.
-    longest
-        Characters that each of its strings may have; :data:`MOST_NAME` where it is an index.
-
-    Raises
-    ------
-    InputError
-        It is too large, a group holds itself, or the index of a table has a name that is too long.
+    names is looked at once. A group that holds itself is refused, and so are strings of more than
+    ``longest`` characters; those of an index may have :data:`MOST_NAME`.
     """
     held, parts = 0, 0
     weights: dict[Any, int] = {}
@@ -115,8 +104,8 @@ def weigh(node: Any, what: str, most: int, longest: int | None = None) -> None:
         for key in [*node, *(columns - Counter(set(columns))).elements()]:
             child = node.get(key)
             if child is not None:  # else a link that leads nowhere
-                own = MOST_NAME if key == attributes.get("_index") else longest
-                waiting.append((child, own, (*above, place)))
+                most_chars = MOST_NAME if key == attributes.get("_index") else longest
+                waiting.append((child, most_chars, (*above, place)))
 
 
 def object_of(node: Any) -> Any:
@@ -189,24 +178,28 @@ def refuse_long_names(names: Any, what: str) -> None:
 # --- texts ---------------------------------------------------------------------------------------
 
 
+def unpacked(path: Path) -> IO[bytes]:
+    """Open a file, or what gzip packed."""
+    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else open(path, "rb"))
+
+
+def entries(path: Path) -> int:
+    """Return the entries that a ``matrix.mtx`` says it has."""
+    with unpacked(path) as file:
+        for line in islice(iter(partial(file.readline, LINE_BYTES), b""), COMMENT_LINES):
+            if not line.startswith(b"%"):
+                return max(0, int(line.split()[2]))
+    return 0
+
+
 def refuse_text(path: Path, most: int) -> None:
     """Raise if a text table, plain or ``.gz``, is more than can be held; its bytes are counted.
 
-    Parameters
-    ----------
-    path
-        The file.
-    most
-        Bytes of memory that its values may take.
-
-    Raises
-    ------
-    InputError
-        They take more, or it is packed better than tables are.
+    One that is packed better than tables are is refused, too.
     """
     packed, zipped = path.stat().st_size, path.suffix == ".gz"
     size = 0 if zipped else packed
-    with gzip.open(path) if zipped else open(path, "rb") as file:
+    with unpacked(path) as file:
         while zipped and (data := file.read(TEXT_AT_ONCE)):
             size += len(data)
             if size > min(most, max(SMALL_TEXT, MOST_PACKED * packed)):
@@ -227,13 +220,8 @@ def refuse_mtx(path: Path, most: int) -> None:
     """Raise if a ``matrix.mtx``, plain or ``.gz``, promises more than it holds or can be held.
 
     Its reader makes room for as many entries as its header promises.
-
-    Raises
-    ------
-    InputError
-        It does.
     """
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+    with unpacked(path) as file:
         head = file.read(HEADER_BYTES)
     lines = [line for line in head.splitlines() if line.strip()]
     sizes = next((line.split() for line in lines if not line.startswith(b"%")), [])
@@ -248,8 +236,8 @@ def refuse_mtx(path: Path, most: int) -> None:
     array = len(sizes) == 2
     entries = int(sizes[0]) * int(sizes[1]) if array else int(sizes[2])
     least = 2 if array else LEAST_ENTRY
-    unpacked = path.stat().st_size * (1100 if path.suffix == ".gz" else 1)
-    if entries * least > unpacked + least:  # the last line may have no end
+    size = path.stat().st_size * (1100 if path.suffix == ".gz" else 1)
+    if entries * least > size + least:  # the last line may have no end
         raise InputError(
             f"{path} promises {entries:,} values and is too small for them",
             expected="a whole matrix.mtx",

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.containment import open_hdf5
 from scbignn_infer.query.gene_names import all_names
 from scbignn_infer.query.readers.anndata_files import AnnDataFile, read_element
 from scbignn_infer.query.readers.bounds import memory_of_machine, weigh
-from scbignn_infer.query.readers.query import (
-    RNA,
-    descriptor_of,
-    known_names,
-    one_line,
-    string_columns,
-)
+from scbignn_infer.query.readers.columns import known_names, string_columns
+from scbignn_infer.query.readers.files import one_line
+from scbignn_infer.query.readers.query import RNA
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import anndata as ad
+
+    from scbignn_infer.query.readers.files import Source
 
 
 class Container(NamedTuple):
@@ -47,150 +41,70 @@ SPATIALDATA = Container("SpatialData", "tables", "table")
 OLD_SPATIALDATA = Container("SpatialData", "table", "table")
 
 
-class Members(NamedTuple):
-    """Which AnnData of a container the user wants.
-
-    Attributes
-    ----------
-    modality
-        Of a MuData; by default the one with genes.
-    table
-        Of a SpatialData; by default the only one.
-    """
-
-    modality: str | None = None
-    table: str | None = None
-
-
 class MemberFile(AnnDataFile):
-    """One AnnData of a file that holds several.
+    """One AnnData of a file that holds several: the user's choice, or the only one with genes."""
 
-    Parameters
-    ----------
-    path
-        The file or store.
-    root
-        It, open for reading.
-    container, member
-        What kind it is, and which of its AnnData is read.
-    most_bytes
-        Memory that a part of it may take; by default that of the machine.
-    """
+    def __init__(self, source: Source) -> None:
+        container = containers_in(source.root)[0]
+        self.kind = f"{container.name} file"
+        with one_line(source.path, self.kind):
+            refuse_choice(source, but=container)
+            where = f"{container.group}/{_choose(source, container)}"
+            super().__init__(source, source.root[where])
+        self.name = f"{source.path} ({where})"
 
-    def __init__(
-        self,
-        path: Path,
-        root: Any,
-        container: Container,
-        member: str,
-        most_bytes: int | None = None,
-    ) -> None:
-        where = f"{container.group}/{member}"
-        self._root = root
-        super().__init__(path, root[where], f"{container.name} file", most_bytes)
-        self.name = f"{path} ({where})"
-
-    def to_adata(self) -> ad.AnnData:
-        """Return the AnnData in memory."""
+    def _whole(self) -> ad.AnnData:
         import anndata as ad
 
-        with one_line(self.path, self._kind):
-            weigh(self._file, self.name, self._most)
-            found = read_element(self._file)
-            if not isinstance(found, ad.AnnData):
-                raise TypeError(f"{self.name} is no AnnData")
-            return found
-
-    def close(self) -> None:
-        """Close the file."""
-        (self._root if hasattr(self._root, "close") else self._root.store).close()
+        weigh(self._group, self.name, self._most)
+        member = read_element(self._group)
+        if not isinstance(member, ad.AnnData):
+            raise TypeError(f"{self.name} is no AnnData")
+        return member
 
 
-def container_of(root: Any) -> Container | None:
-    """Return the kind of an open file or store that holds several AnnData; else ``None``."""
+def containers_in(root: Any) -> list[Container]:
+    """Return which kinds of container an open file or store is; none, where it is one AnnData."""
     if "mod" in root and (dict(root.attrs).get("encoding-type") == "MuData" or "X" not in root):
-        return MUDATA
+        return [MUDATA]
     if "obs" in root:
-        return None
-    return next((kind for kind in (SPATIALDATA, OLD_SPATIALDATA) if kind.group in root), None)
+        return []
+    return [kind for kind in (SPATIALDATA, OLD_SPATIALDATA) if kind.group in root]
 
 
-def refuse_members(path: Path, wanted: Members) -> None:
-    """Refuse a choice among the AnnData of a file that holds no several.
+def is_mudata(root: Any) -> bool:
+    """Tell whether an open file or store holds modalities."""
+    return containers_in(root) == [MUDATA]
 
-    Raises
-    ------
-    InputError
-        One was chosen.
-    """
-    for kind, member in ((MUDATA, wanted.modality), (SPATIALDATA, wanted.table)):
-        if member is not None:
+
+def is_one_anndata(root: Any) -> bool:
+    """Tell whether an open file or store holds cells at its root, and not in its parts."""
+    return "obs" in root and not containers_in(root)
+
+
+def refuse_choice(source: Source, *, but: Container | None = None) -> None:
+    """Raise if a member was chosen of a file that holds no several, or of another kind."""
+    for kind in (MUDATA, SPATIALDATA):
+        member = getattr(source, kind.option)
+        if member is not None and (but is None or kind.option != but.option):
             raise InputError(
-                f"{path} is no {kind.name}, and '{member}' was asked for",
+                f"{source.path} is no {kind.name}, and '{member}' was asked for",
                 expected=f"a {kind.name} file",
                 do=f"leave out --{kind.option}",
             )
 
 
-def open_h5(
-    path: Path, container: Container, wanted: Members, most_bytes: int | None = None
-) -> MemberFile:
-    """Open one AnnData of an HDF5 file that holds several; see :func:`open_member`."""
-    with one_line(path, f"{container.name} file"), ExitStack() as stack:
-        root = stack.enter_context(open_hdf5(path))
-        member = open_member(path, root, container, wanted, most_bytes)
-        member.descriptor = descriptor_of(root)
-        stack.pop_all()  # from now on, the member closes it
-        return member
-
-
-def open_member(
-    path: Path, root: Any, container: Container, wanted: Members, most_bytes: int | None = None
-) -> MemberFile:
-    """Open one AnnData of a file that holds several.
-
-    Parameters
-    ----------
-    path
-        The file or store.
-    root
-        It, open for reading.
-    container
-        What :func:`container_of` found.
-    wanted
-        The user's choice.
-    most_bytes
-        Memory that a part of it may take; by default that of the machine.
-
-    Raises
-    ------
-    InputError
-        There is none, no such one, or several of which none is clearly the one with genes.
-    """
-    with one_line(path, f"{container.name} file"):
-        held = root[container.group]
-        names = sorted(name for name in held if _is_member(held[name]))
-        if container is MUDATA:
-            refuse_members(path, wanted._replace(modality=None))
-        else:
-            refuse_members(path, wanted._replace(table=None))
-        asked = wanted.modality if container is MUDATA else wanted.table
-        member = _choose(path, held, container, names, asked)
-        return MemberFile(path, root, container, member, most_bytes)
-
-
-def _choose(
-    path: Path, held: Any, container: Container, names: list[str], asked: str | None
-) -> str:
-    if asked is not None:
-        found = [name for name in names if name == asked]
-    else:
-        found = names if len(names) == 1 else [name for name in names if name.lower() in RNA]
-        if len(found) != 1 and container is MUDATA:
-            found = [name for name in names if _has_genes(held[name])]
-    if len(found) == 1:
-        return found[0]
-    what = f"{path} is a {container.name} with {', '.join(names) or 'no AnnData'}"
+def _choose(source: Source, container: Container) -> str:
+    held, asked = source.root[container.group], getattr(source, container.option)
+    names: list[str] = sorted(name for name in held if _is_member(held[name]))
+    fitting = [name for name in names if name == asked]
+    if asked is None:
+        fitting = names if len(names) == 1 else [name for name in names if name.lower() in RNA]
+        if len(fitting) != 1 and container is MUDATA:
+            fitting = [name for name in names if _has_genes(held[name])]
+    if len(fitting) == 1:
+        return fitting[0]
+    what = f"{source.path} is a {container.name} with {', '.join(names) or 'no AnnData'}"
     raise InputError(
         what if asked is None else f"{what}, and no '{asked}'",
         expected=f"one {container.option} with the counts of genes",
@@ -206,5 +120,5 @@ def _has_genes(member: Any) -> bool:
     """Tell whether half of a modality's features, in one column, are known genes."""
     weigh(member["var"], "'var' of a modality", memory_of_machine())
     columns = string_columns(read_element(member["var"]))
-    known = all_names()
-    return any(2 * known_names(names, known) >= max(len(names), 1) for names in columns.values())
+    genes = all_names()
+    return any(2 * known_names(names, genes) >= max(len(names), 1) for names in columns.values())

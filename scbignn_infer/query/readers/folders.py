@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,14 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.readers.bounds import memory_of_machine, refuse_text
-from scbignn_infer.query.readers.query import HeldFile, one_line, read_text
-from scbignn_infer.query.readers.tenx import MATRIX, read_mtx
+from scbignn_infer.query.readers.bounds import entries, refuse_text
+from scbignn_infer.query.readers.columns import read_text
+from scbignn_infer.query.readers.files import HeldFile
+from scbignn_infer.query.readers.tenx import folder_of, is_folder, read_mtx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import anndata as ad
     import pandas as pd
+
+    from scbignn_infer.query.readers.files import Source
 
 
 class Layout(NamedTuple):
@@ -78,51 +83,42 @@ PLACES = (
 """Where a program puts the matrix of the cells that it calls so."""
 PARENTS = ("", "outs", "Solo.out", "all-sample", "af_quant")
 """Folders that hold these places."""
-FILES = (".h5ad", ".h5mu", ".h5", ".loom")
 ENTRIES, DEPTH = 2000, 3
 """So many entries of a folder are looked at, and so deep, to say what may be given instead."""
 
 
-def find_layout(path: Path) -> Layout | None:
-    """Return the layout of a folder, or that of a file's folder if the file is one of its matrices.
+def layouts_of(path: Path) -> list[Layout]:
+    """Return the layouts that fit a folder, or those of which a file is a matrix.
 
     A file may have been packed by gzip.
     """
-    for layout in LAYOUTS:
-        if path.is_dir():
-            if all(_there(path, (name,)) for name in layout.matrices):
-                return layout
-        elif path.name.removesuffix(".gz") in layout.matrices:
-            return layout
-    return None
+    if not path.is_dir():
+        return [x for x in LAYOUTS if path.name.removesuffix(".gz") in x.matrices]
+    return [x for x in LAYOUTS if all(_there(path, (name,)) for name in x.matrices)]
 
 
 def place_of(path: Path) -> Path:
     """Return the file or folder with the cells, where a program's whole output is given."""
-    if not path.is_dir() or find_layout(path) or any(map(_is_matrix, path.iterdir())):
+    if not path.is_dir() or _held(path):
         return path
     for parent in PARENTS:
         for place in PLACES:
-            found = path / parent / place
-            if found.is_file() or (found.is_dir() and place_of(found) == found and _held(found)):
-                return found
+            inside = path / parent / place
+            if inside.is_file() or (inside.is_dir() and _held(inside)):
+                return inside
     return path
 
 
-def _is_matrix(path: Path) -> bool:
-    return path.name.endswith(MATRIX)
-
-
 def _held(folder: Path) -> bool:
-    return find_layout(folder) is not None or any(map(_is_matrix, folder.iterdir()))
+    return is_layout(folder) or is_folder(folder)
 
 
-def within(folder: Path) -> list[str]:
-    """Name what below a folder could be given instead of it."""
-    return [str(path) for path in islice(_candidates(folder), 4)]
+def within(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Name what below a folder could be given instead of it: other folders, or such files."""
+    return [str(path) for path in islice(_candidates(folder, suffixes), 4)]
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
+def _candidates(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     seen = 0
     for here, folders, names in os.walk(folder):
         place = Path(here)
@@ -132,37 +128,39 @@ def _candidates(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (place / name for name in folders if name.endswith(".zarr"))
         folders[:] = [name for name in folders if not name.endswith(".zarr")]
-        yield from (place / name for name in sorted(names) if name.endswith(FILES))
+        yield from (place / name for name in sorted(names) if name.endswith(suffixes))
         if place != folder and _held(place):
             yield place
 
 
-def read_layout(folder: Path, layout: Layout, most_bytes: int | None = None) -> HeldFile:
-    """Read the folder of a program.
+def is_layout(path: Path) -> bool:
+    """Tell whether a path is the folder of a program, or its matrix."""
+    return bool(layouts_of(path))
 
-    Parameters
-    ----------
-    folder
-        Where its files are.
-    layout
-        What :func:`find_layout` found.
-    most_bytes
-        Memory that its files may take; by default that of the machine.
 
-    Raises
-    ------
-    InputError
-        A file is missing or damaged, or the matrix has not a name for each row and column.
-    """
-    import anndata as ad
+def count_entries(path: Path) -> int:
+    """Return how many values the matrices of a program's folder say they have."""
+    files = [_there(folder_of(path), (name,)) for name in layouts_of(path)[0].matrices]
+    return sum(map(entries, filter(None, files)))
 
-    most = memory_of_machine() if most_bytes is None else most_bytes
-    files = [_need(folder, (name,), layout) for name in layout.matrices]
-    genes, cells = _need(folder, layout.genes, layout), _need(folder, layout.cells, layout)
-    symbols = _there(folder, (layout.symbols,)) if layout.symbols else None
-    with one_line(folder, f"folder of {layout.program}"):
+
+class ProgramFolder(HeldFile):
+    """The folder of a program, of which a matrix may be given."""
+
+    def __init__(self, source: Source) -> None:
+        self._layout = layouts_of(source.path)[0]
+        self.kind = f"folder of {self._layout.program}"
+        super().__init__(replace(source, path=folder_of(source.path)))
+
+    def _load(self) -> ad.AnnData:
+        import anndata as ad
+
+        layout, folder = self._layout, self.path
+        files = [_need(folder, (name,), layout) for name in layout.matrices]
+        genes, cells = _need(folder, layout.genes, layout), _need(folder, layout.cells, layout)
+        symbols = _there(folder, (layout.symbols,)) if layout.symbols else None
         for listed in filter(None, (genes, cells, symbols)):
-            refuse_text(listed, most)
+            refuse_text(listed, self._most)
         var, obs = _read_names(genes), _read_names(cells)
         if symbols is not None:
             names = _read_names(symbols).index
@@ -170,10 +168,10 @@ def read_layout(folder: Path, layout: Layout, most_bytes: int | None = None) -> 
                 var["gene_names"] = names
         shape = (len(obs), len(var))
         turned = not layout.cells_by_genes
-        counts = [_cells_by_genes(file, shape, most, turned=turned) for file in files]
+        counts = [_cells_by_genes(file, shape, self._most, turned=turned) for file in files]
         matrix = sp.csr_matrix(sum(counts[1:], start=counts[0]))
         matrix, var = _spliced_and_unspliced(matrix, var)
-        return HeldFile(folder, ad.AnnData(matrix, obs=obs, var=var))
+        return ad.AnnData(matrix, obs=obs, var=var)
 
 
 def _there(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -183,15 +181,15 @@ def _there(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _need(folder: Path, names: tuple[str, ...], layout: Layout) -> Path:
-    found = _there(folder, names)
-    if found is None:
+    file = _there(folder, names)
+    if file is None:
         raise InputError(
             f"{folder} has no {names[0]}",
             expected=f"the files of {layout.program}: {', '.join(layout.matrices)}, "
             f"{layout.genes[0]} and {layout.cells[0]}",
             do=f"put {names[0]} beside them",
         )
-    return found
+    return file
 
 
 def _read_names(path: Path) -> pd.DataFrame:

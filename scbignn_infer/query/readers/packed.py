@@ -1,4 +1,4 @@
-"""Packed files, which are named and never unpacked."""
+"""Packed files and those of other programs, which are named and never read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,25 @@ PACKERS = (
 """Where a packed file says what it is, who packs it so, and what unpacks it."""
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
+OF_OTHER_PROGRAMS = (".rds", ".rda", ".rdata", ".h5seurat", ".xlsx", ".xls")
+IN_R = "in R: zellkonverter::writeH5AD(as.SingleCellExperiment(object), 'cells.h5ad')"
+
+
+def refuse_others(path: Path, formats: str) -> None:
+    """Raise if a file is of another program, or a ``.tar``.
+
+    The latter passes for HDF5, if a file of that is the first in it.
+    """
+    if path.suffix.lower() in OF_OTHER_PROGRAMS:
+        raise InputError(
+            f"{path} is a file of another program", expected=formats, do=f"convert it; {IN_R}"
+        )
+    if path.suffix == ".tar":
+        refuse(path)
+
 
 def refuse(path: Path) -> None:
-    """Raise if a file is packed, with the command that unpacks it.
-
-    Raises
-    ------
-    InputError
-        It is.
-    """
+    """Raise if a file is packed, with the command that unpacks it."""
     with open(path, "rb") as file:
         start = file.read(512)
     for place, mark, packer, command in PACKERS:

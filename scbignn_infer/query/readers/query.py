@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from functools import reduce, wraps
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
-from scbignn_infer.query.layer_names import summands
+from scbignn_infer.errors import InputError
+from scbignn_infer.query.layer_names import LAYERS, summands
+from scbignn_infer.query.readers.columns import INDEX, column_of, no_column, string_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     import anndata as ad
     import pandas as pd
 
-    from scbignn_infer.query.identity import Identity
+    from scbignn_infer._types import Array
 
-Array = np.ndarray[Any, Any]
 RNA = ("rna", "gex", "gene expression", "gene_expression")
 """Names of the modality with genes, in lower case."""
 READ_AHEAD = 16
 """Blocks of a range of rows that are read at once."""
-INDEX = "index"
-"""Name under which the index of the gene table is offered as a gene column."""
 
 
 class Query(Protocol):
@@ -57,61 +56,75 @@ class Query(Protocol):
         """Yield all rows in order, ``size`` at a time."""
 
 
-class FileQuery(Query, Protocol):
-    """Cells of a file."""
+class BaseQuery(ABC):
+    """A query with a table of cells, tables of genes, and matrices that are read by rows.
 
-    path: Path
-    h5ad: bool
-    """Whether the file can be copied and get slots; else :meth:`to_adata` makes one that can."""
-    identity: Identity
-    """Which file was opened; :func:`~scbignn_infer.query.readers.open_query` sets it."""
-    descriptor: int | None
-    """Of the open file through which all is read, if there is one."""
+    A subclass says where these are. Sums of layers, such as ``layers/a+b``, are made here.
+    """
 
-    def uns(self, key: str) -> Any:
-        """Return ``uns[key]``, or ``None`` where there is none."""
+    name: str
+    n_cells: int
 
-    def to_adata(self) -> ad.AnnData:
-        """Return all of the file in memory."""
+    def _matrices(self) -> list[str]:
+        """Name the matrices."""
+        return ["X"]
 
-    def close(self) -> None:
-        """Close the file."""
+    @abstractmethod
+    def _obs(self) -> pd.DataFrame:
+        """Return the annotations of the cells, by their names."""
 
-    def __enter__(self) -> Self: ...
+    @abstractmethod
+    def _var(self, matrix: str) -> pd.DataFrame:
+        """Return the gene table of a matrix."""
 
-    def __exit__(self, *exception: object) -> None: ...
+    @abstractmethod
+    def _read(self, matrix: str, cells: slice | Array) -> sp.csr_matrix:
+        """Return the rows of a slice, or at ascending numbers."""
 
+    def _blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        for i in range(0, self.n_cells, size):
+            yield self._read(matrix, slice(i, i + size))
 
-Q = TypeVar("Q", bound=Query)
+    def _cell_names(self) -> list[str]:
+        return [str(c) for c in self._obs().index]
 
+    def errors(self) -> AbstractContextManager[None]:
+        """Return what surrounds all reading, to say in one line why it failed."""
+        return nullcontext()
 
-def sums_rows(
-    rows: Callable[[Q, str, Array], sp.csr_matrix],
-) -> Callable[[Q, str, Array], sp.csr_matrix]:
-    """Let a reader give rows of ``layers/a+b``, the sum of two layers, too."""
+    def cell_names(self) -> list[str]:
+        """Return the names of the cells."""
+        with self.errors():
+            return self._cell_names()
 
-    @wraps(rows)
-    def read(self: Q, matrix: str, indices: Array) -> sp.csr_matrix:
-        return _sum([rows(self, part, indices) for part in _summands(self, matrix)])
+    def obs_column(self, key: str) -> list[str]:
+        """Return a column of ``obs`` as strings."""
+        with self.errors():
+            return column_of(self._obs(), key, self.name)
 
-    return read
+    def matrices(self) -> list[str]:
+        """Name X, the layers and raw, as far as there are any."""
+        with self.errors():
+            return self._matrices()
 
+    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        """Return the index and the string columns of the matrix's gene table."""
+        with self.errors():
+            return string_columns(self._var(matrix))
 
-def sums_blocks(
-    blocks: Callable[[Q, str, int], Iterator[sp.csr_matrix]],
-) -> Callable[[Q, str, int], Iterator[sp.csr_matrix]]:
-    """Let a reader give blocks of ``layers/a+b``, the sum of two layers, too."""
+    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
+        """Return the rows at ascending ``indices``."""
+        with self.errors():
+            return _sum([self._read(part, indices) for part in self._summands(matrix)])
 
-    @wraps(blocks)
-    def read(self: Q, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
-        parts = _summands(self, matrix)
-        return map(_sum, zip(*(blocks(self, part, size) for part in parts), strict=True))
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        """Yield all rows in order, ``size`` at a time."""
+        with self.errors():
+            parts = [self._blocks(part, size) for part in self._summands(matrix)]
+            yield from map(_sum, zip(*parts, strict=True))
 
-    return read
-
-
-def _summands(query: Query, matrix: str) -> list[str]:
-    return summands(matrix, query.matrices()) if "+" in matrix else [matrix]
+    def _summands(self, matrix: str) -> list[str]:
+        return summands(matrix, self._matrices()) if "+" in matrix else [matrix]
 
 
 def _sum(parts: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
@@ -174,7 +187,7 @@ class MatrixQuery:
         return row_blocks(self._matrix, size)
 
 
-class AnnDataQuery:
+class AnnDataQuery(BaseQuery):
     """An :class:`anndata.AnnData` in memory or backed.
 
     Parameters
@@ -194,27 +207,23 @@ class AnnDataQuery:
         self.n_cells = int(adata.n_obs)
         self._adata = adata
 
-    def cell_names(self) -> list[str]:
-        """Return ``obs_names``."""
-        return [str(c) for c in self._adata.obs_names]
+    def _obs(self) -> pd.DataFrame:
+        table: pd.DataFrame = self._adata.obs
+        return table
 
-    def obs_column(self, key: str) -> list[str]:
-        """Return a column of ``obs`` as strings."""
-        return column_of(self._adata.obs, key, self.name)
+    def _var(self, matrix: str) -> pd.DataFrame:
+        raw = self._adata.raw
+        is_raw = matrix == "raw" and raw is not None
+        table: pd.DataFrame = raw.var if is_raw else self._adata.var
+        return table
 
-    def matrices(self) -> list[str]:
-        """Name X, the layers and raw, as far as there are any."""
+    def _matrices(self) -> list[str]:
         backed = self._adata.isbacked
         has_x = "X" in self._adata.file if backed else self._adata.X is not None
         names = ["X"] if has_x else []
         # Since anndata 0.13, X is the layer None, too.
-        names += [f"layers/{k}" for k in self._adata.layers if k is not None]
+        names += [f"{LAYERS}{k}" for k in self._adata.layers if k is not None]
         return [*names, "raw"] if self._adata.raw is not None else names
-
-    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
-        """Return the index and the string columns of ``var`` (of ``raw.var``)."""
-        raw = self._adata.raw
-        return string_columns(raw.var if matrix == "raw" and raw is not None else self._adata.var)
 
     def obsm_widths(self) -> dict[str, int]:
         """Return how many columns each table of obsm has."""
@@ -223,16 +232,12 @@ class AnnDataQuery:
     def _matrix(self, matrix: str) -> Any:
         if matrix == "raw":
             return self._adata.raw.X
-        return self._adata.X if matrix == "X" else self._adata.layers[matrix[len("layers/") :]]
+        return self._adata.X if matrix == "X" else self._adata.layers[matrix[len(LAYERS) :]]
 
-    @sums_rows
-    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
-        """Return the rows at ascending ``indices``."""
-        return held_rows(self._matrix(matrix)[indices])
+    def _read(self, matrix: str, cells: slice | Array) -> sp.csr_matrix:
+        return held_rows(self._matrix(matrix)[cells])
 
-    @sums_blocks
-    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
-        """Yield all rows in order, ``size`` at a time."""
+    def _blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
         values = self._matrix(matrix)
         if isinstance(values, sp.csc_matrix | sp.csc_array):
             values = values.tocsr()
@@ -283,74 +288,6 @@ class RowRange:
                 yield held[j : j + size]
 
 
-class HeldFile(AnnDataQuery):
-    """A file of a format that is read as a whole.
-
-    Parameters
-    ----------
-    path
-        The file.
-    adata
-        What it holds.
-    notes
-        What the user should know of how it was read.
-    """
-
-    h5ad = False
-    descriptor: int | None = None
-    identity: Identity
-
-    def __init__(self, path: Path, adata: ad.AnnData, notes: Sequence[str] = ()) -> None:
-        super().__init__(adata)
-        self.path, self.name, self.notes = path, str(path), list(notes)
-        refuse_no_cells(self.name, self.n_cells)
-
-    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
-        """Return the names of the genes; none are refused."""
-        columns = super().gene_columns(matrix)
-        refuse_no_genes(self.name, matrix, len(columns[INDEX]))
-        return columns
-
-    def uns(self, key: str) -> Any:
-        """Return ``uns[key]``, or ``None`` where there is none."""
-        return self._adata.uns.get(key)
-
-    def to_adata(self) -> ad.AnnData:
-        """Return what the file holds."""
-        return self._adata
-
-    def close(self) -> None:
-        """Do nothing; the file is closed already."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-
-@contextmanager
-def one_line(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the reading libraries raise into one InputError."""
-    try:
-        yield
-    except (ScBiGNNError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - h5py, anndata, pandas, scipy raise a dozen classes
-        if is_want_of_memory(error):
-            raise MemoryError(f"{path}: {reason(error)}") from None
-        raise InputError(
-            f"cannot read {path} ({reason(error)})",
-            expected=f"a whole {kind}",
-            do="check that it was copied to its end and that the program that wrote it opens it",
-        ) from None
-
-
-def descriptor_of(file: Any) -> int | None:
-    """Return the descriptor of an open HDF5 file; ``None`` where the system has none to compare."""
-    return file.id.get_vfd_handle() if os.name == "posix" else None
-
-
 def is_lazy(matrix: Any) -> bool:
     """Tell whether values are computed when they are asked for, as those of dask."""
     return hasattr(matrix, "dask") and hasattr(matrix, "chunks")
@@ -396,35 +333,6 @@ def refuse_no_adata(cells: Any) -> None:
     raise InputError(f"{kind} where an AnnData is needed", expected="an AnnData", do=do)
 
 
-def refuse_no_cells(name: str, n_cells: int) -> None:
-    """Raise if there are no cells."""
-    if n_cells == 0:
-        raise InputError(
-            f"{name} holds zero cells", expected="at least one cell", do="check how it was made"
-        )
-
-
-def refuse_no_genes(name: str, matrix: str, n_genes: int) -> None:
-    """Raise if a matrix has no genes."""
-    if n_genes == 0:
-        raise InputError(
-            f"{name} holds zero genes in {matrix}",
-            expected="a matrix of cells x genes",
-            do="check how the file was made",
-        )
-
-
-def refuse_repeated_columns(name: str, table: pd.DataFrame) -> None:
-    """Raise if two columns of a table have one name, so that it is no column's."""
-    repeated = table.columns[table.columns.duplicated()]
-    if len(repeated):
-        raise InputError(
-            f"{name} has several columns called '{repeated[0]}'",
-            expected="a name of its own for each column",
-            do="rename or drop one of them",
-        )
-
-
 def refuse_counts_in_obsm(query: Query) -> None:
     """Raise if what is in obsm looks like the counts, which are looked for elsewhere."""
     shapes: dict[str, int] = getattr(query, "obsm_widths", dict)()
@@ -438,70 +346,3 @@ def refuse_counts_in_obsm(query: Query) -> None:
         do=f"move it, if its columns are the genes of var: adata.layers['counts'] = "
         f"adata.obsm['{key}']",
     )
-
-
-def known_names(names: Iterable[str], known: Collection[str]) -> int:
-    """Count known names; single letters are some gene's synonym, and mean nothing."""
-    return sum(len(name) > 1 and (name in known or name.split(".")[0] in known) for name in names)
-
-
-def read_text(path: Path, **how: Any) -> pd.DataFrame:
-    """Read a text table with pandas, in UTF-8 or, where it is not that, in Latin-1."""
-    import pandas as pd
-
-    try:
-        table: pd.DataFrame = pd.read_csv(path, encoding="utf-8-sig", **how)
-    except UnicodeDecodeError:
-        table = pd.read_csv(path, encoding="latin-1", **how)
-    return table
-
-
-def as_text(value: bytes | str) -> str:
-    """Return a string of a file, in UTF-8 or, where it is not that, in Latin-1."""
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
-def no_column(name: str, key: str, columns: Sequence[str]) -> InputError:
-    """Return the error of an annotation that is not there."""
-    return InputError(
-        f"{name} has no obs['{key}']",
-        expected=f"one of {', '.join(columns)}" if columns else "annotated cells",
-        do="check the name of the column",
-    )
-
-
-def column_of(table: pd.DataFrame, key: str, name: str) -> list[str]:
-    """Return a column as strings, missing values as empty ones.
-
-    Raises
-    ------
-    InputError
-        There is no such column, or two columns have one name.
-    """
-    if key not in table:
-        raise no_column(name, key, [str(c) for c in table])
-    refuse_repeated_columns(f"obs of {name}", table[[key]])
-    column = table[key]
-    return [str(v) for v in column.astype(object).where(column.notna(), "")]
-
-
-def string_columns(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the index and each column of strings of a gene table.
-
-    Raises
-    ------
-    InputError
-        Two columns have one name.
-    """
-    refuse_repeated_columns("var", table)
-    columns = {INDEX: [str(v) for v in table.index]}
-    for name in table.columns:
-        values = table[name]
-        if values.dtype.kind == "O" or values.dtype.name in ("category", "string", "str"):
-            columns[str(name)] = [str(v) for v in values]
-    return columns

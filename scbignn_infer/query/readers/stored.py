@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from scbignn_infer._types import Array
+
 HELD_VALUES = 1 << 24
 """Stored values that are held by rows at once (about 270 MB while they are turned)."""
 READ_VALUES = 1 << 20
@@ -23,11 +25,6 @@ class Stretches:
 
     A chunk is unpacked as a whole, however few of its values are wanted: rows that are read one
     after the other would unpack it again and again.
-
-    Parameters
-    ----------
-    values
-        A one-dimensional data set of HDF5 or Zarr.
     """
 
     def __init__(self, values: Any) -> None:
@@ -49,20 +46,7 @@ class Stretches:
 
 
 class RowStored:
-    """A CSR group of a file, indexed by rows.
-
-    Parameters
-    ----------
-    group
-        With the datasets ``data``, ``indices`` and ``indptr``.
-    shape
-        Rows and columns.
-
-    Raises
-    ------
-    ValueError
-        Its parts do not fit each other.
-    """
+    """A CSR group of a file, indexed by rows; its parts must fit each other."""
 
     def __init__(self, group: Any, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -88,14 +72,7 @@ class RowStored:
 def pointers(group: Any, n: int, places: int) -> Array:
     """Return the ``indptr`` of a sparse group, if its parts fit.
 
-    Parameters
-    ----------
-    group
-        With the datasets ``data``, ``indices`` and ``indptr``.
-    n
-        Rows of CSR, columns of CSC.
-    places
-        How many values each can have.
+    ``n`` are the rows of CSR or the columns of CSC, and each can have values in ``places``.
     """
     if group["indptr"].shape != (n + 1,):
         shape = tuple(map(int, group["indptr"].shape))
@@ -133,18 +110,11 @@ def numbers(values: Array) -> Array:
 
 
 class ColumnStored:
-    """A CSC group of an HDF5 file, indexed by rows as a backed CSR matrix is.
+    """A CSC group of a file, indexed by rows as a CSR matrix is.
 
     Rows of CSC are scattered over the whole file, so that a pass over all of it is needed for any.
     Rows are served from a *stretch* of them that is as long as :data:`HELD_VALUES` allows: reading
     all in order takes as many passes as there are stretches, one where all rows fit.
-
-    Parameters
-    ----------
-    group
-        With the datasets ``data``, ``indices`` and ``indptr``.
-    shape
-        Rows and columns.
     """
 
     format = "csc"
@@ -186,10 +156,10 @@ class ColumnStored:
             last = max(int(fits), first + 1)
             stored = self._indices[begin : self._indptr[last]]
             refuse_indices(stored, self.shape[0], "row")
-            found = place[stored]
-            wanted = found >= 0
+            rows_of = place[stored]
+            wanted = rows_of >= 0
             values.append(numbers(self._data[begin : self._indptr[last]])[wanted])
-            places.append(found[wanted])
+            places.append(rows_of[wanted])
             taken = np.concatenate([[0], np.cumsum(wanted)])
             ends.append(ends[-1][-1] + taken[self._indptr[first + 1 : last + 1] - begin])
             first = last

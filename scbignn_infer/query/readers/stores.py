@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Document = dict[str, Any]
+    from scbignn_infer._types import Document
+
 ROOTS = (".zgroup", ".zattrs", "zarr.json")
 """Files at the root of a store."""
 ARRAYS = (".zarray", "zarr.json")
@@ -38,28 +39,19 @@ CODECS_3 = {*CODECS, "bytes", "endian", "transpose", "sharding_indexed"}
 """Those of version 3, also as ``numcodecs.NAME``."""
 
 
+def is_store(path: Path) -> bool:
+    """Tell whether a path is a folder with a Zarr store, or a ``.zip`` of one by its name."""
+    if path.is_dir():
+        return any((path / name).exists() for name in ROOTS)
+    return path.name.lower().endswith(".zarr.zip")
+
+
 def open_store(path: Path) -> Any:
     """Open a Zarr store for reading, if all of it lies in it and its codecs only unpack.
 
-    Metadata of version 2 and 3 are read from each array itself, and consolidated ones are not used:
-    what was looked at is what is read.
-
-    Parameters
-    ----------
-    path
-        A folder, or a ``.zip`` with the store at its root or in its only folder.
-
-    Returns
-    -------
-    zarr.Group
-        Its root; closing its ``store`` closes the file.
-
-    Raises
-    ------
-    InputError
-        A part of it lies elsewhere, or is packed in another way than data are.
-    MissingExtraError
-        zarr is not installed.
+    It is a folder, or a ``.zip`` with the store at its root or in its only folder. Metadata of
+    version 2 and 3 are read from each array itself, and consolidated ones are not used: what was
+    looked at is what is read. Closing the ``store`` of the root that is returned closes the file.
     """
     try:
         import zarr

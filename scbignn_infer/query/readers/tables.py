@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
+import os
 import re
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.readers.bounds import memory_of_machine, refuse_text
-from scbignn_infer.query.readers.query import HeldFile, as_text, known_names, one_line, read_text
+from scbignn_infer.query.readers.bounds import LINE_BYTES, refuse_text, unpacked
+from scbignn_infer.query.readers.columns import as_text, known_names, read_text
+from scbignn_infer.query.readers.files import HeldFile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
+    import anndata as ad
     import pandas as pd
 
     from scbignn_infer.settings import Orientation
@@ -43,7 +43,6 @@ COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?|[+-]?\d{1,3}(?:,\d{3})+")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 COLUMNS = 100
 """So many columns show what a comma means."""
-KIND = "table of numbers with a header line and a first column of names"
 CLEARLY = 5
 """So many times more known genes must stand along one side than along the other."""
 ENOUGH = 10
@@ -59,45 +58,71 @@ def _suffix(path: Path) -> str:
     return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
 
 
-def read_table(
-    path: Path,
-    known_genes: Collection[str] = (),
-    orientation: Orientation | None = None,
-    *,
-    most_bytes: int | None = None,
-) -> HeldFile:
-    """Read a text table.
+def count_values(path: Path) -> int:
+    """Return about how many values a text table has: its size, by its second line."""
+    size = path.stat().st_size
+    if path.suffix == ".gz":
+        with open(path, "rb") as raw:
+            raw.seek(-4, os.SEEK_END)
+            size = max(size, int.from_bytes(raw.read(4), "little"))  # as gzip notes it
+    with unpacked(path) as file:
+        file.readline(LINE_BYTES)
+        line = file.readline(LINE_BYTES)
+    columns = max(line.count(mark.encode()) for mark in SEPARATORS)
+    return size * columns // max(len(line), 1)
 
-    Parameters
-    ----------
-    path
-        The file.
-    known_genes
-        Names by which the side with the genes is found.
-    orientation
-        What stands in rows and columns, where the user says so.
-    most_bytes
-        What it may take in memory; by default that of the machine.
 
-    Raises
-    ------
-    InputError
-        It is no table of numbers, or it cannot be told which side has the genes.
-    """
-    import anndata as ad
-    import pandas as pd
+class TableFile(HeldFile):
+    """A text table."""
 
-    with one_line(path, KIND), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of cells of one name, which are kept and counted
-        refuse_text(path, memory_of_machine() if most_bytes is None else most_bytes)
-        table, notes = _cells_and_genes(_read(path))
-        _refuse_text(path, table)
+    kind = "table of numbers with a header line and a first column of names"
+
+    def _load(self) -> ad.AnnData:
+        import anndata as ad
+        import pandas as pd
+
+        refuse_text(self.path, self._most)
+        table, self.notes = _cells_and_genes(_read(self.path))
+        self._refuse_text(table)
         table.index = table.index.astype(str).rename(None)
-        if _orientation(path, table, known_genes, orientation) == "genes-by-cells":
+        if self._orientation(table) == "genes-by-cells":
             table = table.T
         values = sp.csr_matrix(table.to_numpy(dtype=np.float32))
         obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
-        return HeldFile(path, ad.AnnData(values, obs=obs, var=var), notes)
+        return ad.AnnData(values, obs=obs, var=var)
+
+    def _refuse_text(self, table: pd.DataFrame) -> None:
+        text = [str(name) for name, kind in table.dtypes.items() if kind.kind not in "biuf"]
+        if text:
+            raise InputError(
+                f"{self.path} has {len(text)} columns that are not numbers ({', '.join(text[:3])})",
+                expected=f"a {self.kind}",
+                do="leave out annotations of cells and genes, and use a point for decimals",
+            )
+        if 0 in table.shape:
+            raise InputError(
+                f"{self.path} holds {table.shape[0]} rows and {table.shape[1]} columns of numbers",
+                expected=f"a {self.kind}",
+                do="check what separates its columns",
+            )
+
+    def _orientation(self, table: pd.DataFrame) -> Orientation:
+        if self._source.orientation is not None:
+            return self._source.orientation
+        down, across = (
+            known_names(names, self._source.known_genes) for names in (table.index, table.columns)
+        )
+        if across >= max(CLEARLY * down, min(ENOUGH, table.shape[1] / 2)):
+            return "cells-by-genes"
+        if down >= max(CLEARLY * across, min(ENOUGH, table.shape[0] / 2)):
+            return "genes-by-cells"
+        raise InputError(
+            f"{self.path} names {down} known genes in its first column "
+            f"({', '.join(table.index[:3])}) and {across} in its first line "
+            f"({', '.join(table.columns[:3])})",
+            expected="gene names along one side",
+            do="say which with --orientation cells-by-genes or genes-by-cells",
+        )
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -120,7 +145,7 @@ def _header(path: Path) -> tuple[int, str]:
     Lines that begin with # are notes of the program that wrote the table, but for the last one
     where it has as many columns as the line after it.
     """
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+    with unpacked(path) as file:
         lines = [file.readline()]
         while lines[-1].startswith(b"#") or (lines[-1] and not lines[-1].strip()):
             lines.append(file.readline())
@@ -191,38 +216,3 @@ def _cells_and_genes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     n = int(outside.sum())
     note = f"rows with the cell_ID 0 hold what lies in no cell and are left out: {n}"
     return table.loc[~outside], [note] if n else []
-
-
-def _refuse_text(path: Path, table: pd.DataFrame) -> None:
-    text = [str(name) for name, kind in table.dtypes.items() if kind.kind not in "biuf"]
-    if text:
-        raise InputError(
-            f"{path} has {len(text)} columns that are not numbers ({', '.join(text[:3])})",
-            expected=f"a {KIND}",
-            do="leave out annotations of cells and genes, and use a point for decimals",
-        )
-    if 0 in table.shape:
-        raise InputError(
-            f"{path} holds {table.shape[0]} rows and {table.shape[1]} columns of numbers",
-            expected=f"a {KIND}",
-            do="check what separates its columns",
-        )
-
-
-def _orientation(
-    path: Path, table: pd.DataFrame, known: Collection[str], asked: Orientation | None
-) -> Orientation:
-    if asked is not None:
-        return asked
-    down, across = known_names(table.index, known), known_names(table.columns, known)
-    if across >= max(CLEARLY * down, min(ENOUGH, table.shape[1] / 2)):
-        return "cells-by-genes"
-    if down >= max(CLEARLY * across, min(ENOUGH, table.shape[0] / 2)):
-        return "genes-by-cells"
-    raise InputError(
-        f"{path} names {down} known genes in its first column "
-        f"({', '.join(table.index[:3])}) and {across} in its first line "
-        f"({', '.join(table.columns[:3])})",
-        expected="gene names along one side",
-        do="say which with --orientation cells-by-genes or genes-by-cells",
-    )

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.query.containment import open_hdf5
-from scbignn_infer.query.readers.bounds import memory_of_machine, refuse_mtx, refuse_text, weigh
-from scbignn_infer.query.readers.query import (
-    HeldFile,
-    as_text,
-    descriptor_of,
-    no_column,
-    one_line,
-    read_text,
-    refuse_no_cells,
-    refuse_no_genes,
-    string_columns,
-)
+from scbignn_infer.query.readers.bounds import entries, refuse_mtx, refuse_text, weigh
+from scbignn_infer.query.readers.columns import as_text, no_column, read_text
+from scbignn_infer.query.readers.files import FileQuery, HeldFile
 from scbignn_infer.query.readers.stored import RowStored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import anndata as ad
     import h5py
     import pandas as pd
 
-    from scbignn_infer.query.identity import Identity
+    from scbignn_infer._types import Array
+    from scbignn_infer.query.readers.files import Source
 
-Array = np.ndarray[Any, Any]
-H5 = "HDF5 file of Cell Ranger"
 FOLDER = "folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, plain or .gz"
 MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 FEATURES = ("features.tsv", "features.tsv.gz", "genes.tsv", "genes.tsv.gz")
@@ -57,55 +44,34 @@ def _groups(file: h5py.File) -> list[str]:
     ]
 
 
-class H5Query:
-    """A ``.h5`` of Cell Ranger, whose rows are streamed: its columns by gene are rows by cell.
+class H5File(FileQuery):
+    """A ``.h5`` of Cell Ranger, whose rows are streamed: its columns by gene are rows by cell."""
 
-    Parameters
-    ----------
-    path
-        The file.
-    most_bytes
-        What its names may take in memory; by default that of the machine.
+    kind = "HDF5 file of Cell Ranger"
 
-    Raises
-    ------
-    InputError
-        It is damaged, is not one file, holds several genomes, no cells or no genes.
-    """
-
-    h5ad = False
-    descriptor: int | None
-    identity: Identity
-
-    def __init__(self, path: Path, most_bytes: int | None = None) -> None:
-        most = memory_of_machine() if most_bytes is None else most_bytes
-        self.path, self.name = path, str(path)
-        with one_line(path, H5):
-            self._file = open_hdf5(path)
-            self.descriptor = descriptor_of(self._file)
-            groups = _groups(self._file)
-            if len(groups) != 1:
-                raise InputError(
-                    f"{path} holds {len(groups)} genomes ({', '.join(groups)})",
-                    expected="one",
-                    do="write each to a file of its own, in Python: "
-                    f"scanpy.read_10x_h5('{path.name}', genome='{groups[0]}')"
-                    f".write_h5ad('{groups[0]}.h5ad')",
-                )
-            self._group = self._file[groups[0]]
-            for part in self._group:
-                if part not in {"data", "indices"}:
-                    weigh(self._group[part], f"'{part}' of {path}", most)
-            n_genes, self.n_cells = map(int, self._group["shape"][:])
-            self._genes = self._read_genes()
-        refuse_no_cells(self.name, self.n_cells)
-        with one_line(path, H5):
-            self._matrix = RowStored(self._group, (self.n_cells, n_genes))
-            names = len(self._genes), len(self._group["barcodes"])
-            if names != (n_genes, self.n_cells):
-                raise ValueError(
-                    f"{n_genes} x {self.n_cells} values, {names[0]} x {names[1]} names"
-                )
+    def _begin(self) -> int:
+        groups = _groups(self._root)
+        if len(groups) != 1:
+            raise InputError(
+                f"{self.path} holds {len(groups)} genomes ({', '.join(groups)})",
+                expected="one",
+                do="write each to a file of its own, in Python: "
+                f"scanpy.read_10x_h5('{self.path.name}', genome='{groups[0]}')"
+                f".write_h5ad('{groups[0]}.h5ad')",
+            )
+        self._group = self._root[groups[0]]
+        for part in self._group:
+            if part not in {"data", "indices"}:
+                weigh(self._group[part], f"'{part}' of {self.path}", self._most)
+        n_genes, n_cells = map(int, self._group["shape"][:])
+        self._genes = self._read_genes()
+        if n_cells == 0:
+            return 0
+        self._matrix = RowStored(self._group, (n_cells, n_genes))
+        names = len(self._genes), len(self._group["barcodes"])
+        if names != (n_genes, n_cells):
+            raise ValueError(f"{n_genes} x {n_cells} values, {names[0]} x {names[1]} names")
+        return n_cells
 
     def _read_genes(self) -> pd.DataFrame:
         import h5py
@@ -122,63 +88,30 @@ class H5Query:
         if not names and "gene_ids" not in columns:
             raise InputError(
                 f"{self.path} names no genes (neither {', '.join(FEATURE_NAMES)} nor ids)",
-                expected=f"an {H5}",
+                expected=f"an {self.kind}",
                 do="export it again with the program that made it",
             )
         return pd.DataFrame(columns, index=names[0] if names else columns["gene_ids"])
 
-    def cell_names(self) -> list[str]:
-        """Return the barcodes."""
-        with one_line(self.path, H5):
-            return _text(self._group["barcodes"])
+    def _obs(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(index=_text(self._group["barcodes"]))
 
     def obs_column(self, key: str) -> list[str]:
         """Refuse: the file has no annotations."""
         raise no_column(self.name, key, [])
 
-    def uns(self, key: str) -> Any:
-        """Return ``None``: the file has nothing of the kind."""
-        return None
+    def _var(self, matrix: str) -> pd.DataFrame:
+        return self._genes
 
-    def matrices(self) -> list[str]:
-        """Name the only matrix."""
-        return ["X"]
+    def _read(self, matrix: str, cells: slice | Array) -> sp.csr_matrix:
+        return self._matrix[cells]
 
-    def gene_columns(self, matrix: str) -> dict[str, list[str]]:
-        """Return names, ids, feature types and genomes."""
-        refuse_no_genes(self.name, matrix, len(self._genes))
-        return string_columns(self._genes)
-
-    def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
-        """Return the rows at ascending ``indices``."""
-        with one_line(self.path, H5):
-            return self._matrix[indices]
-
-    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
-        """Yield all rows in order, ``size`` at a time."""
-        for i in range(0, self.n_cells, size):
-            with one_line(self.path, H5):
-                block = self._matrix[i : i + size]
-            yield block
-
-    def to_adata(self) -> ad.AnnData:
-        """Return all of the file in memory."""
+    def _whole(self) -> ad.AnnData:
         import anndata as ad
-        import pandas as pd
 
-        with one_line(self.path, H5):
-            obs = pd.DataFrame(index=self.cell_names())
-            return ad.AnnData(self._matrix[:], obs=obs, var=self._genes.copy())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+        return ad.AnnData(self._matrix[:], obs=self._obs(), var=self._genes.copy())
 
 
 FEATURE_NAMES = ("name", "gene_names", "gene_name")
@@ -195,25 +128,37 @@ def _text(values: Any) -> list[str]:
     return [as_text(value) for value in values[:]]
 
 
-def find_folder(folder: Path) -> dict[str, Path] | None:
-    """Return the three files of a folder, with a common prefix or none; ``None`` without a matrix.
+def is_folder(path: Path) -> bool:
+    """Tell whether a path is a ``matrix.mtx``, or a folder with one."""
+    return bool(_matrices(path))
 
-    Raises
-    ------
-    InputError
-        There are several matrices, or one without its names.
-    """
-    found = [p for p in sorted(folder.iterdir()) if p.name.endswith(MATRIX)]
-    if not found:
-        return None
-    prefixes = {p: p.name[: p.name.index("matrix.mtx")] for p in found}
-    if len(found) > 1:
+
+def count_entries(path: Path) -> int:
+    """Return how many values the ``matrix.mtx`` of a folder, or this one, says it has."""
+    return sum(map(entries, _matrices(path)))
+
+
+def _matrices(path: Path) -> list[Path]:
+    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [p for p in paths if p.name.endswith(MATRIX)]
+
+
+def folder_of(path: Path) -> Path:
+    """Return a folder, or that of a file."""
+    return path if path.is_dir() else path.parent
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    """Return the three files of a folder, with a common prefix or none."""
+    matrices = _matrices(folder)
+    if len(matrices) > 1:
         raise InputError(
-            f"{folder} holds {len(found)} matrices ({', '.join(p.name for p in found[:3])})",
+            f"{folder} holds {len(matrices)} matrices ({', '.join(p.name for p in matrices[:3])})",
             expected="one",
             do="put each into a folder of its own with its features and barcodes",
         )
-    prefix, files = prefixes[found[0]], {"matrix": found[0]}
+    (matrix,) = matrices
+    prefix, files = matrix.name[: matrix.name.index("matrix.mtx")], {"matrix": matrix}
     for kind, names in (("features", FEATURES), ("barcodes", BARCODES)):
         paths = [folder / f"{prefix}{name}" for name in names]
         there = next((p for p in paths if p.is_file()), None)
@@ -221,7 +166,7 @@ def find_folder(folder: Path) -> dict[str, Path] | None:
             files[kind] = there
         else:
             raise InputError(
-                f"{folder} has {found[0].name} and no {prefix}{names[0]}",
+                f"{folder} has {matrix.name} and no {prefix}{names[0]}",
                 expected=f"a {FOLDER}",
                 do=f"put {names[0]} beside it",
             )
@@ -233,34 +178,31 @@ def read_mtx(path: Path, most: int) -> sp.coo_matrix:
     from scipy.io import mmread
 
     refuse_mtx(path, most)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy is about to return arrays; the cast takes either
-        return sp.coo_matrix(mmread(path))
+    return sp.coo_matrix(mmread(path))  # scipy is about to return arrays; the cast takes either
 
 
-def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = None) -> HeldFile:
-    """Read a folder with a ``matrix.mtx``.
+class MatrixFolder(HeldFile):
+    """A folder with a ``matrix.mtx``, which may be given itself."""
 
-    Raises
-    ------
-    InputError
-        A file is damaged, or the matrix has not a name for each row and column.
-    """
-    import anndata as ad
-    import pandas as pd
+    kind = FOLDER
 
-    most = memory_of_machine() if most_bytes is None else most_bytes
-    with one_line(folder, FOLDER):
-        matrix = read_mtx(files["matrix"], most)
+    def __init__(self, source: Source) -> None:
+        super().__init__(replace(source, path=folder_of(source.path)))
+
+    def _load(self) -> ad.AnnData:
+        import anndata as ad
+        import pandas as pd
+
+        files = _find_files(self.path)
+        matrix = read_mtx(files["matrix"], self._most)
         for kind in ("features", "barcodes"):
-            refuse_text(files[kind], most)
-        tables = {
-            kind: read_text(
+            refuse_text(files[kind], self._most)
+        features, barcodes = (
+            read_text(
                 files[kind], sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3
             )
             for kind in ("features", "barcodes")
-        }
-        features, barcodes = tables["features"], tables["barcodes"]
+        )
         names = len(features), len(barcodes)
         if matrix.shape == names[::-1] and matrix.shape != names:
             matrix = matrix.T  # as some quantifiers write it, cells x genes
@@ -274,4 +216,4 @@ def read_folder(folder: Path, files: dict[str, Path], most_bytes: int | None = N
         if features.shape[1] > 2:
             var["feature_types"] = features[2].to_numpy()
         obs = pd.DataFrame(index=barcodes[0].to_numpy())
-        return HeldFile(folder, ad.AnnData(sp.csr_matrix(matrix.T), obs=obs, var=var))
+        return ad.AnnData(sp.csr_matrix(matrix.T), obs=obs, var=var)
