@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scbignn_infer import errors
 from scbignn_infer.model.bundle import FETCH_AGAIN
 
 if TYPE_CHECKING:
@@ -46,6 +45,7 @@ OF_CLASS = {
     "DeviceError": DEVICE,
     "MissingExtraError": DEVICE,
     "ScBiGNNError": REST,
+    "LostError": REST,
 }
 COLUMNS = {FILES: ("found", "expected"), USAGE: ("message",)}
 USUAL = ("found", "expected", "what to do", "class")
@@ -86,15 +86,18 @@ class Row(NamedTuple):
 
 
 class Source:
-    """One file of the code: its tree, which function each node stands in, and its constants."""
+    """One file of the code: its constants, and which function and class each node stands in."""
 
     def __init__(self, path: Path, module: str) -> None:
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
         self.constants = vars(importlib.import_module(module))
         self.inside: dict[ast.AST, ast.FunctionDef] = {}
-        for function in ast.walk(self.tree):
-            if isinstance(function, ast.FunctionDef):  # outer ones come first
-                self.inside.update(dict.fromkeys(ast.walk(function), function))
+        self.kind: dict[ast.AST, str] = {}
+        for outer in ast.walk(self.tree):  # which come before those in them
+            if isinstance(outer, ast.FunctionDef):
+                self.inside.update(dict.fromkeys(ast.walk(outer), outer))
+            elif isinstance(outer, ast.ClassDef):
+                self.kind.update(dict.fromkeys(ast.walk(outer), outer.name))
 
     def calls(self) -> Iterator[tuple[str, ast.Call]]:
         """Yield each call and the last part of its name."""
@@ -164,7 +167,7 @@ class Source:
         ]
         if len(stored) > len(given):  # also bound by a loop, or changed
             return []
-        if name.id in names and not given:
+        if name.id in names and not given and function.name != "__init__":
             at = names.index(name.id) - (names[0] == "self")
             for called, call in self.calls():
                 if called == function.name:
@@ -195,18 +198,20 @@ def is_said(text: str) -> bool:
 def rows(source: Source, folder: str) -> Iterator[Row]:
     """Yield the messages of one file."""
     for called, call in source.calls():
-        name = "Flaw" if called == "need" else called
-        kind = getattr(errors, name, None)
+        names = {"need": "Flaw", "__init__": source.kind.get(call, "")}
+        name = names.get(called, called)
         passed = {k.arg: k.value for k in call.keywords}
-        if name == "Flaw":
+        if name == "MissingExtraError" != called:
+            continue  # its definition
+        if called in ("Flaw", "need"):
             told = [*call.args, None][called == "need" :][:3]
-        elif name == "MissingExtraError":
+        elif called == "MissingExtraError":
             yield from (lacking(purpose, passed) for purpose in source.texts(passed["purpose"]))
             continue
-        elif name in ("UsageError", "BadParameter"):
+        elif called in ("UsageError", "BadParameter"):
             told = [call.args[0], None, None]
-        elif isinstance(kind, type) and issubclass(kind, errors.ScBiGNNError) and passed:
-            told = [call.args[0], passed["expected"], passed["do"]]
+        elif name.endswith("Error") and call.args and {"expected", "do"} <= passed.keys():
+            told = [call.args[-1], passed["expected"], passed["do"]]
         else:
             continue
         area = OF_FOLDER.get(folder) or OF_CLASS.get(name)

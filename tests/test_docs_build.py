@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, RUNTIME = ROOT / "docs", ROOT / "scbignn_infer"
 RAISED = (
     *("InputError", "GeneError", "OutputError", "BundleError", "DeviceError", "MissingExtraError"),
-    *("UsageError", "BadParameter", "Flaw"),
+    *("UsageError", "BadParameter", "Flaw", "RefusedError"),
 )
 PAGE = DOCS / "messages.md"
 
@@ -112,7 +112,7 @@ def fixed_parts() -> Iterator[tuple[str, str]]:
                 said = {k.arg: k.value for k in node.keywords}
                 parts = [
                     part.value.strip()
-                    for expression in filter(None, (said.get("purpose"), *node.args[:1]))
+                    for expression in filter(None, (said.get("purpose"), *node.args))
                     for part in ast.walk(expression)
                     if isinstance(part, ast.Constant) and isinstance(part.value, str)
                 ]
