@@ -68,7 +68,7 @@ def figure(page: str) -> str:
     """Return head, map and genes of a report as one drawing."""
     (data,) = re.findall(r'id="data">(.+?)</script>', page, re.DOTALL)
     (warning,) = re.findall(r'<p class="warning">(.+?)</p>', page)
-    facts = re.findall(r"<div><b>(.+?)</b>(.+?)</div>", page.split("<h2>")[0])
+    facts = re.findall(r"<div><b>(.+?)</b>(.+?)</div>", page.split("<h2>", maxsplit=1)[0])
     (dots,) = re.findall(r'(<svg [^>]+aria-label="Expression of marker.+?</svg>)', page, re.DOTALL)
     wide, tall = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', dots)[0])
     low, width = TOP + MAP + 50, 640.0
