@@ -217,8 +217,10 @@ def rows(source: Source, folder: str) -> Iterator[Row]:
         area = OF_FOLDER.get(folder) or OF_CLASS.get(name)
         area = area or (CELLS if folder in ("query", "network", "output") else OPTIONS)
         expected, do = (" *or* ".join(map(code, source.texts(part))) for part in told[1:])
-        for found in filter(is_said, source.texts(told[0])):
-            yield Row(area, code(found), expected, do, code(name))
+        for found in source.texts(told[0]):
+            said = is_said(found) or any(map(is_said, source.texts(told[1])))
+            if said and found != VARIES:
+                yield Row(area, code(found), expected, do, code(name))
 
 
 def lacking(purpose: str, passed: dict[str | None, ast.expr]) -> Row:
