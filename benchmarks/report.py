@@ -314,8 +314,8 @@ def unseen(found: list[Row]) -> list[str]:
         name: [r for r in found if any(p in r["task"] for p in parts)]
         for name, parts in groups.items()
     }
-    means["mean of those on which the rule was found"] = [r for r in found if not r["fresh"]]
-    means["mean of those that it met as it stood"] = [r for r in found if r["fresh"]]
+    means["mean, tasks on which the rule was found"] = [r for r in found if not r["fresh"]]
+    means["mean, five new studies without tuning"] = [r for r in found if r["fresh"]]
     lines = ["| task | unseen cells | " + " | ".join(signals) + " |"]
     lines.append("|---|---|" + "---|" * len(signals))
 

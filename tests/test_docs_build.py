@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +15,15 @@ import pytest
 import scbignn_infer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, RUNTIME = ROOT / "docs", ROOT / "scbignn_infer"
 RAISED = (
     *("InputError", "GeneError", "OutputError", "BundleError", "DeviceError", "MissingExtraError"),
-    *("UsageError", "BadParameter"),
+    *("UsageError", "BadParameter", "Flaw", "RefusedError"),
 )
-OF_MANY_SAMPLES = ("batch/samples.py", "batch/split.py", "batch/cluster.py")
-"""What these and the service say is about samples, workers and requests, and stands elsewhere."""
+PAGE = DOCS / "messages.md"
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
@@ -98,44 +98,54 @@ def test_formulas_are_read_as_latex_reads_them(tmp_path: Path) -> None:
     assert "<msub>" in mean
 
 
-def messages() -> Iterator[tuple[str, str]]:
+def test_the_page_of_messages_is_that_of_the_code() -> None:
+    pytest.importorskip("scbignn_training.cli", exc_type=ImportError)
+    made = runpy.run_path(str(DOCS / "make_messages.py"))["page"]()
+    assert made == PAGE.read_text(), "run: python docs/make_messages.py"
+
+
+def fixed_parts() -> Iterator[tuple[str, str]]:
     """Yield each place that makes an error, and the longest part of its message that is fixed."""
     for file in sorted(RUNTIME.rglob("*.py")):
-        name = str(file.relative_to(RUNTIME))
-        if name in OF_MANY_SAMPLES or name.startswith("service"):
-            continue
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in RAISED:
-                part = fixed_part(node)
-                if part:
-                    yield f"{name}:{node.lineno}", part
+                said = {k.arg: k.value for k in node.keywords}
+                parts = [
+                    part.value.strip()
+                    for expression in filter(None, (said.get("purpose"), *node.args))
+                    for part in ast.walk(expression)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                ]
+                yield f"{file.name}:{node.lineno}", max(parts, key=len, default="")
 
 
-def fixed_part(call: ast.Call) -> str:
-    """Return the longest literal of what was found; of what is expected where that has none."""
-    said = {k.arg: k.value for k in call.keywords}
-    tried = (said.get("purpose"), *call.args[:1], said.get("expected"), said.get("do"))
-    for expression in filter(None, tried):
-        literals = [
-            node.value.strip()
-            for node in ast.walk(expression)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ]
-        longest = max(literals, key=len, default="")
-        if "purpose" in said or len(longest) >= 5:
-            return longest
-        if not literals:  # an error that is passed on
-            return ""
-    return ""
+def test_every_message_is_listed() -> None:
+    """Found here by what is fixed, which the page must not lose where it writes what varies."""
+    page, found = PAGE.read_text(), list(fixed_parts())
+    assert len(found) > 120
+    assert [(place, part) for place, part in found if part not in page and " " in part] == []
 
 
-@pytest.mark.parametrize(("place", "part"), [pytest.param(*m, id=m[0]) for m in messages()])
-def test_every_message_is_explained(place: str, part: str) -> None:
-    page = re.sub(r"[`\s]+", " ", (DOCS / "annotate.md").read_text())
-    assert re.sub(r"[`\s]+", " ", part) in page, place
-
-
-def test_messages_are_found() -> None:
-    found = [part for _, part in messages()]
-    assert len(found) > 75
-    assert {"no usable matrix:", "is no plain file", "the map of the report"} <= set(found)
+@pytest.mark.parametrize(
+    ("call", "row"),
+    [
+        (lambda: scbignn_infer.load_model("absent"), "| `no model named 'NAME'` | `one of ..."),
+        (lambda: scbignn_infer.open_query("absent.h5ad"), "| `no file FILE` | `a .h5ad"),
+        (
+            lambda: scbignn_infer.Annotator.load("human-pbmc", device="tpu"),
+            "| `device 'DEVICE'` | `auto, cpu, cuda or cuda:N` | `choose one of these` |",
+        ),
+        (
+            lambda: scbignn_infer.Annotator.load("human-pbmc", graph="none"),
+            "| `graph '...'` | `query or reference` | `choose one of these` | `InputError` |",
+        ),
+    ],
+    ids=["model", "file", "device", "graph"],
+)
+def test_a_message_is_found_on_the_page(call: Callable[[], object], row: str) -> None:
+    with pytest.raises(scbignn_infer.ScBiGNNError) as raised:
+        call()
+    (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith(row)]
+    found = re.escape(line.split("`")[1]).replace(re.escape("..."), ".+")
+    assert re.fullmatch(re.sub("NAME|FILE|DEVICE", ".+", found), raised.value.found)
+    assert f"`{type(raised.value).__name__}`" in line

@@ -1,0 +1,98 @@
+"""Draw figures/report.svg, parts of the report of the example: ``python docs/make_figures.py``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import tempfile
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from click.testing import CliRunner
+
+from scbignn_infer.cli import main
+
+FIGURE = Path(__file__).with_name("figures") / "report.svg"
+EXAMPLE = "pbmc700.h5ad"
+MAP, LEFT, TOP = 420.0, 12.0, 96.0
+"""Side of the map and its corner."""
+FONT = "font-family:system-ui,'Segoe UI',Roboto,sans-serif;fill:#222"
+
+
+def report() -> str:
+    """Label the example and return its report."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for command in (
+            ["example", "-o", str(folder)],
+            ["annotate", str(folder / EXAMPLE), "--report", str(folder / "report.html")],
+        ):
+            done = CliRunner().invoke(main, command, catch_exceptions=False)
+            if done.exit_code:
+                raise SystemExit(done.output)
+        return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def text(x: float, y: float, said: str, size: int = 13, weight: int = 400) -> str:
+    """Return a line of text."""
+    style = f"font-size:{size}px;font-weight:{weight}"
+    return f'<text x="{x:.1f}" y="{y:.1f}" style="{style}">{said}</text>'
+
+
+def numbers(packed: str, kind: str) -> np.ndarray[Any, Any]:
+    """Return the numbers of the map as the page holds them."""
+    return np.frombuffer(base64.b64decode(packed), dtype=kind)
+
+
+def drawn_map(data: dict[str, Any]) -> list[str]:
+    """Return the cells at their places, coloured by label, and the legend."""
+    kinds = data["kinds"]["label"]["categories"]
+    side = f'width="{MAP + 12:.0f}" height="{MAP + 12:.0f}"'
+    parts = [f'<rect x="{LEFT}" y="{TOP}" {side} fill="none" stroke="#d9d9d9"/>']
+    x, y = (numbers(data[axis], "<u2") / 65535 * MAP for axis in "xy")
+    for i, label in enumerate(numbers(data["columns"]["label"], "u1")):
+        at = f'cx="{LEFT + 6 + x[i]:.1f}" cy="{TOP + 6 + MAP - y[i]:.1f}"'
+        parts.append(f'<circle {at} r="2.5" fill="{kinds[label]["colour"]}"/>')
+    for i, kind in enumerate(kinds):
+        left, low = LEFT + MAP + 30, TOP + 14 + 22 * i
+        box = f'x="{left}" y="{low - 11}" width="12" height="12" rx="3"'
+        parts.append(f'<rect {box} fill="{kind["colour"]}"/>')
+        parts.append(text(left + 20, low, f"{escape(kind['label'])} ({kind['n']:,})"))
+    return parts
+
+
+def figure(page: str) -> str:
+    """Return head, map and genes of a report as one drawing."""
+    (data,) = re.findall(r'id="data">(.+?)</script>', page, re.DOTALL)
+    (warning,) = re.findall(r'<p class="warning">(.+?)</p>', page)
+    facts = re.findall(r"<div><b>(.+?)</b>(.+?)</div>", page.split("<h2>", maxsplit=1)[0])
+    (dots,) = re.findall(r'(<svg [^>]+aria-label="Expression of marker.+?</svg>)', page, re.DOTALL)
+    wide, tall = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', dots)[0])
+    low, width = TOP + MAP + 50, 640.0
+    parts = [
+        text(LEFT, 26, EXAMPLE, 20, 700),
+        f'<rect x="{LEFT}" y="38" width="{width - 2 * LEFT}" height="24" fill="#fdf1e8"/>',
+        f'<rect x="{LEFT}" y="38" width="4" height="24" fill="#D55E00"/>',
+        text(LEFT + 12, 55, warning),
+        text(LEFT, TOP - 10, "Map of the cells", 15, 700),
+        *drawn_map(json.loads(data)),
+    ]
+    for i, (name, value) in enumerate(facts):
+        x, y = LEFT + MAP + 30, TOP + 210 + 38 * i
+        parts += [text(x, y, name, 11, 600), text(x, y + 15, value)]
+    parts += [
+        text(LEFT, low, "Genes that carry the labels", 15, 700),
+        re.sub(
+            r"<svg [^>]+>", f'<g transform="translate(0 {low + 8:.0f})" font-size="11">', dots
+        ).replace("</svg>", "</g>"),
+    ]
+    size = f'viewBox="0 0 {max(width, wide):.0f} {low + 12 + tall:.0f}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} style="{FONT};background:#fff">'
+    return "\n".join([head, *parts, "</svg>\n"])
+
+
+if __name__ == "__main__":
+    FIGURE.write_text(figure(report()), encoding="utf-8")
