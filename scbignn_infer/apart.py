@@ -85,7 +85,7 @@ class JobApart:
                 raise InputError(
                     f"{self.query} was not labelled within {self._seconds:g} seconds",
                     expected="a file that is read and labelled within --time-limit",
-                    do="raise it, or check the file: a damaged one may hang what reads it",
+                    do="raise it, or check the file: a damaged file can hang the library",
                 )
             if said is not None and wanted in said:
                 return said[wanted]

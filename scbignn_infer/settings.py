@@ -57,16 +57,17 @@ class Reading:
         False, "Match the symbols of another species, whatever their case."
     )
     batch_key: str | None = _setting(
-        None, "Column of obs; only cells with one value are neighbours.", metavar="KEY"
+        None, "Column of obs; only cells with the same value are neighbours.", metavar="KEY"
     )
     orientation: Orientation | None = _setting(
-        None, "Rows by columns of a text table; by default found by the gene names."
+        None,
+        "Whether the rows of a text table are cells or genes; by default found by the gene names.",
     )
     modality: str | None = _setting(
-        None, "Of a MuData file (.h5mu); by default the one with genes.", metavar="NAME"
+        None, "Modality of a MuData file (.h5mu); by default the one with genes.", metavar="NAME"
     )
     table: str | None = _setting(
-        None, "Of a SpatialData store; by default its only one.", metavar="NAME"
+        None, "Table of a SpatialData store; by default its only table.", metavar="NAME"
     )
 
 
@@ -96,7 +97,7 @@ class Settings:
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = _setting(None, "CPU threads; by default all.", within=(1, None))
     seed: int = _setting(
-        0, "Of the approximate graph search, used above 100,000 cells.", within=(0, None)
+        0, "Seed of the approximate graph search, used above 100,000 cells.", within=(0, None)
     )
     batch_cells: int | None = _setting(
         None,
@@ -105,7 +106,7 @@ class Settings:
     )
     memory_limit: int | None = _setting(
         None,
-        "Refuse, before any work, what is estimated to need more: bytes, or a size such as 4GB.",
+        "Stop before any work if the estimate is higher: bytes, or a size such as 4GB.",
         metavar="SIZE",
     )
     unknown: bool = _setting(
@@ -113,18 +114,18 @@ class Settings:
     )
     unknown_threshold: float | None = _setting(
         None,
-        "Call cells below it unknown, novel ones sooner; by default the model's.",
+        "Call cells with less confidence unknown (novelty lowers it); by default the model's.",
         metavar="CONFIDENCE",
         within=(0, 1),
     )
     max_novelty: float = _setting(
         1.0,
-        "Call cells above it unknown, too, such as 0.99; by default none.",
+        "Also call cells with a higher novelty unknown, such as 0.99; off by default.",
         metavar="QUANTILE",
         within=(0, 1),
     )
     level: int = _setting(
-        0, "Coarser labels: so many steps up the Cell Ontology.", within=(0, None)
+        0, "Coarser labels: number of steps up the Cell Ontology.", within=(0, None)
     )
     groups: Mapping[str, str] | None = _setting(
         None,
@@ -132,7 +133,9 @@ class Settings:
         flags=("--group-map",),
     )
     graph: GraphKind = _setting(
-        "query", "Whose cells are neighbours; with the reference's none depends on other cells."
+        "query",
+        "Take neighbours from the query, or from the model's reference, whose cells do not change "
+        "with the query.",
     )
     write_graph: bool = _setting(False, "Write the cell graph for scanpy, too.")
 

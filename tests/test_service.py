@@ -805,7 +805,7 @@ def test_bodies_that_trickle_hold_no_place_in_the_queue(child, cells, monkeypatc
             connection.settimeout(20)
             answer = b"".join(iter(lambda c=connection: c.recv(4096), b"")).decode()
             assert answer.startswith("HTTP/1.1 408")
-            assert "3 bytes of the body had come after 1 seconds" in answer
+            assert "3 bytes of the body arrived within 1 seconds" in answer
         until(lambda: client.get("/health").json()["receiving"] == 0)
 
 

@@ -143,7 +143,7 @@ class Manifest:
             raise OutputError(
                 f"{self.path} was removed or replaced while this run was at work",
                 expected="the manifest in its place until the run has ended",
-                do="run again: what has no record there is done again or refused, not replaced",
+                do="run again: outputs without a record are refused, not replaced",
             )
 
 
@@ -246,5 +246,5 @@ def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(
         f"cannot write {path} ({error.strerror})",
         expected="a folder that can be written, with free space",
-        do="free space or choose another -O, then run again: what is whole is not done twice",
+        do="free space or choose another -O, then run again: whole samples are skipped",
     )

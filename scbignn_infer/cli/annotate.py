@@ -84,7 +84,7 @@ class FileOptions:
         type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
         default="h5ad",
         show_default=True,
-        help="With -O: of the outputs.",
+        help="With -O: format of the outputs.",
     ),
     click.option("--reports", is_flag=True, help="With -O: write a report beside each output."),
     click.option(
@@ -97,7 +97,7 @@ class FileOptions:
     click.option(
         "--scheduler",
         metavar="ADDRESS",
-        help="With -O: a running dask scheduler whose workers do it instead (extra 'distributed').",
+        help="With -O: label on the workers of a running dask scheduler (extra 'distributed').",
     ),
     click.option(
         "--split",
@@ -114,7 +114,7 @@ class FileOptions:
         "--time-limit",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Label in a process that is ended after so long; with -O, each sample.",
+        help="Stop after this time; with -O, the time of each sample.",
     ),
     overwrite_option,
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
@@ -131,7 +131,7 @@ def annotate(
     """Label the cells of a file, or of many.
 
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
-    or a pattern) is labelled on its own into a folder; what is whole there is not done again.
+    or a pattern) is labelled on its own into a folder; samples that are whole there are skipped.
     """
     wrong = given([field.name for field in fields(many if folder is None else one)])
     if folder is not None:

@@ -64,7 +64,7 @@ def explain(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Say why cells were called what they were.
+    """Show why cells have their labels.
 
     Labels the cells of QUERY, a file, and shows for some of them the genes and the neighbours that
     carry the label.
@@ -126,7 +126,7 @@ def explain_model(
 def _explain_cells(
     path: Path, wanted: list[str], settings: Settings
 ) -> tuple[str, list[CellExplanation]]:
-    """Label a file and return the model's name and why these cells were called what they were."""
+    """Label a file and return the model's name and why these cells have their labels."""
     from scbignn_infer import explanation, label_file
 
     with label_file.open_file(path, settings.reading, settings.memory_limit) as query:
@@ -210,7 +210,7 @@ def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Int
     spec = bundle.spec
     if not spec.interpretation:
         raise BundleError(
-            f"the model {spec.name} says nothing of what it looks at",
+            f"the model {spec.name} has no record of its genes",
             expected="a model that was trained by this version or a later one",
             do="train it again with: scbignn-infer train",
         )

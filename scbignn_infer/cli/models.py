@@ -224,6 +224,6 @@ def _why(problems: int, n: int) -> Summary:
     error = BundleError(
         f"{problems} of {n} models cannot be used",
         expected="models whose files match their checksums",
-        do="install those again whose problem is said",
+        do="install the broken models again",
     )
     return {"error": describe_error(error)}

@@ -158,7 +158,7 @@ def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
     error = ScBiGNNError(
         f"{len(failed)} of {n} samples failed",
         expected="samples that can be labelled",
-        do="mend what the error of each says, then run again: what is whole is not done twice",
+        do="mend what the error of each says, then run again: whole samples are skipped",
     )
     return {"error": describe_error(error)}
 

@@ -30,7 +30,7 @@ MODULES = ("fastapi", "uvicorn")
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="0 takes a free one.",
+    help="Port; 0 takes a free one.",
 )
 @click.option(
     "-m",
@@ -53,7 +53,7 @@ MODULES = ("fastapi", "uvicorn")
     type=click.FloatRange(min=0, min_open=True),
     default=600.0,
     show_default=True,
-    help="Seconds for a body to come, and again for waiting and work.",
+    help="Seconds for receiving a body, and again for waiting and work.",
 )
 @click.option(
     "--queue",

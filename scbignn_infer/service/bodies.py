@@ -211,7 +211,7 @@ async def receive(request: fastapi.Request, path: Path, most: int, upload: Uploa
             408,
             f"the body had not come after {seconds:g} seconds"
             if late
-            else f"{upload.size} bytes of the body had come after {passed:.0f} seconds",
+            else f"{upload.size} bytes of the body arrived within {passed:.0f} seconds",
             expected="a quicker upload",
             do="send fewer cells, or raise --timeout" if late else "use a quicker line",
         ) from None

@@ -45,9 +45,9 @@ RECIPE_PARAMETERS = (
     "--adapt",
     multiple=True,
     metavar="QUERY",
-    help="The query's own cells for EM, labels unread; results on them are then transductive.",
+    help="Also train on these cells without their labels; scores on them are then transductive.",
 )
-@click.option("--species", default="", help="Of all files [default: told from the genes].")
+@click.option("--species", default="", help="Species of all files [default: found by the genes].")
 @click.option("--tissue", default="", help="Tissue of the references.")
 @click.option(
     "--min-cells",
