@@ -794,9 +794,9 @@ def test_a_map_that_is_none_is_refused(labelled, tmp_path, text):
     assert "cannot use the map" in done.stderr
 
 
-def test_evaluate_needs_labels_or_a_model(h5ad, labelled):
+def test_evaluate_needs_labels(h5ad, labelled):
     done = run("evaluate", h5ad, "--truth", "truth", code=1)
-    assert "run scbignn-infer annotate first, or pass -m MODEL" in done.stderr
+    assert "run scbignn-infer annotate first" in done.stderr
     run("evaluate", labelled, "--truth", "truth", "--key-added", "other", code=1)
 
 
