@@ -324,24 +324,16 @@ class Annotator:
             empty=genes.empty,
             **rules.limits,
             graph=_join_graphs(parts, n) if self.write_graph else None,
-            provenance=Provenance(
-                model=Model.of(self.bundle),
-                adaptation=self.bundle.spec.training.adaptation,
-                training_cells=int(known.sum()),
-                matrix=Matrix.of(choice),
-                genes=Genes.of(
-                    choice.genes,
-                    int(genes.foreign.sum()),
-                    find_silent_genes(query, choice, batches),
-                ),
-                params=self._params(
-                    rules,
-                    graph_builder="+".join(sorted(builders)) or "none",
-                    batch_key=reading.batch_key or "",
-                    n_batches=len(batches) or 1,
-                ),
-                versions=versions(),
-                seconds=clock.seconds,
+            provenance=self._provenance(
+                choice,
+                rules,
+                int(known.sum()),
+                int(genes.foreign.sum()),
+                find_silent_genes(query, choice, batches),
+                clock.seconds,
+                graph_builder="+".join(sorted(builders)) or "none",
+                batch_key=reading.batch_key or "",
+                n_batches=len(batches) or 1,
             ),
         )
 
@@ -540,18 +532,36 @@ class Annotator:
         most = np.interp(0.99, np.linspace(0, 1, len(quantiles)), quantiles)
         return found / most, scores.novelty_quantile(found, quantiles)
 
-    def _params(self, rules: Rules, **graphs: Any) -> Params:
-        """Return what labels depend on; ``graphs`` says how those of this query were built."""
-        return Params(
-            n_neighbors=self.bundle.spec.graph.n_neighbors,
-            graph=self.graph,
-            **rules.limits,
-            temperature=self.bundle.spec.temperature,
-            seed=self.seed,
-            threads=self.runtime.threads,
-            provider=self.runtime.provider,
-            device_note=self.runtime.note,
-            **graphs,
+    def _provenance(
+        self,
+        choice: Choice,
+        rules: Rules,
+        training_cells: int,
+        n_foreign: int,
+        silent: tuple[float, float],
+        seconds: dict[str, float],
+        **graphs: Any,
+    ) -> Provenance:
+        """Return what labels are based on; ``graphs`` says how those of the query were built."""
+        return Provenance(
+            model=Model.of(self.bundle),
+            adaptation=self.bundle.spec.training.adaptation,
+            training_cells=training_cells,
+            matrix=Matrix.of(choice),
+            genes=Genes.of(choice.genes, n_foreign, silent),
+            params=Params(
+                n_neighbors=self.bundle.spec.graph.n_neighbors,
+                graph=self.graph,
+                **rules.limits,
+                temperature=self.bundle.spec.temperature,
+                seed=self.seed,
+                threads=self.runtime.threads,
+                provider=self.runtime.provider,
+                device_note=self.runtime.note,
+                **graphs,
+            ),
+            versions=versions(),
+            seconds=seconds,
         )
 
 
