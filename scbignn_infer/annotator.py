@@ -55,7 +55,7 @@ Progress = Callable[[str, int, int], None]
 GraphKind = Literal["query", "reference"]
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
-HELD = ("_sessions", "_opening", "bank")
+NOT_PICKLED = ("_sessions", "_opening", "bank")
 """What a pickled annotator leaves behind."""
 NEVER_UNKNOWN = -2.0
 """A threshold that no cell is below."""
@@ -167,7 +167,7 @@ class Annotator:
         try_out(bundle, self._session)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in HELD}
+        return {k: v for k, v in self.__dict__.items() if k not in NOT_PICKLED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
