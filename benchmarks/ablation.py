@@ -23,6 +23,7 @@ from sklearn.metrics import f1_score
 
 import tasks
 from accuracy import score
+from scbignn_infer.network import descent
 from scbignn_infer.network.neighbors import build_graph
 from scbignn_infer.network.sessions import choose_runtime
 from scbignn_training import em, gate
@@ -87,10 +88,10 @@ def in_part(graph: CellGraph, width: int, settings: Settings) -> CellGraph:
 def approximately(graph: CellGraph, settings: Settings) -> CellGraph:
     """Return the graph as pynndescent finds it."""
     runtime = choose_runtime("cpu", torch.get_num_threads())
-    indices, similarity, _ = build_graph(
-        graph.embedding.numpy(), settings.n_neighbors, runtime=runtime, exact_max_cells=0
+    found = build_graph(
+        graph.embedding.numpy(), settings.n_neighbors, runtime=runtime, search=descent
     )
-    near = {"neighbor_indices": indices, "neighbor_similarity": similarity}
+    near = {"neighbor_indices": found.indices, "neighbor_similarity": found.similarity}
     return replace(graph, **{name: torch.from_numpy(values) for name, values in near.items()})
 
 

@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import h5py
@@ -28,11 +28,14 @@ import numpy as np
 
 from scbignn_infer import annotator as pipeline
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.network import neighbors
-from scbignn_infer.network.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.network import descent, exact
+from scbignn_infer.network.neighbors import Graph, build_graph
 from scbignn_infer.network.sessions import choose_runtime
 from scbignn_infer.query.readers import open_query
 from scbignn_training.recipe import Source
+
+if TYPE_CHECKING:
+    from scbignn_infer.network.neighbors import Search
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
@@ -56,39 +59,37 @@ def clusters(n: int) -> Array:
     return centres[rng.integers(0, 200, n)] + rng.standard_normal((n, 96), np.float32)
 
 
-def timed(embedding: Array, threads: int, exact_max_cells: int) -> tuple[Array, float]:
+def timed(embedding: Array, threads: int, search: Search) -> tuple[Array, float]:
     """Return the graph's neighbours and the seconds it took."""
     runtime = choose_runtime("cpu", threads)
     start = time.perf_counter()
-    found, _, _ = build_graph(
-        embedding, N_NEIGHBORS, runtime=runtime, exact_max_cells=exact_max_cells
-    )
-    return found, round(time.perf_counter() - start, 2)
+    found = build_graph(embedding, N_NEIGHBORS, runtime=runtime, search=search)
+    return found.indices, round(time.perf_counter() - start, 2)
 
 
 def crossover(embedding: Array, threads: int) -> list[Row]:
     """Return the seconds of both searches at each size."""
-    _, compiling = timed(embedding[:2000], threads, 0)
+    _, compiling = timed(embedding[:2000], threads, descent)
     rows = []
     for n in CROSSOVER:
-        _, exact = timed(embedding[:n], threads, n)
-        _, approximate = timed(embedding[:n], threads, 0)
-        rows.append({"cells": n, "exact": exact, "pynndescent": approximate, "compile": compiling})
+        row = {"cells": n, "compile": compiling}
+        for search in (exact, descent):
+            _, row[search.NAME] = timed(embedding[:n], threads, search)
+        rows.append(row)
         print(rows[-1], flush=True)
     return rows
 
 
 def recall(name: str, embedding: Array, threads: int) -> list[Row]:
     """Return a row for each way to search."""
-    unit = unit_rows(embedding)
+    unit = exact.unit_rows(embedding)
     sample = np.random.default_rng(1).choice(len(unit), SAMPLE, replace=False)
-    near, _ = ExactSearch(choose_runtime("cpu", threads)).search(
-        unit[sample], unit, N_NEIGHBORS + 1
-    )
+    search = exact.ExactSearch(unit, choose_runtime("cpu", threads))
+    near, _ = search.nearest(unit[sample], N_NEIGHBORS + 1)
     rows = []
     for kept, candidates in SEARCHES:
-        neighbors.WIDER, neighbors.CANDIDATES = kept, candidates
-        found, seconds = timed(embedding, threads, 0)
+        descent.WIDER, descent.CANDIDATES = kept, candidates
+        found, seconds = timed(embedding, threads, descent)
         pairs = zip(sample, near, found[sample], strict=True)
         # Of the true ones, the cell itself is no neighbour.
         share = np.mean([len(({*true} - {own}) & {*got}) / N_NEIGHBORS for own, true, got in pairs])
@@ -111,15 +112,13 @@ def labels(model: str, file: str, truth: str | None) -> list[Row]:
 
                 def missing(
                     z: Array, k: int, *, seed: int = seed, share: float = share, **rest: Any
-                ) -> tuple[Array, Array, str]:
-                    indices, similarity, builder = build_graph(z, 4 * k, runtime=rest["runtime"])
-                    kept = np.random.default_rng(seed).random(indices.shape) < share
+                ) -> Graph:
+                    found = build_graph(z, 4 * k, runtime=rest["runtime"])
+                    kept = np.random.default_rng(seed).random(found.indices.shape) < share
                     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-                    return (
-                        np.take_along_axis(indices, order, 1),
-                        np.take_along_axis(similarity, order, 1),
-                        builder,
-                    )
+                    near = np.take_along_axis(found.similarity, order, 1)
+                    indices = np.take_along_axis(found.indices, order, 1)
+                    return Graph(indices, near, found.builder, near.min(axis=1))
 
                 with patch.object(pipeline, "build_graph", missing):
                     found = annotator.annotate_query(query).best_labels

@@ -29,8 +29,8 @@ from sklearn.neighbors import NearestNeighbors
 
 import gene_speed
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.network.levels import Graph
-from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.levels import cell_pass, gene_pass
+from scbignn_infer.network.neighbors import Graph, build_graph
 from scbignn_infer.network.parallel import in_order
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_infer.query.readers import MatrixQuery
@@ -66,7 +66,15 @@ def gene_level(annotator: Annotator) -> list[Row]:
     source = ad.read_h5ad(Source(file="pbmc3k_seurat.h5ad").locate())
     rows = np.random.default_rng(0).integers(0, source.n_obs, 50_000)
     query = MatrixQuery(source.X.tocsr()[rows], list(source.var_names))
-    work = partial(annotator._run_gene_level, query, annotator.choose(query), quiet)
+    choice = annotator.choose(query)
+    work = partial(
+        gene_pass,
+        annotator.gene_level(choice),
+        query,
+        choice.matrix,
+        workers=THREADS,
+        report=quiet,
+    )
     return [timed("gene level, from CSR rows", 50_000, work)]
 
 
@@ -128,7 +136,16 @@ def cell_level(annotator: Annotator) -> list[Row]:
     indices = rng.integers(0, n, (n, 15))
     similarity = np.sort(rng.random((n, 15), np.float32))[:, ::-1].copy()
     graph = Graph(indices, similarity, "exact", reach=similarity[:, -1].copy())
-    work = partial(annotator._run_cell_level, logits, graph, quiet)
+    layers = annotator.bundle.spec.cell_level.layers
+    work = partial(
+        cell_pass,
+        layers,
+        annotator._session,
+        logits,
+        graph,
+        workers=THREADS,
+        report=quiet,
+    )
     return [timed("cell level", n, work)]
 
 

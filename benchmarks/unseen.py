@@ -30,7 +30,8 @@ from sklearn.metrics import roc_auc_score
 from scbignn_infer.annotation.scores import smooth, support
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.model.registry import load_model
-from scbignn_infer.network.neighbors import ExactSearch, build_graph, unit_rows
+from scbignn_infer.network.exact import ExactSearch, unit_rows
+from scbignn_infer.network.neighbors import build_graph
 from scbignn_infer.query.readers import open_query
 from scbignn_infer.settings import Reading
 from scbignn_training.recipe import Source
@@ -127,8 +128,8 @@ def signals(folder: Path) -> dict[str, Array]:
         found = annotator.annotate_query(query, Reading(allow_species_mismatch=True))
         truth = np.array(query.obs_column("label"))
     unit, bank = (unit_rows(z) for z in (found.embedding, annotator.bundle.reference["embedding"]))
-    near, _, _ = build_graph(found.embedding, 15, runtime=annotator.runtime)
-    _, nearest = ExactSearch(annotator.runtime).search(unit, bank, 1)
+    graph = build_graph(found.embedding, 15, runtime=annotator.runtime)
+    _, nearest = ExactSearch(bank, annotator.runtime).nearest(unit, 1)
     return {
         "truth": truth,
         "known": np.array(annotator.bundle.cell_types),
@@ -137,7 +138,7 @@ def signals(folder: Path) -> dict[str, Array]:
         "probabilities": found.probabilities,
         "novelty": found.novelty,
         "residual": found.residual,
-        "smoothed distance": smooth(1 - nearest[:, 0], near),
+        "smoothed distance": smooth(1 - nearest[:, 0], graph.indices),
     }
 
 

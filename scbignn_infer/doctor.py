@@ -13,7 +13,7 @@ import numpy as np
 from scbignn_infer import __version__
 from scbignn_infer.errors import BundleError, DeviceError
 from scbignn_infer.model.registry import list_models, load_model, model_folders
-from scbignn_infer.network.neighbors import ExactSearch
+from scbignn_infer.network.exact import ExactSearch
 from scbignn_infer.network.sessions import (
     PACKAGES,
     REPAIR,
@@ -108,7 +108,7 @@ def _try(runtime: Runtime, report: Report) -> str:
     """Run the package's exact search, by which each row of an identity must find itself."""
     rows = np.eye(3, dtype=np.float32)
     try:
-        nearest, _ = ExactSearch(runtime).search(rows, rows, 1)
+        nearest, _ = ExactSearch(rows, runtime).nearest(rows, 1)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
         report.problems.append(f"{runtime.provider}: {error}")
         return f"fails ({error})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
+from scbignn_infer.network.neighbors import search_for
 from scbignn_infer.network.panel import RESIDUAL_GENES
 from scbignn_infer.query.readers import values_held
 
@@ -21,15 +21,8 @@ THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of exact search holds at once."""
 SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
-SECONDS_A_PRODUCT = 4e-11
-"""Of one thread, for one dimension of one pair of cells in exact search."""
-SECONDS_A_DESCENT = 1.5e-4
-"""Of one thread, for one cell in pynndescent."""
-COMPILE_SECONDS = 50.0
-DESCENT_START_BYTES, DESCENT_BYTES = 540_000_000, 60
-"""What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""
 REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
-"""What the report's map holds at once, and for a cell."""
+"""What the report's map holds at once, where the search for neighbours does not, and for a cell."""
 VALUE_BYTES = 24
 """What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
 ENTRY_BYTES = 16
@@ -82,22 +75,16 @@ def estimate(
     report
         Whether a report is drawn, too.
     """
-    exact = n_cells <= EXACT_MAX_CELLS
-    graph = (
-        SECONDS_A_PRODUCT * n_cells**2 * embedding_size
-        if exact
-        else SECONDS_A_DESCENT * n_cells + COMPILE_SECONDS
-    )
-    seconds = (SECONDS_A_CELL * n_cells + graph) / threads
+    search = search_for(n_cells)
+    seconds = (SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)) / threads
     # float32: the embedding and its unit rows; logits and states of the cell level and
     # probabilities; indices and similarities of the graph while its own are dropped; a byte for
-    # each of some genes. pynndescent holds heaps and candidates.
+    # each of some genes.
     held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
     memory = START_BYTES + THREAD_BYTES * threads + held * n_cells + held_bytes
-    if not exact:
-        memory += DESCENT_START_BYTES + DESCENT_BYTES * n_cells
+    memory += search.START_BYTES + search.CELL_BYTES * n_cells
     if report:
-        memory += (REPORT_START_BYTES if exact else 0) + REPORT_BYTES * n_cells
+        memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells
     return Estimate(START_SECONDS + seconds + output_bytes / BYTES_A_SECOND, memory)
 
 

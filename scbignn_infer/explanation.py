@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.neighbors import with_counts
+from scbignn_infer.network.panel import TARGET_SUM
+from scbignn_infer.query.reading import batches_of
 from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import scipy.sparse as sp
+
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotator import Annotator
+    from scbignn_infer.network.levels import GeneLevel
     from scbignn_infer.query.readers import Query
     from scbignn_infer.settings import Reading
 
@@ -100,6 +106,7 @@ def explain_cells(
     choice = annotator.choose(query, reading)
     found = annotator.annotate_query(query, reading, choice=choice)
     near = _neighbor_codes(annotator, query, reading, found)
+    level = annotator.gene_level(choice)
     labels, final = found.best_labels, found.labels
     explained = []
     for cell in cells:
@@ -112,10 +119,10 @@ def explain_cells(
             )
         row = query.rows(choice.matrix, np.array([i]))
         members = np.flatnonzero(annotator.rules.grouping.group == found.best_codes[i])
-        _, said = annotator.embed(row, choice)
+        _, said = level.label(row)
         code = int(members[said[0, members].argmax()])
-        effect, counts, symbols, logits = annotator.gene_effects(row, choice, code)
-        has = counts > 0
+        effect, counts, logits = gene_effects(level, row, code)
+        has, symbols = counts > 0, choice.panel.symbols
         explained.append(
             CellExplanation(
                 cell=cell,
@@ -134,15 +141,52 @@ def explain_cells(
     return explained
 
 
+def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array, Array, Array]:
+    """Tell what each gene does to a cell's log-odds of a type, at the gene level.
+
+    Parameters
+    ----------
+    level
+        For the file's genes.
+    row
+        (1, n_file_genes) of the chosen matrix.
+    code
+        Label code of the type.
+
+    Returns
+    -------
+    effect, counts, logits
+        (k,) log-odds less those with the reference's mean expression of the gene in the cell's
+        place, (k,) counts, both of the panel's genes; and the (c,) gene logits.
+    """
+    counts, totals = level.panel.densify(row)
+    total = max(float(totals[0, 0]), 1.0)
+    mean = np.expm1(np.maximum(level.panel.tables["gene_mean"], 0)) * (total / TARGET_SUM)
+    k = counts.shape[1]
+    variants = np.repeat(counts, k + 1, axis=0)
+    variants[np.arange(k), np.arange(k)] = mean
+    _, logits = level(variants, np.full((k + 1, 1), total, np.float32))
+    odds = _log_odds(logits, code)
+    return odds[-1] - odds[:k], counts[0], logits[-1]
+
+
+def _log_odds(logits: Array, code: int) -> Array:
+    """Return log p / (1 - p) of a type, which does not stand still where a cell is sure."""
+    others = np.delete(logits, code, axis=1).astype(np.float64)
+    most = others.max(axis=1)
+    odds: Array = logits[:, code] - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+    return odds
+
+
 def _neighbor_codes(
     annotator: Annotator, query: Query, reading: Reading, found: Annotation
 ) -> dict[int, Array]:
     """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
-    for cells in annotator.graphs(query, reading, found.empty):
+    for cells in with_counts(batches_of(query, reading.batch_key), found.empty):
         rows = np.arange(len(found))[cells]
         graph = annotator.neighbors(found.embedding[rows])
-        codes = annotator.neighbor_codes(found.best_codes[rows], graph, annotator.rules.grouping)
+        codes = graph.codes(found.best_codes[rows], annotator.rules.grouping.group)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 

@@ -85,8 +85,9 @@ def choose_model(
             bundles[name], choices[name] = bundle, choice
             if choice.matrix not in rows:
                 rows[choice.matrix] = query.rows(choice.matrix, sample)
-            embedding, _ = annotator.embed(rows[choice.matrix], choice)
-            novelty[name] = float(np.median(annotator.novelty(embedding)))
+            embedding, _ = annotator.gene_level(choice).label(rows[choice.matrix])
+            distance, _ = annotator.bank.distance(embedding)
+            novelty[name] = float(np.median(annotator.bank.novelty(distance)))
     ranked = sorted(novelty, key=lambda name: novelty[name])
     alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
     close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]

@@ -14,8 +14,15 @@ from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.annotation import Annotation
 from scbignn_infer.annotation.provenance import Model, Provenance
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.network.levels import SCALED_STEPS
-from scbignn_infer.network.panel import LIMIT, RESIDUAL_GENES, TARGET_SUM
+from scbignn_infer.network.neighbors import Graph, build_graph
+from scbignn_infer.network.panel import (
+    LIMIT,
+    RESIDUAL_GENES,
+    SCALED_STEPS,
+    TARGET_SUM,
+    within_spread,
+)
+from scbignn_infer.network.sessions import Runtime
 from scbignn_infer.query.readers import open_query
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -172,30 +179,27 @@ def test_the_spread_within_types_has_noise_added() -> None:
         "within_factors": np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
         "within_residual": np.array([0.0, 4.0, 0.0]),
     }
-    found = scores.within_spread(statistics, np.array([0, 1, 2]))
+    found = within_spread(statistics, np.array([0, 1, 2]))
     np.testing.assert_allclose(found, [5.3, 2.3, 1.3])
-    np.testing.assert_allclose(scores.within_spread(statistics, np.array([2])), [1.3])
+    np.testing.assert_allclose(within_spread(statistics, np.array([2])), [1.3])
 
 
 def test_agreement_is_the_weighted_share() -> None:
-    codes = np.array([0, 1])
-    neighbors = np.array([[0, 1, 0], [0, 0, 2]])
-    weights = np.array([[1.0, 1.0, 2.0], [0.5, -1.0, 0.5]], np.float32)
-    np.testing.assert_allclose(scores.agreement(codes, neighbors, weights), [0.75, 0])
-    far = scores.agreement(np.array([1]), np.array([[1, 0]]), np.array([[-1.0, -2.0]]))
-    np.testing.assert_allclose(far, [0.5])  # all are far, and count alike
-
-
-def test_novelty_is_the_place_among_held_out_cells() -> None:
-    quantiles = np.array([0.0, 0.1, 0.4])
-    found = scores.novelty_quantile(np.array([-1, 0.05, 0.1, 0.25, 9]), quantiles)
-    np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.75, 1])
+    codes, group = np.array([0, 1, 2]), np.arange(3)
+    near = np.array([[0, 1, 0], [0, 0, 2], [2, 2, 2]])
+    weights = np.array([[1.0, 1.0, 2.0], [0.5, -1.0, 0.5], [1, 1, 1]], np.float32)
+    graph = Graph(near, weights, "exact", weights[:, -1])
+    np.testing.assert_allclose(scores.agreement(codes, graph, group), [0.75, 0, 1])
+    far = Graph(near[:2, :2], np.full((2, 2), -1.0), "exact", np.full(2, -1.0))
+    np.testing.assert_allclose(scores.agreement(codes[:2], far, group), [0.5, 0])  # all count alike
+    lone = build_graph(np.ones((1, 4)), 15, runtime=Runtime("cpu", 0, 1))
+    assert np.isnan(scores.agreement(codes[:1], lone, group)).tolist() == [True]
 
 
 def test_values_are_averaged_with_those_of_neighbours() -> None:
     values, indices = np.array([0.0, 3.0, 6.0]), np.array([[1, 2], [0, 0], [2, 1]])
     np.testing.assert_allclose(scores.smooth(values, indices), [3, 1, 5])
-    assert scores.smooth(values, None) is values
+    np.testing.assert_array_equal(scores.smooth(values, indices[:, :0]), values)
 
 
 def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> None:
@@ -205,7 +209,7 @@ def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> N
     with open_query(REPOSITORY / "tests" / "data" / "pancreas400.h5ad") as query:
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
-        counts, totals = annotator.densifier(choice)(next(query.blocks(choice.matrix, len(found))))
+        counts, totals = choice.panel.densify(next(query.blocks(choice.matrix, len(found))))
     statistics, bank = annotator.bundle.statistics, annotator.bundle.reference
     ranked = np.flatnonzero(choice.genes.present[: len(statistics["gene_mean"])])
     first = ranked[:RESIDUAL_GENES]
@@ -217,25 +221,8 @@ def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> N
         annotator.neighbors(found.embedding).indices,
         found.best_codes,
         statistics["class_mean"][:, first],
-        scores.within_spread(statistics, first),
+        within_spread(statistics, first),
     )
     np.testing.assert_allclose(
         found.residual, expected / np.quantile(bank["residual_quantiles"], 0.99), atol=0.01
-    )
-
-
-def test_cells_of_the_bank_are_known_again_in_spite_of_its_rounding() -> None:
-    rng = np.random.default_rng(0)
-    bank = rng.standard_normal((300, 96)).astype(np.float32)
-    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
-    kept = bank.astype(np.float16).astype(np.float32)
-    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
-    near = bank + 0.005 * rng.standard_normal(bank.shape).astype(np.float32)
-    near /= np.linalg.norm(near, axis=1, keepdims=True)
-    rows = rng.permutation(300)[:90]
-    cells = np.concatenate([bank[rows], near[rows]] * 30)
-    assert len(cells) > 4096
-    assert (
-        scores.same_cells(cells, kept, np.tile(rows, 60)).tolist()
-        == ([True] * 90 + [False] * 90) * 30
     )

@@ -8,7 +8,7 @@ import pytest
 from scbignn_infer import doctor
 from scbignn_infer.errors import DeviceError
 from scbignn_infer.model import registry
-from scbignn_infer.network import neighbors, sessions
+from scbignn_infer.network import sessions
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_a_gpu_that_does_not_load_is_a_problem(monkeypatch):
     fake = types.SimpleNamespace(get_available_providers=lambda: listed)
     monkeypatch.setattr(doctor, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(doctor, "cuda_driver_loads", lambda: True)
-    monkeypatch.setattr(neighbors, "Session", Broken)
+    monkeypatch.setattr(sessions, "Session", Broken)
     report = doctor.examine()
     assert report.providers["cpu"] == "loads"
     assert report.providers["cuda"].startswith("fails (no cuDNN")

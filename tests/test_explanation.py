@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import matplotlib.image
@@ -17,10 +18,12 @@ from click.testing import CliRunner
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
-from scbignn_infer.explanation import explain_cells
+from scbignn_infer.explanation import explain_cells, gene_effects
 from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
 from scbignn_infer.model.registry import load_model
+from scbignn_infer.network import panel
 from scbignn_infer.query.readers import AnnDataQuery
+from scbignn_infer.report.markers import express
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARKERS = {
@@ -119,23 +122,43 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     choice = annotator.choose(query)
     row = query.rows(choice.matrix, np.array([7]))
     code = annotator.bundle.cell_types.index("beta")
-    effect, counts, symbols, logits = annotator.gene_effects(row, choice, code)
-    assert len(effect) == len(counts) == len(symbols)
-    _, plain = annotator.embed(row, choice)
+    level, genes = annotator.gene_level(choice), choice.panel
+    effect, counts, logits = gene_effects(level, row, code)
+    assert len(effect) == len(counts) == len(genes.symbols)
+    _, plain = level.label(row)
     np.testing.assert_allclose(logits, plain[0], atol=1e-4)
     j = int(np.argmax(np.abs(effect)))
-    column = islets.var_names.get_loc(symbols[j])
-    changed, total = islets.X[7].toarray(), float(annotator.densifier(choice)(row)[1][0, 0])
-    densify, tables = annotator._densifier(choice)
-    changed[0, column] = np.expm1(max(float(tables["gene_mean"][j]), 0)) * total / 1e4
-    run = annotator._gene_level.run
-    moved, _ = densify(sp.csr_matrix(changed))
-    _, without = run(counts=moved, totals=np.full((1, 1), total, np.float32), **tables)
+    column = islets.var_names.get_loc(genes.symbols[j])
+    changed, total = islets.X[7].toarray(), float(genes.densify(row)[1][0, 0])
+    changed[0, column] = np.expm1(max(float(genes.tables["gene_mean"][j]), 0)) * total / 1e4
+    moved, _ = genes.densify(sp.csr_matrix(changed))
+    _, without = level(moved, np.full((1, 1), total, np.float32))
     before, after = (
         x[code] - np.log(np.exp(np.delete(x, code).astype(np.float64)).sum())
         for x in (logits, without[0])
     )
     assert effect[j] == pytest.approx(float(before - after), abs=1e-3)
+
+
+def test_the_tables_of_a_file_are_solved_once(
+    annotator: Annotator, islets: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For labels, for three explanations and for what is asked of the same choice later."""
+    solved: list[int] = []
+    solve = panel.panel_tables
+
+    def counted(*arguments: Any, **sizes: Any) -> Any:
+        solved.append(1)
+        return solve(*arguments, **sizes)
+
+    monkeypatch.setattr(panel, "panel_tables", counted)
+    assert len(explain_cells(annotator, AnnDataQuery(islets), list(islets.obs_names[:3]))) == 3
+    assert len(solved) == 1
+    query = AnnDataQuery(islets)
+    choice = annotator.choose(query)
+    assert len(solved) == 1  # to choose takes no tables
+    express(annotator, query, choice, annotator.annotate_query(query, choice=choice))
+    assert len(solved) == 2
 
 
 def test_cells_that_are_not_there_or_empty_are_refused(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 def fake(monkeypatch: pytest.MonkeyPatch, listed: list[str], given: list[str]) -> FakeOrt:
     module = FakeOrt(listed, given)
+    open_anew = sessions._open_search.__wrapped__
+    monkeypatch.setattr(sessions, "_open_search", open_anew)  # a fake one is not kept
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
     return module
 
@@ -243,3 +246,21 @@ def test_a_graph_that_gets_no_memory_says_so(graph: bytes, monkeypatch: pytest.M
     monkeypatch.setattr(session, "_session", NoMemory())
     with pytest.raises(MemoryError, match="Failed to allocate memory"):
         session.run()
+
+
+def test_a_process_opens_one_session_to_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number of threads ask first; another runtime has its own."""
+    opened: list[int] = []
+
+    class Counted(Session):
+        def __init__(self, graph: bytes, runtime: Runtime) -> None:
+            opened.append(runtime.threads)
+            super().__init__(graph, runtime)
+
+    monkeypatch.setattr(sessions, "Session", Counted)
+    once, other = Runtime("cpu", 0, 61), Runtime("cpu", 0, 62)
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(sessions.search_session, [once] * 16))
+    assert found == {sessions.search_session(once)}
+    assert sessions.search_session(other) not in found
+    assert opened == [61, 62]

@@ -40,7 +40,7 @@ FLOORS = (
 """Folders and modules from the lowest to the highest: each imports only from below, or within."""
 ONLY_IMPORTER = {
     "onnxruntime": "sessions",
-    "pynndescent": "neighbors",
+    "pynndescent": "descent",
     "jinja2": "page",
     "fastapi": "service",
     "uvicorn": "service",

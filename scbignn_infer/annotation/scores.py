@@ -8,7 +8,11 @@ import numpy as np
 from scipy.special import softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from scbignn_infer.annotation.grouping import Grouping
+    from scbignn_infer.network.bank import ReferenceBank
+    from scbignn_infer.network.levels import GenePass
+    from scbignn_infer.network.neighbors import Graph
+    from scbignn_infer.network.panel import Panel
 
 Array = np.ndarray[Any, Any]
 
@@ -21,15 +25,6 @@ RESIDUAL_WEIGHT, RESIDUAL_FREE, RESIDUAL_MOST = 0.5, 0.8, 1.0
 
 RESIDUAL_TOP = 10
 """Genes that decide how far a cell is from the profile of its type."""
-
-
-RESIDUAL_NOISE = 0.3
-"""Added to the spread of a gene within types, so that none decides by being still."""
-
-
-SAME_CELL = 1e-5
-"""Cells nearer to a reference cell than this are that cell, but for the rounding to 16 bits. Of
-25,000 cells of files that no model was trained on, none came nearer to one than 2e-3."""
 
 
 def calibrate(logits: Array, temperature: float) -> Array:
@@ -60,21 +55,6 @@ def support(confidence: Array, novelty: Array, residual: Array) -> Array:
     return found
 
 
-def within_spread(statistics: Mapping[str, Array], genes: Array) -> Array:
-    """Return the standard deviation of some genes within types, and a little noise.
-
-    Parameters
-    ----------
-    statistics
-        Tables of ``statistics.npz``, genes in rank order.
-    genes
-        (g,) positions.
-    """
-    factors, rest = statistics["within_factors"][genes], statistics["within_residual"][genes]
-    spread: Array = np.sqrt((factors**2).sum(axis=1) + rest) + RESIDUAL_NOISE
-    return spread
-
-
 def residual(
     scaled: Array, neighbor_indices: Array, codes: Array, class_mean: Array, spread: Array
 ) -> Array:
@@ -92,7 +72,7 @@ def residual(
     codes
         (n,) label codes.
     class_mean, spread
-        (c, g) profiles of the types, and (g,) what :func:`within_spread` returns; in the unit of
+        (c, g) profiles of the types, and (g,) standard deviations within types; in the unit of
         ``scaled``.
 
     Returns
@@ -113,68 +93,113 @@ def residual(
     return found
 
 
-def agreement(codes: Array, neighbor_codes: Array, neighbor_similarity: Array) -> Array:
+def agreement(codes: Array, graph: Graph, group: Array) -> Array:
     """Weighted share of neighbours with the cell's own label.
 
     Parameters
     ----------
     codes
         (n,) label codes.
-    neighbor_codes, neighbor_similarity
-        (n, k) labels of the neighbours, and weights: their similarities, cut at 0.
+    graph
+        Of the same cells; similarities, cut at 0, are the weights.
+    group
+        (c,) the label code of each type of the model.
 
     Returns
     -------
     ndarray
-        (n,) in [0, 1].
+        (n,) in [0, 1]; NaN for a lone cell.
     """
-    weight = np.maximum(neighbor_similarity, 1e-6)
-    same = neighbor_codes == codes[:, None]
+    if graph.alone:
+        return np.full(1, np.nan, np.float32)
+    weight = np.maximum(graph.similarity, 1e-6)
+    same = graph.codes(codes, group) == codes[:, None]
     share: Array = (weight * same).sum(axis=1) / weight.sum(axis=1)
     return share
 
 
-def novelty_quantile(distance: Array, quantiles: Array) -> Array:
-    """Place distances among those of held-out reference cells.
-
-    Parameters
-    ----------
-    distance
-        (n,) distance to the reference bank.
-    quantiles
-        (q,) ascending distances of held-out cells at evenly spaced quantiles from 0 to 1.
-
-    Returns
-    -------
-    ndarray
-        (n,) in [0, 1].
-    """
-    return np.interp(distance, quantiles, np.linspace(0, 1, len(quantiles)))
-
-
-def smooth(values: Array, neighbor_indices: Array | None) -> Array:
-    """Average each cell's value with those of its graph neighbours; none leaves it as it is."""
-    if neighbor_indices is None:
-        return values
+def smooth(values: Array, neighbor_indices: Array) -> Array:
+    """Average the value (n,) of each cell with those of its neighbours (n, k)."""
     own_and_neighbors = values[:, None], values[neighbor_indices]
     smoothed: Array = np.concatenate(own_and_neighbors, axis=1).mean(axis=1)
     return smoothed
 
 
-def same_cells(cells: Array, bank: Array, nearest: Array) -> Array:
-    """Tell which cells are cells of the reference themselves, (n,).
-
-    The distance is worked out anew, since a GPU rounds the similarities of a search.
+def strangeness(
+    embedding: Array,
+    scaled: Array,
+    codes: Array,
+    graph: Graph,
+    *,
+    panel: Panel,
+    bank: ReferenceBank,
+) -> tuple[Array, Array, Array]:
+    """Tell how strange cells are to a model.
 
     Parameters
     ----------
-    cells, bank
-        (n, d) and (m, d) embeddings of length 1.
-    nearest
-        (n,) position in the bank of the cell nearest to each.
+    embedding, scaled
+        (n, d) and (n, g) what the gene level made of the cells.
+    codes
+        (n,) label codes, of the model's types.
+    graph
+        Of the same cells. Without neighbours among them there is no residual.
+    panel, bank
+        The genes, and the cells of the model's reference.
+
+    Returns
+    -------
+    novelty, residual, known
+        (n,) each, the last telling which cells the model was trained on.
     """
-    found = np.empty(len(cells), dtype=bool)
-    for i in range(0, len(cells), 4096):
-        rows = slice(i, i + 4096)
-        found[rows] = (cells[rows] * bank[nearest[rows]]).sum(axis=1) > 1 - SAME_CELL
-    return found
+    distance, known = bank.distance(embedding)
+    novelty, near = bank.novelty(smooth(distance, graph.within)), graph.within
+    if not near.size:
+        return novelty, np.zeros(len(distance), np.float32), known
+    relative, strange = bank.place_residual(residual(scaled, near, codes, *panel.profile))
+    return np.maximum(novelty, strange), relative, known
+
+
+class CellScores:
+    """What is said of n cells, graph by graph; a cell in no graph is all novel.
+
+    Parameters
+    ----------
+    n
+        Number of cells.
+    grouping
+        Of the model's types.
+    temperature
+        As in :func:`calibrate`.
+
+    Attributes
+    ----------
+    probabilities
+        (n, n_groups) of the labels.
+    agreement, novelty, residual, known
+        (n,) see :func:`agreement` and :func:`strangeness`.
+    """
+
+    def __init__(self, n: int, grouping: Grouping, temperature: float) -> None:
+        self._grouping, self._temperature = grouping, temperature
+        self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
+        self.agreement, self.residual, self.known = np.zeros((3, n), np.float32)
+        self.novelty = np.ones(n, np.float32)
+
+    def put(
+        self,
+        cells: Any,
+        logits: Array,
+        genes: GenePass,
+        graph: Graph,
+        *,
+        panel: Panel,
+        bank: ReferenceBank,
+    ) -> None:
+        """Score the cells of a graph, by the cell level's logits and what the gene level said."""
+        own = self._grouping.sum(calibrate(logits, self._temperature))
+        self.probabilities[cells], codes = own, own.argmax(1)
+        self.agreement[cells] = agreement(codes, graph, self._grouping.group)
+        z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
+        strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
+        self.novelty[cells], self.residual[cells], self.known[cells] = strange

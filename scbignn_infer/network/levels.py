@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.network.panel import LIMIT, RESIDUAL_GENES, TARGET_SUM
 from scbignn_infer.network.parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import scipy.sparse as sp
 
-    from scbignn_infer.model.bundle import CellLayer
-    from scbignn_infer.network.panel import Densifier
+    from scbignn_infer.model.bundle import BundleSpec, CellLayer
+    from scbignn_infer.network.neighbors import Graph
+    from scbignn_infer.network.panel import Panel
     from scbignn_infer.network.sessions import Run, Session
     from scbignn_infer.query.readers import Query
 
@@ -26,9 +26,6 @@ Array = np.ndarray[Any, Any]
 Report = Callable[[str, int, int], None]
 READ_CELLS = 1024
 CELL_CHUNK = 4096
-SCALED_STEPS = 12.0
-"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds all of
-it, up to ``LIMIT``."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class GenePass:
     embedding, logits
         (n, d) and (n, c) log-probabilities.
     scaled
-        (n, g) scaled expression of the best-ranked present genes, in :data:`SCALED_STEPS`.
+        (n, g) what :meth:`Panel.scale` gives.
     empty
         (n,) cells without a count on any known gene, or mostly of another species.
     foreign
@@ -55,38 +52,50 @@ class GenePass:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """The neighbours of n cells, among themselves or in the reference bank.
+class GeneLevel:
+    """The gene level of a model, ready for the genes of one file.
 
     Attributes
     ----------
-    indices, similarity
-        (n, k) int64 and float32, most similar first.
-    builder
-        What found them: ``exact``, ``pynndescent`` or ``reference``.
-    reach
-        (m,) similarity of the farthest neighbour of each cell that may be one.
-    state
-        (m, c) probabilities of these cells where they are the bank's, which stay; ``None`` where
-        they are the query's, which the layers change.
+    run
+        The graph with the panel's tables filled in.
+    panel
+        The genes.
+    batch_cells
+        Cells that go through at once.
+    sizes
+        Of the embedding and of the logits.
     """
 
-    indices: Array
-    similarity: Array
-    builder: str
-    reach: Array
-    state: Array | None = None
+    run: Run
+    panel: Panel
+    batch_cells: int
+    sizes: tuple[int, int]
+
+    @classmethod
+    def of(cls, spec: BundleSpec, session: Session, panel: Panel, batch_cells: int) -> GeneLevel:
+        """Fill the tables of a panel into a model's session."""
+        sizes = spec.gene_level.embedding_size, len(spec.cell_types)
+        return cls(session.holding(**panel.tables), panel, batch_cells, sizes)
+
+    def __call__(self, counts: Array, totals: Array) -> tuple[Array, Array]:
+        """Return embedding (n, d) and logits (n, c) for counts (n, k) and totals (n, 1)."""
+        step = self.batch_cells
+        batches = [slice(i, i + step) for i in range(0, len(counts), step)]
+        parts = [self.run(counts=counts[b], totals=np.maximum(totals[b], 1.0)) for b in batches]
+        embedding, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return embedding, logits
+
+    def label(self, rows: sp.csr_matrix) -> tuple[Array, Array]:
+        """Return embedding and logits of some rows of the file."""
+        return self(*self.panel.densify(rows))
 
 
 def gene_pass(
+    level: GeneLevel,
     query: Query,
     matrix: str,
-    run: Run,
-    densify: Densifier,
-    tables: Mapping[str, Array],
     *,
-    sizes: tuple[int, int],
-    batch_cells: int,
     workers: int,
     report: Report,
 ) -> GenePass:
@@ -94,39 +103,28 @@ def gene_pass(
 
     Parameters
     ----------
+    level
+        For the query's genes.
     query, matrix
         What is read.
-    run
-        The gene level with its tables filled in.
-    densify, tables
-        What turns rows into its counts, and mean and scale of its genes.
-    sizes
-        Of the embedding and of the logits.
-    batch_cells, workers
-        Cells that go through at once, and blocks side by side.
+    workers
+        Blocks side by side.
     report
         Told of progress.
     """
-    n, (d, c) = query.n_cells, sizes
-    kept = min(RESIDUAL_GENES, densify.panel_size)
+    n, (d, c) = query.n_cells, level.sizes
     found = GenePass(
         embedding=np.empty((n, d), np.float32),
         logits=np.empty((n, c), np.float32),
-        scaled=np.empty((n, kept), np.int8),
+        scaled=np.empty((n, level.panel.n_scaled), np.int8),
         empty=np.empty(n, dtype=bool),
         foreign=np.empty(n, dtype=bool),
     )
-    label = partial(
-        _label_and_scale,
-        run=run,
-        densify=densify,
-        batch_cells=batch_cells,
-        mean=tables["gene_mean"][:kept],
-        scale=tables["gene_scale"][:kept],
-    )
     start = 0
-    blocks = query.blocks(matrix, max(READ_CELLS, batch_cells))
-    for z, o, genes, none, other in in_order(label, blocks, workers=workers):
+    blocks = query.blocks(matrix, max(READ_CELLS, level.batch_cells))
+    for z, o, genes, none, other in in_order(
+        partial(_label_and_scale, level), blocks, workers=workers
+    ):
         rows = slice(start, start + len(z))
         found.embedding[rows], found.logits[rows] = z, o
         found.scaled[rows], found.empty[rows], found.foreign[rows] = genes, none, other
@@ -137,7 +135,7 @@ def gene_pass(
 
 def cell_pass(
     layers: Sequence[CellLayer],
-    sessions: Mapping[str, Session],
+    session: Callable[[str], Session],
     gene_logits: Array,
     graph: Graph,
     *,
@@ -148,8 +146,8 @@ def cell_pass(
 
     Parameters
     ----------
-    layers, sessions
-        Of the model, and their graphs by file.
+    layers, session
+        Of the model, and what opens one of their graphs, by its file.
     gene_logits
         (n, c) what the gene level said.
     graph
@@ -158,11 +156,11 @@ def cell_pass(
         As in :func:`gene_pass`.
     """
     n, own = len(gene_logits), gene_logits
-    state = np.exp(gene_logits) if graph.state is None else graph.state
+    state = graph.state(np.exp(gene_logits))
     for step, layer in enumerate(layers):
         update = partial(
             _update_cells,
-            run=sessions[layer.file].holding(
+            run=session(layer.file).holding(
                 state=state, reach=graph.reach, layer=np.array(layer.layer, np.int64)
             ),
             by_cell={
@@ -178,42 +176,16 @@ def cell_pass(
         for rows, values in zip(chunks, updated, strict=True):
             own[rows], new[rows] = values
             report("cell level", step * n + rows.stop, len(layers) * n)
-        if graph.state is None:
-            state = new
+        state = graph.state(new)
     return own
 
 
-def label_cells(
-    block: sp.csr_matrix, *, run: Run, densify: Densifier, batch_cells: int
-) -> tuple[Array, Array]:
-    """Run the gene level on some rows of a file: embedding and gene logits."""
-    counts, totals = densify(block)
-    return _run_batches(counts, totals, run, batch_cells)
-
-
-def _run_batches(counts: Array, totals: Array, run: Run, batch_cells: int) -> tuple[Array, Array]:
-    batches = [slice(i, i + batch_cells) for i in range(0, len(counts), batch_cells)]
-    parts = [run(counts=counts[b], totals=np.maximum(totals[b], 1.0)) for b in batches]
-    embedding, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return embedding, logits
-
-
-def _label_and_scale(
-    block: sp.csr_matrix,
-    *,
-    run: Run,
-    densify: Densifier,
-    batch_cells: int,
-    mean: Array,
-    scale: Array,
-) -> tuple[Array, Array, Array, Array, Array]:
+def _label_and_scale(level: GeneLevel, block: sp.csr_matrix) -> tuple[Array, ...]:
     """Run the gene level on some rows, and keep scaled expression of the first genes."""
-    counts, totals = densify(block)
-    embedding, logits = _run_batches(counts, totals, run, batch_cells)
-    first = np.log1p(counts[:, : len(mean)] * (TARGET_SUM / np.maximum(totals, 1.0)))
-    scaled = np.clip((first - mean) / scale, -LIMIT, LIMIT)
-    kept = np.rint(scaled * SCALED_STEPS).astype(np.int8)
-    return embedding, logits, kept, totals[:, 0] <= 0, densify.mostly_foreign(block)
+    panel = level.panel
+    counts, totals = panel.densify(block)
+    scaled = panel.scale(counts, totals)
+    return *level(counts, totals), scaled, totals[:, 0] <= 0, panel.densify.mostly_foreign(block)
 
 
 def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:

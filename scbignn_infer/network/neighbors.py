@@ -1,99 +1,106 @@
-"""The kNN graph of the cells; the only importer of pynndescent."""
+"""The kNN graph of the cells: its searches, one of which is chosen by the number of cells."""
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
-from importlib.resources import files
-from typing import Any
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from scbignn_infer.network.parallel import in_order
-from scbignn_infer.network.sessions import Runtime, Session
+from scbignn_infer.network import descent, exact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import scipy.sparse as sp
+
+    from scbignn_infer.network.sessions import Runtime
 
 Array = np.ndarray[Any, Any]
 EXACT_MAX_CELLS = 100_000
 """Up to here exact search is used: it costs no compilation and finds every neighbour."""
-BLOCK_VALUES = 1 << 23
-"""Similarities that a worker of exact search holds at once (32 MiB of float32)."""
-MAX_BLOCK = 256
-GROUP = 32
-"""Columns of which ``knn.onnx`` takes the largest before it looks at each."""
-WIDER = 1.5
-"""Neighbours that pynndescent keeps for each that is asked for: it then misses fewer of them."""
-CANDIDATES = 60
-"""Neighbours of neighbours that pynndescent tries a cell and round, more than by default."""
-TREES = 6
-"""Random projection trees that pynndescent starts from: half of its own number at a million cells,
-which saves memory where it peaks and, with so many candidates, costs no recall."""
-COMPILE_BYTES = 3 << 19
-"""Points that are used to compile pynndescent, some of whose functions take over beyond 1 MiB."""
-NO_CELL = -4.0
-"""Similarity of the columns that fill the last group, below that of any two cells."""
-
-_numba = threading.Lock()
-"""Held while numba works: two callers that meet in its work queue abort the process."""
 
 
-def unit_rows(embedding: Array) -> Array:
-    """Return the rows scaled to length 1, as float32; zero rows stay zero."""
-    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return np.asarray(embedding / np.maximum(norm, 1e-12), np.float32)
+class Search(Protocol):
+    """A way to find the neighbours of cells among themselves: a module with these names.
 
-
-class ExactSearch:
-    """Exact cosine search in onnxruntime, on CPU or GPU.
-
-    The k nearest lie in the k groups of columns whose largest similarities are largest, so only
-    these groups are looked at column by column. Equal similarities come in the bank's order.
-
-    Parameters
+    Attributes
     ----------
-    runtime
-        Where to run it.
+    NAME
+        What the record of a run calls it.
+    START_BYTES, CELL_BYTES
+        What it holds at once, and for a cell beside its embedding and neighbours.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._workers = runtime.workers
-        self._session = Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)
+    NAME: str
+    START_BYTES: int
+    CELL_BYTES: int
 
-    def search(self, queries: Array, bank: Array, k: int) -> tuple[Array, Array]:
-        """Find the ``k`` bank rows most similar to each query.
+    def nearest(
+        self, embedding: Array, k: int, *, runtime: Runtime, seed: int
+    ) -> tuple[Array, Array]:
+        """Return rows and cosine similarities (n, k), most similar first, a cell itself, too."""
+
+    def prepare(self, size: int, *, runtime: Runtime) -> None:
+        """Get ready for embeddings of a size, in the background."""
+
+    def seconds(self, n_cells: int, size: int) -> float:
+        """Return about what a thread takes for so many cells of so many dimensions."""
+
+
+SEARCHES: tuple[tuple[int, Search], ...] = ((EXACT_MAX_CELLS, exact), (sys.maxsize, descent))
+"""Each search, and the most cells that it is taken for."""
+
+
+def search_for(n_cells: int) -> Search:
+    """Return the search for a number of cells."""
+    return next(search for most, search in SEARCHES if n_cells <= most)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The neighbours of n cells among themselves.
+
+    Attributes
+    ----------
+    indices, similarity
+        (n, k) int64 and float32, most similar first.
+    builder
+        What found them: the name of a search, or ``reference``.
+    reach
+        (m,) similarity of the farthest neighbour of each cell that may be a neighbour.
+    alone
+        Whether a cell is its own neighbour, since there is no other.
+    """
+
+    indices: Array
+    similarity: Array
+    builder: str
+    reach: Array
+    alone: bool = False
+
+    @property
+    def within(self) -> Array:
+        """Which neighbours (n, k) are of the n cells themselves."""
+        return self.indices
+
+    def state(self, own: Array) -> Array:
+        """Return the probabilities (m, c) of the neighbours, ``own`` (n, c) being the cells'."""
+        return own
+
+    def codes(self, own: Array, group: Array) -> Array:
+        """Return the labels (n, k) of the neighbours.
 
         Parameters
         ----------
-        queries, bank
-            (n, d) and (m, d) rows of length 1.
-        k
-            At most m.
-
-        Returns
-        -------
-        indices, similarity
-            (n, k) int64 and float32, most similar first.
+        own
+            (n,) labels of the cells.
+        group
+            (c,) the label of each type of the model.
         """
-        n, m = len(queries), len(bank)
-        block = max(1, min(MAX_BLOCK, BLOCK_VALUES // m))
-        columns = np.zeros((bank.shape[1] + 1, m + -m % GROUP), np.float32)
-        columns[:-1, :m] = bank.T
-        columns[-1, m:] = NO_CELL  # met by the 1 at the end of each query
-        size = np.array([k], np.int64)
-        groups = np.minimum(size, columns.shape[1] // GROUP)
-
-        run = self._session.holding(bank=columns, k=size, groups=groups)
-
-        def nearest(start: int) -> tuple[Array, ...]:
-            rows = queries[start : start + block]
-            return run(queries=np.column_stack([rows, np.ones(len(rows), np.float32)]))
-
-        indices = np.empty((n, k), np.int64)
-        similarity = np.empty((n, k), np.float32)
-        starts = range(0, n, block)
-        found = in_order(nearest, starts, workers=self._workers)
-        for i, (best, where) in zip(starts, found, strict=True):
-            similarity[i : i + block], indices[i : i + block] = best, where
-        return indices, similarity
+        codes: Array = own[self.indices]
+        return codes
 
 
 def build_graph(
@@ -102,8 +109,8 @@ def build_graph(
     *,
     runtime: Runtime,
     seed: int = 0,
-    exact_max_cells: int = EXACT_MAX_CELLS,
-) -> tuple[Array, Array, str]:
+    search: Search | None = None,
+) -> Graph:
     """Build the cosine kNN graph of the cells.
 
     Parameters
@@ -116,93 +123,48 @@ def build_graph(
     runtime
         Device and threads.
     seed
-        Of pynndescent; exact search needs none.
-    exact_max_cells
-        Above it pynndescent searches approximately.
-
-    Returns
-    -------
-    neighbor_indices, neighbor_similarity, builder
-        (n_cells, k) int64; (n_cells, k) float32 cosine similarity, most similar first; and
-        ``exact`` or ``pynndescent``.
+        Of an approximate search; exact search needs none.
+    search
+        By default :func:`search_for` the number of cells.
     """
     n = len(embedding)
+    search = search or search_for(n)
     if n == 1:
-        return np.zeros((1, 1), np.int64), np.ones((1, 1), np.float32), "exact"
-    k = min(n_neighbors, n - 1)
-    if n <= exact_max_cells:
-        unit = unit_rows(embedding)
-        indices, similarity = ExactSearch(runtime).search(unit, unit, k + 1)
-        builder = "exact"
-    else:
-        embedding = np.ascontiguousarray(embedding, np.float32)
-        indices = _approximate(embedding, k + 1, runtime.threads, seed)
-        similarity = _similarity(embedding, indices)
-        builder = "pynndescent"
-    return *_without_self(indices, similarity), builder
+        one = np.ones((1, 1), np.float32)
+        return Graph(np.zeros((1, 1), np.int64), one, search.NAME, one[0], alone=True)
+    found = search.nearest(embedding, min(n_neighbors, n - 1) + 1, runtime=runtime, seed=seed)
+    indices, similarity = _without_self(*found)
+    return Graph(indices, similarity, search.NAME, similarity.min(axis=1))
 
 
-def compile_ahead(
-    n_cells: int, size: int, *, runtime: Runtime, exact_max_cells: int = EXACT_MAX_CELLS
-) -> None:
-    """Compile pynndescent in the background if so many cells will need it; else do nothing.
+def with_counts(batches: list[Array], empty: Array) -> list[Any]:
+    """Return the cells that make a graph together, without empty ones."""
+    if not batches and not empty.any():
+        return [slice(None)]  # a slice takes no copy, here where the memory peaks
+    kept = [cells[~empty[cells]] for cells in batches or [np.arange(len(empty))]]
+    return [cells for cells in kept if len(cells)]
+
+
+def join_graphs(parts: Sequence[tuple[Any, Graph]], n: int) -> sp.csr_matrix:
+    """Return similarities (n, n) of cells and their neighbours, those of all parts in one.
 
     Parameters
     ----------
-    n_cells, size
-        Shape of the embedding that is to come.
-    runtime, exact_max_cells
-        As in :func:`build_graph`, which waits for the compilation where it is not through.
+    parts
+        Which of the n cells, and their graph.
+    n
+        Number of all cells.
     """
-    if n_cells <= exact_max_cells:
-        return
+    import scipy.sparse as sp
 
-    def compile_() -> None:
-        rows = COMPILE_BYTES // (4 * size)
-        points = np.random.default_rng(0).standard_normal((rows, size), np.float32)
-        with suppress(Exception):  # what is wrong is said when the graph is built
-            _descend(points, 16, runtime.threads, 0)
-
-    threading.Thread(target=compile_, name="scbignn-compile", daemon=True).start()
-
-
-def _descend(embedding: Array, k: int, threads: int, seed: int) -> Array:
-    with _numba:
-        from pynndescent import NNDescent
-
-        indices, _ = NNDescent(
-            embedding,  # of any length; a copy of length 1 would be what the memory peaks with
-            metric="cosine",
-            n_neighbors=min(int(k * WIDER), len(embedding)),
-            n_trees=TREES,
-            max_candidates=CANDIDATES,
-            random_state=seed,
-            n_jobs=threads,
-        ).neighbor_graph
-    return np.asarray(indices[:, :k])
-
-
-def _approximate(embedding: Array, k: int, threads: int, seed: int) -> Array:
-    indices = _descend(embedding, k, threads, seed)
-    if (indices < 0).any():  # pynndescent marks a place it could not fill with -1
-        repair = np.nonzero((indices < 0).any(axis=1))[0]
-        unit = unit_rows(embedding)
-        exact, _ = ExactSearch(Runtime("cpu", 0, threads)).search(unit[repair], unit, k)
-        indices[repair] = exact
-    return np.asarray(indices, np.int64)
-
-
-def _similarity(embedding: Array, indices: Array) -> Array:
-    """Cosine similarity of each row with its neighbours, in chunks that bound the gather."""
-    length = np.maximum(np.linalg.norm(embedding, axis=1), 1e-12)
-    similarity = np.empty(indices.shape, np.float32)
-    step = max(1, BLOCK_VALUES // (indices.shape[1] * embedding.shape[1]))
-    for i in range(0, len(embedding), step):
-        rows = slice(i, i + step)
-        near = indices[rows]
-        products = np.einsum("nd,nkd->nk", embedding[rows], embedding[near])
-        similarity[rows] = products / (length[rows, None] * length[near])
-    return similarity
+    rows, columns, values = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, np.float32)]
+    for cells, graph in parts:
+        own = np.arange(n)[cells]
+        rows.append(np.repeat(own, graph.indices.shape[1]))
+        columns.append(own[graph.indices].ravel())
+        values.append(graph.similarity.ravel())
+    row, column, value = (np.concatenate(x) for x in (rows, columns, values))
+    return sp.csr_matrix((value, (row, column)), shape=(n, n))
 
 
 def _without_self(indices: Array, similarity: Array) -> tuple[Array, Array]:

@@ -1,14 +1,15 @@
 """From sparse rows of counts to the dense input of the gene level.
 
-What depends only on *which* genes a file has is worked out once per file, from reference
-statistics that the bundle carries (:func:`panel_tables`): a closed-form discriminant head on the
-present genes and the imputation of absent ones. Nothing is fitted on the query.
+What depends only on *which* genes a file has is worked out once per file (:class:`Panel`), from
+reference statistics that the bundle carries (:func:`panel_tables`): a closed-form discriminant head
+on the present genes and the imputation of absent ones. Nothing is fitted on the query.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +20,20 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.query.reading import Choice
+
 Array = np.ndarray[Any, Any]
 TARGET_SUM = 1e4
 RESIDUAL_GENES = 128
 """Best-ranked present genes that are compared with a type's profile."""
 LIMIT = 10.0
 """Scaled expression is cut at +- this: in training, in the networks and in the residual."""
+SCALED_STEPS = 12.0
+"""Steps of one standard deviation in which scaled expression is kept, so that a byte holds all of
+it, up to ``LIMIT``."""
+RESIDUAL_NOISE = 0.3
+"""Added to the spread of a gene within types, so that none decides by being still."""
 
 
 def panel_tables(
@@ -243,3 +252,88 @@ class Densifier:
             foreign = self.mostly_foreign(rows)
             panel[foreign], totals[foreign] = 0, 0
         return np.ascontiguousarray(panel[:, :-1]), totals.astype(np.float32)[:, None]
+
+
+def within_spread(statistics: Mapping[str, Array], genes: Array) -> Array:
+    """Return the standard deviation of some genes within types, and a little noise.
+
+    Parameters
+    ----------
+    statistics
+        Tables of ``statistics.npz``, genes in rank order.
+    genes
+        (g,) positions.
+    """
+    factors, rest = statistics["within_factors"][genes], statistics["within_residual"][genes]
+    spread: Array = np.sqrt((factors**2).sum(axis=1) + rest) + RESIDUAL_NOISE
+    return spread
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The genes of one file in one model.
+
+    Attributes
+    ----------
+    genes
+        (k,) positions of the panel's genes among the reference genes, in rank order.
+    symbols
+        Their symbols.
+    tables
+        What :func:`panel_tables` says of them: inputs of the gene level.
+    densify
+        Turns rows of the file into counts (n, k) and totals (n, 1).
+    statistics
+        Tables of the model, of all its genes.
+    """
+
+    genes: Array
+    symbols: list[str]
+    tables: dict[str, Array]
+    densify: Densifier
+    statistics: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, bundle: ModelBundle, choice: Choice) -> Panel:
+        """Work out the panel of a model for what is read of a file."""
+        spec, statistics, match = bundle.spec, bundle.statistics, choice.genes
+        genes, tables = panel_tables(
+            statistics,
+            match.present,
+            net_genes=spec.gene_level.net_genes,
+            panel_genes=spec.preprocessing.panel_genes,
+        )
+        densify = Densifier.make(
+            match.reference_index,
+            statistics["gene_share"],
+            genes,
+            choice.verdict.state,
+            base=choice.verdict.base,
+            target_sum=choice.target_sum,
+            foreign=match.foreign,
+        )
+        symbols = [bundle.gene_symbols[i] for i in genes]
+        return cls(genes, symbols, tables, densify, statistics)
+
+    @property
+    def n_scaled(self) -> int:
+        """Number of its first genes, which the residual compares with a type's profile."""
+        return min(RESIDUAL_GENES, len(self.genes))
+
+    def scale(self, counts: Array, totals: Array) -> Array:
+        """Return scaled expression (n, n_scaled) of the first genes, in :data:`SCALED_STEPS`."""
+        first = slice(self.n_scaled)
+        mean, scale = self.tables["gene_mean"][first], self.tables["gene_scale"][first]
+        shown = np.log1p(counts[:, first] * (TARGET_SUM / np.maximum(totals, 1.0)))
+        scaled = np.clip((shown - mean) / scale, -LIMIT, LIMIT)
+        return np.rint(scaled * SCALED_STEPS).astype(np.int8)
+
+    @cached_property
+    def profile(self) -> tuple[Array, Array]:
+        """What :meth:`scale` gives for each type, (c, n_scaled), and its spread (n_scaled,)."""
+        first = self.genes[: self.n_scaled]
+        mean, spread = (
+            self.statistics["class_mean"][:, first],
+            within_spread(self.statistics, first),
+        )
+        return mean * SCALED_STEPS, spread * SCALED_STEPS

@@ -32,6 +32,8 @@ MakeSession = Callable[[str, bytes], Any]
 """Takes a graph's file name and bytes and gives an ``onnxruntime.InferenceSession``."""
 _creating = threading.Lock()
 """Held while a session is created: onnxruntime's first one sets up what all share."""
+_searching = threading.Lock()
+"""Held while the one session of a runtime's searches is looked up or created."""
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -171,7 +173,7 @@ def _try_cuda(threads: int) -> Runtime:
     """Return the first GPU if it runs the smallest graph, else the CPU and why."""
     gpu = Runtime("cuda", 0, threads)
     try:
-        Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), gpu)
+        search_session(gpu)
     except DeviceError:
         note = (
             "a GPU is there and CUDA does not load, so the CPU was used; run: pip install "
@@ -311,3 +313,20 @@ class Session:
                 return tuple(binding.copy_outputs_to_cpu())
 
         return run
+
+
+def search_session(runtime: Runtime) -> Session:
+    """Return the session of ``knn.onnx``; a process opens one for each runtime.
+
+    Raises
+    ------
+    DeviceError
+        As :class:`Session`; the next call tries again.
+    """
+    with _searching:
+        return _open_search(runtime)
+
+
+@cache
+def _open_search(runtime: Runtime) -> Session:
+    return Session(files("scbignn_infer").joinpath("knn.onnx").read_bytes(), runtime)

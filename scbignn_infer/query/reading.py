@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.network.panel import TARGET_SUM, Densifier
+from scbignn_infer.network.panel import TARGET_SUM, Densifier, Panel
 from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.query.joined import SAMPLE, shown_genes, silent_genes
 from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
@@ -49,6 +50,8 @@ class Choice:
         What each candidate holds.
     genes
         Join of its genes with the model's.
+    bundle
+        The model.
     target_sum
         Total that each cell had before it was cut, where the matrix is a cut of log-values.
     passed_over
@@ -58,6 +61,7 @@ class Choice:
     matrix: str
     verdicts: dict[str, Verdict]
     genes: GeneMatch
+    bundle: ModelBundle = field(repr=False)
     target_sum: float = TARGET_SUM
     passed_over: dict[str, str] = field(default_factory=dict)
 
@@ -65,6 +69,11 @@ class Choice:
     def verdict(self) -> Verdict:
         """What the chosen matrix holds."""
         return self.verdicts[self.matrix]
+
+    @cached_property
+    def panel(self) -> Panel:
+        """Its genes in the model, worked out when they are first asked for."""
+        return Panel.of(self.bundle, self)
 
     @property
     def doubt(self) -> str:
@@ -149,10 +158,10 @@ def choose(
     wanted = genes or model_genes(bundle)
     matrix, match, rivals = join(query, wanted, reading, verdicts)
     refuse(query, matrix, match, wanted, reading)
-    choice = Choice(matrix, verdicts, match, passed_over=rivals)
+    choice = Choice(matrix, verdicts, match, bundle, passed_over=rivals)
     if choice.verdict.state != "log1p-cut":
         return choice
-    return replace(choice, target_sum=_target_sum(query, bundle, choice))
+    return replace(choice, target_sum=_target_sum(query, choice))
 
 
 def refuse(
@@ -227,13 +236,21 @@ def join(
     return matrix, matches[matrix], passed_over(verdicts, n_genes)
 
 
-def _target_sum(query: Query, bundle: ModelBundle, choice: Choice) -> float:
+def batches_of(query: Query, key: str | None) -> list[Array]:
+    """Return the cells of each value of a column of ``obs``, none without a column."""
+    if key is None:
+        return []
+    _, codes = np.unique(np.array(query.obs_column(key), dtype=object), return_inverse=True)
+    return [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+
+
+def _target_sum(query: Query, choice: Choice) -> float:
     """Estimate to which total log-values were scaled before most genes were cut away.
 
     The shared genes' part of it is known, and which part they are of the reference's counts.
     Where that is near 10,000, it is taken to be that; other bases than e have no usual total.
     """
-    share = bundle.statistics["gene_share"]
+    share = choice.bundle.statistics["gene_share"]
     nothing = np.zeros(0, np.int64)
     densify = Densifier.make(
         choice.genes.reference_index,

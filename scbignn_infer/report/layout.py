@@ -59,9 +59,9 @@ def _umap(embedding: Array, start: Array, runtime: Runtime, seed: int) -> Array:
             from umap import UMAP
     except ImportError:
         raise MissingExtraError("umap", extra="report", purpose="the map of the report") from None
-    indices, similarity, _ = build_graph(embedding, N_NEIGHBORS, runtime=runtime, seed=seed)
-    own = np.arange(len(embedding))[:, None]
-    near = np.column_stack([own, indices]), np.column_stack([0 * similarity[:, :1], 1 - similarity])
+    graph = build_graph(embedding, N_NEIGHBORS, runtime=runtime, seed=seed)
+    own, distance = np.arange(len(embedding))[:, None], 1 - graph.similarity
+    near = np.column_stack([own, graph.indices]), np.column_stack([0 * distance[:, :1], distance])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it works on one thread, which a seed asks for
         model = UMAP(

@@ -61,8 +61,7 @@ def express(
         The model, the cells, what of them was read, what was found, and the groups of types.
     """
     labels = list(annotation.counts())
-    panel = annotator.panel_symbols(choice)
-    place = {symbol: i for i, symbol in enumerate(panel)}
+    place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
     bundle = annotator.bundle
     carriers = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
     genes: list[str] = []
@@ -79,9 +78,9 @@ def express(
     code = {label: i for i, label in enumerate(labels)}
     codes = np.array([code[label] for label in annotation.labels])
     total, some = np.zeros((2, len(labels), len(genes)))
-    start, densify = 0, annotator.densifier(choice)
+    start = 0
     for block in query.blocks(choice.matrix, READ_CELLS):
-        counts, totals = densify(block)
+        counts, totals = choice.panel.densify(block)
         shown = np.log1p(counts[:, columns] * (TARGET_SUM / np.maximum(totals, 1)))
         rows = codes[start : start + len(shown)]
         np.add.at(total, rows, shown)

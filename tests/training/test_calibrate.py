@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from scbignn_infer.annotation.scores import novelty_quantile
+from scbignn_infer.network.bank import novelty_quantile
 from scbignn_training.calibrate import (
     calibration,
     distance_quantiles,

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 import scbignn_infer
 from scbignn_infer.errors import BundleError
 from scbignn_infer.model import onnx_graph
-from scbignn_infer.network.neighbors import GROUP, unit_rows
+from scbignn_infer.network.exact import GROUP, unit_rows
 from scbignn_infer.network.panel import LIMIT
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_training import export

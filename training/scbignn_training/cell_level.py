@@ -90,10 +90,10 @@ def make_graph(
 ) -> CellGraph:
     """Build the graph of some cells as the runtime does."""
     runtime = choose_runtime("cpu", torch.get_num_threads())
-    indices, similarity, _ = build_graph(
+    found = build_graph(
         embedding.numpy(), settings.n_neighbors, runtime=runtime, seed=settings.seed
     )
-    graph = torch.from_numpy(indices), torch.from_numpy(similarity)
+    graph = torch.from_numpy(found.indices), torch.from_numpy(found.similarity)
     return CellGraph(embedding, gene_logits, *graph, targets)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.annotation.scores import smooth, within_spread
-from scbignn_infer.network.panel import RESIDUAL_GENES
+from scbignn_infer.annotation.scores import smooth
+from scbignn_infer.network.panel import RESIDUAL_GENES, within_spread
 from scbignn_training.augment import views
 from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature

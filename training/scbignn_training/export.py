@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from scbignn_infer.errors import BundleError
-from scbignn_infer.network.neighbors import GROUP
+from scbignn_infer.network.exact import GROUP
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_training.cell_level import CellStep
 from scbignn_training.gene_level import Tables
