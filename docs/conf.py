@@ -59,9 +59,9 @@ nitpick_ignore_regex = [
     # Parts of signatures that are described where they are used.
     (
         r"py:class",
-        r"(Array|Choice|Device|Estimate|FileQuery|GraphKind|MakeSession|Orientation|Progress"
-        r"|Provenance|Query)",
+        r"(Array|Choice|Device|Estimate|FileQuery|GraphKind|MakeSession|Orientation|Progress|Query)",
     ),
+    (r"py:class", r"Provenance"),
     (r"py:.*", r"(choose_model|scbignn_infer\.query\.gene_match\.MIN_COVERAGE)"),
 ]
 
