@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import matplotlib.image
@@ -12,10 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner
 
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
 from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
@@ -151,59 +150,68 @@ def test_cells_that_are_not_there_or_empty_are_refused(
         explain_cells(annotator, AnnDataQuery(blank), [blank.obs_names[3]])
 
 
-def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(main, ["explain", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.stderr
+@pytest.fixture
+def explain(run: Any) -> Any:
+    """Return a function that runs ``explain``, and gives what it says."""
+
+    def explain(*arguments: object, code: int = 0) -> str:
+        done = run("explain", *arguments, code=code)
+        return done.stdout if code == 0 else done.stderr
+
+    return explain
 
 
-def test_the_command_explains_models_and_cells(islets: ad.AnnData, tmp_path: Path) -> None:
-    text = run("human-pancreas")
+def test_the_command_explains_models_and_cells(
+    explain: Any, islets: ad.AnnData, tmp_path: Path
+) -> None:
+    text = explain("human-pancreas")
     assert "INS" in text
     assert "alpha" in text
-    one = json.loads(run("human-pancreas", "--cell-type", "beta", "--json"))["types"]
+    one = json.loads(explain("human-pancreas", "--cell-type", "beta", "--json"))["types"]
     assert list(one) == ["beta"]
     assert {"genes", "pairs"} == set(one["beta"])
     weights = {g["symbol"]: g["weight"] for g in one["beta"]["genes"]}
     assert weights["INS"] > 0 > weights["TYROBP"]
     assert "by their absence" in text
     assert "TYROBP -0.07" in text
-    assert "no type 'gut'" in run("human-pancreas", "--cell-type", "gut", code=1)
+    assert "no type 'gut'" in explain("human-pancreas", "--cell-type", "gut", code=1)
     islets.write_h5ad(tmp_path / "q.h5ad")
     cells = ",".join(islets.obs_names[:2])
-    text = run(tmp_path / "q.h5ad", "--cells", cells, "-m", "human-pancreas")
+    text = explain(tmp_path / "q.h5ad", "--cells", cells, "-m", "human-pancreas")
     for word in ("gene level", "cell level", "neighbours", "present", islets.obs_names[1]):
         assert word in text
-    found = json.loads(run(tmp_path / "q.h5ad", "--cells", cells, "--json"))
+    found = json.loads(explain(tmp_path / "q.h5ad", "--cells", cells, "--json"))
     assert found["model"] == "human-pancreas"
     assert [c["cell"] for c in found["cells"]] == list(islets.obs_names[:2])
-    assert "no model named" in run("nothing", code=1)
+    assert "no model named" in explain("nothing", code=1)
 
 
-def test_explanations_are_drawn_and_listed(islets: ad.AnnData, tmp_path: Path) -> None:
-    run("human-pancreas", "-o", tmp_path / "m.png")
+def test_explanations_are_drawn_and_listed(
+    explain: Any, islets: ad.AnnData, tmp_path: Path
+) -> None:
+    explain("human-pancreas", "-o", tmp_path / "m.png")
     picture = matplotlib.image.imread(tmp_path / "m.png")
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10  # not an empty page
-    run("human-pancreas", "-o", tmp_path / "m.csv")
+    explain("human-pancreas", "-o", tmp_path / "m.csv")
     listed = pd.read_csv(tmp_path / "m.csv")
     beta = listed[listed["cell_type"] == "beta"].set_index("gene")["weight"]
     assert beta.index[0] in ("INS", "IAPP")
     assert beta["INS"] > 0 > beta["TYROBP"]
     islets.write_h5ad(tmp_path / "q.h5ad")
     why = [tmp_path / "q.h5ad", "--cells", islets.obs_names[0], "-m", "human-pancreas", "-o"]
-    run(*why, tmp_path / "c.png")
+    explain(*why, tmp_path / "c.png")
     assert matplotlib.image.imread(tmp_path / "c.png").shape[0] > 200
-    run(*why, tmp_path / "c.tsv")
+    explain(*why, tmp_path / "c.tsv")
     effects = pd.read_csv(tmp_path / "c.tsv", sep="\t")["log_odds"]
     assert effects.max() > 0 > effects.min()
-    assert "c.png exists" in run(*why, tmp_path / "c.png", code=1)
-    assert ".png" in run(*why, tmp_path / "c.pdf", code=1)
+    assert "c.png exists" in explain(*why, tmp_path / "c.png", code=1)
+    assert ".png" in explain(*why, tmp_path / "c.pdf", code=1)
 
 
 def test_a_picture_without_its_extra_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    explain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "'matplotlib>=" in run("human-pbmc", "-o", tmp_path / "m.png", code=1)
+    assert "'matplotlib>=" in explain("human-pbmc", "-o", tmp_path / "m.png", code=1)
     assert not any(tmp_path.iterdir())
