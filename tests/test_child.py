@@ -201,7 +201,7 @@ class TestTimeLimit:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(apart, "_label", faults.label_and_hang)
+        monkeypatch.setattr(apart, "Child", faults.HangingChild)
         command = ["annotate", example, "-o", tmp_path / "o.h5ad", "--time-limit", 3]
         (line,) = run(*command, code=1).stderr.splitlines()
         assert line.startswith(f"error: {example} was not labelled within 3 seconds; expected")
@@ -227,7 +227,7 @@ class TestTimeLimit:
             import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
             import faults
             from scbignn_infer import apart
-            apart._label = faults.label_and_hang
+            apart.Child = faults.HangingChild
         """
         command = ["annotate", example, "-o", tmp_path / "o.h5ad", "--time-limit", 600]
         process = start(*command, first=first)

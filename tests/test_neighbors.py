@@ -141,8 +141,17 @@ def test_exact_search_imports_no_numba() -> None:
 
 
 def test_only_what_needs_pynndescent_compiles_it_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynndescent
+
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(neighbors, "_descend", lambda unit, *rest: asked.append(unit.shape))
+
+    class Noted:
+        neighbor_graph = np.zeros((1, 17), np.int64), None
+
+        def __init__(self, data: np.ndarray, **settings: object) -> None:
+            asked.append(data.shape)
+
+    monkeypatch.setattr(pynndescent, "NNDescent", Noted)
     neighbors.compile_ahead(1000, 16, runtime=CPU, exact_max_cells=1000)
     assert not asked
     neighbors.compile_ahead(1001, 16, runtime=CPU, exact_max_cells=1000)

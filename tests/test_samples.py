@@ -309,10 +309,10 @@ class TestOneProcess:
     def test_without_locks_a_run_says_so_and_leaves_what_others_write(
         self, run: Any, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def no_locks(descriptor: int) -> None:
+        def no_locks(descriptor: int, how: int) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        monkeypatch.setattr("scbignn_infer.batch.manifest._lock", no_locks)
+        monkeypatch.setattr("fcntl.flock", no_locks)
         other = tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp"
         other.write_bytes(b"perhaps at work")
         done = run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--json")
