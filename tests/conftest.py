@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
+import textwrap
+import time
 import types
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Threads of BLAS that wait for one another take nine times the processor on small matrices.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import anndata as ad
 import h5py
@@ -18,14 +27,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from click.testing import CliRunner
 from scipy.io import mmwrite
 
+from scbignn_infer.cli import main
 from scbignn_infer.model import bundle as records
 from scbignn_infer.model import onnx_graph
 from scbignn_infer.model.bundle import read_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from click.testing import Result
 
     from scbignn_infer.model.bundle import ModelBundle
 
@@ -62,6 +75,75 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Result]:
+    """Return a function that runs the command line in this process.
+
+    It must end with ``code`` (None: 0 or 1). Where that is 1, the last of ``lines`` lines on
+    stderr is the error (None: of any number). No exception but ``bug`` may leave it.
+    """
+
+    def run(
+        *arguments: object,
+        code: int | None = 0,
+        lines: int | None = 1,
+        bug: type[Exception] | None = None,
+    ) -> Result:
+        done = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert done.exit_code in ((0, 1) if code is None else (code,)), done.output
+        assert isinstance(done.exception, bug or (type(None), SystemExit)), done.exc_info
+        if done.exit_code == 1 and done.stderr:
+            said = done.stderr.splitlines()
+            assert said[-1].startswith("error: ")
+            assert lines in (None, len(said)), done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a function that starts the command line in a process, which ends with the test.
+
+    The process runs ``first`` before, and ignores no signal, as what the shell's ``&`` starts does.
+    """
+    with contextlib.ExitStack() as started:
+
+        def start(*arguments: object, first: str = "", **how: Any) -> subprocess.Popen[str]:
+            program = PROCESS.format(first=textwrap.dedent(first))
+            how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
+            command = [sys.executable, "-c", program, *map(str, arguments)]
+            process = started.enter_context(subprocess.Popen(command, **how))
+            started.callback(process.kill)
+            return process
+
+        yield start
+
+
+PROCESS = """
+import runpy, signal
+from scbignn_infer.cli import running
+for number in running.ENDING: signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+{first}
+runpy.run_module("scbignn_infer.cli", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Return a function that waits until something is true, and fails where it never gets so."""
+
+    def until(true: Callable[[], Any]) -> None:
+        for _ in range(30_000):
+            if true():
+                return
+            time.sleep(0.01)
+        pytest.fail("waited for five minutes in vain")
+
+    return until
 
 
 def proto(*fields: tuple[int, Any]) -> bytes:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.child import HEAD, StoppedError, limit_memory
+from scbignn_infer.child import HEAD, Child, StoppedError, limit_memory
 from scbignn_infer.errors import BundleError, GeneError, MissingExtraError, OutputError
 from scbignn_infer.settings import Settings
 
@@ -167,3 +167,10 @@ def label_and_hang(link: Link, query: Path, target: Path, *more: Any) -> None:
     tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     link.send({"progress": ["inspect", 0, 1]})
     ctypes.PyDLL(None).sleep(1000)
+
+
+class HangingChild(Child):
+    """A child that labels, and hangs."""
+
+    def __init__(self, work: Any, *arguments: Any, **more: Any) -> None:
+        super().__init__(label_and_hang, *arguments, **more)

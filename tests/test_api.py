@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner
 
 import scbignn_infer
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.output.h5ad import Slots, write_new_h5ad
 from scbignn_infer.query.readers import AnnDataQuery, open_query
@@ -119,22 +117,21 @@ def test_x_is_no_layer(adata):
     assert AnnDataQuery(adata).matrices() == ["X", "layers/log1p", "raw"]
 
 
-def test_counts_in_obsm_are_named(cells, tmp_path):
+def test_counts_in_obsm_are_named(run, cells, tmp_path):
     adata = ad.AnnData(obs=cells.obs.copy(), var=cells.var.copy())
     adata.obsm["X_pca"], adata.obsm["counts"] = np.ones((60, 3)), sp.csr_matrix(cells.X)
     message = r"but obsm\['counts'\] with 765 columns.*adata.layers\['counts'\] = adata.obsm"
     with pytest.raises(InputError, match=message):
         label(adata)
     adata.write_h5ad(tmp_path / "a.h5ad")
-    done = CliRunner().invoke(main, ["annotate", str(tmp_path / "a.h5ad"), "-m", "human-pbmc"])
-    assert done.exit_code != 0
+    done = run("annotate", tmp_path / "a.h5ad", "-m", "human-pbmc", code=1)
     assert "obsm['counts']" in done.output
     adata.layers["counts"] = adata.obsm["counts"]
     label(adata)
     assert adata.uns["scbignn"]["matrix"]["name"] == "layers/counts"
 
 
-def test_repeated_names_are_remarked_on_and_kept(cells, tmp_path):
+def test_repeated_names_are_remarked_on_and_kept(run, cells, tmp_path):
     adata = cells.copy()
     adata.obs_names = ["one", "one", *adata.obs_names[2:]]
     with warnings.catch_warnings(record=True) as caught:
@@ -145,9 +142,7 @@ def test_repeated_names_are_remarked_on_and_kept(cells, tmp_path):
     adata.to_df().to_csv(tmp_path / "a.csv")
     options = ["-m", "human-pbmc", "--device", "cpu", "--threads", "1", "-o"]
     for name in ("a.h5ad", "a.tsv"):
-        command = ["annotate", str(tmp_path / "a.csv"), *options, str(tmp_path / name)]
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 0, done.output
+        done = run("annotate", tmp_path / "a.csv", *options, tmp_path / name)
         assert said in " ".join(done.output.split())
     assert list(pd.read_csv(tmp_path / "a.tsv", sep="\t")["cell"]) == list(adata.obs_names)
     with warnings.catch_warnings():
@@ -206,7 +201,7 @@ def test_a_new_file_has_strings_that_every_reader_knows(tmp_path):
     np.testing.assert_array_equal(again.uns["deep"]["numbers"], np.arange(3))
 
 
-def test_a_store_with_nullable_strings_is_labelled_and_written(cells, tmp_path):
+def test_a_store_with_nullable_strings_is_labelled_and_written(run, cells, tmp_path):
     adata = cells.copy()
     adata.obs["donor"] = pd.array(["a", None] * 30, dtype="string")
     adata.obs_names = pd.Index(adata.obs_names, dtype="string")
@@ -216,17 +211,15 @@ def test_a_store_with_nullable_strings_is_labelled_and_written(cells, tmp_path):
     with open_query(tmp_path / "a.zarr") as query:
         assert query.cell_names() == list(cells.obs_names)
     options = ["-m", "human-pbmc", "--device", "cpu", "--threads", "1"]
-    done = CliRunner().invoke(main, ["annotate", str(tmp_path / "a.zarr"), *options])
-    assert done.exit_code == 0, done.output
+    run("annotate", tmp_path / "a.zarr", *options)
     check_plain(tmp_path / "a.scbignn.h5ad")
     assert list(ad.read_h5ad(tmp_path / "a.scbignn.h5ad").obs["donor"].isna()) == [False, True] * 30
 
 
-def test_slots_in_a_copy_have_plain_strings(example, tmp_path):
+def test_slots_in_a_copy_have_plain_strings(run, example, tmp_path):
     options = ["-m", "human-pbmc", "--device", "cpu", "--threads", "1", "-o"]
     out = tmp_path / "b.h5ad"
-    done = CliRunner().invoke(main, ["annotate", str(example), *options, str(out)])
-    assert done.exit_code == 0, done.output
+    run("annotate", example, *options, out)
     new = encodings(out).items() - encodings(example).items()
     assert "uns/scbignn/cell_types" in dict(new)
     assert not [name for name, kind in new if kind and kind.startswith("nullable")]

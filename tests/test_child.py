@@ -6,23 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
 
 from scbignn_infer import apart, child, label_file
 from scbignn_infer.child import Bounds, Child, LostError
-from scbignn_infer.cli import main
 from scbignn_infer.errors import GeneError, InputError, MissingExtraError, ScBiGNNError
 from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
@@ -36,13 +32,6 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import faults
 
     return faults
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def lives(pid: int) -> bool:
@@ -80,7 +69,7 @@ def test_what_is_not_wanted_any_more_ends_at_its_next_step(faults: ModuleType) -
 
 @linux
 def test_whatever_it_does_it_is_ended_and_nothing_is_left(
-    faults: ModuleType, tmp_path: Path
+    until: Any, faults: ModuleType, tmp_path: Path
 ) -> None:
     """The interpreter's lock is held, as HDF5 holds it: no signal handler and no thread runs."""
     found = Child(faults.hang, tmp_path)
@@ -106,7 +95,7 @@ def test_who_waits_for_it_hears_of_its_end(faults: ModuleType) -> None:
 
 
 @linux
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent(until: Any, tmp_path: Path) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
@@ -208,16 +197,15 @@ class TestTimeLimit:
 
     def test_a_hang_ends_in_one_line_and_leaves_nothing(
         self,
+        run: Any,
         faults: ModuleType,
         example: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(apart, "_label", faults.label_and_hang)
-        command = ["annotate", str(example), "-o", str(tmp_path / "o.h5ad"), "--time-limit", "3"]
-        done = CliRunner().invoke(main, command)
-        assert done.exit_code == 1
-        (line,) = done.stderr.splitlines()
+        monkeypatch.setattr(apart, "Child", faults.HangingChild)
+        command = ["annotate", example, "-o", tmp_path / "o.h5ad", "--time-limit", 3]
+        (line,) = run(*command, code=1).stderr.splitlines()
         assert line.startswith(f"error: {example} was not labelled within 3 seconds; expected")
         assert not list(tmp_path.iterdir())
 
@@ -235,27 +223,19 @@ class TestTimeLimit:
     @linux
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_it_and_leaves_nothing(
-        self, example: Path, tmp_path: Path, number: int
+        self, start: Any, until: Any, example: Path, tmp_path: Path, number: int
     ) -> None:
-        code = (
-            f"import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "import faults\n"
-            "from scbignn_infer import apart\n"
-            "from scbignn_infer.cli import main\n"
-            "apart._label = faults.label_and_hang\n"
-            "main(sys.argv[1:])\n"
-        )
-        command = ["annotate", str(example), "-o", str(tmp_path / "o.h5ad"), "--time-limit", "600"]
-        with subprocess.Popen(
-            [sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True
-        ) as process:
-            try:
-                until(lambda: list(tmp_path.iterdir()))
-                process.send_signal(number)
-                assert process.wait(timeout=30) == 128 + number
-            finally:
-                process.kill()
-            assert process.stderr is not None
-            assert "Traceback" not in process.stderr.read()
+        first = f"""
+            import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+            import faults
+            from scbignn_infer import apart
+            apart.Child = faults.HangingChild
+        """
+        command = ["annotate", example, "-o", tmp_path / "o.h5ad", "--time-limit", 600]
+        process = start(*command, first=first)
+        until(lambda: list(tmp_path.iterdir()))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert "Traceback" not in err
         assert not list(tmp_path.iterdir())

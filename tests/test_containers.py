@@ -18,10 +18,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata.io import write_elem
-from click.testing import CliRunner
 from scipy.io import mmwrite
 
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.query.readers import open_query
 from scbignn_infer.query.readers.folders import LAYOUTS
@@ -150,18 +148,16 @@ def test_damaged_modalities_are_one_line(tmp_path):
         open_query(path)
 
 
-def test_a_modality_is_labelled_and_written_as_a_file_of_its_own(tmp_path, example):
+def test_a_modality_is_labelled_and_written_as_a_file_of_its_own(run, tmp_path, example):
     cells = ad.read_h5ad(example)[:60].copy()
     proteins = ad.AnnData(np.ones((60, 2), np.float32), obs=pd.DataFrame(index=cells.obs_names))
     path = write_container(tmp_path / "a.h5mu", "mod", {"prot": proteins, "rna": cells})
     options = ["-m", "human-pbmc", "--device", "cpu", "--threads", "1", "--modality", "rna"]
-    done = CliRunner().invoke(main, ["annotate", str(path), *options])
-    assert done.exit_code == 0, done.output
+    run("annotate", path, *options)
     labelled = ad.read_h5ad(tmp_path / "a.scbignn.h5ad")
     assert list(labelled.obs_names) == list(cells.obs_names)
     assert "scbignn_cell_type" in labelled.obs
-    done = CliRunner().invoke(main, ["annotate", str(path), "--in-place", *options])
-    assert done.exit_code != 0
+    done = run("annotate", path, "--in-place", *options, code=1)
     assert "no .h5ad file" in done.output
 
 

@@ -22,9 +22,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner
-
-from scbignn_infer.cli import main
 
 FIXTURE = Path(__file__).resolve().parent / "data" / "pancreas400.h5ad"
 MODEL = "human-pancreas"
@@ -43,23 +40,27 @@ def cells() -> ad.AnnData:
     )
 
 
-def annotate(path: Path, folder: Path, *options: str) -> tuple[int, str, pd.DataFrame | None]:
-    """Return exit code, stderr and the table of labels; a failure must be one line."""
-    output = folder / "labels.csv"
-    arguments = ["annotate", str(path), "-m", MODEL, "--threads", "1", "-q", "-o", str(output)]
-    done = CliRunner().invoke(main, [*arguments, *options])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
-    if done.exit_code:
-        assert done.exit_code == 1
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert not output.exists()
-        return 1, done.stderr, None
-    return 0, done.stderr, pd.read_csv(output, index_col=0, keep_default_na=False)
+@pytest.fixture(scope="session")
+def annotate(run: Any) -> Any:
+    """Return a function that gives exit code, stderr and the table of labels of a file."""
+
+    def annotate(path: Path, folder: Path) -> tuple[int, str, pd.DataFrame | None]:
+        output = folder / "labels.csv"
+        options = ["-m", MODEL, "--threads", "1", "-q", "-o", output]
+        done = run("annotate", path, *options, code=None)
+        if done.exit_code:
+            assert done.stderr
+            assert not output.exists()
+            return 1, done.stderr, None
+        return 0, done.stderr, pd.read_csv(output, index_col=0, keep_default_na=False)
+
+    return annotate
 
 
 @pytest.fixture(scope="module")
-def plain(cells: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+def plain(
+    annotate: Any, cells: ad.AnnData, tmp_path_factory: pytest.TempPathFactory
+) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("plain")
     cells.write_h5ad(folder / "q.h5ad")
     _, _, labels = annotate(folder / "q.h5ad", folder)
@@ -387,7 +388,7 @@ BROKEN: dict[str, File] = {
 
 @pytest.mark.parametrize("name", list(ODD))
 def test_odd_files_get_their_labels(
-    name: str, cells: ad.AnnData, plain: pd.DataFrame, tmp_path: Path
+    annotate: Any, name: str, cells: ad.AnnData, plain: pd.DataFrame, tmp_path: Path
 ) -> None:
     file = ODD[name]
     path = file.build(cells.copy(), tmp_path / "q.h5ad") or tmp_path / "q.h5ad"
@@ -403,7 +404,9 @@ def test_odd_files_get_their_labels(
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
-def test_broken_files_end_in_one_line(name: str, cells: ad.AnnData, tmp_path: Path) -> None:
+def test_broken_files_end_in_one_line(
+    annotate: Any, name: str, cells: ad.AnnData, tmp_path: Path
+) -> None:
     file = BROKEN[name]
     path = file.build(cells.copy(), tmp_path / "q.h5ad") or tmp_path / "q.h5ad"
     code, message, _ = annotate(path, tmp_path)
@@ -413,7 +416,9 @@ def test_broken_files_end_in_one_line(name: str, cells: ad.AnnData, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read anything")
-def test_a_file_that_may_not_be_read_is_one_line(cells: ad.AnnData, tmp_path: Path) -> None:
+def test_a_file_that_may_not_be_read_is_one_line(
+    annotate: Any, cells: ad.AnnData, tmp_path: Path
+) -> None:
     not_readable(cells.copy(), tmp_path / "q.h5ad")
     _, message, _ = annotate(tmp_path / "q.h5ad", tmp_path)
     assert "cannot read" in message

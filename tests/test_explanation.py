@@ -13,10 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner
 
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells, gene_effects
 from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
@@ -177,41 +175,48 @@ def test_cells_that_are_not_there_or_empty_are_refused(
 MODEL = ("models", "explain", "human-pancreas")
 
 
-def run(*arguments: object, code: int = 0) -> str:
-    done = CliRunner().invoke(main, list(map(str, arguments)))
-    assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.stderr
+@pytest.fixture
+def said(run: Any) -> Any:
+    """Return a function that runs a command and gives what it says."""
+
+    def said(*arguments: object, code: int = 0) -> str:
+        done = run(*arguments, code=code)
+        return done.stdout if code == 0 else done.stderr
+
+    return said
 
 
-def test_the_command_explains_models_and_cells(islets: ad.AnnData, tmp_path: Path) -> None:
-    text = run(*MODEL)
+def test_the_command_explains_models_and_cells(
+    said: Any, islets: ad.AnnData, tmp_path: Path
+) -> None:
+    text = said(*MODEL)
     assert "INS" in text
     assert "alpha" in text
-    one = json.loads(run(*MODEL, "--cell-type", "beta", "--json"))["types"]
+    one = json.loads(said(*MODEL, "--cell-type", "beta", "--json"))["types"]
     assert list(one) == ["beta"]
     assert {"genes", "pairs"} == set(one["beta"])
     weights = {g["symbol"]: g["weight"] for g in one["beta"]["genes"]}
     assert weights["INS"] > 0 > weights["TYROBP"]
     assert "by their absence" in text
     assert "TYROBP -0.07" in text
-    assert "no type 'gut'" in run(*MODEL, "--cell-type", "gut", code=1)
+    assert "no type 'gut'" in said(*MODEL, "--cell-type", "gut", code=1)
     islets.write_h5ad(tmp_path / "q.h5ad")
     cells = ",".join(islets.obs_names[:2])
-    text = run("explain", tmp_path / "q.h5ad", "--cells", cells, "-m", "human-pancreas")
+    text = said("explain", tmp_path / "q.h5ad", "--cells", cells, "-m", "human-pancreas")
     for word in ("gene level", "cell level", "neighbours", "present", islets.obs_names[1]):
         assert word in text
-    found = json.loads(run("explain", tmp_path / "q.h5ad", "--cells", cells, "--json"))
+    found = json.loads(said("explain", tmp_path / "q.h5ad", "--cells", cells, "--json"))
     assert found["model"] == "human-pancreas"
     assert [c["cell"] for c in found["cells"]] == list(islets.obs_names[:2])
-    assert "no model named" in run("models", "explain", "nothing", code=1)
+    assert "no model named" in said("models", "explain", "nothing", code=1)
 
 
-def test_explanations_are_drawn_and_listed(islets: ad.AnnData, tmp_path: Path) -> None:
-    run(*MODEL, "-o", tmp_path / "m.png")
+def test_explanations_are_drawn_and_listed(said: Any, islets: ad.AnnData, tmp_path: Path) -> None:
+    said(*MODEL, "-o", tmp_path / "m.png")
     picture = matplotlib.image.imread(tmp_path / "m.png")
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 10  # not an empty page
-    run(*MODEL, "-o", tmp_path / "m.csv")
+    said(*MODEL, "-o", tmp_path / "m.csv")
     listed = pd.read_csv(tmp_path / "m.csv")
     beta = listed[listed["cell_type"] == "beta"].set_index("gene")["weight"]
     assert beta.index[0] in ("INS", "IAPP")
@@ -219,26 +224,26 @@ def test_explanations_are_drawn_and_listed(islets: ad.AnnData, tmp_path: Path) -
     islets.write_h5ad(tmp_path / "q.h5ad")
     cell = islets.obs_names[0]
     why = ["explain", tmp_path / "q.h5ad", "--cells", cell, "-m", "human-pancreas", "-o"]
-    run(*why, tmp_path / "c.png")
+    said(*why, tmp_path / "c.png")
     assert matplotlib.image.imread(tmp_path / "c.png").shape[0] > 200
-    run(*why, tmp_path / "c.tsv")
+    said(*why, tmp_path / "c.tsv")
     effects = pd.read_csv(tmp_path / "c.tsv", sep="\t")["log_odds"]
     assert effects.max() > 0 > effects.min()
-    assert "c.png exists" in run(*why, tmp_path / "c.png", code=1)
-    assert ".png" in run(*why, tmp_path / "c.pdf", code=1)
+    assert "c.png exists" in said(*why, tmp_path / "c.png", code=1)
+    assert ".png" in said(*why, tmp_path / "c.pdf", code=1)
 
 
 def test_a_picture_without_its_extra_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    explain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "'matplotlib>=" in run(
+    assert "'matplotlib>=" in said(
         "models", "explain", "human-pbmc", "-o", tmp_path / "m.png", code=1
     )
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("old", [["human-pbmc"], ["human-pbmc", "--cell-type", "NK"]])
-def test_what_was_once_explain_of_a_model_is_refused(old: list[str]) -> None:
-    *_, line = run("explain", *old, code=2).splitlines()
+def test_what_was_once_explain_of_a_model_is_refused(said: Any, old: list[str]) -> None:
+    *_, line = said("explain", *old, code=2).splitlines()
     assert "for a model write: scbignn-infer models explain NAME" in line

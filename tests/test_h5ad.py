@@ -120,7 +120,7 @@ def test_an_object_gets_the_same_slots(adata, values):
 
 def test_a_failed_write_leaves_input_and_folder_as_they_were(h5ad, values, tmp_path, monkeypatch):
     before = h5ad.read_bytes()
-    monkeypatch.setattr(writers, "_copy", full_disk)
+    monkeypatch.setattr(os, "copy_file_range", full_disk, raising=False)
     for target in (h5ad, tmp_path / "out.h5ad"):
         with pytest.raises(OutputError, match="No space left"):
             write_h5ad(h5ad, target, values)
@@ -235,15 +235,21 @@ def test_an_interrupted_write_does_not_wait_until_all_is_written(h5ad, values, t
 
 def test_a_block_that_fails_ends_the_copy_and_leaves_nothing(h5ad, tmp_path, monkeypatch):
     monkeypatch.setattr(writers, "COPY_BYTES", 1)
-    monkeypatch.setattr(os, "copy_file_range", lambda *arguments: time.sleep(0.01) or 1)
-    start = time.perf_counter()
+    copied = []
+
+    def copy_a_byte(*arguments):
+        copied.append(1)
+        time.sleep(0.001)
+        return 1
+
+    monkeypatch.setattr(os, "copy_file_range", copy_a_byte, raising=False)
     with (
         pytest.raises(KeyboardInterrupt),
         atomic.replacing(tmp_path / "out.h5ad") as temporary,
         writers.copying(Identity.of(h5ad), temporary),
     ):
         raise KeyboardInterrupt
-    assert time.perf_counter() - start < 5 < h5ad.stat().st_size * 0.01
+    assert len(copied) < 100 < h5ad.stat().st_size
     assert files(tmp_path) == ["query.h5ad"]
 
 

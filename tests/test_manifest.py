@@ -85,10 +85,10 @@ def test_a_last_line_that_a_kill_cut_short_goes_without_a_word(tmp_path: Path, t
 
 
 def test_without_a_lock_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(descriptor: int) -> None:
+    def no_locks(descriptor: int, how: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(manifest, "_lock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     (tmp_path / MANIFEST).write_bytes(GOOD + GOOD[:30])
     with hold(tmp_path) as book:
         assert "Operation not supported" in book.warnings[0]

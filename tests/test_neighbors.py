@@ -148,8 +148,17 @@ def test_exact_search_imports_no_numba() -> None:
 
 
 def test_only_what_needs_pynndescent_compiles_it_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pynndescent
+
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(descent, "_descend", lambda unit, *rest: asked.append(unit.shape))
+
+    class Noted:
+        neighbor_graph = np.zeros((1, 17), np.int64), None
+
+        def __init__(self, data: np.ndarray, **settings: object) -> None:
+            asked.append(data.shape)
+
+    monkeypatch.setattr(pynndescent, "NNDescent", Noted)
     search_for(neighbors.EXACT_MAX_CELLS).prepare(16, runtime=CPU)
     assert not asked
     search_for(neighbors.EXACT_MAX_CELLS + 1).prepare(16, runtime=CPU)

@@ -7,16 +7,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import pytest
-from click.testing import CliRunner
 
-from scbignn_infer.cli import main
 from scbignn_infer.model import registry
 from scbignn_infer.plain import encodable, visible
 
@@ -29,12 +26,6 @@ STRAY = os.fsdecode(b"caf\xe9")
 NASTY = "x\x1b[31m\x9b2J\r\u202e\u2066\u200f\u2028z"
 PBMC = ["-m", "human-pbmc", "--threads", "1"]
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
-
-
-def run(*arguments: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(main, list(map(str, arguments)))
-    assert done.exit_code == code, done.output
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +80,7 @@ def nasty_model(pbmc_bundle: Any, tmp_path: Path) -> Path:
 
 
 def test_names_in_files_and_models_send_no_commands(
-    cells: Path, nasty_model: Path, tmp_path: Path
+    run: Any, cells: Path, nasty_model: Path, tmp_path: Path
 ) -> None:
     adata = ad.read_h5ad(cells)
     adata.obs_names = [f"{NASTY}{i}" for i in range(adata.n_obs)]
@@ -154,7 +145,7 @@ def failing(tmp_path: Path, cells: Path) -> list[tuple[list[object], int, str]]:
     ]
 
 
-def test_json_says_why_a_command_failed(cells: Path, tmp_path: Path) -> None:
+def test_json_says_why_a_command_failed(run: Any, cells: Path, tmp_path: Path) -> None:
     for arguments, code, found in failing(tmp_path, cells):
         done = run(*arguments, "--json", code=code)
         error = json.loads(done.stdout)["error"]
@@ -168,7 +159,7 @@ def test_json_says_why_a_command_failed(cells: Path, tmp_path: Path) -> None:
 
 
 def test_json_of_what_failed_in_part_says_so_too(
-    cells: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, cells: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (toy / "reference.npz").write_bytes(b"")
     done = run("models", "verify", toy, "human-pbmc", "--json", code=1)
@@ -185,7 +176,7 @@ def test_json_of_what_failed_in_part_says_so_too(
     assert document["error"]["found"].startswith(f"{len(document['problems'])} problem")
 
 
-def test_json_says_what_no_one_thought_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_says_what_no_one_thought_of(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug keeps its traceback, and the disk's errors are one line."""
 
     def raising(error: Exception) -> Callable[[], Any]:
@@ -194,14 +185,15 @@ def test_json_says_what_no_one_thought_of(monkeypatch: pytest.MonkeyPatch) -> No
 
         return models
 
-    def failed(error: Exception) -> tuple[Result, dict[str, str]]:
+    def failed(
+        error: Exception, bug: type[Exception] | None = None
+    ) -> tuple[Result, dict[str, str]]:
         monkeypatch.setattr(registry, "list_models", raising(error))
-        done = run("models", "list", "--json", code=1)
+        done = run("models", "list", "--json", code=1, bug=bug)
         return done, json.loads(done.stdout)["error"]
 
-    done, error = failed(ZeroDivisionError("of a library"))
+    _, error = failed(ZeroDivisionError("of a library"), bug=ZeroDivisionError)
     assert error["found"] == "unexpected ZeroDivisionError: of a library"
-    assert isinstance(done.exception, ZeroDivisionError)
     done, error = failed(OSError(errno.EIO, "Input/output error", "/data/x.h5ad"))
     assert done.stderr == f"error: {error['message']}\n"
     assert "/data/x.h5ad (Input/output error)" in error["found"]
@@ -212,7 +204,7 @@ def test_json_says_what_no_one_thought_of(monkeypatch: pytest.MonkeyPatch) -> No
     assert done.stderr == f"error: {error['message']}\n"
 
 
-def test_warnings_stand_beside_json(cells: Path, tmp_path: Path) -> None:
+def test_warnings_stand_beside_json(run: Any, cells: Path, tmp_path: Path) -> None:
     start = ["annotate", cells, *PBMC, "--overwrite", "--json"]
     done = run(*start, "-o", tmp_path / "o.csv")
     warnings = json.loads(done.stdout)["warnings"]
@@ -228,55 +220,64 @@ def test_warnings_stand_beside_json(cells: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("arguments", ["models list --json", "models list", "--help", "--version"])
-def test_a_full_device_is_one_line(arguments: str) -> None:
-    command = [sys.executable, "-m", "scbignn_infer.cli", *arguments.split()]
+def test_a_full_device_is_one_line(start: Any, arguments: str) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+        process = start(*arguments.split(), stdout=full)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    (line,) = err.splitlines()
     assert line.startswith("error: cannot write to the standard output (No space left on device);")
 
 
 @pytest.mark.parametrize("arguments", ["models list --json", "models list", "--help"])
-def test_a_pipe_that_nobody_reads_ends_the_command_without_a_word(arguments: str) -> None:
+def test_a_pipe_that_nobody_reads_ends_the_command_without_a_word(
+    start: Any, arguments: str
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "scbignn_infer.cli", *arguments.split()]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    process = start(*arguments.split(), stdout=writer)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert process.communicate()[1] == ""
+    assert process.returncode == 1
 
 
-def test_a_closed_stdout_is_told_and_a_closed_stderr_is_no_failure(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m scbignn_infer.cli models show absent"
-    done = subprocess.run(f"{command} >&- --json", shell=True, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: no model named 'absent'")
-    command = f"{sys.executable} -m scbignn_infer.cli models list"
-    done = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "standard output (Bad file descriptor)" in done.stderr
-    done = subprocess.run(f"{command} 2>&-", shell=True, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "human-pbmc" in done.stdout
+def test_a_closed_stdout_is_told_and_a_closed_stderr_is_no_failure(
+    start: Any, tmp_path: Path
+) -> None:
+    def said(closed: int, *arguments: str) -> tuple[int, str, str]:
+        process = start(*arguments, preexec_fn=lambda: os.close(closed))
+        out, err = process.communicate()
+        return process.returncode, out, err
+
+    code, _, err = said(1, "models", "show", "absent", "--json")
+    assert code == 1
+    assert err.startswith("error: no model named 'absent'")
+    code, _, err = said(1, "models", "list")
+    assert code == 1
+    assert "standard output (Bad file descriptor)" in err
+    code, out, _ = said(2, "models", "list")
+    assert code == 0
+    assert "human-pbmc" in out
 
 
-def test_an_encoding_that_lacks_a_character_is_no_failure(cells: Path, tmp_path: Path) -> None:
+def test_an_encoding_that_lacks_a_character_is_no_failure(
+    start: Any, cells: Path, tmp_path: Path
+) -> None:
     query = shutil.copy(cells, tmp_path / "日é.h5ad")
-    done = subprocess.run(
-        [sys.executable, "-m", "scbignn_infer.cli", "inspect", query, "-m", "human-pbmc"],
-        capture_output=True,
-        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
-    )
-    assert done.returncode == 0
-    assert b"\\u65e5\xe9.h5ad" in done.stdout
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    process = start("inspect", query, "-m", "human-pbmc", env=environment, text=False)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert b"\\u65e5\xe9.h5ad" in out
 
 
 # --- file names that are not UTF-8 ---------------------------------------------------------------
 
 
 @only_linux
-def test_file_names_that_are_not_utf_8(cells: Path, pbmc_bundle: Any, tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8(
+    run: Any, cells: Path, pbmc_bundle: Any, tmp_path: Path
+) -> None:
     query = shutil.copy(cells, tmp_path / f"{STRAY}.h5ad")
     model = shutil.copytree(pbmc_bundle.path, tmp_path / STRAY)
     start = ["annotate", query, "-m", model, "--threads", "1", "--json"]
@@ -299,7 +300,7 @@ def test_file_names_that_are_not_utf_8(cells: Path, pbmc_bundle: Any, tmp_path: 
 
 
 @only_linux
-def test_pages_name_files_that_are_not_utf_8(cells: Path, tmp_path: Path) -> None:
+def test_pages_name_files_that_are_not_utf_8(run: Any, cells: Path, tmp_path: Path) -> None:
     query, page = shutil.copy(cells, tmp_path / f"{STRAY}.h5ad"), tmp_path / f"{STRAY}.html"
     name = ad.read_h5ad(query, backed="r").obs_names[3]
     run("explain", query, *PBMC, "--cells", name, "-o", page)

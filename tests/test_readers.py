@@ -15,8 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, open_query
-from scbignn_infer.query.readers.anndata_files import AnnDataFile
+from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, anndata_files, open_query
 from scbignn_infer.query.readers.columns import string_columns
 from scbignn_infer.query.readers.files import one_line
 
@@ -310,7 +309,7 @@ def test_a_sparse_matrix_without_its_values(damaged, h5ad):
 
 
 def test_cells_are_counted_without_reading_their_annotations(h5ad, monkeypatch):
-    monkeypatch.setattr(AnnDataFile, "_read_table", lambda self, name: pytest.fail(name))
+    monkeypatch.setattr(anndata_files, "read_element", lambda node: pytest.fail(node.name))
     with open_query(h5ad) as query:
         assert query.n_cells == 20
 

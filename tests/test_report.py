@@ -16,11 +16,9 @@ import anndata as ad
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from scbignn_infer import evaluation
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.cli import main
 from scbignn_infer.explanation import CellExplanation
 from scbignn_infer.model.bundle import GeneWeight, Interpretation, PairWeight
 from scbignn_infer.network.sessions import Runtime
@@ -39,18 +37,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # numba and UMAP warn of thei
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Label the example, in three samples with a strange name, and return where the files are."""
     folder = tmp_path_factory.mktemp("report")
     adata = ad.read_h5ad(REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad")
     names = np.array(["first", "<second> & 'more'", "drei ä"])
     adata.obs["sample"] = names[np.arange(adata.n_obs) % 3]
     adata.write_h5ad(folder / "q.h5ad")
-    options = ["-m", "human-pbmc", "-q", "-o", str(folder / "o.h5ad"), "--sample-key", "sample"]
-    done = CliRunner().invoke(
-        main, ["annotate", str(folder / "q.h5ad"), *options, "--report", str(folder / "r.html")]
-    )
-    assert done.exit_code == 0, done.output
+    options = ["-m", "human-pbmc", "-q", "-o", folder / "o.h5ad", "--sample-key", "sample"]
+    run("annotate", folder / "q.h5ad", *options, "--report", folder / "r.html")
     return folder
 
 
@@ -127,7 +122,7 @@ def test_genes_are_shown_for_the_labels_that_have_them(
     with open_query(REPOSITORY / file) as query:
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
-        markers = express(annotator, query, choice, found)
+        markers = express(annotator, query, choice, found, annotator.rules.grouping)
     most = {
         gene: markers.labels[i]
         for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)
@@ -242,7 +237,7 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["annotate", "evaluate", "models explain"])
 def test_without_jinja2_a_page_is_refused_in_one_line(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """And a report is refused before any work."""
     page, labelled = str(tmp_path / "p.html"), str(folder / "o.h5ad")
@@ -252,10 +247,8 @@ def test_without_jinja2_a_page_is_refused_in_one_line(
         "models explain": ["human-pbmc", "-o", page],
     }
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    done = CliRunner().invoke(main, [*command.split(), *options[command]])
-    assert done.exit_code == 1
+    done = run(command, *options[command], code=1)
     assert "an HTML page needs the Python package 'jinja2'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,22 +299,23 @@ def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> No
     ],
 )
 def test_wrong_wishes_are_refused_before_any_work(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+    run: Any,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     start = ["annotate", str(folder / "q.h5ad"), "-m", "human-pbmc", "-o", "o.h5ad"]
-    done = CliRunner().invoke(main, [*start, *options])
-    assert done.exit_code == 1
-    assert message in done.stderr
+    assert message in run(*start, *options, code=1).stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_scores_and_explanations_become_pages(folder: Path, tmp_path: Path) -> None:
+def test_scores_and_explanations_become_pages(run: Any, folder: Path, tmp_path: Path) -> None:
     def page(*arguments: object) -> tuple[str, list[str]]:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.html"
-        done = CliRunner().invoke(main, [*map(str, arguments), "-o", str(path)])
-        assert done.exit_code == 0, done.output
-        assert done.stdout == ""
+        assert run(*arguments, "-o", path).stdout == ""
         reader = Reader()
         reader.feed(path.read_text(encoding="utf-8"))
         assert reader.loads == ["data:,"]
@@ -337,8 +331,8 @@ def test_scores_and_explanations_become_pages(folder: Path, tmp_path: Path) -> N
     names = list(ad.read_h5ad(folder / "q.h5ad", backed="r").obs_names[:2])
     words, _ = page("explain", folder / "q.h5ad", "--cells", ",".join(names), "-m", "human-pbmc")
     assert all(name in words for name in names)
-    again = ["models", "explain", "human-pbmc", "-o", str(tmp_path / "1.html")]
-    assert "exists" in CliRunner().invoke(main, again).stderr
+    again = ["models", "explain", "human-pbmc", "-o", tmp_path / "1.html"]
+    assert "exists" in run(*again, code=1).stderr
 
 
 @pytest.mark.parametrize("n", [1, 2, 20, 60])
@@ -453,10 +447,10 @@ def test_where_unknown_begins_is_marked(value: float, anchor: str) -> None:
     assert "unknown" not in figures.histogram(np.linspace(0, 1, 9), "Title", "novelty")
 
 
-def test_a_limit_on_novelty_is_shown(folder: Path, tmp_path: Path) -> None:
+def test_a_limit_on_novelty_is_shown(run: Any, folder: Path, tmp_path: Path) -> None:
     start = ["annotate", str(folder / "q.h5ad"), "-m", "human-pbmc", "-q"]
     page, out = str(tmp_path / "r.html"), str(tmp_path / "o.h5ad")
-    CliRunner().invoke(main, [*start, "-o", out, "--report", page, "--max-novelty", "0.95"])
+    run(*start, "-o", out, "--report", page, "--max-novelty", "0.95")
     strict, usual = Path(page).read_text(), (folder / "r.html").read_text()
     assert "unknown above 0.95" in strict
     assert "unknown above" not in usual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import re
@@ -12,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,18 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.batch import cluster, samples
 from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.child import Child
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from click.testing import Result
 
 MODEL = ["-m", "human-pbmc", "--threads", "1"]
 pytestmark = pytest.mark.filterwarnings(
@@ -43,15 +40,21 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def run(*arguments: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(main, ["annotate", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    return done
+@pytest.fixture(scope="session")
+def run(run: Any) -> Any:
+    """Return a function that runs ``annotate``."""
+    return functools.partial(run, "annotate")
 
 
-def records(*arguments: object, code: int = 0) -> dict[str, dict[str, Any]]:
-    document = json.loads(run(*arguments, "--json", code=code).stdout)
-    return {r["sample"]: r for r in document["samples"]}
+@pytest.fixture(scope="session")
+def records(run: Any) -> Any:
+    """Return a function that runs ``annotate``, and gives what it tells of each sample."""
+
+    def records(*arguments: object, code: int = 0) -> dict[str, dict[str, Any]]:
+        document = json.loads(run(*arguments, "--json", code=code).stdout)
+        return {r["sample"]: r for r in document["samples"]}
+
+    return records
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -82,7 +85,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serial(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def serial(run: Any, cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Return what one command a sample writes."""
     folder = tmp_path_factory.mktemp("serial")
     for i in range(3):
@@ -100,7 +103,7 @@ class TestOneProcess:
     """Samples one after the other."""
 
     def test_outputs_are_those_of_single_commands(
-        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+        self, records: Any, cells: Path, serial: dict[str, bytes], tmp_path: Path
     ) -> None:
         found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path / "out")
         assert {r["status"] for r in found.values()} == {"done"}
@@ -115,7 +118,9 @@ class TestOneProcess:
             assert line["seconds"] > 0
             assert sum(line["labels"].values()) == line["cells"]
 
-    def test_only_what_has_changed_is_done_again(self, queries: Path, tmp_path: Path) -> None:
+    def test_only_what_has_changed_is_done_again(
+        self, records: Any, queries: Path, tmp_path: Path
+    ) -> None:
         start = [queries / "*.h5ad", *MODEL, "-O", tmp_path / "out"]
 
         def done(*more: object) -> set[str]:
@@ -134,7 +139,9 @@ class TestOneProcess:
         assert done("--no-unknown") == {"s0", "s1", "s2"}
         assert done() == {"s0", "s1", "s2"}
 
-    def test_a_failed_sample_does_not_stop_the_others(self, queries: Path, tmp_path: Path) -> None:
+    def test_a_failed_sample_does_not_stop_the_others(
+        self, run: Any, records: Any, queries: Path, tmp_path: Path
+    ) -> None:
         data = (queries / "s1.h5ad").read_bytes()
         (queries / "s1.h5ad").write_bytes(data[: len(data) // 2])
         start = [queries / "s0.h5ad", queries / "s1.h5ad", queries / "no.h5ad", queries / "s2.h5ad"]
@@ -149,7 +156,7 @@ class TestOneProcess:
         assert [r["status"] for r in found.values()] == ["skipped", "done"]
 
     def test_a_surprise_is_a_record_too(
-        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, records: Any, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Broken(samples.Job):
             def annotate(self) -> None:
@@ -165,7 +172,9 @@ class TestOneProcess:
         assert "unexpected ZeroDivisionError: of a library" in found["s1"]["error"]
         assert "memory" in found["s2"]["error"]
 
-    def test_a_sheet_names_samples(self, cells: Path, tmp_path: Path) -> None:
+    def test_a_sheet_names_samples(
+        self, run: Any, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         sheet = cells / "sheet.csv"
         sheet.write_text("query,name,ward\ns0.h5ad,first donor,3\ns1.h5ad,,4\n")
         found = records("--samples", sheet, *MODEL, "-O", tmp_path / "o", "--format", "csv")
@@ -182,7 +191,9 @@ class TestOneProcess:
             assert message in failed.stderr
         assert not (tmp_path / "p").exists()
 
-    def test_an_output_without_a_record_is_kept(self, cells: Path, tmp_path: Path) -> None:
+    def test_an_output_without_a_record_is_kept(
+        self, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "s0.h5ad").write_bytes(b"mine")
         for _ in range(2):  # the record of the failure does not make it ours
             found = records(cells / "s0.h5ad", *MODEL, "-O", tmp_path, code=3)
@@ -190,7 +201,7 @@ class TestOneProcess:
             assert (tmp_path / "s0.h5ad").read_bytes() == b"mine"
         assert records(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--overwrite")["s0"]["cells"]
 
-    def test_samples_are_never_their_own_outputs(self, queries: Path) -> None:
+    def test_samples_are_never_their_own_outputs(self, run: Any, queries: Path) -> None:
         before = written(queries)
         link = queries / "link"
         link.symlink_to(queries, target_is_directory=True)
@@ -200,14 +211,18 @@ class TestOneProcess:
         link.unlink()
         assert written(queries) == before
 
-    def test_reports_stand_beside_outputs(self, cells: Path, tmp_path: Path) -> None:
+    def test_reports_stand_beside_outputs(
+        self, run: Any, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         start = [cells / "s1.h5ad", *MODEL, "-O", tmp_path]
         run(*start, "--reports", "-q")
         assert sorted(written(tmp_path)) == ["s1.h5ad", "s1.html"]
         (tmp_path / "s1.html").unlink()
         assert records(*start, "--reports")["s1"]["status"] == "done"
 
-    def test_what_one_file_takes_is_not_for_many(self, cells: Path, tmp_path: Path) -> None:
+    def test_what_one_file_takes_is_not_for_many(
+        self, run: Any, cells: Path, tmp_path: Path
+    ) -> None:
         start = [cells / "s0.h5ad", *MODEL]
         for option in (["-o", "x.csv"], ["--in-place"], ["--report", "r.html"]):
             assert "not with -O" in run(*start, "-O", tmp_path / "o", *option, code=2).stderr
@@ -219,7 +234,9 @@ class TestOneProcess:
         assert "nothing matches" in run(cells / "z*", *MODEL, "-O", tmp_path / "o", code=1).stderr
         assert not (tmp_path / "o").exists()
 
-    def test_a_line_that_was_cut_short_is_passed_over(self, cells: Path, tmp_path: Path) -> None:
+    def test_a_line_that_was_cut_short_is_passed_over(
+        self, run: Any, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         start = [cells / "*.h5ad", *MODEL, "-O", tmp_path]
         run(*start, "-q")
         manifest = tmp_path / MANIFEST
@@ -228,7 +245,7 @@ class TestOneProcess:
         assert [r["status"] for r in found.values()] == ["skipped", "skipped", "done"]
         assert {r["status"] for r in records(*start).values()} == {"skipped"}
 
-    def test_what_a_kill_left_behind_goes(self, cells: Path, tmp_path: Path) -> None:
+    def test_what_a_kill_left_behind_goes(self, run: Any, cells: Path, tmp_path: Path) -> None:
         """And nothing of a command that labels a single file into the folder meanwhile."""
         (tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp").write_bytes(b"half")
         (tmp_path / ".s0.h5ad.run-00c0ffee.parts").mkdir()
@@ -242,7 +259,7 @@ class TestOneProcess:
         ]
 
     def test_temporary_files_carry_the_name_of_the_run(
-        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Any, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So that a run tells its own, also those of workers on other machines."""
         plain, seen = Annotator.annotate_query, []
@@ -259,7 +276,9 @@ class TestOneProcess:
         assert re.fullmatch(r"\.s0\.h5ad\.run-[0-9a-f]{8}\.[^.]+\.tmp", name)
         assert set(written(tmp_path)) == {late.name, "s0.h5ad"}
 
-    def test_a_second_run_into_a_folder_is_refused(self, cells: Path, tmp_path: Path) -> None:
+    def test_a_second_run_into_a_folder_is_refused(
+        self, run: Any, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp").write_bytes(b"of the first")
         start = [cells / "s0.h5ad", *MODEL, "-O", tmp_path]
         with hold(tmp_path):
@@ -270,7 +289,9 @@ class TestOneProcess:
         assert "choose another -O" in line
         assert records(*start)["s0"]["status"] == "done"
 
-    def test_the_lock_of_a_killed_run_is_gone(self, cells: Path, tmp_path: Path) -> None:
+    def test_the_lock_of_a_killed_run_is_gone(
+        self, run: Any, records: Any, cells: Path, tmp_path: Path
+    ) -> None:
         script = (
             "import sys\nfrom pathlib import Path\nfrom scbignn_infer.batch.manifest import hold\n"
             "with hold(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
@@ -285,12 +306,12 @@ class TestOneProcess:
         assert records(*start)["s0"]["status"] == "done"
 
     def test_without_locks_a_run_says_so_and_leaves_what_others_write(
-        self, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, run: Any, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def no_locks(descriptor: int) -> None:
+        def no_locks(descriptor: int, how: int) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-        monkeypatch.setattr("scbignn_infer.batch.manifest._lock", no_locks)
+        monkeypatch.setattr("fcntl.flock", no_locks)
         other = tmp_path / ".s0.h5ad.run-00c0ffee.abc.tmp"
         other.write_bytes(b"perhaps at work")
         done = run(cells / "s0.h5ad", *MODEL, "-O", tmp_path, "--json")
@@ -299,7 +320,9 @@ class TestOneProcess:
         assert f"warning: {warning}" in done.stderr.splitlines()
         assert set(written(tmp_path)) == {other.name, "s0.h5ad"}
 
-    def test_a_lost_record_makes_no_output_ours(self, cells: Path, tmp_path: Path) -> None:
+    def test_a_lost_record_makes_no_output_ours(
+        self, run: Any, cells: Path, tmp_path: Path
+    ) -> None:
         """Damage in the manifest is said, and nothing is done again or replaced in silence."""
         start = [cells / "s[01].h5ad", *MODEL, "-O", tmp_path]
         run(*start, "-q")
@@ -320,7 +343,7 @@ class TestOneProcess:
         (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
         assert samples.fingerprint(tmp_path / "a") != first
 
-    def test_one_annotator_is_held(self, cells: Path, tmp_path: Path) -> None:
+    def test_one_annotator_is_held(self, run: Any, cells: Path, tmp_path: Path) -> None:
         samples._held.clear()
         run(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "-q")
         (held,) = samples._held.values()
@@ -343,7 +366,7 @@ class TestParts:
 
     @pytest.mark.parametrize("split", [1500, 3000])
     def test_the_result_does_not_depend_on_the_division(
-        self, large: Path, tmp_path: Path, split: int
+        self, run: Any, records: Any, large: Path, tmp_path: Path, split: int
     ) -> None:
         start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
         run(*start, tmp_path / "whole")
@@ -354,7 +377,9 @@ class TestParts:
         again = records(*start[:-2], "-O", tmp_path / "parts", "--split", split)
         assert again["q"]["status"] == "skipped"
 
-    def test_a_part_without_counts_changes_nothing(self, large: Path, tmp_path: Path) -> None:
+    def test_a_part_without_counts_changes_nothing(
+        self, run: Any, large: Path, tmp_path: Path
+    ) -> None:
         """Nor do batches, which have no meaning on this graph."""
         cells = ad.read_h5ad(large)
         first = sp.csr_matrix((1024, cells.n_vars), dtype=cells.X.dtype)
@@ -367,7 +392,7 @@ class TestParts:
         assert written(tmp_path / "whole") == written(tmp_path / "parts")
 
     def test_a_failed_part_fails_the_sample(
-        self, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, records: Any, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from scbignn_infer.batch import split as parts
 
@@ -380,7 +405,9 @@ class TestParts:
         assert records(*start, code=3)["q"]["error"] == "the disk is full"
         assert written(tmp_path) == {}
 
-    def test_the_query_s_own_graph_is_not_divided(self, large: Path, tmp_path: Path) -> None:
+    def test_the_query_s_own_graph_is_not_divided(
+        self, run: Any, large: Path, tmp_path: Path
+    ) -> None:
         refused = run(large, *MODEL, "-O", tmp_path / "o", "--split", 1000, code=1)
         assert "--graph reference" in refused.stderr
 
@@ -408,13 +435,6 @@ def twelve_thousand(large: Path, tmp_path: Path) -> Path:
     return tmp_path / "large.h5ad"
 
 
-def until(true: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def sockets() -> set[str]:
     """Return the sockets of this process, where the system shows them."""
     found = set()
@@ -428,7 +448,12 @@ class TestLocalWorkers:
     """Processes of this machine, through pipes."""
 
     def test_outputs_are_byte_for_byte_those_of_the_serial_run(
-        self, cells: Path, serial: dict[str, bytes], tmp_path: Path, children: list[Child]
+        self,
+        records: Any,
+        cells: Path,
+        serial: dict[str, bytes],
+        tmp_path: Path,
+        children: list[Child],
     ) -> None:
         found = records(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "--workers", 2)
         assert list(found) == ["s0", "s1", "s2"]
@@ -451,7 +476,7 @@ class TestLocalWorkers:
         with pytest.raises(MissingExtraError, match="distributed"):
             list(cluster.run(tasks, scheduler="tcp://127.0.0.1:9"))
 
-    def test_parts_are_labelled_side_by_side(self, large: Path, tmp_path: Path) -> None:
+    def test_parts_are_labelled_side_by_side(self, run: Any, large: Path, tmp_path: Path) -> None:
         start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
         run(*start, tmp_path / "whole")
         other = large.with_name("other.h5ad")
@@ -462,7 +487,14 @@ class TestLocalWorkers:
         assert written(tmp_path / "whole") == parts
 
     def test_a_worker_killed_in_the_middle_is_made_up_for(
-        self, twelve_thousand: Path, cells: Path, tmp_path: Path, children: list[Child]
+        self,
+        run: Any,
+        until: Any,
+        records: Any,
+        twelve_thousand: Path,
+        cells: Path,
+        tmp_path: Path,
+        children: list[Child],
     ) -> None:
         run(twelve_thousand, *MODEL, "-o", tmp_path / "alone.h5ad", "-q")
         out, killed = tmp_path / "out", []
@@ -504,7 +536,7 @@ class TestLocalWorkers:
         assert len(children) in (1 + cluster.TRIES, 2 + cluster.TRIES)  # one more for the rest
 
     def test_a_sample_that_takes_too_long_is_ended(
-        self, twelve_thousand: Path, cells: Path, tmp_path: Path
+        self, run: Any, records: Any, twelve_thousand: Path, cells: Path, tmp_path: Path
     ) -> None:
         start = [twelve_thousand, *MODEL, "-O", tmp_path / "o", "--time-limit"]
         found = records(*start, 0.5, code=3)
@@ -516,37 +548,42 @@ class TestLocalWorkers:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_the_workers_and_leaves_nothing(
-        self, twelve_thousand: Path, cells: Path, tmp_path: Path, number: int
+        self,
+        start: Any,
+        until: Any,
+        twelve_thousand: Path,
+        cells: Path,
+        tmp_path: Path,
+        number: int,
     ) -> None:
         out = tmp_path / "out"
-        code = (
-            "import signal\n"  # a suite in the background ignores Ctrl-C, and what it starts
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from scbignn_infer.cli import main\n"
-            "main()\n"
-        )
-        command = [sys.executable, "-c", code, "annotate", str(twelve_thousand)]
-        command += [str(cells / "s0.h5ad"), *MODEL, "-O", str(out), "--workers", "2"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            until(lambda: list(out.glob(".large.h5ad.*.tmp")))
-            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            pids = [p for t in workers.parents[1].glob("*/children") for p in t.read_text().split()]
-            process.send_signal(number)
-            assert process.wait(timeout=30) == 128 + number
-            assert "Traceback" not in process.stderr.read()
+        command = ["annotate", twelve_thousand, cells / "s0.h5ad", *MODEL, "-O", out]
+        process = start(*command, "--workers", 2)
+        until(lambda: list(out.glob(".large.h5ad.*.tmp")))
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        pids = [p for t in workers.parents[1].glob("*/children") for p in t.read_text().split()]
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number
+        assert "Traceback" not in err
         assert len(pids) == 2
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
         assert not list(out.glob(".*"))
 
     def test_a_killed_run_resumes(
-        self, cells: Path, serial: dict[str, bytes], tmp_path: Path
+        self,
+        start: Any,
+        until: Any,
+        records: Any,
+        cells: Path,
+        serial: dict[str, bytes],
+        tmp_path: Path,
     ) -> None:
         out = tmp_path / "out"
-        command = [sys.executable, "-m", "scbignn_infer.cli", "annotate", str(cells / "s*.h5ad")]
-        command += [*MODEL, "-O", str(out), "--workers", "2"]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as p:
-            until(lambda: finished(out))
-            p.kill()
+        process = start("annotate", cells / "s*.h5ad", *MODEL, "-O", out, "--workers", 2)
+        until(lambda: finished(out))
+        process.kill()
+        process.wait()
         before = finished(out)
         assert before
         found = records(cells / "s*.h5ad", *MODEL, "-O", out, "--workers", 2)
@@ -566,7 +603,7 @@ class TestProcesses:
     """Two real processes of dask."""
 
     def test_parts_are_labelled_side_by_side(
-        self, large: Path, tmp_path: Path, workers: LocalCluster
+        self, run: Any, large: Path, tmp_path: Path, workers: LocalCluster
     ) -> None:
         start = [large, *MODEL, "--graph", "reference", "-q", "-O"]
         run(*start, tmp_path / "whole")
@@ -575,7 +612,13 @@ class TestProcesses:
         assert written(tmp_path / "whole") == written(tmp_path / "parts")
 
     def test_a_worker_killed_in_the_middle_is_made_up_for(
-        self, twelve_thousand: Path, tmp_path: Path, workers: LocalCluster
+        self,
+        run: Any,
+        until: Any,
+        records: Any,
+        twelve_thousand: Path,
+        tmp_path: Path,
+        workers: LocalCluster,
     ) -> None:
         start = [twelve_thousand, *MODEL]
         run(*start, "-o", tmp_path / "alone.h5ad", "-q")
@@ -606,7 +649,7 @@ class TestProcesses:
         assert record["status"] == "failed"
         assert "worker was lost" in record["error"]
 
-    def test_a_scheduler_that_is_not_there(self, cells: Path, tmp_path: Path) -> None:
+    def test_a_scheduler_that_is_not_there(self, run: Any, cells: Path, tmp_path: Path) -> None:
         monkey = pytest.MonkeyPatch()
         monkey.setattr(cluster, "CONNECT_SECONDS", 1)
         for address in ("tcp://127.0.0.1:9", "nonsense://x"):

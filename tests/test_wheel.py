@@ -36,6 +36,11 @@ def call(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def pip(python: Path, *arguments: str | Path) -> str:
+    """Run pip on the environment of another Python, which has none."""
+    return call(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=python.parent)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -65,9 +70,9 @@ def test_wheel_holds_what_it_should_and_no_more(wheel: Path) -> None:
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clean")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    call(python, "-m", "pip", "install", "--quiet", wheel, cwd=folder)
+    pip(python, "install", "--quiet", "--no-compile", wheel)
     return python
 
 
@@ -78,7 +83,7 @@ def test_clean_environment_annotates_the_example(python: Path, tmp_path: Path) -
     assert summary["cells"] == 700
     assert summary["model"]["name"] == "human-pbmc"
     assert (tmp_path / summary["output"]).is_file()
-    installed = call(python, "-m", "pip", "list", "--format", "freeze", cwd=tmp_path)
+    installed = pip(python, "list", "--format", "freeze")
     assert not {n.split("==")[0].lower() for n in installed.split()} & {"torch", "scanpy", "onnx"}
 
 

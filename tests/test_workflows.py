@@ -10,16 +10,15 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import pytest
 import yaml
-from click.testing import CliRunner
 from groovy_parser.parser import parse_groovy_content
 from lark.exceptions import ParseError
 
 from scbignn_infer import __version__
-from scbignn_infer.cli import main
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 SNAKEMAKE, NEXTFLOW = WORKFLOWS / "snakemake", WORKFLOWS / "nextflow"
@@ -40,7 +39,7 @@ VALUES = {
 """What Nextflow would put into the scripts of the module."""
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def execute(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command that finds ``scbignn-infer`` and keeps its cache in the folder it runs in."""
     env = {k: v for k, v in os.environ.items() if k != "SCBIGNN_MODEL_PATH"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
@@ -49,7 +48,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def snakemake(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, "-m", "snakemake", "--cores", "2", *options, cwd=cwd)
+    return execute(sys.executable, "-m", "snakemake", "--cores", "2", *options, cwd=cwd)
 
 
 def labels(path: Path) -> dict[str, str]:
@@ -67,12 +66,11 @@ def samples(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serial(samples: Path) -> dict[str, dict[str, str]]:
+def serial(run: Any, samples: Path) -> dict[str, dict[str, str]]:
     """Return the labels that ``annotate`` gives to each sample on one thread."""
     for name, file in FILES.items():
         command = ["annotate", samples / file, "-o", samples / f"{name}.out.h5ad", "--threads", 1]
-        done = CliRunner().invoke(main, [*map(str, command), "--model", "human-pbmc"])
-        assert done.exit_code == 0, done.output
+        run(*command, "--model", "human-pbmc")
     return {name: labels(samples / f"{name}.out.h5ad") for name in FILES}
 
 
@@ -214,8 +212,8 @@ def test_scripts_of_the_module_run(
 ) -> None:
     shutil.copy(samples / VALUES["query"], tmp_path)
     (tmp_path / "command.sh").write_text(script(label))
-    assert run("bash", "-n", "command.sh", cwd=tmp_path).returncode == 0
-    done = run(*SHELL, "command.sh", cwd=tmp_path)
+    assert execute("bash", "-n", "command.sh", cwd=tmp_path).returncode == 0
+    done = execute(*SHELL, "command.sh", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     h5ad, record = (tmp_path / f"{VALUES['prefix']}.{kind}" for kind in ("h5ad", "json"))
     if label == "script":
@@ -229,7 +227,7 @@ def test_scripts_of_the_module_run(
 
 def test_script_of_the_module_fails_on_a_broken_query(tmp_path: Path) -> None:
     (tmp_path / VALUES["query"]).write_bytes(b"broken")
-    done = run(*SHELL, "-c", script("script"), cwd=tmp_path)
+    done = execute(*SHELL, "-c", script("script"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert not list(tmp_path.glob("*.scbignn.h5ad"))

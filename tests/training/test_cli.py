@@ -3,31 +3,16 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
-import time
 
 import anndata as ad
 import pytest
 import torch
-from click.testing import CliRunner
 
 import scbignn_infer
 import scbignn_training.cli
 import scbignn_training.pack
 import scbignn_training.train
-from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
-
-
-def run(*arguments, code=0):
-    """Run ``train``; it must end with ``code`` and, where it fails, with one line."""
-    done = CliRunner().invoke(main, ["train", *map(str, arguments)])
-    assert done.exit_code == code, done.output
-    assert done.exception is None or isinstance(done.exception, SystemExit)
-    if code == 1:
-        assert done.stderr.startswith("error: ")
-        assert len(done.stderr.splitlines()) == 1
-    return done
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +58,9 @@ def given(parts):
     return parts["labelled"], "--label-key", "cell_type", "--name", "mine"
 
 
-def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
+def test_a_recipe_becomes_a_bundle(run, recipe_file, tmp_path, bundle):
     torch.set_num_threads(2)
-    done = run("--recipe", recipe_file, "-o", tmp_path / "out", "--threads", 1)
+    done = run("train", "--recipe", recipe_file, "-o", tmp_path / "out", "--threads", 1)
     assert torch.get_num_threads() == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -97,21 +82,21 @@ def test_a_recipe_becomes_a_bundle(recipe_file, tmp_path, bundle):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["tiny"]  # no checkpoint is left
 
 
-def test_a_killed_run_goes_on_with_the_same_command(recipe_file, tmp_path, bundle):
+def test_a_killed_run_goes_on_with_the_same_command(
+    run, start, until, recipe_file, tmp_path, bundle
+):
     """Killed without warning after some stages; those are not done again."""
     out = tmp_path / "out"
-    command = ["train", "--recipe", str(recipe_file), "-o", str(out), "--threads", "1"]
-    program = "from scbignn_infer.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", program, *command], stderr=subprocess.DEVNULL)
+    command = ["train", "--recipe", recipe_file, "-o", out, "--threads", "1"]
+    process = start(*command, stderr=subprocess.DEVNULL)
     unfinished = out / ".tiny.checkpoint"
-    while len(list(unfinished.glob("*.pt"))) < 3 and process.poll() is None:
-        time.sleep(0.05)
+    until(lambda: len(list(unfinished.glob("*.pt"))) >= 3 or process.poll() is not None)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (out / "tiny").exists()
     kept = list(unfinished.glob("split-1-of-1-fold-*.pt"))
     assert kept
-    done = run(*command[1:])
+    done = run(*command)
     assert "training split 1 of 1, fold 1 of 2" not in done.stderr
     assert "split 1 of 1, fold 1 of 2: taken from the unfinished run" in done.stderr
     assert not unfinished.exists()
@@ -119,7 +104,7 @@ def test_a_killed_run_goes_on_with_the_same_command(recipe_file, tmp_path, bundl
         assert (out / "tiny" / name).read_bytes() == (bundle / name).read_bytes(), name
 
 
-def test_fresh_starts_anew(recipe_file, tmp_path, monkeypatch):
+def test_fresh_starts_anew(run, recipe_file, tmp_path, monkeypatch):
     unfinished = tmp_path / ".tiny.checkpoint"
     unfinished.mkdir()
     (unfinished / "stage.pt").write_bytes(b"")
@@ -130,8 +115,8 @@ def test_fresh_starts_anew(recipe_file, tmp_path, monkeypatch):
         raise InputError("stop", expected="", do="")
 
     monkeypatch.setattr(scbignn_training.train, "train", train)
-    run("--recipe", recipe_file, "-o", tmp_path, "--threads", 1, code=1)
-    run("--recipe", recipe_file, "-o", tmp_path, "--threads", 1, "--fresh", code=1)
+    run("train", "--recipe", recipe_file, "-o", tmp_path, "--threads", 1, code=1)
+    run("train", "--recipe", recipe_file, "-o", tmp_path, "--threads", 1, "--fresh", code=1)
     assert there == [True, False]
 
 
@@ -149,11 +134,12 @@ class TestAdapting:
         return tmp_path / "query.h5ad"
 
     def test_from_the_query_to_its_labels(
-        self, given, query, bundle, settings, monkeypatch, tmp_path
+        self, run, given, query, bundle, settings, monkeypatch, tmp_path
     ):
         monkeypatch.setattr(scbignn_training.cli, "Settings", lambda seed: settings)
         monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(tmp_path / "models"))
         run(
+            "train",
             *(*given, "--min-cells", 8, "--adapt", query),
             *("-o", tmp_path / "models", "--threads", 1, "--quiet"),
         )
@@ -168,21 +154,20 @@ class TestAdapting:
         card = (tmp_path / "models" / "mine" / "README.md").read_text()
         assert "Adapted to query.h5ad: its accuracy on those cells is transductive." in card
 
-        done = CliRunner().invoke(main, ["annotate", str(query), "-m", "mine"])
+        done = run("annotate", query, "-m", "mine")
         assert self.LINE in done.stderr.splitlines()
         record = ad.read_h5ad(query.with_name("query.scbignn.h5ad")).uns["scbignn"]
         assert record["adaptation"] == self.LINE
 
-    def test_other_unlabelled_cells_are_no_adaptation(self, bundle):
-        done = CliRunner().invoke(main, ["models", "show", str(bundle)])
-        assert done.exit_code == 0
+    def test_other_unlabelled_cells_are_no_adaptation(self, run, bundle):
+        done = run("models", "show", bundle)
         assert "adapted" not in done.stdout
         assert scbignn_infer.load_model(bundle).spec.training.adaptation == ""
 
 
 class TestOptions:
     @pytest.fixture
-    def made(self, monkeypatch, tmp_path, model):
+    def made(self, run, monkeypatch, tmp_path, model):
         """Catch the recipe that the options make, without its work."""
         recipes = []
 
@@ -205,8 +190,9 @@ class TestOptions:
         monkeypatch.chdir(tmp_path)
         return recipes
 
-    def test_options_make_a_recipe(self, given, made, parts):
+    def test_options_make_a_recipe(self, run, given, made, parts):
         run(
+            "train",
             *given,
             parts["query"],
             *("--unlabelled", parts["unlabelled"], "--species", "mouse"),
@@ -220,27 +206,27 @@ class TestOptions:
         assert [s.file for s in recipe.adapt] == ["one.h5ad", "two.h5ad"]
         assert (recipe.tissue, recipe.min_cells, recipe.settings.seed) == ("lung", 5, 3)
 
-    def test_references_of_one_stem_are_numbered(self, made):
+    def test_references_of_one_stem_are_numbered(self, run, made):
         files = ("one/cells.h5ad", "two/cells.h5ad", "other.h5ad")
-        run(*files, *("--label-key", "cell_type", "--name", "mine", "--threads", 1))
+        run("train", *files, *("--label-key", "cell_type", "--name", "mine", "--threads", 1))
         assert [s.called for s in made[0].reference] == ["cells 1", "cells 2", "other"]
 
-    def test_a_reference_of_a_recipe_is_left_out(self, made, recipe_file, parts):
+    def test_a_reference_of_a_recipe_is_left_out(self, run, made, recipe_file, parts):
         text = recipe_file.read_text()
         two = f"[{{ file = '{parts['query']}' }}, {{ file = '{parts['labelled']}' }}]"
         recipe_file.write_text(text.replace(f"[{{ file = '{parts['labelled']}' }}]", two))
-        run("--recipe", recipe_file, "--leave-out", "query", "--threads", 1)
+        run("train", "--recipe", recipe_file, "--leave-out", "query", "--threads", 1)
         (recipe,) = made
         assert recipe.name == "tiny-without-query"
         assert [s.called for s in recipe.reference] == ["labelled"]
 
     @pytest.mark.usefixtures("made")
-    def test_quiet_prints_nothing(self, given):
-        assert run(*given, "--quiet", "--threads", 1).output == ""
+    def test_quiet_prints_nothing(self, run, given):
+        assert run("train", *given, "--quiet", "--threads", 1).output == ""
 
     @pytest.mark.usefixtures("made")
-    def test_not_quiet_prints_to_stderr_alone(self, given):
-        done = run(*given, "--threads", 1)
+    def test_not_quiet_prints_to_stderr_alone(self, run, given):
+        done = run("train", *given, "--threads", 1)
         assert done.stdout == ""
         assert "working" in done.stderr
 
@@ -248,10 +234,10 @@ class TestOptions:
 @pytest.mark.usefixtures("no_work")
 class TestBadInput:
     @pytest.mark.parametrize("missing", [0, 1, 3])
-    def test_an_option_is_missing(self, given, missing):
+    def test_an_option_is_missing(self, run, given, missing):
         width = 1 if missing == 0 else 2
         arguments = [*given[:missing], *given[missing + width :]]
-        assert "Usage:" in run(*arguments, code=2).stderr
+        assert "Usage:" in run("train", *arguments, code=2).stderr
 
     @pytest.mark.parametrize(
         "extra",
@@ -267,9 +253,9 @@ class TestBadInput:
             ("cells.h5ad",),
         ],
     )
-    def test_a_recipe_says_itself_what_options_say(self, recipe_file, extra):
+    def test_a_recipe_says_itself_what_options_say(self, run, recipe_file, extra):
         name = extra[0].removeprefix("--").replace("-", "_").replace("cells.h5ad", "references")
-        assert name in run("--recipe", recipe_file, *extra, code=2).stderr
+        assert name in run("train", "--recipe", recipe_file, *extra, code=2).stderr
 
     @pytest.mark.parametrize(
         "wrong",
@@ -282,12 +268,13 @@ class TestBadInput:
             ("--device", "tpu"),
         ],
     )
-    def test_wrong_values(self, given, wrong):
-        assert wrong[0] in run(*given, *wrong, code=2).stderr
+    def test_wrong_values(self, run, given, wrong):
+        assert wrong[0] in run("train", *given, *wrong, code=2).stderr
 
     @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "/abs", "a/"])
-    def test_a_name_is_no_path(self, parts, name, tmp_path):
+    def test_a_name_is_no_path(self, run, parts, name, tmp_path):
         done = run(
+            "train",
             *(parts["labelled"], "--label-key", "cell_type", "--name", name),
             *("-o", tmp_path / "out", "--overwrite"),
             code=1,
@@ -296,68 +283,64 @@ class TestBadInput:
         assert "--name" in done.stderr
         assert not (tmp_path / "out").exists()
 
-    def test_a_gpu_that_is_not_there(self, given, tmp_path, monkeypatch):
+    def test_a_gpu_that_is_not_there(self, run, given, tmp_path, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        done = run(*given, "-o", tmp_path, "--device", "cuda", code=1)
+        done = run("train", *given, "-o", tmp_path, "--device", "cuda", code=1)
         assert "no CUDA device" in done.stderr
         assert "--device cpu" in done.stderr
 
-    def test_the_output_exists(self, given, tmp_path):
+    def test_the_output_exists(self, run, given, tmp_path):
         (tmp_path / "mine").mkdir()
-        done = run(*given, "-o", tmp_path, code=1)
+        done = run("train", *given, "-o", tmp_path, code=1)
         assert f"{tmp_path / 'mine'} exists" in done.stderr
         assert "--overwrite" in done.stderr
 
-    def test_the_output_folder_is_a_file(self, given, tmp_path):
+    def test_the_output_folder_is_a_file(self, run, given, tmp_path):
         (tmp_path / "out").write_text("")
-        assert "cannot write" in run(*given, "-o", tmp_path / "out", code=1).stderr
+        assert "cannot write" in run("train", *given, "-o", tmp_path / "out", code=1).stderr
 
-    def test_only_a_reference_of_a_recipe_can_be_left_out(self, given, recipe_file):
-        assert "--recipe" in run(*given, "--leave-out", "labelled", code=2).stderr
-        wrong = run("--recipe", recipe_file, "--leave-out", "x", code=1).stderr
+    def test_only_a_reference_of_a_recipe_can_be_left_out(self, run, given, recipe_file):
+        assert "--recipe" in run("train", *given, "--leave-out", "labelled", code=2).stderr
+        wrong = run("train", "--recipe", recipe_file, "--leave-out", "x", code=1).stderr
         assert "expected one of labelled" in wrong
-        only = run("--recipe", recipe_file, "--leave-out", "labelled", code=1).stderr
+        only = run("train", "--recipe", recipe_file, "--leave-out", "labelled", code=1).stderr
         assert "only reference" in only
 
-    def test_no_recipe(self, tmp_path):
-        assert "none.toml" in run("--recipe", tmp_path / "none.toml", code=1).stderr
+    def test_no_recipe(self, run, tmp_path):
+        assert "none.toml" in run("train", "--recipe", tmp_path / "none.toml", code=1).stderr
 
 
 class TestBadReferences:
     """What is found out once the files are read; stages have been told by then."""
 
-    @staticmethod
-    def last_line(*arguments):
-        done = CliRunner().invoke(main, ["train", *map(str, arguments), "--quiet"])
-        assert done.exit_code == 1
-        assert isinstance(done.exception, SystemExit)
-        (line,) = done.stderr.splitlines()
-        return line
+    @pytest.fixture
+    def last_line(self, run):
+        return lambda *arguments: run("train", *arguments, "--quiet", code=1).stderr
 
-    def test_no_file(self, tmp_path):
-        line = self.last_line(tmp_path / "no.h5ad", "--label-key", "t", "--name", "x")
+    def test_no_file(self, last_line, tmp_path):
+        line = last_line(tmp_path / "no.h5ad", "--label-key", "t", "--name", "x")
         assert "no file" in line
 
-    def test_no_label_column(self, parts):
-        line = self.last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
+    def test_no_label_column(self, last_line, parts):
+        line = last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
         assert "no obs['celltype']" in line
         assert "--label-key" in line
 
-    def test_no_h5ad(self, recipe_file):
-        line = self.last_line(recipe_file, "--label-key", "t", "--name", "x")
+    def test_no_h5ad(self, last_line, recipe_file):
+        line = last_line(recipe_file, "--label-key", "t", "--name", "x")
         assert "not an HDF5 file" in line
 
-    def test_genes_of_another_species(self, given):
-        line = self.last_line(*given, "--species", "mouse")
+    def test_genes_of_another_species(self, last_line, given):
+        line = last_line(*given, "--species", "mouse")
         assert "labelled.h5ad are those of human" in line
         assert "--species" in line
 
-    def test_too_few_cells_of_each_type(self, given):
-        assert "--min-cells" in self.last_line(*given, "--min-cells", 1000)
+    def test_too_few_cells_of_each_type(self, last_line, given):
+        assert "--min-cells" in last_line(*given, "--min-cells", 1000)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help(flag):
-    done = run(flag)
+def test_help(run, flag):
+    done = run("train", flag)
     assert done.stdout.startswith("Usage: scbignn-infer train")
     assert "--unlabelled" in done.stdout
