@@ -128,8 +128,9 @@ class Dataset(Record, frozen=True, kw_only=True):
     licence: str = ""
     sha256: str = ""
     n_cells: int
-    role: Literal["reference", "unlabelled", "adapted"] = "reference"
-    """``adapted``: unlabelled cells of the very query that the model is meant for."""
+    role: Literal["reference", "profiles", "unlabelled", "adapted"] = "reference"
+    """``profiles``: mean expression that cells were simulated from; ``adapted``: unlabelled cells
+    of the very query that the model is meant for."""
 
 
 class EMIteration(Record, frozen=True, kw_only=True):

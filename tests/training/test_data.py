@@ -109,7 +109,7 @@ class TestReading:
 
 
 class TestJoining:
-    def test_files_meet_on_their_common_genes(self, counts):
+    def test_a_gene_that_a_file_has_not_is_absent_there(self, counts):
         rng = np.random.default_rng(1)
         order = rng.permutation(600)[:550]
         other = rng.poisson(1.0, (20, 550))
@@ -117,10 +117,16 @@ class TestJoining:
         second = cells(other, [*np.array(GENES)[order[:-1]], "OTHER"], ["b"] * 20)
         found = join([first, second])
         frames = [pd.DataFrame(f.counts.toarray(), columns=f.symbols) for f in (first, second)]
-        expected = pd.concat(frames, join="inner", ignore_index=True)
+        expected = pd.concat(frames, ignore_index=True)
         assert set(found.symbols) == set(expected.columns)
-        np.testing.assert_array_equal(found.counts.toarray(), expected[found.symbols])
-        assert found.ensembl_ids == [f"id{int(s[1:])}" for s in found.symbols]
+        np.testing.assert_array_equal(found.counts.toarray(), expected[found.symbols].fillna(0))
+        here = [expected[found.symbols].notna().to_numpy()[row] for row in (0, 30)]
+        np.testing.assert_array_equal(found.measured, here)
+        np.testing.assert_array_equal(found.gaps.of(np.array([29, 30])), here)
+        ids = [f"id{int(s[1:])}" if s != "OTHER" else "" for s in found.symbols]
+        assert found.ensembl_ids == ids
+        common = [s for s in first.symbols if s in second.symbols]
+        assert found.symbols[: len(common)] == common
         assert found.batches.tolist() == [0] * 30 + [1] * 20
         assert found.codes.tolist() == [0] * 30 + [1] * 20
 
@@ -148,9 +154,33 @@ class TestJoining:
     def test_too_few_common_genes_is_one_line(self, counts):
         first = cells(counts, GENES, ["a"] * 30)
         second = cells(counts[:, :499], GENES[:499], ["b"] * 30)
-        with pytest.raises(InputError, match="have 499 genes in common") as caught:
+        with pytest.raises(InputError, match="shares 499 genes with the other") as caught:
             join([first, second])
         assert "\n" not in str(caught.value)
+        whole = cells(counts, GENES, ["b"] * 30)
+        few = cells(counts[:, :20], [*GENES[:10], *"ABCDEFGHIJ"], ["b"] * 30)
+        with pytest.raises(InputError, match="shares 10 genes"):
+            join([first, whole, few])
+
+    def test_a_cut_file_costs_the_others_no_gene(self, counts):
+        whole = [cells(counts, GENES, ["a"] * 15 + ["b"] * 15) for _ in range(2)]
+        found = join([*whole, cells(counts[:, :520], GENES[:520], ["a"] * 30)])
+        assert found.symbols == GENES
+        assert found.measured.sum(axis=1).tolist() == [600, 600, 520]
+        # Its cells get the totals that they would have had, and shares are as without it.
+        share = found.gene_share
+        np.testing.assert_allclose(share, join(whole).gene_share, rtol=1e-4)
+        np.testing.assert_allclose(
+            found.totals[60:], counts[:, :520].sum(axis=1) / share[:520].sum(), rtol=1e-5
+        )
+        np.testing.assert_allclose(found.totals[:60], join(whole).totals, rtol=1e-6)
+
+    def test_files_with_the_same_genes_have_no_gaps(self, counts):
+        order = np.random.default_rng(0).permutation(600)
+        shuffled = cells(counts[:, order], [GENES[i] for i in order], ["b"] * 30)
+        found = join([cells(counts, GENES, ["a"] * 30), shuffled])
+        assert found.gaps is None
+        np.testing.assert_array_equal(found.counts.toarray(), np.vstack([counts, counts]))
 
     @pytest.mark.parametrize("name", ["a\x1b[2J", "b" * 201, "c\u202ed"])
     def test_names_that_no_bundle_may_have_are_refused_before_training(self, counts, name):

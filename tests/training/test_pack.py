@@ -20,6 +20,7 @@ from scbignn_infer.model.bundle import StudyScores
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_infer.query.readers import open_query
 from scbignn_training import pack
+from scbignn_training.data import Origin
 from scbignn_training.pack import check_free, write_bundle
 from scbignn_training.recipe import Source
 from scbignn_training.train import HeldOut, train
@@ -295,7 +296,12 @@ def test_a_model_knows_the_cells_that_it_was_trained_on(bundle, parts):
 @pytest.mark.usefixtures("exported")
 def test_held_out_studies_bear_the_names_of_the_recipe(model, recipe, tmp_path):
     scores = StudyScores(accuracy=0.9, macro_f1=0.8, n_cells=7)
-    changed = replace(model, held_out=HeldOut({1: scores}, {"alpha": 0.7}))
+    origins = (Origin("one"), Origin("two"))
+    changed = replace(
+        model,
+        held_out=HeldOut({1: scores}, {"alpha": 0.7}),
+        reference=replace(model.reference, origins=origins),
+    )
     first, second = (Source(file="x.h5ad", name=name) for name in ("one", "two"))
     changed_recipe = msgspec.structs.replace(
         recipe, reference=[first, second], cannot_tell=["much"], notes=["a twin"]

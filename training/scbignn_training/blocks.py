@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scbignn_training.gaps import Gaps
+
 Array = np.ndarray[Any, Any]
 BLOCK_CELLS = 2048
 
@@ -69,7 +71,10 @@ def column_mean(rows: sp.csr_matrix, of: Callable[[Array], Array] = lambda value
     return total / n
 
 
-def moments(rows: sp.csr_matrix) -> tuple[Array, Array]:
-    """Return the (g,) float64 means and variances over all rows."""
-    mean = column_mean(rows)
-    return mean, np.maximum(column_mean(rows, np.square) - mean**2, 0)
+def moments(rows: sp.csr_matrix, gaps: Gaps | None = None) -> tuple[Array, Array]:
+    """Return the (g,) float64 means and variances over all rows for which a gene was measured."""
+    mean, square = column_mean(rows), column_mean(rows, np.square)
+    if gaps is not None:
+        share = rows.shape[0] / np.maximum(gaps.cells_per_gene, 1)
+        mean, square = mean * share, square * share
+    return mean, np.maximum(square - mean**2, 0)

@@ -115,6 +115,8 @@ def key_of(reference: Reference, foreign: Iterable[Study], settings: Settings, d
     add([settings, device, torch.get_num_threads(), [version(p) for p in PACKAGES]])
     add_cells(reference)
     add([reference.cell_types, reference.codes.tolist(), reference.batches.tolist()])
+    if reference.measured is not None:
+        add(np.packbits(reference.measured).tobytes())
     for study in foreign:
         add_cells(study)
     return digest.hexdigest()

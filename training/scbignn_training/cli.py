@@ -14,7 +14,8 @@ from click.core import ParameterSource
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.sessions import available_threads
 from scbignn_infer.plain import encodable, visible
-from scbignn_training.recipe import Recipe, Source, read_recipe
+from scbignn_training.profiles import Columns
+from scbignn_training.recipe import ProfileSource, Recipe, Source, read_recipe
 from scbignn_training.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RECIPE_PARAMETERS = (
     "references",
+    "profiles",
+    "profile_column",
     "label_key",
     "name",
     "unlabelled",
@@ -37,6 +40,19 @@ RECIPE_PARAMETERS = (
 @click.argument("references", nargs=-1, metavar="[REFERENCE.h5ad]...")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML recipe instead of options.")
 @click.option("--leave-out", metavar="NAME", help="Train the recipe without this reference.")
+@click.option(
+    "--profiles",
+    multiple=True,
+    metavar="TABLE",
+    help="Mean expression of cell types (h5ad, csv, tsv, parquet); cells are simulated from it.",
+)
+@click.option(
+    "--profile-column",
+    multiple=True,
+    metavar="WHAT=NAME",
+    help="Column with the type, dataset, tissue, ontology, cells or citation of a profile "
+    "[default: found by usual names].",
+)
 @click.option("--label-key", metavar="KEY", help="Column of obs with the cell types.")
 @click.option("--name", help="Name of the model.")
 @click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
@@ -78,6 +94,8 @@ def train(
     references: tuple[str, ...],
     recipe_file: str | None,
     leave_out: str | None,
+    profiles: tuple[str, ...],
+    profile_column: tuple[str, ...],
     label_key: str | None,
     name: str | None,
     output: Path,
@@ -93,10 +111,11 @@ def train(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Train a model on labelled cells and write its bundle.
+    """Train a model on labelled cells, on profiles of cell types or on both; write its bundle.
 
-    Several references are joined on the genes that all of them have. A run that was killed goes
-    on where it was when the same command is given again.
+    Several references are joined on all of their genes. A gene that a file has not is absent
+    there, not zero. A run that was killed goes on where it was when the same command is given
+    again.
     """
     if recipe_file is not None:
         source = click.get_current_context().get_parameter_source
@@ -108,16 +127,22 @@ def train(
             recipe = recipe.without(leave_out)
     elif leave_out is not None:
         raise click.UsageError("--leave-out is for a --recipe")
-    elif not references or not label_key or not name:
-        raise click.UsageError("give references, --label-key and --name, or a --recipe")
+    elif not name or not (references or profiles) or (references and not label_key):
+        raise click.UsageError(
+            "give references with --label-key, or --profiles, and --name; or a --recipe"
+        )
     else:
         recipe = Recipe(
             name=name,
             species=species,
             tissue=tissue,
-            label_key=label_key,
+            label_key=label_key or "",
             min_cells=min_cells,
             reference=_named(references),
+            profiles=[
+                ProfileSource(file=s.file, name=s.name, columns=_columns(profile_column))
+                for s in _named(profiles)
+            ],
             unlabelled=[Source(file=f) for f in unlabelled],
             adapt=[Source(file=f) for f in adapt],
             settings=Settings(seed=seed),
@@ -131,6 +156,17 @@ def train(
         overwrite=overwrite,
         quiet=quiet,
     )
+
+
+def _columns(given: tuple[str, ...]) -> Columns:
+    """Return the columns of profile tables that the user names."""
+    try:
+        return msgspec.convert(dict(item.split("=", 1) for item in given), Columns)
+    except (ValueError, msgspec.ValidationError):
+        known = ", ".join(Columns.__struct_fields__)
+        raise click.UsageError(
+            f"--profile-column {' '.join(given)} is not WHAT=NAME with one of {known}"
+        ) from None
 
 
 def _named(files: tuple[str, ...]) -> list[Source]:

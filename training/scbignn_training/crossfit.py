@@ -15,13 +15,13 @@ from scbignn_training.augment import views
 from scbignn_training.blocks import slices
 from scbignn_training.calibrate import fit_temperature
 from scbignn_training.cell_level import cells_of_graph, make_graph, one_hot
-from scbignn_training.gene_level import Panel, fit_gene_level
+from scbignn_training.data import Cells
+from scbignn_training.gene_level import Panel, fit_gene_level, run_cells
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
 
 if TYPE_CHECKING:
     from scbignn_training.cell_level import CellGraph
-    from scbignn_training.data import Cells
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -110,20 +110,19 @@ def cross_fit(
             settings,
             seed=settings.seed + 100 + i,
             run=run.within(f"fold {i + 1} of {settings.folds}"),
+            gaps=labelled.gaps.subset(inside) if labelled.gaps else None,
         )
         known = labelled.subset(inside[even(labelled.codes[inside], BANK_CELLS, settings.seed)])
-        seen = Panel(level, labelled.present, settings.panel_genes)
-        bank = _unit(seen.run(known.counts, known.totals)[0])
+        bank = _unit(run_cells(level, known, settings)[0])
         most = cells_of_graph(n_classes, settings)
         shown = labelled.subset(outside[stratified(labelled.codes[outside], most, settings.seed)])
-        for v, (counts, totals, present) in enumerate(
-            views(shown.counts, shown.totals, variability, generator)
-        ):
-            panel = Panel(level, present, settings.panel_genes)
-            embedding, logits = panel.run(counts, totals)
+        for v, view in enumerate(views(shown.counts, shown.totals, variability, generator)):
+            cells = Cells(*view, shown.codes, shown.gaps)
+            embedding, logits = run_cells(level, cells, settings)
             distance = _distance(embedding, bank)
+            panel = Panel(level, cells.in_common, settings.panel_genes)
             first = panel.genes[:RESIDUAL_GENES]
-            scaled = panel.run(counts, totals, "impute")[0][:, : len(first)].numpy()
+            scaled = panel.run(cells.counts, cells.totals, "impute")[0][:, : len(first)].numpy()
             tables = level.statistics
             profile = tables["class_mean"][:, first], within_spread(tables, first)
             found.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from scbignn_infer.query.matrices import choose_matrix
 from scbignn_infer.query.readers import INDEX, open_query
 from scbignn_infer.query.reading import judge_matrices
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
+from scbignn_training.gaps import Gaps, gene_shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,26 @@ READ_CELLS = 4096
 MIN_JOINED_GENES = 500
 MIN_UNLABELLED_GENES = 50
 LATIN = {"homo sapiens": "human", "mus musculus": "mouse"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the cells of a study came from.
+
+    Attributes
+    ----------
+    name
+        What scores call the study.
+    simulated
+        Whether the cells were drawn from profiles.
+    file, citation
+        The table of the profiles, and who measured them.
+    """
+
+    name: str = ""
+    simulated: bool = False
+    file: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class Study:
         (g,) ids or empty strings.
     labels
         (n,) labels as published; empty strings for unlabelled cells.
+    origin
+        Name of the study, and whether it was simulated.
     """
 
     path: Path
@@ -56,6 +79,7 @@ class Study:
     symbols: list[str]
     ensembl_ids: list[str]
     labels: Array
+    origin: Origin = Origin()
 
 
 @dataclass(frozen=True)
@@ -72,27 +96,39 @@ class Cells:
         (m,) which ranked genes these cells have.
     codes
         (n,) label codes; empty for unlabelled cells.
+    gaps
+        Genes that some of the cells' studies did not measure; none if there are none.
     """
 
     counts: sp.csr_matrix
     totals: Array
     present: Array
     codes: Array
+    gaps: Gaps | None = None
 
     @property
     def expression(self) -> sp.csr_matrix:
         """(n, m) log1p(CP10k), CSR float32."""
         return log_expression(self.counts, self.totals)
 
+    @property
+    def in_common(self) -> Array:
+        """(m,) which ranked genes all of the cells' studies have; if none, which some have."""
+        if self.gaps is None:
+            return self.present
+        every: Array = self.gaps.measured[np.unique(self.gaps.batches)].all(axis=0) & self.present
+        return every if every.any() else self.present
+
     def subset(self, rows: Array) -> Cells:
         """Return some of the cells."""
         codes = self.codes[rows] if len(self.codes) else self.codes
-        return Cells(self.counts[rows], self.totals[rows], self.present, codes)
+        gaps = self.gaps.subset(rows) if self.gaps else None
+        return Cells(self.counts[rows], self.totals[rows], self.present, codes, gaps)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """All labelled cells over the genes that every file has.
+    """All labelled cells over the genes that some file has.
 
     Attributes
     ----------
@@ -108,6 +144,14 @@ class Reference:
         (n,) position of the file that a cell is from.
     merged, dropped
         Labels that were renamed, and labels left out with their number of cells.
+    measured
+        (b, g) which genes each file has; none where all files have all of them.
+    covered
+        (b,) share of all counts that falls on the genes of each file, with ``measured``.
+    origins
+        Of each file.
+    ontology
+        Cell Ontology id by label, as profile tables have them.
     """
 
     counts: sp.csr_matrix
@@ -118,11 +162,23 @@ class Reference:
     batches: Array
     merged: dict[str, str]
     dropped: dict[str, int]
+    measured: Array | None = None
+    covered: Array | None = None
+    origins: tuple[Origin, ...] = ()
+    ontology: dict[str, str] = field(default_factory=dict)
 
     @property
     def totals(self) -> Array:
-        """(n,) counts of each cell over the joined genes."""
-        return np.asarray(self.counts.sum(axis=1), np.float32).ravel()
+        """(n,) counts of each cell over the joined genes; absent ones have their usual share."""
+        sums = np.asarray(self.counts.sum(axis=1), np.float32).ravel()
+        if self.covered is None:
+            return sums
+        return (sums / self.covered[self.batches]).astype(np.float32)
+
+    @property
+    def gaps(self) -> Gaps | None:
+        """Genes that some of the cells' files have not."""
+        return None if self.measured is None else Gaps(self.batches, self.measured)
 
     def subset(self, rows: Array) -> Reference:
         """Return some of the cells, with the types that have at least two of them."""
@@ -140,27 +196,39 @@ class Reference:
     def in_rank_order(self, n_genes: int) -> Reference:
         """Put the best-ranked genes first; the others follow, for the totals."""
         n_genes = min(n_genes, len(self.symbols))
-        ranked = rank_genes(self.counts, self.totals, self.codes, n_genes)
+        ranked = rank_genes(self.counts, self.totals, self.codes, n_genes, self.gaps)
         order = np.concatenate([ranked, np.setdiff1d(np.arange(len(self.symbols)), ranked)])
         return replace(
             self,
             counts=self.counts[:, order].tocsr(),
             symbols=[self.symbols[i] for i in order],
             ensembl_ids=[self.ensembl_ids[i] for i in order],
+            measured=None if self.measured is None else self.measured[:, order],
         )
 
     def cells(self, n_genes: int) -> Cells:
         """Return the cells over the first genes."""
         counts = self.counts[:, :n_genes]
         everything = np.ones(counts.shape[1], dtype=bool)
-        return Cells(counts, self.totals, everything, self.codes)
+        gaps = None if self.measured is None else Gaps(self.batches, self.measured[:, :n_genes])
+        return Cells(counts, self.totals, everything, self.codes, gaps)
 
     @property
     def gene_share(self) -> Array:
         """(g,) share of all counts that falls on each gene."""
+        if self.measured is not None:
+            return gene_shares(_sums(self.counts, self.batches, len(self.measured)), self.measured)
         total = column_mean(self.counts)
         share: Array = total / total.sum()
         return share
+
+
+def _sums(counts: sp.csr_matrix, batches: Array, n: int) -> Array:
+    """Return the (n, g) counts of each file on each gene."""
+    rows = np.arange(len(batches))
+    members = sp.csr_matrix((np.ones(len(rows)), (batches, rows)), shape=(n, len(rows)))
+    sums: Array = (members @ counts.astype(np.float64)).toarray()
+    return sums
 
 
 def read_study(
@@ -292,7 +360,9 @@ def join(
     drop: Sequence[str] = (),
     min_cells: int = 10,
 ) -> Reference:
-    """Join labelled files on the genes that all of them have.
+    """Join labelled files on all of their genes.
+
+    A gene that a file has not is absent for its cells: see ``Reference.measured``.
 
     Parameters
     ----------
@@ -308,19 +378,11 @@ def join(
     Raises
     ------
     InputError
-        Fewer than 500 genes in common, or fewer than two types left.
+        A file has fewer than 500 genes in common with the others, or fewer than two types are
+        left.
     """
     merge = dict(merge or {})
-    common = set(files[0].symbols).intersection(*(f.symbols for f in files[1:]))
-    symbols = [s for s in files[0].symbols if s in common]
-    if len(symbols) < MIN_JOINED_GENES:
-        raise InputError(
-            f"the {len(files)} reference files have {len(symbols)} genes in common",
-            expected=f"at least {MIN_JOINED_GENES}",
-            do="leave out the file with few genes, or name genes alike in all files",
-        )
-    columns = [{s: i for i, s in enumerate(f.symbols)} for f in files]
-    ids = [files[0].ensembl_ids[columns[0][s]] for s in symbols]
+    symbols, ids = _all_genes(files)
     published = np.concatenate([f.labels for f in files])
     labels = np.array([merge.get(x, x) for x in published], dtype=object)
     batches = np.repeat(np.arange(len(files)), [f.counts.shape[0] for f in files])
@@ -356,15 +418,67 @@ def join(
     codes = np.array([code[x] for x in labels[keep]], np.int64)
     used = {old: new for old, new in merge.items() if old in set(published)}
     rows = np.split(keep, np.cumsum([f.counts.shape[0] for f in files])[:-1])
-    parts = [
-        f.counts[r][:, [c[s] for s in symbols]]
-        for f, r, c in zip(files, rows, columns, strict=True)
-    ]
+    measured = np.array([np.isin(symbols, f.symbols) for f in files])
+    parts = [_spread(f, r, symbols) for f, r in zip(files, rows, strict=True)]
     counts = sp.csr_matrix(sp.vstack(parts) if len(parts) > 1 else parts[0])
-    return Reference(counts, symbols, ids, codes, cell_types, batches[keep], used, dropped)
+    return _with_gaps(
+        Reference(counts, symbols, ids, codes, cell_types, batches[keep], used, dropped),
+        measured,
+        tuple(f.origin for f in files),
+    )
 
 
-def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int) -> Array:
+def _all_genes(files: Sequence[Study]) -> tuple[list[str], list[str]]:
+    """Return the genes of all files with their ids: those that all have first."""
+    common = set(files[0].symbols).intersection(*(f.symbols for f in files[1:]))
+    symbols = [s for s in files[0].symbols if s in common]
+    ids: dict[str, str] = {}
+    for file in files:
+        for symbol, own in zip(file.symbols, file.ensembl_ids, strict=True):
+            ids[symbol] = ids.get(symbol, "") or own
+    for i, file in enumerate(files if len(symbols) < MIN_JOINED_GENES else []):
+        others = set().union(*(f.symbols for f in (*files[:i], *files[i + 1 :])))
+        shared = len(set(file.symbols) & others) if len(files) > 1 else len(file.symbols)
+        if shared < MIN_JOINED_GENES:
+            raise InputError(
+                f"{file.path} shares {shared} genes with the other references",
+                expected=f"at least {MIN_JOINED_GENES}",
+                do="leave out the file with few genes, or name genes alike in all files",
+            )
+    symbols += [s for s in ids if s not in common]
+    return symbols, [ids[s] for s in symbols]
+
+
+def _spread(file: Study, keep: Array, symbols: list[str]) -> sp.csr_matrix:
+    """Return the kept cells over the joined genes; those that the file has not are empty."""
+    column = {s: i for i, s in enumerate(file.symbols)}
+    if all(s in column for s in symbols):
+        return file.counts[keep][:, [column[s] for s in symbols]]
+    place = {s: i for i, s in enumerate(symbols)}
+    to = np.array([place[s] for s in file.symbols])
+    rows = file.counts[keep]
+    moved = sp.csr_matrix((rows.data, to[rows.indices], rows.indptr), (rows.shape[0], len(symbols)))
+    moved.sort_indices()
+    return moved
+
+
+def _with_gaps(reference: Reference, measured: Array, origins: tuple[Origin, ...]) -> Reference:
+    """Record the files, and which of them lack which genes, if any do."""
+    reference = replace(reference, origins=origins)
+    if measured.all():
+        return reference
+    sums = _sums(reference.counts, reference.batches, len(measured))
+    covered = measured @ gene_shares(sums, measured)
+    return replace(reference, measured=measured, covered=covered)
+
+
+def rank_genes(
+    counts: sp.csr_matrix,
+    totals: Array,
+    codes: Array,
+    n_genes: int,
+    gaps: Gaps | None = None,
+) -> Array:
     r"""Rank genes by how well they tell some type from the rest.
 
     Each type ranks the genes by a Welch-like score
@@ -377,16 +491,19 @@ def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int)
         (n, g) counts, (n,) totals and (n,) label codes.
     n_genes
         How many to return.
+    gaps
+        Genes that some cells' studies did not measure: these cells do not count for them.
 
     Returns
     -------
     ndarray
         (n_genes,) columns, best first.
     """
-    n, size = len(codes), np.bincount(codes)[:, None]
+    n: int | Array = len(codes)
+    size = np.bincount(codes)[:, None]
     factor = TARGET_SUM / np.maximum(totals, 1.0)
     first, second = np.zeros((2, len(size), counts.shape[1]))
-    for rows in slices(n):
+    for rows in slices(len(codes)):
         block = sp.csr_matrix(counts[rows], dtype=np.float64)
         x = with_values(block, np.log1p(block.data * row_of_each(block, factor[rows])))
         width = x.shape[0]
@@ -395,11 +512,17 @@ def rank_genes(counts: sp.csr_matrix, totals: Array, codes: Array, n_genes: int)
         )
         first += (members @ x).toarray()
         second += (members @ with_values(x, x.data**2)).toarray()
+    if gaps is not None:
+        n = np.maximum(gaps.cells_per_gene, 1)
+        size = gaps.cells_per_type(codes, len(size))
+        seen, size = size > 0, np.maximum(size, 1)
     mean_c = first / size
     var_c = second / size - mean_c**2
     mean = first.sum(axis=0) / n
     var = second.sum(axis=0) / n - mean**2
     score = (mean_c - mean) / np.sqrt(var_c / size + var / n + 1e-3)
+    if gaps is not None:
+        score[~seen] = -np.inf
     rank = np.argsort(np.argsort(-score, axis=1, kind="stable"), axis=1, kind="stable")
     best: Array = np.argsort(rank.min(axis=0), kind="stable")[:n_genes]
     return best

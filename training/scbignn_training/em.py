@@ -25,9 +25,11 @@ from scbignn_training.cell_level import (
     shield_of,
 )
 from scbignn_training.evaluate import Outcome, macro_f1
-from scbignn_training.gene_level import GeneLevel, Panel, fit_network
+from scbignn_training.gaps import Gaps
+from scbignn_training.gene_level import GeneLevel, Panel, fit_network, run_cells
 from scbignn_training.objective import pseudo_labels
 from scbignn_training.run import BARE
+from scbignn_training.statistics import complete
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +63,7 @@ def gene_level_itself(gene_logits: Tensor, graph: CellGraph) -> Tensor:
 
 def run_gene_level(level: GeneLevel, cells: Cells, settings: Settings) -> CellGraph:
     """Return the graph of some cells with the gene level's logits; targets are gold or zero."""
-    panel = Panel(level, cells.present, settings.panel_genes)
-    embedding, logits = panel.run(cells.counts, cells.totals)
+    embedding, logits = run_cells(level, cells, settings)
     gold = len(cells.codes) == len(logits)
     targets = one_hot(cells.codes, logits.shape[1]) if gold else torch.zeros_like(logits)
     return make_graph(embedding, logits, targets, settings)
@@ -115,7 +116,7 @@ def e_step(
     imputed = panel.run(unlabelled.counts, unlabelled.totals, "impute")[2]
     with torch.enable_grad():
         return fit_network(
-            labelled.expression[:, : net.n_genes],
+            complete(labelled.expression, pair.gene.statistics, settings, labelled.gaps),
             torch.from_numpy(labelled.codes),
             graph.gene_logits.shape[1],
             settings,
@@ -155,8 +156,13 @@ def m_step(
     filled = sp.csr_matrix(np.ones((joined.shape[0], 1))) @ sp.csr_matrix(absent)
     x = sp.csr_matrix(sp.vstack([labelled.expression, joined + filled]), dtype=np.float32)
     codes = np.concatenate([labelled.codes, probabilities[sure].argmax(axis=1)])
-    tables = statistics.estimate(x, codes, n_classes, settings)
-    logistic = statistics.fit_logistic(x, codes, n_classes, tables, settings)
+    gaps = labelled.gaps
+    if gaps is not None:  # unlabelled cells were filled: they count as a study that has all genes
+        study = np.append(gaps.batches, np.full(joined.shape[0], len(gaps.measured)))
+        gaps = Gaps(study, np.vstack([gaps.measured, np.ones_like(gaps.measured[:1])]))
+    tables = statistics.estimate(x, codes, n_classes, settings, gaps)
+    seen = complete(x, tables, settings, gaps)
+    logistic = statistics.fit_logistic(seen, codes, n_classes, tables, settings)
     level = GeneLevel(gene.net, tables, logistic, gene.blend, gene.temperature).eval()
     return Pair(level, cell, teacher)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Outcome:
         (n,) label codes of the cells as they are, and what the pair calls them.
     logits
         (n, c) of the cell level, where the types are those of all cells.
+    batches
+        (n,) study of each cell, where it is known.
     """
 
     gene_level_f1: float
@@ -35,6 +37,7 @@ class Outcome:
     truth: Array
     called: Array
     logits: Array
+    batches: Array = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def macro_f1(truth: Array, predicted: Array) -> float:

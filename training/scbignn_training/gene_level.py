@@ -17,7 +17,7 @@ from scbignn_training.full_attention import FullAttention
 from scbignn_training.objective import bilevel_loss, class_weights, soft_targets
 from scbignn_training.program_attention import ProgramAttention
 from scbignn_training.run import BARE
-from scbignn_training.statistics import estimate, fit_logistic
+from scbignn_training.statistics import complete, estimate, fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scbignn_training.checkpoint import State
+    from scbignn_training.data import Cells
+    from scbignn_training.gaps import Gaps
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -250,6 +252,22 @@ class Panel:
         return tuple(torch.cat(column) for column in zip(*batches, strict=True))
 
 
+def run_cells(
+    level: GeneLevel, cells: Cells, settings: Settings, what: str = "forward"
+) -> tuple[Tensor, ...]:
+    """Run ``forward`` or ``parts`` on cells, each on a panel of the genes that its study has."""
+    if cells.gaps is None:
+        panel = Panel(level, cells.present, settings.panel_genes)
+        return panel.run(cells.counts, cells.totals, what)
+    parts, order = [], []
+    for rows, measured in cells.gaps.patterns():
+        panel = Panel(level, cells.present & measured, settings.panel_genes)
+        parts.append(panel.run(cells.counts[rows], cells.totals[rows], what))
+        order.append(rows)
+    back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable"))
+    return tuple(torch.cat(column)[back] for column in zip(*parts, strict=True))
+
+
 def steps_of(n_cells: int, settings: Settings, *, again: bool = False) -> int:
     """Return how many steps a network trains on so many cells, from scratch or once again."""
     epochs = settings.em_epochs if again else settings.gene_epochs
@@ -352,11 +370,15 @@ def fit_gene_level(
     *,
     seed: int,
     run: Run = BARE,
+    gaps: Gaps | None = None,
 ) -> GeneLevel:
-    """Fit network, statistics and logistic head on labelled expression (n, ranked genes)."""
-    net_genes = min(settings.net_genes, x.shape[1])
-    tables = estimate(x, codes, n_classes, settings)
-    logistic = fit_logistic(x, codes, n_classes, tables, settings)
+    """Fit network, statistics and logistic head on labelled expression (n, ranked genes).
+
+    Genes that a cell's study did not measure are imputed, as they are for a query without them.
+    """
+    tables = estimate(x, codes, n_classes, settings, gaps)
+    seen = complete(x, tables, settings, gaps)
+    logistic = fit_logistic(seen, codes, n_classes, tables, settings)
     labels = torch.from_numpy(codes)
-    net = fit_network(x[:, :net_genes], labels, n_classes, settings, seed=seed, run=run)
+    net = fit_network(seen, labels, n_classes, settings, seed=seed, run=run)
     return GeneLevel(net, tables, logistic, settings.blend).eval()

@@ -8,16 +8,19 @@ import os
 import platform
 import shutil
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from scbignn_infer.errors import OutputError
 from scbignn_infer.model import bundle as b
+from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_infer.network.trial import try_out
 from scbignn_infer.plain import encodable
@@ -27,10 +30,12 @@ from scbignn_training.data import Cells
 from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level
 from scbignn_training.gene_level import Panel
-from scbignn_training.interpret import interpret
+from scbignn_training.interpret import CELLS, interpret
 from scbignn_training.ontology import lineages
+from scbignn_training.sampling import place_in_type
 
 if TYPE_CHECKING:
+    from scbignn_training.data import Reference
     from scbignn_training.recipe import Recipe, Source
     from scbignn_training.train import Model
 
@@ -172,22 +177,38 @@ def _interpretation(model: Model, recipe: Recipe) -> list[b.Interpretation]:
     """Return what the gene level looks at for each type, with all of the reference's genes."""
     reference, gene = model.reference, model.pair.gene
     m = len(gene.statistics["gene_mean"])
-    cells = reference.cells(m)
+    cells = _filled(reference.cells(m), gene.statistics)
     panel = Panel(gene, cells.present, recipe.settings.panel_genes)
     return interpret(gene, panel, cells, reference.symbols, len(reference.cell_types))
+
+
+def _filled(cells: Cells, statistics: dict[str, Array]) -> Cells:
+    """Return cells in which genes that were not measured carry and deny nothing.
+
+    They take their type's mean. Only cells that :func:`interpret` looks at are returned then.
+    """
+    if cells.gaps is None:
+        return cells
+    some = np.flatnonzero(place_in_type(cells.codes, np.arange(len(cells.codes))) < CELLS)
+    cells = cells.subset(some)
+    measured = cells.gaps.of(slice(None)) if cells.gaps else np.ones(cells.counts.shape, bool)
+    mean = statistics["class_mean"] * statistics["gene_scale"] + statistics["gene_mean"]
+    usual = np.expm1(np.maximum(mean, 0))[cells.codes] * cells.totals[:, None] / TARGET_SUM
+    usual[measured] = 0
+    counts = sp.csr_matrix(cells.counts + sp.csr_matrix(usual, dtype=np.float32))
+    return replace(cells, counts=counts, gaps=None)
 
 
 def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec:
     reference, settings = model.reference, recipe.settings
     net = model.pair.gene.net
     interpretation = _interpretation(model, recipe)
-    terms = [recipe.ontology.get(t, "") for t in reference.cell_types]
+    simulation = recipe.simulation.as_record() if recipe.profiles else {}
+    ontology = reference.ontology | recipe.ontology
+    terms = [ontology.get(t, "") for t in reference.cell_types]
     ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
-    batches = np.bincount(reference.batches, minlength=len(recipe.reference))
-    datasets = [
-        _dataset(s, int(n), "reference") for s, n in zip(recipe.reference, batches, strict=True)
-    ]
+    datasets = _labelled(recipe, reference)
     roles = ["unlabelled"] * len(recipe.unlabelled) + ["adapted"] * len(recipe.adapt)
     datasets += [
         _dataset(s, n, role)
@@ -237,12 +258,12 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             n_cells=len(reference.codes),
             validation=model.validation,
             seed=settings.seed,
-            settings=settings.as_record(),
+            settings=settings.as_record() | simulation,
             em_history=model.history,
             scores=model.scores,
             scores_per_type=model.scores_per_type,
             held_out_scores={
-                recipe.reference[study].called: scores
+                reference.origins[study].name: scores
                 for study, scores in model.held_out.by_study.items()
             },
             held_out_scores_per_type=model.held_out.per_type,
@@ -266,6 +287,21 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             },
         },
     )
+
+
+def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
+    """Return the record of each file of labelled cells and of each data set of profiles."""
+    batches = np.bincount(reference.batches, minlength=len(reference.origins))
+    found: list[b.Dataset] = []
+    for origin, n in zip(reference.origins, batches, strict=True):
+        if not origin.simulated:
+            found.append(_dataset(recipe.reference[len(found)], int(n), "reference"))
+            continue
+        table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
+        record = _dataset(table, int(n), "profiles")
+        citation = "; ".join(filter(None, (record.citation, origin.citation)))
+        found.append(msgspec.structs.replace(record, name=origin.name, citation=citation))
+    return found
 
 
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:

@@ -12,7 +12,9 @@ import msgspec
 from scbignn_infer.errors import InputError
 from scbignn_infer.plain import encodable
 from scbignn_training.ontology import check_terms
+from scbignn_training.profiles import Columns
 from scbignn_training.settings import Settings
+from scbignn_training.simulate import Simulation
 
 DATA_VARIABLE = "SCBIGNN_DATA"
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -67,6 +69,15 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return path
 
 
+class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table of mean profiles; each of its data sets is a study."""
+
+    columns: Columns = Columns()
+    """Names of the columns that describe a profile, where they are not the usual ones."""
+    include: dict[str, list[str]] = {}
+    """Patterns by column; rows that match none are left out."""
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model is made from."""
 
@@ -78,10 +89,17 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tissue: str = ""
     assays: list[str] = []
     licence: str = ""
-    label_key: str
+    label_key: str = ""
+    """Column of the references with the cell types."""
     min_cells: Annotated[int, msgspec.Meta(ge=2)] = 10
     """Types with fewer cells after merging are left out."""
-    reference: list[Source]
+    reference: list[Source] = []
+    profiles: list[ProfileSource] = []
+    """Tables of mean expression that cells are simulated from."""
+    simulation: Simulation = Simulation()
+    hold_out: Annotated[int, msgspec.Meta(ge=0)] = 5
+    """The most twins that are trained to score studies left out, of several studies each where
+    there are more; 0 for none."""
     unlabelled: list[Source] = []
     adapt: list[Source] = []
     """Queries whose own cells join the unlabelled ones, so that what the model says of them is
@@ -94,6 +112,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What the model was found unable to tell, in words, for its card."""
     notes: list[str] = []
     settings: Settings = Settings()
+
+    def __post_init__(self) -> None:
+        """Refuse a recipe of nothing."""
+        if not self.reference and not self.profiles:
+            raise ValueError("a recipe needs a reference or profiles")
+        if self.reference and not self.label_key:
+            raise ValueError("references need a label_key")
 
     @property
     def foreign(self) -> list[Source]:
@@ -109,13 +134,15 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             No reference bears that name, or there is no other.
         """
         rest = [s for s in self.reference if s.called != name]
-        if len(rest) == len(self.reference):
+        tables = [s for s in self.profiles if s.called != name]
+        if len(rest) == len(self.reference) and len(tables) == len(self.profiles):
+            known = [s.called for s in (*self.reference, *self.profiles)]
             raise InputError(
                 f"the recipe {self.name} has no reference '{name}'",
-                expected=f"one of {', '.join(s.called for s in self.reference)}",
+                expected=f"one of {', '.join(known)}",
                 do="choose with --leave-out",
             )
-        if not rest:
+        if not rest and not tables:
             raise InputError(
                 f"'{name}' is the only reference of {self.name}",
                 expected="a recipe with two or more, to train on the rest",
@@ -125,6 +152,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             self,
             name=f"{self.name}-without-{name}",
             reference=rest,
+            profiles=tables,
             notes=[*self.notes, f"{self.name} without {name}: trained to be scored on that study"],
         )
 
@@ -146,7 +174,7 @@ def read_recipe(path: str | Path) -> Recipe:
             do="mend the recipe",
         ) from None
     check_terms(recipe.ontology)
-    names = [s.called for s in recipe.reference]
+    names = [s.called for s in (*recipe.reference, *recipe.profiles)]
     for name in names:
         if names.count(name) > 1:
             raise InputError(

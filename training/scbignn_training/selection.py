@@ -21,20 +21,22 @@ Array = np.ndarray[Any, Any]
 STUDIES = "each study left out in turn"
 
 
-def splits(reference: Reference, folds: int, seed: int) -> tuple[str, list[tuple[Array, Array]]]:
+def splits(
+    reference: Reference, folds: int, seed: int, *, most: int = 5
+) -> tuple[str, list[tuple[Array, Array]]]:
     """Return what is held out, and row numbers of training and held-out cells of each split.
 
-    Each study is left out in turn where there are several, else one fold of the cells. Held-out
+    Each study is left out in turn where there are several, else one fold of the cells. Of more
+    than ``most`` studies several are left out at once; with 0, none is. Held-out
     cells of a type that the rest does not know, and single cells of a type, are not scored. A
     study is not left out if the rest cannot be trained on or shares no type with it; if that is so
     of all, cells are held out.
     """
     rows = np.arange(len(reference.codes))
-    if len(np.unique(reference.batches)) > 1:
-        pairs = [
-            (rows[reference.batches != b], rows[reference.batches == b])
-            for b in np.unique(reference.batches)
-        ]
+    studies, study = np.unique(reference.batches, return_inverse=True)
+    if len(studies) > 1 and most > 0:
+        group = study % max(most, 2)
+        pairs = [(rows[group != g], rows[group == g]) for g in np.unique(group)]
         known = [(inside, _known(reference, inside, outside)) for inside, outside in pairs]
         usable = [
             (inside, outside)

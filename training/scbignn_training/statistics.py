@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.network.panel import LIMIT
+from scbignn_infer.network.panel import LIMIT, panel_tables
 from scbignn_training.blocks import (
     dense,
     moments,
@@ -22,6 +22,7 @@ from scbignn_training.sampling import sample_weights, stratified
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scbignn_training.gaps import Gaps
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
@@ -38,7 +39,11 @@ def scale(x: Array | float, mean: Array, sd: Array) -> Array:
 
 
 def estimate(
-    x: sp.csr_matrix, codes: Array, n_classes: int, settings: Settings
+    x: sp.csr_matrix,
+    codes: Array,
+    n_classes: int,
+    settings: Settings,
+    gaps: Gaps | None = None,
 ) -> dict[str, Array]:
     r"""Estimate the statistics of ranked genes from labelled cells.
 
@@ -57,6 +62,10 @@ def estimate(
         Number of types.
     settings
         Ranks, ridge and the cells that the covariances come from.
+    gaps
+        Genes that some cells' studies did not measure: means and scales are over the others, and
+        covariances as if these cells had the mean of their type. A type's mean of a gene that none
+        of its cells was measured for is what the factor model expects.
 
     Returns
     -------
@@ -64,16 +73,20 @@ def estimate(
         The tables that :func:`scbignn_infer.network.panel.panel_tables` takes, rounded to float16
         as they are shipped.
     """
-    mean, variance = moments(x)
+    mean, variance = moments(x, gaps)
     sd = np.sqrt(variance) + 0.05
     rows = stratified(codes, settings.covariance_cells, settings.seed)
     weights = sample_weights(codes, rows) / len(rows)
     sample = x if len(rows) == len(codes) else x[rows]
-    total, within = factor_models(sample, codes[rows], weights, (mean, sd), settings)
+    some = gaps.subset(rows) if gaps else None
+    total, within = factor_models(sample, codes[rows], weights, (mean, sd), settings, gaps=some)
+    profiles = class_means(x, codes, n_classes, (mean, sd), gaps)
+    if gaps is not None:
+        profiles = _expected(profiles, gaps.cells_per_type(codes, n_classes) > 0, *total)
     tables = {
         "gene_mean": mean,
         "gene_scale": sd,
-        "class_mean": class_means(x, codes, n_classes, (mean, sd)),
+        "class_mean": profiles,
         "within_factors": within[0],
         "within_residual": np.maximum(within[1], 1e-3),
         "total_factors": total[0],
@@ -101,8 +114,49 @@ def _rise(x: sp.csr_matrix, scaling: tuple[Array, Array]) -> sp.csr_matrix:
     return with_values(x, values)
 
 
+def _expected(profiles: Array, measured: Array, factors: Array, residual: Array) -> Array:
+    """Return (c, m) means with those that were not measured as the factor model expects them."""
+    noise, completed = np.maximum(residual, 0.05)[:, None], profiles.copy()
+    for profile, known in zip(completed, measured, strict=True):
+        if known.any() and not known.all():
+            scaled = factors[known] / noise[known]
+            inner = np.eye(factors.shape[1]) + factors[known].T @ scaled
+            profile[~known] = factors[~known] @ np.linalg.solve(inner, profile[known] @ scaled)
+    return np.clip(completed, -LIMIT, LIMIT)
+
+
+def complete(
+    x: sp.csr_matrix, statistics: dict[str, Array], settings: Settings, gaps: Gaps | None
+) -> sp.csr_matrix:
+    """Return expression (n, net genes), absent genes imputed as for a query without them."""
+    m = min(settings.net_genes, x.shape[1])
+    if gaps is None:
+        return x[:, :m]
+    mean, sd = statistics["gene_mean"], statistics["gene_scale"]
+    parts, order = [], []
+    for rows, measured in gaps.patterns():
+        genes, tables = panel_tables(
+            statistics, measured, net_genes=m, panel_genes=settings.panel_genes
+        )
+        absent = np.flatnonzero(~measured[:m])
+        for few in slices(len(rows)):
+            here = rows[few]
+            known = dense(x[here][:, :m]).numpy()
+            z = scale(dense(x[here][:, genes]).numpy(), mean[genes], sd[genes])
+            guess = z @ tables["impute_in"] @ tables["impute_out"][:, absent]
+            known[:, absent] = np.maximum(guess * sd[absent] + mean[absent], 0)
+            parts.append(sp.csr_matrix(known.astype(np.float32)))
+            order.append(here)
+    back = np.argsort(np.concatenate(order), kind="stable")
+    return sp.csr_matrix(sp.vstack(parts))[back]
+
+
 def class_means(
-    x: sp.csr_matrix, codes: Array, n_classes: int, scaling: tuple[Array, Array]
+    x: sp.csr_matrix,
+    codes: Array,
+    n_classes: int,
+    scaling: tuple[Array, Array],
+    gaps: Gaps | None = None,
 ) -> Array:
     """Return the (c, m) means of scaled expression; 0 for a type without cells."""
     total = np.zeros((n_classes, x.shape[1]))
@@ -111,6 +165,8 @@ def class_means(
         members = sp.csr_matrix((np.ones(n), (codes[rows], np.arange(n))), shape=(n_classes, n))
         total += (members @ _rise(x[rows], scaling)).toarray()
     cells = np.bincount(codes, minlength=n_classes)[:, None]
+    if gaps is not None:
+        cells = gaps.cells_per_type(codes, n_classes)
     means: Array = (total / np.maximum(cells, 1) + scale(0.0, *scaling)) * (cells > 0)
     return means
 
@@ -121,6 +177,8 @@ def factor_models(
     weights: Array,
     scaling: tuple[Array, Array],
     settings: Settings,
+    *,
+    gaps: Gaps | None = None,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     r"""Fit low-rank factors and residual variances to the total and the within-class covariance.
 
@@ -138,6 +196,8 @@ def factor_models(
         Mean and scale of each gene.
     settings
         Rank and seed.
+    gaps
+        Genes that some cells' studies did not measure: they are taken for the means of the type.
 
     Returns
     -------
@@ -148,17 +208,19 @@ def factor_models(
     base = scale(0.0, *scaling)
     shift = torch.tensor(base, dtype=torch.float32)
     rises, weight = _rise(x, scaling), torch.tensor(weights, dtype=torch.float32)[:, None]
+    types, labels = np.unique(codes, return_inverse=True)
+    means = torch.tensor(class_means(x, labels, len(types), scaling, gaps))
 
     def covariance(vectors: Tensor) -> Tensor:
         product = torch.zeros(m, vectors.shape[1], dtype=torch.float64)
         narrow = vectors.float()
         for rows in slices(n):
             z = dense(rises[rows]).add_(shift)
+            if gaps is not None:
+                z = torch.where(torch.from_numpy(gaps.of(rows)), z, means[labels[rows]].to(z.dtype))
             product += z.T @ (weight[rows] * (z @ narrow))
         return product
 
-    types, labels = np.unique(codes, return_inverse=True)
-    means = torch.tensor(class_means(x, labels, len(types), scaling))
     share = torch.tensor(np.bincount(labels, weights))[:, None]
     rank = min(settings.factors, n, m)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -178,6 +240,11 @@ def factor_models(
         variance += np.bincount(rise.indices, each, minlength=m)
     total, within = (_nystroem(*pair)[:, :rank].numpy() for pair in zip(bases, images, strict=True))
     between_variance = (share * means**2).sum(0).numpy()
+    if gaps is not None:
+        measured = gaps.weight_per_type(labels, weights, len(types))
+        known, squares = np.maximum(measured.sum(axis=0), 1e-12), means.numpy() ** 2
+        seen = variance - base**2 * (1 - known) - (measured * squares).sum(axis=0)
+        variance = seen / known + between_variance
     return (
         (total, variance - (total**2).sum(axis=1)),
         (within, variance - between_variance - (within**2).sum(axis=1)),

@@ -23,12 +23,22 @@ from scbignn_training.calibrate import (
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import key_of
 from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle
-from scbignn_training.data import Cells, join, read_study, tell_species, unlabelled_cells
+from scbignn_training.data import (
+    Cells,
+    Origin,
+    join,
+    read_study,
+    tell_species,
+    unlabelled_cells,
+)
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
-from scbignn_training.gene_level import Panel, fit_gene_level, steps_of
+from scbignn_training.gaps import Gaps
+from scbignn_training.gene_level import fit_gene_level, run_cells, steps_of
+from scbignn_training.profiles import ontology_of, read_profiles
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
+from scbignn_training.simulate import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +50,14 @@ if TYPE_CHECKING:
     from scbignn_training.crossfit import CrossFit
     from scbignn_training.data import Reference, Study
     from scbignn_training.evaluate import Outcome
+    from scbignn_training.profiles import ProfileSet
     from scbignn_training.recipe import Recipe
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+HOLD_OUT = 5
+"""The most twins that are trained to score studies left out."""
 NEVER = -1e4
 """Logit of a type that a split does not know."""
 
@@ -182,7 +195,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     run.say("reading the references")
     reference, foreign, species = _read(recipe)
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
-    return replace(fit(reference, foreign, recipe.settings, run), species=species)
+    model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
+    return replace(model, species=species)
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -193,29 +207,56 @@ def read_reference(recipe: Recipe) -> Reference:
     InputError
         A file is missing or differs from the recipe, or the files do not go together.
     """
-    return _join(recipe, _read_labelled(recipe))
+    profiles = _read_profiles(recipe)
+    return _join(recipe, [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles)
 
 
 def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
     """Return the labelled cells, the unlabelled ones, and the species of them all."""
-    labelled = _read_labelled(recipe)
+    labelled, profiles = _read_labelled(recipe), _read_profiles(recipe)
     foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
-    species = tell_species(recipe.species, [*labelled, *foreign])
-    return _join(recipe, labelled), foreign, species
+    cells = [*labelled, *_simulated(recipe, profiles)]
+    species = tell_species(recipe.species, [*cells, *foreign])
+    return _join(recipe, cells, profiles), foreign, species
 
 
 def _read_labelled(recipe: Recipe) -> list[Study]:
     return [
-        read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude)
+        replace(
+            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude),
+            origin=Origin(s.called),
+        )
         for s in recipe.reference
     ]
 
 
-def _join(recipe: Recipe, labelled: list[Study]) -> Reference:
-    return join(labelled, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
+def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
+    return [
+        found
+        for s in recipe.profiles
+        for found in read_profiles(
+            s.locate(), columns=s.columns, include=s.include, exclude=s.exclude
+        )
+    ]
 
 
-def fit(reference: Reference, foreign: list[Study], settings: Settings, run: Run = BARE) -> Model:
+def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
+    return [simulate(p, recipe.simulation, recipe.settings.seed) for p in profiles]
+
+
+def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Reference:
+    joined = join(cells, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
+    return replace(joined, ontology=ontology_of(profiles, recipe.merge))
+
+
+def fit(
+    reference: Reference,
+    foreign: list[Study],
+    settings: Settings,
+    run: Run = BARE,
+    *,
+    hold_out: int = HOLD_OUT,
+) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
     Parameters
@@ -228,6 +269,8 @@ def fit(reference: Reference, foreign: list[Study], settings: Settings, run: Run
         All hyper-parameters.
     run
         As in :func:`train`.
+    hold_out
+        The most twins that are trained to score studies left out.
 
     Raises
     ------
@@ -240,7 +283,7 @@ def fit(reference: Reference, foreign: list[Study], settings: Settings, run: Run
             expected=f"at least {settings.folds} of each type, for {settings.folds} folds",
             do="raise --min-cells (min_cells in a recipe)",
         )
-    validation, splits = selection.splits(reference, settings.folds, settings.seed)
+    validation, splits = selection.splits(reference, settings.folds, settings.seed, most=hold_out)
     by_study = validation == selection.STUDIES
     has_em = bool(foreign) and settings.em_iterations > 0
     if not by_study and not has_em:
@@ -279,27 +322,27 @@ def fit(reference: Reference, foreign: list[Study], settings: Settings, run: Run
         pair, start, history, validation=validation, settings=settings, foreign=foreign, run=run
     )
     if by_study:
-        studies = [int(reference.batches[outside[0]]) for _, outside in splits]
-        model = _with_studies(model, dict(zip(studies, outcomes, strict=True)))
+        model = _with_studies(model, outcomes)
     return replace(model, device=run.device)
 
 
-def _with_studies(model: Model, outcomes: dict[int, Outcome]) -> Model:
+def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     """Add the scores of held-out studies, and be as sure as they allow."""
-    truth = np.concatenate([o.truth for o in outcomes.values()])
-    logits = np.concatenate([o.logits for o in outcomes.values()])
+    truth = np.concatenate([o.truth for o in outcomes])
+    logits = np.concatenate([o.logits for o in outcomes])
+    batches = np.concatenate([o.batches for o in outcomes])
     temperature = fit_temperature(logits, truth)
     probabilities = calibrate(logits, temperature)
-    called = np.concatenate([o.called for o in outcomes.values()])
+    called = np.concatenate([o.called for o in outcomes])
     types = model.reference.cell_types
-    by_study = {
-        study: StudyScores(
-            accuracy=round(float((o.called == o.truth).mean()), 4),
-            macro_f1=round(macro_f1(o.truth, o.called), 4),
-            n_cells=len(o.truth),
+    by_study = {}
+    for study in dict.fromkeys(batches.tolist()):
+        y, said = truth[batches == study], called[batches == study]
+        by_study[study] = StudyScores(
+            accuracy=round(float((said == y).mean()), 4),
+            macro_f1=round(macro_f1(y, said), 4),
+            n_cells=len(y),
         )
-        for study, o in outcomes.items()
-    }
     return replace(
         model,
         temperature=temperature,
@@ -329,12 +372,18 @@ def fit_start(
         of_one_type = np.zeros(len(unlabelled.totals), np.int64)
         unlabelled = unlabelled.subset(stratified(of_one_type, most, settings.seed))
     x = labelled.expression
-    variability = _variability(x)
+    variability = _variability(x, labelled.gaps)
     crossfit = settle(cross_fit(labelled, n_classes, variability, settings, run), settings)
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
     gene = fit_gene_level(
-        x, labelled.codes, n_classes, settings, seed=settings.seed, run=everything
+        x,
+        labelled.codes,
+        n_classes,
+        settings,
+        seed=settings.seed,
+        run=everything,
+        gaps=labelled.gaps,
     )
     gene.temperature = crossfit.temperature
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
@@ -360,24 +409,32 @@ def _split_outcomes(
     most = cells_of_graph(len(code), settings)
     unseen = reference.subset(outside[stratified(reference.codes[outside], most, settings.seed)])
     column = {s: i for i, s in enumerate(reference.symbols)}
-    counts = unseen.counts[:, [column[s] for s in start.reference.symbols[:m]]]
+    order = [column[s] for s in start.reference.symbols[:m]]
+    counts = unseen.counts[:, order]
+    gaps = None if unseen.measured is None else Gaps(unseen.batches, unseen.measured[:, order])
     codes = np.array([code[unseen.cell_types[c]] for c in unseen.codes], np.int64)
     generator = np.random.default_rng(settings.seed)
     shown = views(counts, unseen.totals, start.variability, generator)
     if not np.isin(reference.batches[outside], reference.batches[inside]).any():
         shown = shown[:1]
-    held_out = [Cells(*view, codes) for view in shown]
+    held_out = [Cells(*view, codes, gaps) for view in shown]
     place = np.array([reference.cell_types.index(t) for t in start.reference.cell_types])
     for pair in start.iterate(settings, settings.em_iterations, run):
         found = em.validate(pair, held_out, settings)
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
-        yield replace(found, truth=place[found.truth], called=place[found.called], logits=logits)
+        yield replace(
+            found,
+            truth=place[found.truth],
+            called=place[found.called],
+            logits=logits,
+            batches=unseen.batches,
+        )
 
 
-def _variability(x: sp.csr_matrix) -> Array:
+def _variability(x: sp.csr_matrix, gaps: Gaps | None) -> Array:
     """Return the standardised log dispersion of each gene."""
-    mean, variance = moments(x)
+    mean, variance = moments(x, gaps)
     dispersion = np.log(np.maximum(variance / (mean + 0.05), 1e-6))
     standard: Array = (dispersion - dispersion.mean()) / dispersion.std()
     return standard
@@ -415,9 +472,8 @@ def _calibrated(
     if not history:
         history = [_out_of_fold(crossfit.graphs, logits, codes)]
         run.iteration(history[0])
-    panel = Panel(pair.gene, labelled.present, settings.panel_genes)
     rows = even(labelled.codes, BANK_CELLS, settings.seed)
-    bank, _ = panel.run(labelled.counts[rows], labelled.totals[rows])
+    bank, _ = run_cells(pair.gene, labelled.subset(rows), settings)
     return Model(
         pair=pair,
         reference=reference,

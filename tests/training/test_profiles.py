@@ -1,0 +1,219 @@
+"""Tables of mean expression as they are read, and cells that are simulated from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from scbignn_infer.errors import InputError
+from scbignn_infer.query.gene_names import GeneNames
+from scbignn_training.profiles import Columns, ontology_of, read_profiles
+from scbignn_training.simulate import Simulation, simulate
+
+GENES = sorted(GeneNames.of("human").symbols)[5000:7000]
+TYPES = ["B", "T", "NK", "B"]
+SETS = ["one", "one", "one", "two"]
+
+
+@pytest.fixture(scope="module")
+def means():
+    """Return four profiles that sum to 10,000; the second data set lacks every fourth gene."""
+    found = np.random.default_rng(0).gamma(0.15, 1, (4, 2000)) + 1e-6
+    found[3, ::4] = 0
+    return found / found.sum(axis=1, keepdims=True) * 1e4
+
+
+@pytest.fixture
+def about():
+    return pd.DataFrame(
+        {
+            "cell_type": TYPES,
+            "dataset": SETS,
+            "tissue": ["blood"] * 4,
+            "ontology_id": ["CL:0000236", "CL:0000084", "", "CL:0000236"],
+            "n_cells": [20, 30, 10, 50],
+        },
+        index=[f"p{i}" for i in range(4)],
+    )
+
+
+def write(path, values, about, genes=GENES):
+    """Write a table in the format that its name says."""
+    if path.suffix == ".h5ad":
+        table = ad.AnnData(np.asarray(values), obs=about, var=pd.DataFrame(index=list(genes)))
+        table.write_h5ad(path)
+    else:
+        frame = pd.concat([about, pd.DataFrame(values, about.index, list(genes))], axis=1)
+        if path.suffix == ".parquet":
+            frame.to_parquet(path)
+        else:
+            frame.to_csv(path, sep="," if path.suffix == ".csv" else "\t")
+    return path
+
+
+class TestReading:
+    @pytest.mark.parametrize("name", ["p.h5ad", "p.csv", "p.tsv", "p.parquet"])
+    def test_every_format(self, tmp_path, means, about, name):
+        one, two = read_profiles(write(tmp_path / name, means, about))
+        assert (one.name, two.name) == ("one", "two")
+        assert one.labels.tolist() == ["B", "T", "NK"]
+        assert one.symbols == GENES
+        np.testing.assert_allclose(one.means, means[:3] / 1e4, rtol=1e-5)
+        assert two.symbols == [g for i, g in enumerate(GENES) if i % 4]
+        assert one.n_cells.tolist() == [20, 30, 10]
+        assert one.tissues.tolist() == ["blood"] * 3
+        assert one.ontology_ids.tolist() == ["CL:0000236", "CL:0000084", ""]
+        assert ontology_of([one, two], {"T": "T cell"}) == {
+            "B": "CL:0000236",
+            "T cell": "CL:0000084",
+        }
+
+    def test_genes_may_be_rows(self, tmp_path, means):
+        path = tmp_path / "t.csv"
+        pd.DataFrame(means[:3].T, index=GENES, columns=["B", "T", "NK"]).to_csv(path)
+        (found,) = read_profiles(path)
+        assert found.labels.tolist() == ["B", "T", "NK"]
+        np.testing.assert_allclose(found.means, means[:3] / 1e4, rtol=1e-5)
+
+    @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["CP10k", "CPM"])
+    @pytest.mark.parametrize("log", [np.log1p, lambda x: np.log2(1 + x)], ids=["e", "2"])
+    def test_logarithms_are_undone(self, tmp_path, means, about, log, scale):
+        path = write(tmp_path / "p.h5ad", log(means[:3] * scale), about[:3])
+        (found,) = read_profiles(path)
+        np.testing.assert_allclose(found.means, means[:3] / 1e4, rtol=1e-3, atol=1e-9)
+
+    def test_means_of_logarithms_that_were_scaled_are_steep_again(self, tmp_path, about):
+        """No study's largest gene is only twice its hundredth."""
+        rng = np.random.default_rng(1)
+        linear = np.exp(1.2 * rng.standard_normal((3, 2000)))
+        linear *= 5000 / linear.sum(axis=1, keepdims=True)
+        flat = np.log1p(linear)
+        flat *= 1e4 / flat.sum(axis=1, keepdims=True)
+        (found,) = read_profiles(write(tmp_path / "p.h5ad", flat, about[:3]))
+        np.testing.assert_allclose(found.means, linear / 5000, rtol=0.02)
+
+    def test_columns_are_chosen_and_rows_by_pattern(self, tmp_path, means, about):
+        other = about.rename(columns={"cell_type": "wer", "dataset": "woher"})
+        path = write(tmp_path / "p.h5ad", means, other)
+        columns = Columns(type="wer", dataset="woher")
+        (found,) = read_profiles(path, columns=columns, include={"woher": ["o*"]})
+        assert found.labels.tolist() == ["B", "T", "NK"]
+        (found,) = read_profiles(path, columns=columns, exclude={"woher": ["two"], "wer": ["N*"]})
+        assert found.labels.tolist() == ["B", "T"]
+        with pytest.raises(InputError, match="no column 'who'") as caught:
+            read_profiles(path, columns=Columns(type="who"))
+        assert "\n" not in str(caught.value)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda x, a: (-x, a, GENES), "negative or infinite"),
+            (lambda x, a: (np.where(x > 1, np.inf, x), a, GENES), "negative or infinite"),
+            (lambda x, a: (x, a, [str(i) for i in range(2000)]), "no gene names"),
+            (lambda x, a: (x, a.assign(cell_type="B", tissue=list("abcd")), GENES), "1 cell types"),
+            (lambda x, a: (x, a.assign(dataset="one"), GENES), "2 profiles of 'B / one / blood'"),
+            (lambda x, a: (x * [[1], [0], [1], [1]], a, GENES), "1 rows without expression"),
+            (lambda x, a: (x, a.assign(ontology_id="CL:9"), GENES), "the ontology id 'CL:9'"),
+            (lambda x, a: (x, a.assign(n_cells="many"), GENES), "numbers of cells"),
+        ],
+        ids=["negative", "infinite", "no names", "one type", "twice", "zeros", "ontology", "cells"],
+    )
+    def test_what_is_no_table_of_profiles_is_one_line(self, tmp_path, means, about, change, says):
+        path = write(tmp_path / "p.h5ad", *change(means, about))
+        with pytest.raises(InputError, match=says) as caught:
+            read_profiles(path)
+        assert "\n" not in str(caught.value)
+
+    def test_what_is_no_table_is_one_line(self, tmp_path):
+        for name in ("none.h5ad", "text.h5ad", "text.doc", "text.parquet"):
+            if name.startswith("text"):
+                (tmp_path / name).write_text("hello")
+            with pytest.raises(InputError, match="a table of mean expression") as caught:
+                read_profiles(tmp_path / name)
+            assert "\n" not in str(caught.value)
+
+    def test_two_ids_of_one_type_are_one_line(self, tmp_path, means, about):
+        path = write(tmp_path / "p.h5ad", means, about.assign(ontology_id=["CL:0000236"] * 4))
+        one, two = read_profiles(path)
+        other = replace(two, ontology_ids=np.array(["CL:0000084"]))
+        with pytest.raises(InputError, match="two ontology ids of 'X'") as caught:
+            ontology_of([one, other], {"B": "X"})
+        assert "\n" not in str(caught.value)
+
+
+class TestSimulation:
+    @pytest.fixture
+    def profiles(self, means, tmp_path):
+        path = tmp_path / "p.h5ad"
+        about = pd.DataFrame({"cell_type": TYPES[:3]}, index=list("abc"))
+        (found,) = read_profiles(write(path, means[:3], about))
+        return found
+
+    QUIET = Simulation(
+        cells=400, gene_factor=0, type_factor=0, ambient=0, doublets=0, pseudo=0, shrink=0
+    )
+
+    def test_cells_have_the_mean_of_their_profile(self, profiles):
+        found = simulate(profiles, self.QUIET, 0)
+        assert found.origin.simulated
+        assert found.labels.tolist() == ["B"] * 400 + ["T"] * 400 + ["NK"] * 400
+        assert (found.counts.data == np.round(found.counts.data)).all()
+        for i, label in enumerate(profiles.labels):
+            mean = np.asarray(found.counts[found.labels == label].mean(axis=0)).ravel()
+            assert np.corrcoef(mean, profiles.means[i])[0, 1] > 0.98
+
+    def test_noise_is_negative_binomial_of_the_size(self, profiles):
+        steady = replace_(self.QUIET, depth_spread=0.0, laboratories=1, size=0.5, cells=3000)
+        found = simulate(profiles, steady, 0).counts[:3000].toarray()
+        mean, variance = found.mean(axis=0), found.var(axis=0)
+        often = mean > 1
+        size = mean[often] ** 2 / (variance[often] - mean[often])
+        assert np.median(size) == pytest.approx(0.5, rel=0.1)
+
+    def test_a_seed_fixes_every_bit_and_another_does_not(self, profiles):
+        one, same, other = (simulate(profiles, Simulation(cells=12), s) for s in (3, 3, 4))
+        for part in ("data", "indices", "indptr"):
+            assert getattr(one.counts, part).tobytes() == getattr(same.counts, part).tobytes()
+        assert (one.counts != other.counts).nnz > 0
+
+    def test_factors_make_genes_vary_together(self, profiles):
+        loading = np.zeros((2, 1))
+        loading[:, 0] = 1.0
+        best = np.argsort(-profiles.means[0])[:2]
+        factors = ([profiles.symbols[i] for i in best], loading)
+        steady = replace_(self.QUIET, size=5.0, depth_spread=0.0)
+        plain, joint = (
+            np.corrcoef(simulate(profiles, steady, 0, f).counts[:400][:, best].toarray().T)[0, 1]
+            for f in (None, factors)
+        )
+        assert joint > plain + 0.3
+
+    def test_ambient_counts_are_of_the_other_types(self, profiles):
+        own = profiles.means[0] < 1e-7
+        clean, dirty = (
+            simulate(profiles, replace_(self.QUIET, ambient=a), 0).counts[:400][:, own].sum()
+            for a in (0.0, 0.2)
+        )
+        assert dirty > 5 * max(clean, 1)
+
+
+def replace_(simulation, **changes):
+    import msgspec
+
+    return msgspec.structs.replace(simulation, **changes)
+
+
+def test_sparse_and_dense_tables_are_the_same(tmp_path, means, about):
+    path = write(tmp_path / "d.h5ad", means, about)
+    table = ad.read_h5ad(path)
+    table.X = sp.csr_matrix(table.X)
+    table.write_h5ad(tmp_path / "s.h5ad")
+    for one, other in zip(read_profiles(path), read_profiles(tmp_path / "s.h5ad"), strict=True):
+        np.testing.assert_array_equal(one.means, other.means)
