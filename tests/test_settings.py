@@ -59,7 +59,7 @@ def test_a_setting_is_an_option_of_annotate(name: str) -> None:
     assert bounds == setting.within
 
 
-@pytest.mark.parametrize("name", SETTINGS.keys() - NOT_IN_PYTHON)
+@pytest.mark.parametrize("name", sorted(SETTINGS.keys() - NOT_IN_PYTHON))
 def test_a_setting_is_a_keyword_in_python(name: str) -> None:
     setting, functions = SETTINGS[name], [scbignn_infer.annotate]
     if name in get_type_hints(LabelKeywords):
