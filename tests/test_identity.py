@@ -268,7 +268,7 @@ def test_what_another_program_saves_meanwhile_stays(label, query, stage):
 def test_labels_and_report_come_both_or_not_at_all(label, query, others, suffix, monkeypatch):
     pytest.importorskip("umap")
     monkeypatch.setattr(
-        label_file, "_write_report", lambda report, *_: report.path.write_text("page")
+        label_file, "_write_report", lambda report, *_, **__: report.path.write_text("page")
     )
     target, report = (
         query.with_name(f"o.{suffix}"),
