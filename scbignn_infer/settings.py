@@ -236,9 +236,9 @@ SETTINGS = _settings_of(Settings)
 def _with_entries(text: str | None, names: list[str]) -> str:
     """Put what is said of settings into a docstring, where it has ``**settings``."""
     entries = [
-        f"{name} : {inspect.formatannotation(SETTINGS[name].hint, 'collections.abc')}, default "
-        f"{SETTINGS[name].default!r}\n    {SETTINGS[name].meaning}\n"
-        for name in names
+        f"{s.name}\n    {s.meaning}\n"
+        f"    ``{inspect.formatannotation(s.hint, 'collections.abc')} = {s.default!r}``\n"
+        for s in map(SETTINGS.__getitem__, names)
     ]
     return re.sub(r"(?m)^\*\*settings\n?", lambda _: "".join(entries), inspect.cleandoc(text or ""))
 

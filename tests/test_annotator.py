@@ -327,7 +327,7 @@ def test_accuracy_on_unseen_studies_does_not_fall(
 ) -> None:
     with open_query(real_data(query)) as cells:
         annotator = Annotator.load(REPOSITORY / "exported_models" / model, device="cpu")
-        truth = cells.obs["cell_type_common"].astype(str).to_numpy()
+        truth = np.array(cells.obs_column("cell_type_common"))
         found = annotator.annotate_query(cells)
     known = np.isin(truth, annotator.bundle.cell_types)
     assert (found.best_labels == truth)[known].mean() > least

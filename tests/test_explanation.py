@@ -155,7 +155,8 @@ def test_the_tables_of_a_file_are_solved_once(
     query = AnnDataQuery(islets)
     choice = annotator.choose(query)
     assert len(solved) == 1  # to choose takes no tables
-    express(annotator, query, choice, annotator.annotate_query(query, choice=choice))
+    labels = annotator.annotate_query(query, choice=choice)
+    express(annotator, query, choice, labels, annotator.rules.grouping)
     assert len(solved) == 2
 
 
@@ -234,7 +235,7 @@ def test_explanations_are_drawn_and_listed(said: Any, islets: ad.AnnData, tmp_pa
 
 
 def test_a_picture_without_its_extra_is_one_line(
-    explain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "'matplotlib>=" in said(
