@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +12,8 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import CellType
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
