@@ -176,6 +176,13 @@ class Reference:
         return (sums / self.covered[self.batches]).astype(np.float32)
 
     @property
+    def simulated(self) -> Array:
+        """(n,) which cells were drawn from profiles."""
+        flags = np.array([o.simulated for o in self.origins] or [False], dtype=bool)
+        found: Array = flags[self.batches] if self.origins else np.zeros(len(self.codes), bool)
+        return found
+
+    @property
     def gaps(self) -> Gaps | None:
         """Genes that some of the cells' files have not."""
         return None if self.measured is None else Gaps(self.batches, self.measured)
