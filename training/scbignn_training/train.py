@@ -28,6 +28,7 @@ from scbignn_training.data import (
     Origin,
     join,
     read_study,
+    relabelled,
     tell_species,
     unlabelled_cells,
 )
@@ -221,13 +222,14 @@ def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
 
 
 def _read_labelled(recipe: Recipe) -> list[Study]:
-    return [
-        replace(
-            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude),
-            origin=Origin(s.called),
-        )
-        for s in recipe.reference
-    ]
+    found = []
+    for source in recipe.reference:
+        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+        for change in recipe.relabel:
+            if not change.studies or source.called in change.studies:
+                study = relabelled(study, change.label, change.to, change.genes)
+        found.append(replace(study, origin=Origin(source.called)))
+    return found
 
 
 def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
