@@ -28,6 +28,7 @@ from scbignn_training.data import (
     Origin,
     join,
     read_study,
+    relabelled,
     tell_species,
     unlabelled_cells,
 )
@@ -221,13 +222,14 @@ def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
 
 
 def _read_labelled(recipe: Recipe) -> list[Study]:
-    return [
-        replace(
-            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude),
-            origin=Origin(s.called),
-        )
-        for s in recipe.reference
-    ]
+    found = []
+    for source in recipe.reference:
+        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+        for change in recipe.relabel:
+            if not change.studies or source.called in change.studies:
+                study = relabelled(study, change.label, change.to, change.genes)
+        found.append(replace(study, origin=Origin(source.called)))
+    return found
 
 
 def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
@@ -335,12 +337,13 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    simulated = np.array([o.simulated for o in model.reference.origins] or [False])
-    judged = ~simulated[batches] if simulated.any() else np.ones(len(truth), dtype=bool)
-    judged |= not judged.any()
+    origins = model.reference.origins
+    drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
+    has_drawn = any(o.simulated for o in origins)
+    judged = ~drawn if has_drawn and not drawn.all() else np.ones(len(truth), dtype=bool)
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
-    if simulated.any():
+    if has_drawn:
         model = replace(
             model,
             threshold=fit_threshold(probabilities, truth[judged]),
