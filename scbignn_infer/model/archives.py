@@ -55,7 +55,7 @@ class _Memory(_Listed, io.BytesIO):
 
 @contextmanager
 def open_archive(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive by its path or bytes, whose list of members is bounded."""
+    """Open a zip archive, by path or bytes, if its list of members is bounded; a Flaw if not."""
     try:
         file = _Memory(source) if isinstance(source, bytes) else _Disk(io.FileIO(source))
     except OSError as error:
