@@ -30,8 +30,8 @@ MORE_SECONDS = 60.0
 class JobApart:
     """A :class:`~scbignn_infer.label_file.Job` that another process does, in so many seconds.
 
-    Its errors come here, as do those of a time that is over and of a child that was lost; nothing
-    is left behind. Progress is called in this process.
+    It raises what that raises, and an error if the time is over or the child is lost; nothing is
+    left behind. Progress is called in this process.
     """
 
     def __init__(

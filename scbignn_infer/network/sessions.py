@@ -237,7 +237,7 @@ class Session:
             ) from None
 
     def holding(self, **constants: Array) -> Run:
-        """Return :meth:`run` with some inputs filled in; a GPU receives them once only."""
+        """Return :meth:`run` with some inputs filled in; a GPU receives them only once."""
         if self._runtime.provider == "cpu":
             return partial(self.run, **constants)
         return self._bound(constants, self._runtime.provider, self._runtime.device_id)
@@ -266,7 +266,7 @@ class Session:
 
 
 def search_session(runtime: Runtime) -> Session:
-    """Return the session of ``knn.onnx``; a process opens one for each runtime, or tries again."""
+    """Return the session of ``knn.onnx``; a process opens one for each runtime that works."""
     with _searching:
         return _open_search(runtime)
 

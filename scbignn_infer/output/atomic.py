@@ -199,7 +199,7 @@ def _put_without_links(draft: Draft) -> None:
 def replacing(target: Path, *, new: bool = False, source: Identity | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``target`` that takes its place when the block succeeds.
 
-    A ``new`` one replaces nothing. If the source that it is made from has changed, nothing is put.
+    With ``new``, nothing is replaced. If the source of it has changed, nothing is put.
     """
     with drafting(target, new=new) as draft:
         with one_line(target):
