@@ -28,19 +28,10 @@ MORE_SECONDS = 60.0
 
 
 class JobApart:
-    """A :class:`~scbignn_infer.label_file.Job` that another process does, in so much time.
+    """A :class:`~scbignn_infer.label_file.Job` that another process does, in so many seconds.
 
-    Parameters
-    ----------
-    query, target, settings, progress, options
-        As there; progress is called in this process.
-    seconds
-        For all of it.
-
-    Raises
-    ------
-    ScBiGNNError
-        As there, or the time is over, or the child was lost; nothing is left behind.
+    It raises what that raises, and an error if the time is over or the child is lost; nothing is
+    left behind. Progress is called in this process.
     """
 
     def __init__(
@@ -80,17 +71,17 @@ class JobApart:
         """Return what the child says of something, and pass its progress on until then."""
         while True:
             left = self._end - monotonic()
-            said = self._child.receive(max(0.0, min(LOOK_SECONDS, left)))
-            if said is None and left <= 0:
+            message = self._child.receive(max(0.0, min(LOOK_SECONDS, left)))
+            if message is None and left <= 0:
                 raise InputError(
                     f"{self.query} was not labelled within {self._seconds:g} seconds",
                     expected="a file that is read and labelled within --time-limit",
                     do="raise it, or check the file: a damaged file can hang the library",
                 )
-            if said is not None and wanted in said:
-                return said[wanted]
-            if said is not None and "progress" in said and self._progress is not None:
-                self._progress(*said["progress"])
+            if message is not None and wanted in message:
+                return message[wanted]
+            if message is not None and "progress" in message and self._progress is not None:
+                self._progress(*message["progress"])
 
 
 def _label(

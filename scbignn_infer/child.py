@@ -53,13 +53,7 @@ ENVIRONMENT = (
 
 
 class LostError(ScBiGNNError):
-    """A child process has ended before its work was done.
-
-    Parameters
-    ----------
-    how
-        It has ended.
-    """
+    """A child process has ended before its work was done, and how."""
 
     def __init__(self, how: str) -> None:
         self.how = how
@@ -76,21 +70,14 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a child may take. A limit that the system does not have is left out.
-
-    Attributes
-    ----------
-    cpu_seconds
-        Processor time of all threads, for each message that it works on.
-    file_bytes
-        Longest file that it may write.
-    open_files
-        Files that may be open at once.
-    """
+    """What a child may take. A limit that the system does not have is left out."""
 
     cpu_seconds: float | None = None
+    """Processor time of all threads, for each message that it works on."""
     file_bytes: int | None = None
+    """Longest file that it may write."""
     open_files: int = 512
+    """Files that may be open at once."""
 
     def apply(self) -> None:
         """Take on the limits, in the child."""
@@ -174,16 +161,8 @@ def _read(stream: IO[bytes], most: int) -> bytes | None:
 class Child:
     """A process that works apart, as its parent sees it.
 
-    Parameters
-    ----------
-    target
-        What it runs, a function of a module: called with a :class:`Link` and the arguments.
-    arguments
-        For the target; they are pickled.
-    bounds
-        What it may take.
-    temporary
-        Where its temporary files go; by default where the parent's do.
+    The target, a function of a module, is called there with a :class:`Link` and the arguments,
+    which are pickled. Its temporary files go where the parent's do, unless told otherwise.
     """
 
     def __init__(
@@ -256,12 +235,8 @@ class Child:
     def receive(self, seconds: float | None = None) -> Document | None:
         """Return the next message of the child, or none after so many seconds.
 
-        Raises
-        ------
-        LostError
-            It has ended, or says what it must not say.
-        ScBiGNNError, MemoryError
-            It has met this error, and ended.
+        A LostError says that it has ended, or said what it must not say. Another ScBiGNNError, or a
+        MemoryError, is one that it has met, and ended.
         """
         try:
             document = self._came.get(timeout=seconds)
@@ -343,13 +318,7 @@ def _how(code: int) -> str:
 
 
 class Link:
-    """The way to the parent, as the child sees it. Iterate over it for what is to be done.
-
-    Parameters
-    ----------
-    source, sink
-        Pipes from and to the parent.
-    """
+    """The way to the parent, as the child sees it. Iterate over it for what is to be done."""
 
     def __init__(self, source: IO[bytes], sink: IO[bytes]) -> None:
         self._source, self._sink = source, sink

@@ -34,30 +34,20 @@ TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")
 
 @dataclass
 class Findings:
-    """The state of an installation.
-
-    Attributes
-    ----------
-    versions
-        Python, this package, its dependencies and each onnxruntime package found.
-    training
-        Version of each package of the extra ``training``, or ``None``.
-    providers_listed
-        Execution providers that onnxruntime was built with.
-    providers
-        What came of loading a graph and running it: ``loads``, or why it does not.
-    models
-        Version of each model found, or what is wrong with it.
-    problems
-        What has to be repaired, each with the way to do it.
-    """
+    """The state of an installation."""
 
     versions: dict[str, str | None]
+    """Python, this package, its dependencies and each onnxruntime package found."""
     training: dict[str, str | None]
+    """Version of each package of the extra ``training``, or ``None``."""
     providers_listed: list[str] = field(default_factory=list)
+    """Execution providers that onnxruntime was built with."""
     providers: dict[str, str] = field(default_factory=dict)
+    """What came of loading a graph and running it: ``loads``, or why it does not."""
     models: dict[str, str] = field(default_factory=dict)
+    """Version of each model found, or what is wrong with it."""
     problems: list[str] = field(default_factory=list)
+    """What has to be repaired, each with the way to do it."""
 
 
 def examine() -> Findings:

@@ -115,9 +115,9 @@ OF_THE_SYSTEM = re.compile("error message = '([^']*)'")
 def reason(error: BaseException) -> str:
     """Return in one line why the system or a library failed."""
     text = str(getattr(error, "strerror", None) or error)
-    said = OF_THE_SYSTEM.search(text)
+    of_system = OF_THE_SYSTEM.search(text)
     lines = text.splitlines()
-    return said[1] if said else next(filter(None, lines), type(error).__name__)
+    return of_system[1] if of_system else next(filter(None, lines), type(error).__name__)
 
 
 PROBE_BYTES = 1 << 26

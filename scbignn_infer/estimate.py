@@ -33,18 +33,12 @@ BYTES_A_SECOND = 5e8
 
 @dataclass(frozen=True)
 class Estimate:
-    """Roughly what labelling takes, from measurements on two cores of a server of 2023.
-
-    Attributes
-    ----------
-    seconds
-        Wall time.
-    memory
-        Peak of the process in bytes.
-    """
+    """Roughly what labelling takes, from measurements on two cores of a server of 2023."""
 
     seconds: float
+    """Wall time."""
     memory: int
+    """Peak of the process in bytes."""
 
 
 def estimate(
@@ -60,20 +54,8 @@ def estimate(
 ) -> Estimate:
     """Estimate time and memory from the sizes of what is held; a GPU only makes it quicker.
 
-    Parameters
-    ----------
-    n_cells
-        Cells of the query.
-    embedding_size, n_classes, n_neighbors
-        Of the model.
-    threads
-        CPU threads.
-    output_bytes
-        Size of the file that will be copied.
-    held_bytes
-        What of the file is in memory, since its format is read whole.
-    report
-        Whether a report is drawn, too.
+    ``output_bytes`` are of the file that will be copied; ``held_bytes`` are what of the file is in
+    memory, since its format is read whole.
     """
     search = search_for(n_cells)
     seconds = (SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)) / threads
@@ -89,17 +71,9 @@ def estimate(
 
 
 def bytes_to_read(path: Path) -> int:
-    """Return what reading a file takes that is read whole: a text table or a ``matrix.mtx``.
+    """Return the bytes that reading a text table or a ``matrix.mtx`` takes, by a file's beginning.
 
-    Parameters
-    ----------
-    path
-        The file or folder; nothing but the beginning of a file is read.
-
-    Returns
-    -------
-    int
-        Bytes; 0 for formats that are read a part at a time, and for what cannot be read.
+    They are 0 for formats that are read a part at a time, and for what cannot be read.
     """
     with suppress(OSError, EOFError, ValueError, IndexError, zlib.error):
         values = values_held(path)
@@ -108,13 +82,7 @@ def bytes_to_read(path: Path) -> int:
 
 
 def refuse_beyond(limit: int | None, needed: int, what: str) -> None:
-    """Refuse work that needs more memory than the user allows.
-
-    Raises
-    ------
-    InputError
-        It does.
-    """
+    """Refuse work that needs more memory than the user allows."""
     if limit is not None and needed > limit:
         raise InputError(
             f"{what} needs about {needed / 1e9:.1f} GB of memory",

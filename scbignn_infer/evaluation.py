@@ -37,64 +37,44 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two labellings of the same cells agree.
-
-    Attributes
-    ----------
-    n_cells
-        Cells that both label.
-    share
-        Of them, those with the same label.
-    kappa
-        The share beyond what chance would give, Cohen's (1960).
-    pairs
-        Label of the first, of the second, and cells; the most frequent pairs that differ.
-    """
+    """How far two labellings agree on the cells that both label."""
 
     n_cells: int
     share: float
+    """Of the cells, those with the same label."""
     kappa: float
+    """The share beyond what chance would give, Cohen's (1960)."""
     pairs: list[tuple[str, str, int]]
+    """Label of the first, of the second, and cells; the most frequent pairs that differ."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well the cells whose true type the model knows were labelled.
-
-    Attributes
-    ----------
-    n_cells
-        Cells that were scored.
-    left_out
-        Cells that were not, by their true label, most frequent first.
-    accuracy, macro_f1
-        Of the best label; macro-F1 is the mean over the types present in the truth.
-    unknown_share
-        Share of the scored cells that were called unknown.
-    called_accuracy
-        Accuracy among the cells that were not, or ``None`` where all were.
-    per_class
-        Scores of each type present in the truth.
-    labels
-        Types present in the truth or among the best labels.
-    confusion
-        (len(labels), len(labels)) cells by true type (row) and best label (column).
-    calibration_error, reliability
-        Accuracy less confidence, absolute, mean over the cells, in ten bins of confidence (Naeini
-        et al. 2015); and the bins that hold cells. ``None`` and empty without confidences.
-    """
+    """How well the cells whose true type the model knows were labelled."""
 
     n_cells: int
+    """Cells that were scored."""
     left_out: dict[str, int]
+    """Cells that were not, by their true label, most frequent first."""
     accuracy: float
+    """Of the best label, as the macro-F1."""
     macro_f1: float
+    """Mean over the types present in the truth."""
     unknown_share: float
+    """Share of the scored cells that were called unknown."""
     called_accuracy: float | None
+    """Accuracy among the cells that were not, or ``None`` where all were."""
     per_class: dict[str, ClassScores]
+    """Of each type present in the truth."""
     labels: list[str]
+    """Types present in the truth or among the best labels."""
     confusion: Array
+    """(len(labels), len(labels)) cells by true type (row) and best label (column)."""
     calibration_error: float | None = None
+    """Accuracy less confidence, absolute, mean over the cells, in ten bins of confidence (Naeini et
+    al. 2015); ``None`` without confidences."""
     reliability: tuple[ReliabilityBin, ...] = ()
+    """The bins that hold cells."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as JSON can hold them."""
@@ -109,23 +89,10 @@ def score(
     *,
     confidence: Array | None = None,
 ) -> Scores:
-    """Compare labels with the truth.
+    """Compare labels with the truth; an InputError says that the model knows no true label.
 
-    Parameters
-    ----------
-    truth, best
-        (n,) true labels, and labels without rejection.
-    called
-        (n,) whether the final label is one of the model's, not unknown.
-    cell_types
-        The labels that the model knows; cells of another true label are left out.
-    confidence
-        (n,) of the best labels.
-
-    Raises
-    ------
-    InputError
-        The model knows none of the true labels.
+    ``best`` (n,) are labels without rejection, with their ``confidence``; ``called`` tells where
+    the final one is not unknown. Cells of a type that the model lacks are left out.
     """
     known = np.isin(truth, cell_types)
     names, counts = np.unique(truth[~known], return_counts=True)
@@ -192,19 +159,9 @@ def calibration_error(bins: Sequence[ReliabilityBin]) -> float | None:
 
 
 def agreement(first: Array, second: Array, *, most: int = 10) -> Agreement:
-    """Compare two labellings of the same cells; those without a label in either are left out.
+    """Compare two labellings (n,) of the same cells; those without a label in either are left out.
 
-    Parameters
-    ----------
-    first, second
-        (n,) labels.
-    most
-        Pairs of different labels to list.
-
-    Raises
-    ------
-    InputError
-        No cell has a label in both.
+    At most ``most`` pairs of different labels are listed. An InputError says that no cell has both.
     """
     both = (first != "") & (second != "")
     if not both.any():

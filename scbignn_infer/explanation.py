@@ -80,19 +80,9 @@ class CellExplanation:
 def explain_cells(
     annotator: Annotator, query: Query, cells: Sequence[str], reading: Reading = AS_FOUND
 ) -> list[CellExplanation]:
-    """Label a query and explain some of its cells.
+    """Label a query and explain some of its cells, by their names.
 
-    Parameters
-    ----------
-    annotator, query, reading
-        As in :meth:`~scbignn_infer.annotator.Annotator.annotate_query`.
-    cells
-        Names of the cells.
-
-    Raises
-    ------
-    InputError
-        There is no such cell, or one without counts, or as in annotating.
+    An InputError says that a cell does not exist or has no counts, or comes from annotating.
     """
     names = query.cell_names()
     place = {name: i for i, name in reversed(list(enumerate(names)))}
@@ -104,23 +94,23 @@ def explain_cells(
             do="choose with --cells",
         )
     choice = annotator.choose(query, reading)
-    found = annotator.annotate_query(query, reading, choice=choice)
-    near = _neighbor_codes(annotator, query, reading, found)
+    annotation = annotator.annotate_query(query, reading, choice=choice)
+    near = _neighbor_codes(annotator, query, reading, annotation)
     level = annotator.gene_level(choice)
-    labels, final = found.best_labels, found.labels
+    labels, final = annotation.best_labels, annotation.labels
     explained = []
     for cell in cells:
         i = place[cell]
-        if found.empty[i]:
+        if annotation.empty[i]:
             raise InputError(
                 f"the cell '{cell}' has no count on any gene of the model",
                 expected="cells with counts",
                 do="choose others with --cells",
             )
         row = query.rows(choice.matrix, np.array([i]))
-        members = np.flatnonzero(annotator.rules.grouping.group == found.best_codes[i])
-        _, said = level.label(row)
-        code = int(members[said[0, members].argmax()])
+        members = np.flatnonzero(annotator.rules.grouping.group == annotation.best_codes[i])
+        _, type_logits = level.label(row)
+        code = int(members[type_logits[0, members].argmax()])
         effect, counts, logits = gene_effects(level, row, code)
         has, symbols = counts > 0, choice.panel.symbols
         explained.append(
@@ -128,12 +118,12 @@ def explain_cells(
                 cell=cell,
                 label=str(final[i]),
                 best_label=str(labels[i]),
-                confidence=float(found.confidence[i]),
-                novelty=float(found.novelty[i]),
-                neighbor_agreement=float(found.neighbor_agreement[i]),
+                confidence=float(annotation.confidence[i]),
+                novelty=float(annotation.novelty[i]),
+                neighbor_agreement=float(annotation.neighbor_agreement[i]),
                 gene_level=_most_probable(np.exp(logits), annotator.bundle.cell_types),
-                cell_level=_most_probable(found.probabilities[i], found.cell_types),
-                neighbors=dict(Counter(found.cell_types[j] for j in near[i]).most_common()),
+                cell_level=_most_probable(annotation.probabilities[i], annotation.cell_types),
+                neighbors=dict(Counter(annotation.cell_types[j] for j in near[i]).most_common()),
                 present=_top(np.where(has, effect, 0.0), symbols),
                 missing=_top(np.where(has, 0.0, -effect), symbols),
             )
@@ -142,22 +132,11 @@ def explain_cells(
 
 
 def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array, Array, Array]:
-    """Tell what each gene does to a cell's log-odds of a type, at the gene level.
+    """Tell what each gene does to a cell's log-odds of a type (its label code), at the gene level.
 
-    Parameters
-    ----------
-    level
-        For the file's genes.
-    row
-        (1, n_file_genes) of the chosen matrix.
-    code
-        Label code of the type.
-
-    Returns
-    -------
-    effect, counts, logits
-        (k,) log-odds less those with the reference's mean expression of the gene in the cell's
-        place, (k,) counts, both of the panel's genes; and the (c,) gene logits.
+    ``row`` (1, n_file_genes) is of the chosen matrix. For the k genes of the panel, the effects are
+    the log-odds less those with the reference's mean expression of the gene in the cell's place,
+    and counts are the cell's; then come its gene logits (c,).
     """
     counts, totals = level.panel.densify(row)
     total = max(float(totals[0, 0]), 1.0)
@@ -179,14 +158,14 @@ def _log_odds(logits: Array, code: int) -> Array:
 
 
 def _neighbor_codes(
-    annotator: Annotator, query: Query, reading: Reading, found: Annotation
+    annotator: Annotator, query: Query, reading: Reading, annotation: Annotation
 ) -> dict[int, Array]:
     """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
-    for cells in with_counts(batches_of(query, reading.batch_key), found.empty):
-        rows = np.arange(len(found))[cells]
-        graph = annotator.neighbors(found.embedding[rows])
-        codes = graph.codes(found.best_codes[rows], annotator.rules.grouping.group)
+    for cells in with_counts(batches_of(query, reading.batch_key), annotation.empty):
+        rows = np.arange(len(annotation))[cells]
+        graph = annotator.neighbors(annotation.embedding[rows])
+        codes = graph.codes(annotation.best_codes[rows], annotator.rules.grouping.group)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 

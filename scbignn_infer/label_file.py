@@ -46,31 +46,24 @@ SAMPLE_ROWS = 100
 
 @dataclass(frozen=True)
 class ReportFile:
-    """The HTML report that is written beside the labels.
-
-    Attributes
-    ----------
-    path
-        Where it goes.
-    sample_key
-        Column of ``obs`` that it divides by.
-    """
+    """The HTML report that is written beside the labels."""
 
     path: Path
     sample_key: str | None = None
+    """Column of ``obs`` that it divides by."""
 
 
 def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = None) -> FileQuery:
     """Open a file of cells; the names of genes tell which side of a text table has them."""
-    known: set[str] = set()
+    symbols: set[str] = set()
     if tables.is_table(path) and reading.orientation is None:
-        known = set(gene_names.all_names())
+        symbols = set(gene_names.all_names())
         for name, model in registry.list_models().items():
             with registry.passing_over(name):
-                known.update(registry.load_model(model).gene_symbols)
+                symbols.update(registry.load_model(model).gene_symbols)
     return readers.open_query(
         path,
-        known_genes=known,
+        known_genes=symbols,
         orientation=reading.orientation,
         modality=reading.modality,
         table=reading.table,
@@ -105,38 +98,10 @@ class Job:
     A context: at its beginning the file is open, the model and the matrix are chosen and all that
     can be refused is refused; at its end nothing is left behind but what was written whole.
 
-    Parameters
-    ----------
-    query
-        Any file that :func:`~scbignn_infer.query.readers.open_query` opens.
-    target
-        ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``; the query itself to write into it.
-    settings
-        How.
-    overwrite
-        Replace an existing target, report and slots.
-    replace
-        Replace an existing target and report alone.
-    report
-        A report to write, too.
-    progress
-        Called as work proceeds.
-    annotator
-        One that is held for many files; by default one is made of the settings.
-
-    Attributes
-    ----------
-    cells, annotator, choice, rules
-        The open file, its model, what of it is read, and which labels are given.
-    expected
-        What the work takes.
-    annotation
-        The labels, once there are any.
-
-    Raises
-    ------
-    ScBiGNNError
-        The file, the model or the output is not what it should be, or the file has changed.
+    The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
+    ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
+    ``overwrite`` replaces an existing target, report and slots, ``replace`` the first two alone. An
+    annotator that is held for many files may be given; by default one is made of the settings.
     """
 
     def __init__(

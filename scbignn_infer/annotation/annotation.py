@@ -113,8 +113,8 @@ class Annotation:
     @property
     def codes(self) -> Array:
         """(n_cells,) final label codes; -1 is unknown."""
-        known = (self.support >= self.confidence_threshold) & (self.novelty <= self.max_novelty)
-        return np.where(known, self.best_codes, -1)
+        is_sure = (self.support >= self.confidence_threshold) & (self.novelty <= self.max_novelty)
+        return np.where(is_sure, self.best_codes, -1)
 
     @property
     def labels(self) -> Array:
@@ -202,8 +202,8 @@ class Column:
 
     def values(self, annotation: Annotation) -> Array:
         """Return the values (n_cells,), strings or float32."""
-        found = self.of(annotation)
-        return found if self.names else found.astype(np.float32)
+        values = self.of(annotation)
+        return values if self.names else values.astype(np.float32)
 
 
 def _label_names(annotation: Annotation) -> list[str]:

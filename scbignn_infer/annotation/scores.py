@@ -46,12 +46,12 @@ def support(confidence: Array, novelty: Array, residual: Array) -> Array:
         (n,) of the cells, see :class:`Annotation`.
     """
     strange = np.clip(np.asarray(residual) - RESIDUAL_FREE, 0, RESIDUAL_MOST)
-    found: Array = (
+    score: Array = (
         confidence
         - NOVELTY_WEIGHT * np.asarray(novelty) ** NOVELTY_POWER
         - RESIDUAL_WEIGHT * strange
     )
-    return found
+    return score
 
 
 def residual(
@@ -79,7 +79,7 @@ def residual(
     ndarray
         (n,) the mean of the ten largest differences, in standard deviations.
     """
-    found = np.empty(len(scaled), np.float32)
+    farthest = np.empty(len(scaled), np.float32)
     top = min(RESIDUAL_TOP, scaled.shape[1])
     for i in range(0, len(scaled), 4096):
         rows = slice(i, i + 4096)
@@ -88,8 +88,8 @@ def residual(
             total += scaled[column]
         smoothed = total / (1 + neighbor_indices.shape[1])
         off = np.abs(smoothed - class_mean[codes[rows]]) / spread
-        found[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
-    return found
+        farthest[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
+    return farthest
 
 
 def agreement(codes: Array, graph: Graph, group: Array) -> Array:
@@ -133,23 +133,10 @@ def strangeness(
     panel: Panel,
     bank: ReferenceBank,
 ) -> tuple[Array, Array, Array]:
-    """Tell how strange cells are to a model.
+    """Tell novelty and residual (n,) of cells to a model, and which it was trained on.
 
-    Parameters
-    ----------
-    embedding, scaled
-        (n, d) and (n, g) what the gene level made of the cells.
-    codes
-        (n,) label codes, of the model's types.
-    graph
-        Of the same cells. Without neighbours among them there is no residual.
-    panel, bank
-        The genes, and the cells of the model's reference.
-
-    Returns
-    -------
-    novelty, residual, known
-        (n,) each, the last telling which cells the model was trained on.
+    The gene level made the embedding (n, d) and the scaled genes (n, g) of the cells; label codes
+    (n,) are of the model's types. A graph without neighbours among the cells gives no residual.
     """
     distance, known = bank.distance(embedding)
     novelty, near = bank.novelty(smooth(distance, graph.within)), graph.within
@@ -162,21 +149,8 @@ def strangeness(
 class CellScores:
     """What is said of n cells, graph by graph; a cell in no graph is all novel.
 
-    Parameters
-    ----------
-    n
-        Number of cells.
-    grouping
-        Of the model's types.
-    temperature
-        As in :func:`calibrate`.
-
-    Attributes
-    ----------
-    probabilities
-        (n, n_groups) of the labels.
-    agreement, novelty, residual, known
-        (n,) see :func:`agreement` and :func:`strangeness`.
+    The temperature is that of :func:`calibrate`; the scores (n,) are those of :func:`agreement` and
+    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping.
     """
 
     def __init__(self, n: int, grouping: Grouping, temperature: float) -> None:
@@ -196,8 +170,8 @@ class CellScores:
         bank: ReferenceBank,
     ) -> None:
         """Score the cells of a graph, by the cell level's logits and what the gene level said."""
-        own = self._grouping.sum(calibrate(logits, self._temperature))
-        self.probabilities[cells], codes = own, own.argmax(1)
+        probabilities = self._grouping.sum(calibrate(logits, self._temperature))
+        self.probabilities[cells], codes = probabilities, probabilities.argmax(1)
         self.agreement[cells] = agreement(codes, graph, self._grouping.group)
         z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)

@@ -39,25 +39,10 @@ def run(
 ) -> Generator[Record, None, None]:
     """Label samples and yield their records as they are finished.
 
-    Parameters
-    ----------
-    tasks
-        One a sample.
-    workers
-        Local processes; with one, all is done in this one. Threads are divided among them.
-    scheduler
-        Address of a running dask scheduler instead, such as ``tls://10.0.0.1:8786``. A task then
-        takes one thread, unless its settings say more.
-    time_limit
-        Seconds for each sample, or part of one; then its process is ended and the sample has
-        failed. Not with a scheduler.
-
-    Raises
-    ------
-    MissingExtraError
-        A scheduler is named and dask.distributed is not installed.
-    InputError
-        The scheduler does not answer, or has a time limit.
+    One worker is this process; more are processes, among which threads are divided. On a running
+    dask scheduler, such as ``tls://10.0.0.1:8786``, a task takes one thread, unless its settings
+    say more. A process that takes longer than the time limit, in seconds, for a sample or part of
+    one is ended, and the sample has failed; a scheduler has no such limit.
     """
     if scheduler is not None and time_limit is not None:
         raise InputError(
@@ -111,29 +96,24 @@ class _Workers(ThreadPoolExecutor):
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Have the thread's process do something; another process does it if that one is lost.
 
-        Raises
-        ------
-        LostError
-            All that have tried it were lost.
-        TimeOverError
-            It takes too long.
+        A LostError says that all that tried it were lost, a TimeOverError that it took too long.
         """
         tries = 0
         while True:
             child = self._child()
             child.send((function, arguments))
             try:
-                said = child.receive(self._seconds)
+                answer = child.receive(self._seconds)
             except LostError:
                 self._drop(child)
                 tries += 1
                 if tries == TRIES or self._closed.is_set():
                     raise
                 continue
-            if said is None:
+            if answer is None:
                 self._drop(child)
                 raise TimeOverError
-            return said["result"]
+            return answer["result"]
 
     def _child(self) -> Child:
         child: Child | None = getattr(self._own, "child", None)
@@ -169,8 +149,8 @@ def _side_by_side(tasks: Sequence[Task], n: int, seconds: float | None) -> Itera
             parts = plan(task)
             if parts:
                 divided.append(task)
-                found = [pool.submit(pool.ask, label_part, part) for part in parts]
-                future = pool.submit(_join, pool, task, parts, found)
+                results = [pool.submit(pool.ask, label_part, part) for part in parts]
+                future = pool.submit(_join, pool, task, parts, results)
             else:
                 future = pool.submit(pool.ask, label_sample, task)
             futures[future] = task
@@ -192,9 +172,9 @@ def _side_by_side(tasks: Sequence[Task], n: int, seconds: float | None) -> Itera
             shutil.rmtree(parts_folder(task), ignore_errors=True)
 
 
-def _join(pool: _Workers, task: Task, parts: list[Part], found: Sequence[Future[str]]) -> Record:
+def _join(pool: _Workers, task: Task, parts: list[Part], results: Sequence[Future[str]]) -> Record:
     """Join parts that were begun before this, so that no thread waits for what is not begun."""
-    record: Record = pool.ask(join, task, parts, [part.result() for part in found])
+    record: Record = pool.ask(join, task, parts, [result.result() for result in results])
     return record
 
 

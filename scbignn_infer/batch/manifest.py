@@ -53,16 +53,8 @@ class _Done(_Line):
 class Manifest:
     """The manifest of a folder while a run holds it.
 
-    Attributes
-    ----------
-    path
-        The file.
-    run
-        The name of this run, which stands in the names of its temporary files.
-    locked
-        Whether the file system has locks, so that no other run is at work in the folder.
-    warnings
-        What the user should know of it.
+    The name of the run stands in the names of its temporary files. The manifest is ``locked`` where
+    the file system has locks, so that no other run is at work in the folder.
     """
 
     def __init__(self, path: Path, file: IO[bytes], *, unlocked: str = "") -> None:
@@ -80,11 +72,6 @@ class Manifest:
         """Return the records of earlier runs, and warn of lines that are none.
 
         The last line may be cut short: a kill does that, and its sample is done again.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be read, or no line of it is a record.
         """
         records: list[Record] = []
         damaged: list[int] = []
@@ -115,13 +102,7 @@ class Manifest:
         return records
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add lines, on the disk for good.
-
-        Raises
-        ------
-        OutputError
-            They cannot be written, or the file is no longer in its place.
-        """
+        """Add lines, on the disk for good."""
         if not records:
             return
         lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
@@ -149,13 +130,7 @@ class Manifest:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[Manifest]:
-    """Hold the manifest of a folder for one run; if the run is killed, the system lets go of it.
-
-    Raises
-    ------
-    OutputError
-        Another run holds it, or it is no file that can be written.
-    """
+    """Hold the manifest of a folder for one run; if the run is killed, the system lets go of it."""
     path = folder / MANIFEST
     with _open(path) as file:
         unlocked = ""

@@ -36,17 +36,7 @@ HASH_BYTES = 1 << 22
 
 @dataclass(frozen=True)
 class Sample:
-    """One file that is a graph of its own.
-
-    Attributes
-    ----------
-    name
-        Names the output.
-    query, target
-        What is read and what is written.
-    report
-        A report that is written, too.
-    """
+    """One file that is a graph of its own; the output is named after it."""
 
     name: str
     query: Path
@@ -56,31 +46,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Task:
-    """A sample to label.
-
-    Attributes
-    ----------
-    sample, settings
-        What, and how; the model is named.
-    overwrite
-        Replace an output of which there is no record, and slots.
-    before
-        The record of an earlier run, or none.
-    ours
-        Whether an output that is there may be replaced, since an earlier run has made it.
-    split
-        Divide the sample if it has more cells.
-    run
-        The name of the run, which stands in the names of temporary files.
-    """
+    """A sample to label."""
 
     sample: Sample
     settings: Settings
     overwrite: bool = False
+    """Replace an output of which there is no record, and slots."""
     before: Record | None = None
+    """The record of an earlier run."""
     ours: bool = False
+    """Whether an output that is there may be replaced, since an earlier run has made it."""
     split: int | None = None
+    """Divide the sample if it has more cells."""
     run: str = NO_RUN
+    """The name of the run, which stands in the names of temporary files."""
 
 
 def find_samples(
@@ -92,26 +71,10 @@ def find_samples(
     report: bool = False,
     sample_key: str | None = None,
 ) -> list[Sample]:
-    """List the samples that paths, patterns and a sheet name.
+    """List the samples that paths, patterns such as ``data/*.h5ad`` and a sheet name.
 
-    Parameters
-    ----------
-    patterns
-        Paths, or patterns such as ``data/*.h5ad``.
-    folder
-        Where outputs go.
-    sheet
-        A CSV file with a column ``query`` and, if wanted, one ``name``; paths are relative to it.
-    suffix
-        Of the outputs.
-    report, sample_key
-        Whether each gets a report, and the column of ``obs`` that it divides by.
-
-    Raises
-    ------
-    InputError, OutputError
-        A pattern matches nothing, the sheet cannot be used, two samples have one name, or an output
-        would be a sample itself.
+    The sheet is a CSV file with a column ``query`` and, if wanted, one ``name``; its paths are
+    relative to it.
     """
     named = [(stem(path), path) for pattern in patterns for path in _match(pattern)]
     named += _read_sheet(sheet) if sheet is not None else []
@@ -119,8 +82,8 @@ def find_samples(
     for name, query in named:
         target = folder / f"{name}.{suffix}"
         page = ReportFile(folder / f"{name}.html", sample_key) if report else None
-        found = Sample(name, query.absolute(), target.absolute(), page)
-        if samples.setdefault(name, found).query != found.query:
+        sample = Sample(name, query.absolute(), target.absolute(), page)
+        if samples.setdefault(name, sample).query != sample.query:
             raise InputError(
                 f"the samples {samples[name].query} and {query} are both called '{name}'",
                 expected="a name of its own for each, since outputs are named after it",
@@ -142,12 +105,12 @@ def find_samples(
 def _match(pattern: str) -> list[Path]:
     if Path(pattern).exists() or not glob.has_magic(pattern):
         return [Path(pattern)]  # what is missing is reported with its sample
-    found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 - may be absolute
-    if not found:
+    paths = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207 - may be absolute
+    if not paths:
         raise InputError(
             f"nothing matches '{pattern}'", expected="at least one file", do="check the pattern"
         )
-    return found
+    return paths
 
 
 def _read_sheet(sheet: Path) -> list[tuple[str, Path]]:
@@ -189,11 +152,6 @@ def plan_tasks(
 
     A sample whose output is not there is noted as started, so that what a kill leaves behind is
     known as ours.
-
-    Raises
-    ------
-    OutputError
-        The manifest cannot be read or written.
     """
     before: dict[str, Record] = {}
     made: set[str] = set()
@@ -216,8 +174,8 @@ def remove_leftovers(folder: Path, run: str = "") -> None:
     Only files that name a run are removed: others may be of a command that labels a single file.
     """
     with os.scandir(folder) as entries:
-        found = [(entry, LEFTOVER.fullmatch(entry.name)) for entry in entries]
-    for entry, name in found:
+        named = [(entry, LEFTOVER.fullmatch(entry.name)) for entry in entries]
+    for entry, name in named:
         if name is None or run not in ("", name[1]):
             continue
         if entry.is_dir(follow_symlinks=False):
@@ -244,20 +202,17 @@ def fingerprint(path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while data := file.read(HASH_BYTES):
-            found.update(data)
-    return found.hexdigest()
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def label_sample(task: Task) -> Record:
     """Label one sample, unless an earlier run has left it whole; what goes wrong is in the record.
 
-    Returns
-    -------
-    dict
-        ``status`` is ``done``, ``skipped`` or ``failed``; see docs/production.md for the rest.
+    Its ``status`` is ``done``, ``skipped`` or ``failed``; see docs/production.md for the rest.
     """
     with recording(task) as record:
         work = _work(task)

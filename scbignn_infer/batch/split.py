@@ -52,25 +52,15 @@ ARRAYS = (
 
 @dataclass(frozen=True)
 class Part:
-    """Some cells of a sample.
-
-    Attributes
-    ----------
-    task
-        That of the whole sample.
-    start, stop
-        Its rows.
-    path
-        Where the result is put until all parts are there.
-    source
-        The file that was divided; another has other cells.
-    """
+    """Some cells of a sample, from row ``start`` to before ``stop``."""
 
     task: Task
     start: int
     stop: int
     path: Path
+    """Where the result is put until all parts are there."""
     source: Identity
+    """The file that was divided; another has other cells."""
 
 
 def plan(task: Task) -> list[Part]:
@@ -100,12 +90,12 @@ def label_part(part: Part) -> str:
         with open_file(part.task.sample.query, settings.reading, settings.memory_limit) as cells:
             choice = annotator.choose(cells, settings.reading)
             rows = RowRange(cells, part.start, part.stop)
-            found = annotator.annotate_query(rows, settings.reading, choice=choice)
+            annotation = annotator.annotate_query(rows, settings.reading, choice=choice)
             _check(part, cells)
             cells.identity.check()
         part.path.parent.mkdir(exist_ok=True)
-        arrays: dict[str, Any] = {name: getattr(found, name) for name in ARRAYS}
-        based = msgspec.json.encode(found.provenance).decode()
+        arrays: dict[str, Any] = {name: getattr(annotation, name) for name in ARRAYS}
+        based = msgspec.json.encode(annotation.provenance).decode()
         with replacing(part.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, provenance=np.array(based), **arrays)
     except Exception as error:  # noqa: BLE001 - one part's surprise must not stop other samples

@@ -244,5 +244,5 @@ def _other_genes(genes: Genes) -> str:
         f"{genes.n_duplicates:,} duplicates summed" if genes.n_duplicates else "",
         f"left out: {left_out}" if left_out else "",
     ]
-    said = "; ".join(filter(None, parts))
-    return f" ({said})" if said else ""
+    remarks = "; ".join(filter(None, parts))
+    return f" ({remarks})" if remarks else ""

@@ -73,7 +73,7 @@ def evaluate(
     with open_file(labelled) as cells:
         given = _labels(cells, truth, "choose with --truth")
         true = np.array([names.get(label, label) for label in given], dtype=object)
-        found = _written_labels(cells, settings.key_added)
+        labels = _written_labels(cells, settings.key_added)
         other = None
         if against is not None:
             named = _labels(cells, against, "choose with --against")
@@ -81,23 +81,23 @@ def evaluate(
         cells.identity.check()
     scores = evaluation.score(
         true,
-        found.best,
-        found.final != UNKNOWN,
-        found.cell_types,
-        confidence=found.confidence,
+        labels.best,
+        labels.final != UNKNOWN,
+        labels.cell_types,
+        confidence=labels.confidence,
     )
     compared: Summary | None = None
     if other is not None:
-        known = np.isin(true, found.cell_types) & (other != "")
+        known = np.isin(true, labels.cell_types) & (other != "")
         compared = {
             "key": against,
-            "agreement": asdict(evaluation.agreement(found.best, other)),
+            "agreement": asdict(evaluation.agreement(labels.best, other)),
             "scores": None,
         }
         if known.any():
-            theirs = evaluation.score(true, other, known, found.cell_types)
+            theirs = evaluation.score(true, other, known, labels.cell_types)
             compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
-    for warning in found.warnings:
+    for warning in labels.warnings:
         make_console(stderr=True).print(f"warning: {warning}", soft_wrap=True)
     if as_json:
         print_json(
@@ -105,7 +105,7 @@ def evaluate(
                 "file": str(labelled),
                 **scores.as_dict(),
                 "against": compared,
-                "warnings": found.warnings,
+                "warnings": labels.warnings,
             }
         )
     elif output is None:
@@ -114,7 +114,7 @@ def evaluate(
         from scbignn_infer.report.summaries import write_scores
 
         with atomic.replacing(output, new=not overwrite) as page:
-            write_scores(page, labelled.name, scores, compared, warnings=found.warnings)
+            write_scores(page, labelled.name, scores, compared, warnings=labels.warnings)
 
 
 @dataclass(frozen=True)

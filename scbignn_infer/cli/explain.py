@@ -78,14 +78,14 @@ def explain(
         read = [Identity.of(query)]
         atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
-    name, found = _explain_cells(query, wanted, settings)
+    name, explained = _explain_cells(query, wanted, settings)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
-            _write_cells(page, output.suffix, query.name, found, n_genes)
+            _write_cells(page, output.suffix, query.name, explained, n_genes)
     if as_json:
-        print_json({"model": name, "cells": [asdict(cell) for cell in found]})
+        print_json({"model": name, "cells": [asdict(cell) for cell in explained]})
     elif output is None:
-        _print_cells(found, n_genes)
+        _print_cells(explained, n_genes)
 
 
 @click.command("explain")
@@ -115,12 +115,12 @@ def explain_model(
         read = [Identity.of(Path(name))]
         atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
     bundle = registry.load_model(name)
-    found = _interpretation(bundle, cell_type)
+    types = _interpretation(bundle, cell_type)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
-            _write_model(page, output.suffix, bundle.name, found, n_genes)
+            _write_model(page, output.suffix, bundle.name, types, n_genes)
     if as_json or output is None:
-        _print_interpretation(bundle.name, found, n_genes, as_json=as_json)
+        _print_interpretation(bundle.name, types, n_genes, as_json=as_json)
 
 
 def _explain_cells(
@@ -132,9 +132,9 @@ def _explain_cells(
     with label_file.open_file(path, settings.reading, settings.memory_limit) as query:
         bundle, _, _ = label_file.find_model(query, settings)
         annotator = label_file.make_annotator(settings, bundle)
-        found = explanation.explain_cells(annotator, query, wanted, settings.reading)
+        explained = explanation.explain_cells(annotator, query, wanted, settings.reading)
         query.identity.check()
-        return bundle.name, found
+        return bundle.name, explained
 
 
 def _write_model(
@@ -152,18 +152,18 @@ def _write_model(
 
 
 def _write_cells(
-    output: Path, suffix: str, name: str, found: list[CellExplanation], n_genes: int
+    output: Path, suffix: str, name: str, cells: list[CellExplanation], n_genes: int
 ) -> None:
     from scbignn_infer.report import pictures, summaries
 
     if suffix == ".png":
-        pictures.draw_cells(output, found, n_genes)
+        pictures.draw_cells(output, cells, n_genes)
     elif suffix == ".html":
-        summaries.write_cells(output, name, found)
+        summaries.write_cells(output, name, cells)
     else:
         rows = [
             (cell.cell, cell.best_label, symbol, sign * effect)
-            for cell in found
+            for cell in cells
             for genes, sign in ((cell.present, 1), (cell.missing, -1))
             for symbol, effect in genes.items()
         ]
@@ -182,9 +182,9 @@ def _write_rows(
         table.writerows(rows)
 
 
-def _print_cells(found: Sequence[CellExplanation], n_genes: int) -> None:
+def _print_cells(cells: Sequence[CellExplanation], n_genes: int) -> None:
     console = make_console()
-    for cell in found:
+    for cell in cells:
         best = f" (best: {cell.best_label})" if cell.label != cell.best_label else ""
         print_pairs(
             console,
@@ -221,8 +221,8 @@ def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Int
             expected=f"one of {', '.join(labels)}",
             do="choose with --cell-type",
         )
-    found = signed_interpretation(spec, bundle.statistics["class_mean"])
-    return found if cell_type is None else {cell_type: found.get(cell_type, Interpretation())}
+    types = signed_interpretation(spec, bundle.statistics["class_mean"])
+    return types if cell_type is None else {cell_type: types.get(cell_type, Interpretation())}
 
 
 def _print_interpretation(
@@ -238,11 +238,11 @@ def _print_interpretation(
     rows = [
         (
             label,
-            _weights(by_presence(found.genes)[:n_genes]),
-            _weights(by_absence(found.genes)[:n_genes]),
-            ", ".join("-".join(p.genes) for p in found.pairs[:n_genes]),
+            _weights(by_presence(carriers.genes)[:n_genes]),
+            _weights(by_absence(carriers.genes)[:n_genes]),
+            ", ".join("-".join(p.genes) for p in carriers.pairs[:n_genes]),
         )
-        for label, found in types.items()
+        for label, carriers in types.items()
     ]
     titles = ["type", "genes that carry it", "by their absence", "pairs attended to together"]
     make_console().print(make_table(titles, rows))

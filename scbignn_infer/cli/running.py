@@ -186,7 +186,7 @@ def _warnings_in_one_line() -> Iterator[None]:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning, module=r"scbignn_infer\b")
-        ordinary, said = warnings.showwarning, set()
+        ordinary, shown = warnings.showwarning, set()
 
         def show(
             message: Warning | str,
@@ -197,8 +197,8 @@ def _warnings_in_one_line() -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             ours = filename.startswith(PACKAGE)
-            if ours and str(message) not in said:  # Python's own "once" forgets, filters change
-                said.add(str(message))
+            if ours and str(message) not in shown:  # Python's own "once" forgets, filters change
+                shown.add(str(message))
                 say(f"warning: {message}", err=True)
             elif not ours and sys.warnoptions:
                 ordinary(message, category, filename, lineno, file, line)

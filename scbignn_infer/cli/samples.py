@@ -85,7 +85,7 @@ def annotate_samples(
             expected="--graph reference with --split",
             do="pass both, or leave out --split",
         )
-    found = samples.find_samples(
+    chosen = samples.find_samples(
         patterns,
         folder,
         sheet=options.samples,
@@ -95,9 +95,9 @@ def annotate_samples(
     )
     _make_folder(folder)
     with manifest.hold(folder) as book:
-        records = list(_label(found, book, settings, options, common))
+        records = list(_label(chosen, book, settings, options, common))
         warnings = book.warnings
-    place = {sample.name: i for i, sample in enumerate(found)}
+    place = {sample.name: i for i, sample in enumerate(chosen)}
     records.sort(key=lambda record: place[record["sample"]])
     failed = _failed(records)
     if common.as_json:
@@ -117,7 +117,7 @@ def annotate_samples(
 
 
 def _label(
-    found: Sequence[Sample],
+    chosen: Sequence[Sample],
     book: Manifest,
     settings: Settings,
     options: SampleOptions,
@@ -128,7 +128,7 @@ def _label(
 
     folder = book.path.parent
     tasks = samples.plan_tasks(
-        found, book, settings, overwrite=common.overwrite, split=options.split
+        chosen, book, settings, overwrite=common.overwrite, split=options.split
     )
     if book.locked:
         samples.remove_leftovers(folder)

@@ -97,11 +97,11 @@ def serve(
     with _bind(host, port) as listener:
         limits = service.Limits(max_size, timeout, queue)
         device, threads = settings.device, settings.threads
-        found = list(models) or [
+        served = list(models) or [
             str(bundle.path)
             for bundle in nearest_model.whole_models(device=device, threads=threads)
         ]
-        with service.Worker(found, settings, limits) as worker:
+        with service.Worker(served, settings, limits) as worker:
             app = service.make_app(worker, limits, [*hosts, host])
             server = make_server(app, timeout)
             for number in ENDING:

@@ -55,18 +55,7 @@ class _Memory(_Listed, io.BytesIO):
 
 @contextmanager
 def open_archive(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive, whose list of members is bounded.
-
-    Parameters
-    ----------
-    source
-        Its path, or its bytes.
-
-    Raises
-    ------
-    Flaw
-        It is none, or it has too many members.
-    """
+    """Open a zip archive, by path or bytes, if its list of members is bounded; a Flaw if not."""
     try:
         file = _Memory(source) if isinstance(source, bytes) else _Disk(io.FileIO(source))
     except OSError as error:
@@ -82,13 +71,7 @@ def open_archive(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
 
 
 def check_member(member: zipfile.ZipInfo) -> None:
-    """Refuse a member that is encrypted, or packed in a way that cannot be bounded.
-
-    Raises
-    ------
-    Flaw
-        It is one of these.
-    """
+    """Refuse a member that is encrypted, or packed in a way that cannot be bounded."""
     need(
         not member.flag_bits & 1 and member.compress_type in METHODS,
         f"the file {_last(member)} has a password or is packed in a rare way",
@@ -97,13 +80,7 @@ def check_member(member: zipfile.ZipInfo) -> None:
 
 
 def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> bytes:
-    """Return the bytes of a member, one beyond ``most`` where it has more; no more are unpacked.
-
-    Raises
-    ------
-    Flaw
-        It cannot be unpacked.
-    """
+    """Return the bytes of a member, one beyond ``most`` where it has more; no more are unpacked."""
     check_member(member)
     try:
         with archive.open(member) as file:

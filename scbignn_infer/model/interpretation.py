@@ -18,36 +18,25 @@ def signed_interpretation(spec: BundleSpec, class_mean: Array) -> dict[str, Inte
 
     A bundle keeps how much of a type's log-probability a gene makes on the way from the mean of the
     other types, whichever way that leads. Here a weight is positive where the cells of the type
-    have more of the gene than the other types' mean, and negative where they have less.
-
-    Parameters
-    ----------
-    spec
-        Of the model.
-    class_mean
-        (n_types, n_ranked_genes) means of scaled expression, from ``statistics.npz``.
-
-    Returns
-    -------
-    dict of str to Interpretation
-        By type: genes that speak by their presence, then those that speak by their absence, the
-        heaviest of each first. Genes without a mean are left out.
+    have more of the gene than the other types' mean, and negative where they have less. Genes that
+    speak by their presence come first, the heaviest of each kind before others. ``class_mean``
+    (n_types, n_ranked_genes) holds means of scaled expression; genes without one are left out.
     """
     place = {gene.symbol: i for i, gene in enumerate(spec.genes[: class_mean.shape[1]])}
-    found = {}
+    signed = {}
     for code, cell_type in enumerate(spec.cell_types):
-        own = spec.interpretation.get(cell_type.label)
-        if own is None:
+        unsigned = spec.interpretation.get(cell_type.label)
+        if unsigned is None:
             continue
         rise = class_mean[code] - np.delete(class_mean, code, axis=0).mean(axis=0)
         genes = [
             GeneWeight(symbol=g.symbol, weight=g.weight if rise[place[g.symbol]] > 0 else -g.weight)
-            for g in own.genes
+            for g in unsigned.genes
             if g.symbol in place
         ]
         genes.sort(key=lambda gene: gene.weight < 0)
-        found[cell_type.label] = Interpretation(genes=genes, pairs=own.pairs)
-    return found
+        signed[cell_type.label] = Interpretation(genes=genes, pairs=unsigned.pairs)
+    return signed
 
 
 def by_presence(genes: list[GeneWeight]) -> list[GeneWeight]:

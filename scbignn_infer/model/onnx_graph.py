@@ -155,20 +155,7 @@ TENSOR_TYPE = _Kind("a type", {1: ("elem_type", VARINT), 2: ("shape", PART)})
 
 
 def check_graph(data: bytes, level: str) -> None:
-    """Refuse a graph that holds anything but what the exporter of its level writes.
-
-    Parameters
-    ----------
-    data
-        The bytes of the file.
-    level
-        ``gene level`` or ``cell level``.
-
-    Raises
-    ------
-    Flaw
-        What it holds, and what is expected.
-    """
+    """Refuse a graph that holds anything but what the exporter of its level writes."""
     _Walk().model(memoryview(data), level)
 
 
@@ -308,7 +295,7 @@ class _Walk:
             self._count()
             key, at = _varint(data, at)
             number, way = key >> 3, key & 7
-            name, known = kind.fields.get(number, ("", None))
+            name, expected = kind.fields.get(number, ("", None))
             value: int | memoryview
             if way == VARINT:
                 value, at = _varint(data, at)
@@ -323,9 +310,9 @@ class _Walk:
                 raise Flaw("bytes that are no ONNX", "an ONNX file")
             if kind is TENSOR and number in ELSEWHERE:
                 raise Flaw("weights that may refer to data in another file", "all weights inside")
-            fits = known in {way, NUMBERS} or (known == TEXT and way == PART)
+            fits = expected in {way, NUMBERS} or (expected == TEXT and way == PART)
             need(fits, f"{kind.name} with the field {number}", "an ONNX file that 'train' wrote")
-            if known == TEXT:
+            if expected == TEXT:
                 _text(value)
             yield name, value
 

@@ -52,7 +52,7 @@ def list_models() -> dict[str, Path]:
     >>> "human-pbmc" in scbignn_infer.list_models()
     True
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in model_folders():
         if not folder.is_dir():
             continue
@@ -69,10 +69,10 @@ def list_models() -> dict[str, Path]:
             if entry.name.startswith("."):
                 continue
             if _is_bundle(entry):
-                found.setdefault(entry.name, entry)
+                paths.setdefault(entry.name, entry)
             elif entry.suffix == ".zip":
-                found.setdefault(entry.stem, entry)
-    return dict(sorted(found.items()))
+                paths.setdefault(entry.stem, entry)
+    return dict(sorted(paths.items()))
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -92,22 +92,9 @@ def is_path(model: str | Path) -> bool:
 
 
 def find_model(model: str | Path) -> Path:
-    """Return the path of a model, without reading it.
+    """Return the path of a model, given by name or path (see :func:`is_path`), without reading it.
 
-    Parameters
-    ----------
-    model
-        A name that :func:`list_models` gives, or a path, see :func:`is_path`.
-
-    Warns
-    -----
-    UserWarning
-        A bundle of that name lies in the working folder, too; it is not used.
-
-    Raises
-    ------
-    BundleError
-        No model has that name.
+    A warning says if a bundle of that name lies in the working folder, too; it is not used.
     """
     if is_path(model):
         return Path(model)
@@ -170,18 +157,7 @@ def load_model(model: str | Path | ModelBundle) -> ModelBundle:
 
 @contextmanager
 def passing_over(name: str) -> Iterator[None]:
-    """Warn of a broken model among those that were found, rather than fail.
-
-    Parameters
-    ----------
-    name
-        Of the model.
-
-    Warns
-    -----
-    UserWarning
-        What is wrong with it, where a :class:`~scbignn_infer.errors.BundleError` was raised.
-    """
+    """Warn of a broken model among those that were found, rather than fail."""
     try:
         yield
     except BundleError as error:

@@ -101,13 +101,7 @@ MAX_HEADER = 1000
 
 
 def check_record(spec: BundleSpec) -> None:
-    """Refuse a record that contradicts itself or that nothing could be labelled by.
-
-    Raises
-    ------
-    Flaw
-        What it says, and what is expected.
-    """
+    """Refuse a record that contradicts itself or that nothing could be labelled by."""
     _check_words(spec)
     _check_types(spec)
     _check_genes(spec)
@@ -271,8 +265,8 @@ def _check_training(spec: BundleSpec) -> None:
         "each type, or none",
     )
     panel = {g.symbol for g in spec.genes[: spec.preprocessing.panel_genes]}
-    for label, said in spec.interpretation.items():
-        named = {g.symbol for g in said.genes} | set(chain(*(p.genes for p in said.pairs)))
+    for label, carriers in spec.interpretation.items():
+        named = {g.symbol for g in carriers.genes} | set(chain(*(p.genes for p in carriers.pairs)))
         need(
             named <= panel,
             f"{_shown(label)} is carried by {_shown(next(iter(sorted(named - panel)), ''))}, "
@@ -298,26 +292,8 @@ def _check_training(spec: BundleSpec) -> None:
 def read_tables(name: str, data: bytes, spec: BundleSpec) -> Tables:
     """Read a file of tables, each of the shape that the record and the other tables give it.
 
-    Shapes are compared before a table is unpacked, and no more is unpacked than they say.
-
-    Parameters
-    ----------
-    name
-        ``statistics.npz`` or ``reference.npz``.
-    data
-        Its bytes.
-    spec
-        The record of the bundle.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Half precision becomes float64, everything else stays as it is stored.
-
-    Raises
-    ------
-    Flaw
-        A table is missing, of another shape or type, or its values make no sense.
+    Shapes are compared before a table is unpacked, and no more is unpacked than they say. Half
+    precision becomes float64, everything else stays as it is stored.
     """
     sizes = {
         "types": len(spec.cell_types),

@@ -22,15 +22,7 @@ SAME_CELL = 1e-5
 
 
 class ReferenceBank:
-    """The reference cells of a model, laid out for search.
-
-    Parameters
-    ----------
-    bundle
-        The model.
-    runtime
-        Where to search.
-    """
+    """The reference cells of a model, laid out for search."""
 
     def __init__(self, bundle: ModelBundle, runtime: Runtime) -> None:
         self.rows = unit_rows(bundle.reference["embedding"])
@@ -52,10 +44,7 @@ class ReferenceBank:
         return novelty_quantile(distance, self._quantiles)
 
     def place_residual(self, residual: Array) -> tuple[Array, Array]:
-        """Return residuals (n,) relative to those of held-out cells, and their place among them.
-
-        Both are 0 where a model carries none.
-        """
+        """Return residuals (n,) relative to those of held-out cells, and their place; 0 if none."""
         quantiles = self._residual_quantiles
         if quantiles is None:
             return np.zeros_like(residual), np.zeros_like(residual)
@@ -65,8 +54,8 @@ class ReferenceBank:
     def graph(self, embedding: Array) -> BankGraph:
         """Return the graph whose neighbours, of cells (n, d), are the bank's."""
         k = min(self._n_neighbors, len(self.rows))
-        found = self._search.nearest(unit_rows(embedding), k)
-        return BankGraph(*found, "reference", self._reach, bank=self)
+        neighbors = self._search.nearest(unit_rows(embedding), k)
+        return BankGraph(*neighbors, "reference", self._reach, bank=self)
 
     @cached_property
     def _reach(self) -> Array:
@@ -82,13 +71,7 @@ class ReferenceBank:
 
 @dataclass(frozen=True, kw_only=True)
 class BankGraph(Graph):
-    """The neighbours of n cells among the m of a bank, whose labels stay.
-
-    Attributes
-    ----------
-    bank
-        The neighbours.
-    """
+    """The neighbours of n cells among the m of a bank, whose labels stay."""
 
     bank: ReferenceBank
 
@@ -97,48 +80,32 @@ class BankGraph(Graph):
         """No neighbour is of the n cells themselves."""
         return self.indices[:, :0]
 
-    def state(self, own: Array) -> Array:
+    def state(self, probabilities: Array) -> Array:
         """Return the probabilities (m, c) of the bank's cells."""
         return self.bank.state
 
-    def codes(self, own: Array, group: Array) -> Array:
-        """Return the labels (n, k) of the neighbours."""
-        found: Array = group[self.bank.codes][self.indices]
-        return found
+    def codes(self, labels: Array, group: Array) -> Array:
+        """Return the labels (n, k) of the neighbours; ``group`` (c,) has one for each type."""
+        codes: Array = group[self.bank.codes][self.indices]
+        return codes
 
 
 def novelty_quantile(distance: Array, quantiles: Array) -> Array:
-    """Place distances among those of held-out reference cells.
+    """Place distances (n,) to the bank among those of held-out reference cells, from 0 to 1.
 
-    Parameters
-    ----------
-    distance
-        (n,) distance to the reference bank.
-    quantiles
-        (q,) ascending distances of held-out cells at evenly spaced quantiles from 0 to 1.
-
-    Returns
-    -------
-    ndarray
-        (n,) in [0, 1].
+    ``quantiles`` (q,) are those of held-out cells, ascending, evenly spaced from 0 to 1.
     """
     return np.interp(distance, quantiles, np.linspace(0, 1, len(quantiles)))
 
 
 def same_cells(cells: Array, bank: Array, nearest: Array) -> Array:
-    """Tell which cells are cells of the reference themselves, (n,).
+    """Tell which cells (n, d) are themselves those of the reference ``bank[nearest]``, (n,).
 
-    The distance is worked out anew, since a GPU rounds the similarities of a search.
-
-    Parameters
-    ----------
-    cells, bank
-        (n, d) and (m, d) embeddings of length 1.
-    nearest
-        (n,) position in the bank of the cell nearest to each.
+    Embeddings have length 1. The distance is worked out anew, since a GPU rounds the similarities
+    of a search.
     """
-    found = np.empty(len(cells), dtype=bool)
+    same = np.empty(len(cells), dtype=bool)
     for i in range(0, len(cells), 4096):
         rows = slice(i, i + 4096)
-        found[rows] = (cells[rows] * bank[nearest[rows]]).sum(axis=1) > 1 - SAME_CELL
-    return found
+        same[rows] = (cells[rows] * bank[nearest[rows]]).sum(axis=1) > 1 - SAME_CELL
+    return same

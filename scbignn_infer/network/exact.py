@@ -49,17 +49,10 @@ def unit_rows(embedding: Array) -> Array:
 
 
 class ExactSearch:
-    """Exact cosine search in onnxruntime, on CPU or GPU.
+    """Exact cosine search of a bank (m, d), with rows of length 1, in onnxruntime, on CPU or GPU.
 
     The k nearest lie in the k groups of columns whose largest similarities are largest, so only
     these groups are looked at column by column. Equal similarities come in the bank's order.
-
-    Parameters
-    ----------
-    bank
-        (m, d) rows of length 1, which are searched.
-    runtime
-        Where to run it.
     """
 
     def __init__(self, bank: Array, runtime: Runtime) -> None:
@@ -73,19 +66,9 @@ class ExactSearch:
         self._run = search_session(runtime).holding(bank=columns)
 
     def nearest(self, queries: Array, k: int) -> tuple[Array, Array]:
-        """Find the ``k`` bank rows most similar to each query.
+        """Find the ``k`` bank rows, at most m, most similar to each query (n, d) of length 1.
 
-        Parameters
-        ----------
-        queries
-            (n, d) rows of length 1.
-        k
-            At most m.
-
-        Returns
-        -------
-        indices, similarity
-            (n, k) int64 and float32, most similar first.
+        Returns indices and similarities (n, k), int64 and float32, most similar first.
         """
         n, block = len(queries), self._block
         size, groups = np.array([k], np.int64), np.array([min(k, self._groups)], np.int64)

@@ -23,19 +23,14 @@ EXACT_MAX_CELLS = 100_000
 
 
 class Search(Protocol):
-    """A way to find the neighbours of cells among themselves: a module with these names.
-
-    Attributes
-    ----------
-    NAME
-        What the record of a run calls it.
-    START_BYTES, CELL_BYTES
-        What it holds at once, and for a cell beside its embedding and neighbours.
-    """
+    """A way to find the neighbours of cells among themselves: a module with these names."""
 
     NAME: str
+    """What the record of a run calls it."""
     START_BYTES: int
+    """What it holds at once."""
     CELL_BYTES: int
+    """What it holds for a cell beside its embedding and neighbours."""
 
     def nearest(
         self, embedding: Array, k: int, *, runtime: Runtime, seed: int
@@ -60,46 +55,31 @@ def search_for(n_cells: int) -> Search:
 
 @dataclass(frozen=True)
 class Graph:
-    """The neighbours of n cells among themselves.
-
-    Attributes
-    ----------
-    indices, similarity
-        (n, k) int64 and float32, most similar first.
-    builder
-        What found them: the name of a search, or ``reference``.
-    reach
-        (m,) similarity of the farthest neighbour of each cell that may be a neighbour.
-    alone
-        Whether a cell is its own neighbour, since there is no other.
-    """
+    """The neighbours of n cells among themselves."""
 
     indices: Array
+    """(n, k) int64, most similar first."""
     similarity: Array
+    """(n, k) float32."""
     builder: str
+    """What found them: the name of a search, or ``reference``."""
     reach: Array
+    """(m,) similarity of the farthest neighbour of each cell that may be a neighbour."""
     alone: bool = False
+    """Whether a cell is its own neighbour, since there is no other."""
 
     @property
     def within(self) -> Array:
         """Which neighbours (n, k) are of the n cells themselves."""
         return self.indices
 
-    def state(self, own: Array) -> Array:
-        """Return the probabilities (m, c) of the neighbours, ``own`` (n, c) being the cells'."""
-        return own
+    def state(self, probabilities: Array) -> Array:
+        """Return those (m, c) of the cells that may be neighbours, given the cells' own (n, c)."""
+        return probabilities
 
-    def codes(self, own: Array, group: Array) -> Array:
-        """Return the labels (n, k) of the neighbours.
-
-        Parameters
-        ----------
-        own
-            (n,) labels of the cells.
-        group
-            (c,) the label of each type of the model.
-        """
-        codes: Array = own[self.indices]
+    def codes(self, labels: Array, group: Array) -> Array:
+        """Return the labels (n, k) of the neighbours, ``labels`` (n,) being the cells'."""
+        codes: Array = labels[self.indices]
         return codes
 
 
@@ -111,29 +91,19 @@ def build_graph(
     seed: int = 0,
     search: Search | None = None,
 ) -> Graph:
-    """Build the cosine kNN graph of the cells.
+    """Build the cosine kNN graph of the cells of an embedding (n_cells, d).
 
-    Parameters
-    ----------
-    embedding
-        (n_cells, d) cell embedding.
-    n_neighbors
-        Neighbours of a cell, itself not counted; cut to ``n_cells - 1``. A lone cell becomes its
-        own neighbour, so that the graph always has one column.
-    runtime
-        Device and threads.
-    seed
-        Of an approximate search; exact search needs none.
-    search
-        By default :func:`search_for` the number of cells.
+    A cell has ``n_neighbors``, itself not counted, or ``n_cells - 1`` if that is less. A lone cell
+    becomes its own neighbour, so that the graph always has one column. Exact search needs no seed.
+    By default :func:`search_for` the number of cells finds them.
     """
     n = len(embedding)
     search = search or search_for(n)
     if n == 1:
         one = np.ones((1, 1), np.float32)
         return Graph(np.zeros((1, 1), np.int64), one, search.NAME, one[0], alone=True)
-    found = search.nearest(embedding, min(n_neighbors, n - 1) + 1, runtime=runtime, seed=seed)
-    indices, similarity = _without_self(*found)
+    nearest = search.nearest(embedding, min(n_neighbors, n - 1) + 1, runtime=runtime, seed=seed)
+    indices, similarity = _without_self(*nearest)
     return Graph(indices, similarity, search.NAME, similarity.min(axis=1))
 
 
@@ -146,22 +116,14 @@ def with_counts(batches: list[Array], empty: Array) -> list[Any]:
 
 
 def join_graphs(parts: Sequence[tuple[Any, Graph]], n: int) -> sp.csr_matrix:
-    """Return similarities (n, n) of cells and their neighbours, those of all parts in one.
-
-    Parameters
-    ----------
-    parts
-        Which of the n cells, and their graph.
-    n
-        Number of all cells.
-    """
+    """Return similarities (n, n) of n cells and their neighbours, those of all parts in one."""
     import scipy.sparse as sp
 
     rows, columns, values = [np.zeros(0, int)], [np.zeros(0, int)], [np.zeros(0, np.float32)]
     for cells, graph in parts:
-        own = np.arange(n)[cells]
-        rows.append(np.repeat(own, graph.indices.shape[1]))
-        columns.append(own[graph.indices].ravel())
+        numbers = np.arange(n)[cells]
+        rows.append(np.repeat(numbers, graph.indices.shape[1]))
+        columns.append(numbers[graph.indices].ravel())
         values.append(graph.similarity.ravel())
     row, column, value = (np.concatenate(x) for x in (rows, columns, values))
     return sp.csr_matrix((value, (row, column)), shape=(n, n))
@@ -170,7 +132,7 @@ def join_graphs(parts: Sequence[tuple[Any, Graph]], n: int) -> sp.csr_matrix:
 def _without_self(indices: Array, similarity: Array) -> tuple[Array, Array]:
     """Drop the cell itself from each row, or the last column where it is not listed."""
     n, width = indices.shape
-    own = indices == np.arange(n)[:, None]
-    own[~own.any(axis=1), -1] = True
-    keep = ~own
+    itself = indices == np.arange(n)[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    keep = ~itself
     return indices[keep].reshape(n, width - 1), similarity[keep].reshape(n, width - 1)

@@ -20,16 +20,8 @@ def in_order(
     """Yield ``function(item)`` of each item, in the order of the items.
 
     Threads help because onnxruntime and HDF5 release the interpreter while they work. Items are
-    drawn as results are taken, so that no more than ``workers`` + 1 of either are held.
-
-    Parameters
-    ----------
-    function
-        Called in a worker's thread; an error is raised where its result is due.
-    items
-        Drawn in the caller's thread.
-    workers
-        Threads; with 1 everything runs in the caller's.
+    drawn in the caller's thread as results are taken, so that no more than ``workers`` + 1 of
+    either are held. An error is raised where its result is due.
     """
     if workers <= 1:
         yield from map(function, items)

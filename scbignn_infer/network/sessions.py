@@ -40,24 +40,14 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how sessions run.
-
-    Attributes
-    ----------
-    provider
-        ``cpu`` or ``cuda``.
-    device_id
-        Index of the GPU; 0 on the CPU.
-    threads
-        CPU threads.
-    note
-        Why a GPU that is there is not used.
-    """
+    """Where and how sessions run."""
 
     provider: Literal["cpu", "cuda"]
     device_id: int
+    """Index of the GPU; 0 on the CPU."""
     threads: int
     note: str = ""
+    """Why a GPU that is there is not used."""
 
     @property
     def workers(self) -> int:
@@ -89,23 +79,17 @@ def cuda_driver_loads() -> bool:
 
 def installed_packages() -> dict[str, str]:
     """Map each installed onnxruntime distribution to its version."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime, or say how to repair it.
-
-    Raises
-    ------
-    DeviceError
-        It is not installed, or installing two of its packages over each other has emptied it.
-    """
+    """Import onnxruntime, or say how to repair it."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import onnxruntime
@@ -131,20 +115,10 @@ REPAIR = (
 
 
 def choose_runtime(device: Device = "auto", threads: int | None = None) -> Runtime:
-    """Turn the user's wish into a runtime.
+    """Turn the user's wish into a runtime; by default it has all threads that the process may use.
 
-    Parameters
-    ----------
-    device
-        ``auto`` takes a GPU where onnxruntime and the driver have one that runs, else the CPU;
-        ``cuda`` or ``cuda:N`` asks for it; ``cpu`` does without.
-    threads
-        CPU threads; by default all that the process may use.
-
-    Raises
-    ------
-    DeviceError
-        An unknown device, or CUDA asked for where this onnxruntime was built without it.
+    ``auto`` takes a GPU where onnxruntime and the driver have one that runs, else the CPU; ``cuda``
+    or ``cuda:N`` asks for it, and a DeviceError says if onnxruntime was built without it.
     """
     threads = threads or available_threads()
     kind, _, index = device.partition(":")
@@ -184,23 +158,9 @@ def _try_cuda(threads: int) -> Runtime:
 
 
 class Session:
-    """An ONNX graph ready to run on named arrays.
+    """An ONNX graph ready to run on named arrays; ``make`` gives the session, or it is made here.
 
-    Parameters
-    ----------
-    graph
-        The serialised ONNX model.
-    runtime
-        Where to run it.
-    name
-        Of the graph.
-    make
-        Gives the session, where it is not to be made here.
-
-    Raises
-    ------
-    DeviceError
-        onnxruntime cannot load the graph, or fell back from CUDA to the CPU.
+    A DeviceError says that onnxruntime cannot load the graph, or fell back from CUDA to the CPU.
     """
 
     def __init__(
@@ -256,12 +216,8 @@ class Session:
     def run(self, **arrays: Array) -> tuple[Array, ...]:
         """Run the graph; inputs by name, outputs in the graph's order. Threads may share it.
 
-        Raises
-        ------
-        DeviceError
-            onnxruntime cannot run it on these inputs.
-        MemoryError
-            It gets no memory.
+        A DeviceError says that onnxruntime cannot run it on these inputs, a MemoryError that there
+        is no memory.
         """
         with self._one_line():
             return tuple(self._session.run(None, arrays))
@@ -281,13 +237,7 @@ class Session:
             ) from None
 
     def holding(self, **constants: Array) -> Run:
-        """Return :meth:`run` with some inputs filled in; a GPU receives them once, not each time.
-
-        Parameters
-        ----------
-        constants
-            Inputs that stay the same, by name.
-        """
+        """Return :meth:`run` with some inputs filled in; a GPU receives them only once."""
         if self._runtime.provider == "cpu":
             return partial(self.run, **constants)
         return self._bound(constants, self._runtime.provider, self._runtime.device_id)
@@ -316,13 +266,7 @@ class Session:
 
 
 def search_session(runtime: Runtime) -> Session:
-    """Return the session of ``knn.onnx``; a process opens one for each runtime.
-
-    Raises
-    ------
-    DeviceError
-        As :class:`Session`; the next call tries again.
-    """
+    """Return the session of ``knn.onnx``; a process opens one for each runtime that works."""
     with _searching:
         return _open_search(runtime)
 

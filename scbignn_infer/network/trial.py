@@ -32,20 +32,9 @@ models; a graph of another model knows them by chance."""
 def try_out(bundle: ModelBundle, session: Callable[[str], Session]) -> None:
     """Run a model on the profiles of its types; nothing is done where it has run already.
 
-    Parameters
-    ----------
-    bundle
-        The model.
-    session
-        Opens one of its graphs, by the name of the file.
-
-    Raises
-    ------
-    BundleError
-        A table makes no sense, a graph cannot be opened or run, gives no log-probabilities, or
-        does not know the profiles that its own tables give the types.
-    DeviceError
-        The device is at fault.
+    A BundleError says that a table makes no sense, that a graph cannot be opened or run or gives no
+    log-probabilities, or that it does not know the profiles that its own tables give the types; a
+    DeviceError that the device is at fault.
     """
     if bundle.tried_out:
         return

@@ -49,26 +49,8 @@ def check_output(
 ) -> None:
     """Refuse an output that cannot or must not be written, before any work is done.
 
-    Parameters
-    ----------
-    path
-        Where it is to go; a link to a regular file stays one, and its file is replaced.
-    suffixes
-        Those it may have.
-    overwrite
-        Whether an existing file may be replaced.
-    inputs
-        What is read: an output is none of these, by whatever link.
-    others
-        Other outputs of the same command.
-
-    Raises
-    ------
-    OutputError
-        Another suffix, a missing folder, no regular file, an input, another output, or a file that
-        exists and may not be replaced.
-    MissingExtraError
-        What writes parquet is not installed.
+    A link to a regular file stays one, and its file is replaced. An output is none of the inputs,
+    by whatever link, and none of ``others``, which the same command writes.
     """
     if path.suffix not in suffixes:
         raise OutputError(
@@ -131,35 +113,20 @@ def exists(path: Path) -> OutputError:
 
 @dataclass(frozen=True)
 class Draft:
-    """A file that is written beside its place.
-
-    Attributes
-    ----------
-    path
-        Where it is written.
-    target
-        The output, as the user named it.
-    place
-        Where it goes: the file that the target leads to.
-    new
-        Whether nothing may be replaced.
-    """
+    """A file that is written beside its place."""
 
     path: Path
     target: Path
+    """The output, as the user named it."""
     place: Path
+    """Where it goes: the file that the target leads to."""
     new: bool
+    """Whether nothing may be replaced."""
 
 
 @contextmanager
 def drafting(target: Path, *, new: bool = False) -> Iterator[Draft]:
-    """Make an empty file beside an output; it is gone when the block ends, unless it was put.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written.
-    """
+    """Make an empty file beside an output; it is gone when the block ends, unless it was put."""
     with one_line(target):
         place = target.resolve()
     path = place.with_name(f"{prefix(place.name)}{token_hex(8)}.tmp")
@@ -173,24 +140,10 @@ def drafting(target: Path, *, new: bool = False) -> Iterator[Draft]:
 
 
 def put(drafts: Sequence[Draft], source: Identity | None = None) -> None:
-    """Move finished drafts to their places, on the disk for good and with the right mode.
+    """Move a command's drafts to their places, on the disk for good and with the right mode.
 
-    All that may stand against it is looked at first, so that none is put if one cannot be.
-
-    Parameters
-    ----------
-    drafts
-        The outputs of a command.
-    source
-        What they were made from; it must be as it was.
-
-    Raises
-    ------
-    InputError
-        The source has changed.
-    OutputError
-        An output exists meanwhile and may not be replaced, is no regular file any more, or cannot
-        be written.
+    All that may stand against it is looked at first, so that none is put if one cannot be. The
+    source that they were made from must be as it was.
     """
     for draft in drafts:
         with one_line(draft.target):
@@ -246,21 +199,7 @@ def _put_without_links(draft: Draft) -> None:
 def replacing(target: Path, *, new: bool = False, source: Identity | None = None) -> Iterator[Path]:
     """Give a temporary path beside ``target`` that takes its place when the block succeeds.
 
-    Parameters
-    ----------
-    target
-        The output.
-    new
-        Whether it must not replace anything.
-    source
-        What it is made from; if that has changed, nothing is put.
-
-    Raises
-    ------
-    OutputError
-        The disk is full, the folder cannot be written, and the like; nothing is left behind.
-    InputError
-        The source has changed.
+    With ``new``, nothing is replaced. If the source of it has changed, nothing is put.
     """
     with drafting(target, new=new) as draft:
         with one_line(target):

@@ -47,21 +47,14 @@ NOT_WITHIN_THE_SYSTEM = (
 
 @dataclass(frozen=True)
 class Slots:
-    """What an annotation adds to an AnnData.
-
-    Attributes
-    ----------
-    columns, matrices, pairs, records
-        What goes to ``obs``, ``obsm``, ``obsp`` and ``uns``, by name.
-    stale
-        What is taken away if it is there, by slot: a graph would be that of earlier labels.
-    """
+    """What an annotation adds to ``obs``, ``obsm``, ``obsp`` and ``uns`` of an AnnData, by name."""
 
     columns: Mapping[str, Any]
     matrices: Mapping[str, Array]
     pairs: Mapping[str, Any]
     records: Mapping[str, Any]
     stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What is taken away if it is there, by slot: a graph would be that of earlier labels."""
 
 
 def existing_slots(slots: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
@@ -80,15 +73,7 @@ def refuse_existing(taken: Sequence[str], *, overwrite: bool) -> None:
 
 
 def check_h5ad_slots(source: Path, wanted: Mapping[str, Sequence[str]], *, overwrite: bool) -> None:
-    """Refuse slots that the source file has already, before any work is done.
-
-    Raises
-    ------
-    InputError
-        The slots, or what they stand beside, lie in another file.
-    OutputError
-        Slots would be overwritten.
-    """
+    """Refuse slots that the source file has already, before any work is done."""
     import h5py
 
     with h5py.File(source, "r") as file:
@@ -101,11 +86,6 @@ def check_inside(file: h5py.File, path: Path) -> None:
     """Refuse an h5ad file whose parts lie in other files: nothing there is read or written.
 
     The kind of each link is looked at and none is followed that may lead elsewhere.
-
-    Raises
-    ------
-    InputError
-        A part is a link into another file or is stored there, or a group of slots is no group.
     """
     import h5py
 
@@ -154,23 +134,8 @@ def as_column(values: Array, categories: Sequence[str]) -> Any:
 def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]:
     """Copy an h5ad file while the block works; X is never rewritten.
 
-    Parameters
-    ----------
-    source
-        The file that was opened; a file that has taken its path is not copied.
-    target
-        The copy.
-
-    Returns
-    -------
-    callable
-        Called once, it waits for the copy and adds the slots.
-
-    Raises
-    ------
-    InputError
-        The path leads to another file than the one that was opened, the file is damaged, or the
-        slots are not those of its cells.
+    What the block gets is called once: it waits for the copy and adds the slots. The file that was
+    opened is copied, and none that has taken its path.
     """
     with source.opened() as old, _writer() as (pool, stop):
         copied = pool.submit(_copy, old, source.path, target, stop)
@@ -230,14 +195,7 @@ class _Forbearing(FileIO):
 
     HDF5 that is told of a failure cannot close its file any more; it says so in many lines, and
     ends the process. So it is told of none, and reads its own records from memory; the failure is
-    raised once the file is closed.
-
-    Parameters
-    ----------
-    path
-        The file, which is there.
-    stop
-        Once this is set, nothing more is written either.
+    raised once the file is closed. Once ``stop`` is set, nothing more is written either.
     """
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
@@ -353,13 +311,7 @@ def _count_cells(obs: h5py.Group, source: Path) -> int:
 
 
 def check_lengths(n_cells: int, slots: Slots, source: Path) -> None:
-    """Refuse slots of other cells than those that a file holds.
-
-    Raises
-    ------
-    InputError
-        A slot has more or fewer rows than there are cells.
-    """
+    """Refuse slots with more or fewer rows than the file has cells."""
     for values in (slots.columns, slots.matrices, slots.pairs):
         for name, value in values.items():
             rows = int(np.shape(value)[0])

@@ -36,15 +36,7 @@ HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, if it holds all of its data.
-
-    Raises
-    ------
-    InputError
-        Some of it lies in another file, was never written, or cannot be unpacked within bounds.
-    OSError
-        It is damaged.
-    """
+    """Open an HDF5 file that :func:`refuse_uncontained` allows; an OSError says it is damaged."""
     import h5py
 
     file = h5py.File(path, "r")
@@ -61,11 +53,6 @@ def refuse_uncontained(file: h5py.File) -> None:
 
     Every object that a link or an object reference leads to is opened and checked once, so that
     cycles end. A soft link is a path of such links and is not followed.
-
-    Raises
-    ------
-    InputError
-        It is neither.
     """
     import h5py
 
@@ -84,16 +71,16 @@ def refuse_uncontained(file: h5py.File) -> None:
         waiting += ((f"{where} (by reference)", to, b".") for to in _referred(node))
         if not isinstance(node, h5py.h5g.GroupID):
             continue
-        found: list[tuple[bytes, int]] = []
-        node.links.iterate(lambda key, info, into=found: into.append((key, info.type)), info=True)
-        links += len(found)
+        entries: list[tuple[bytes, int]] = []
+        node.links.iterate(lambda key, info, into=entries: into.append((key, info.type)), info=True)
+        links += len(entries)
         if links > MOST_LINKS:
             raise InputError(
                 f"{file.filename} holds more than {MOST_LINKS:,} objects",
                 expected="fewer",
                 do="write only the annotations that you need",
             )
-        for key, kind in found:
+        for key, kind in entries:
             path = f"{where}/{key.decode(errors='replace')}".lstrip("/")
             if kind == h5py.h5l.TYPE_HARD:
                 waiting.append((path, node, key))
@@ -176,19 +163,14 @@ def refuse_endless_heaps(path: Path) -> None:
     """Raise if free space in a heap of strings has no size: HDF5 would step over it for ever.
 
     It does so while it holds the interpreter's lock, so that nothing can stop it from within.
-
-    Raises
-    ------
-    InputError
-        There is such a heap.
     """
     left = path.stat().st_size + AT_ONCE
     with open(path, "rb") as file, open(path, "rb") as again:
         start, tail = 0, b""
         while start < SCANNED and (block := file.read(AT_ONCE)):
             data = tail + block
-            for found in HEAP.finditer(data):
-                heap = _heap(again, start - len(tail) + found.start())
+            for mark in HEAP.finditer(data):
+                heap = _heap(again, start - len(tail) + mark.start())
                 left -= len(heap)
                 if left < 0 or _is_endless(heap):  # heaps do not overlap
                     raise InputError(

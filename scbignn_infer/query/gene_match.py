@@ -46,25 +46,17 @@ UNLIKE = 0.2
 
 @dataclass(frozen=True)
 class ModelGenes:
-    """The genes of a model, in rank order.
-
-    Attributes
-    ----------
-    symbols, ensembl_ids
-        Their names; ids may be empty strings.
-    species
-        ``human``, ``mouse`` or another, of which no other names are known.
-    weight
-        (net_genes,) what each of the network's genes, which come first, counts in coverage.
-    min_genes
-        With fewer of these, cells cannot be labelled.
-    """
+    """The genes of a model, in rank order."""
 
     symbols: Sequence[str]
     ensembl_ids: Sequence[str]
+    """Empty strings where there is none."""
     species: str
+    """``human``, ``mouse`` or another, of which no other names are known."""
     weight: Array
+    """(net_genes,) what each of the network's genes, which come first, counts in coverage."""
     min_genes: int = 1
+    """With fewer of these, cells cannot be labelled."""
 
     @cached_property
     def lookup(self) -> Lookup:
@@ -79,40 +71,24 @@ class ModelGenes:
 
 @dataclass(frozen=True)
 class GeneMatch:
-    """The join of the file's genes with the reference's.
-
-    Attributes
-    ----------
-    column
-        The column of the file's gene table whose names matched.
-    reference_index
-        (n_file_genes,) position of each gene of the file among the reference genes, -1 if none.
-    present
-        (n_reference_genes,) which reference genes the file has.
-    coverage
-        Share of the attention network's genes that the file has, weighted by how well they tell
-        the types apart.
-    n_duplicates
-        Columns of the file that repeat a gene; their counts are summed.
-    n_renamed
-        Genes that were found by another name than the model's: an Ensembl id, a previous symbol
-        or a synonym.
-    left_out
-        Features that are no genes, by their type, and genes of another species.
-    foreign
-        (n_file_genes,) which genes are of another species, where the file holds two; else ``None``.
-    foreign_species
-        The other species.
-    """
+    """The join of the file's genes with the reference's."""
 
     column: str
+    """The column of the file's gene table whose names matched."""
     reference_index: Array
+    """(n_file_genes,) position of each gene among the reference genes, -1 if none."""
     present: Array
+    """(n_reference_genes,) which reference genes the file has."""
     coverage: float
+    """Share of the network's genes in the file, weighted by how well they tell types apart."""
     n_duplicates: int
+    """Columns of the file that repeat a gene; their counts are summed."""
     n_renamed: int = 0
+    """Genes found by another name than the model's: an Ensembl id, previous symbol or synonym."""
     left_out: dict[str, int] = field(default_factory=dict)
+    """Features that are no genes, by their type, and genes of another species."""
     foreign: Array | None = None
+    """(n_file_genes,) which genes are of another species, if the file holds two; else ``None``."""
     foreign_species: str = ""
 
     @property
@@ -122,10 +98,7 @@ class GeneMatch:
 
 
 def genes_only(columns: Mapping[str, Sequence[str]]) -> tuple[Array | None, dict[str, int]]:
-    """Return which features are genes, not proteins or the like, and how many of others there are.
-
-    A column of types tells. The mask is ``None`` where all are genes.
-    """
+    """Return which features a column of types calls genes, ``None`` if all, and how many others."""
     name = next((n for n in FEATURE_TYPES if n in columns), None)
     if name is None:
         return None, {}

@@ -84,17 +84,10 @@ def count_marks(names: Iterable[str], species: str) -> int:
 
 
 class GeneNames:
-    """The genes of a species.
+    """The symbols of a species, and the Ensembl id of each id, symbol, previous symbol and synonym.
 
     A symbol that two genes bear names neither; nor does a previous symbol or a synonym that is
     another gene's symbol, or two genes' (the tables leave these out).
-
-    Attributes
-    ----------
-    gene
-        Ensembl id of each name: ids, symbols, previous symbols and synonyms.
-    symbols
-        The symbols alone.
     """
 
     def __init__(self, table: str) -> None:

@@ -20,18 +20,11 @@ Stamp = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Identity:
-    """The files that an input consists of, as they were before they were read.
-
-    Attributes
-    ----------
-    path
-        Names the input in messages.
-    stamps
-        Tell each file from every other and from its own later states.
-    """
+    """The files that an input, named ``path``, consists of, as they were before they were read."""
 
     path: Path
     stamps: dict[Path, Stamp | None]
+    """Tell each file from every other and from its own later states."""
 
     @classmethod
     def of(cls, path: Path, files: Iterable[Path] | None = None) -> Identity:

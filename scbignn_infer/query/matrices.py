@@ -84,47 +84,32 @@ FEWER_ENTRIES = 0.75
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one matrix holds.
-
-    Attributes
-    ----------
-    state
-        ``counts`` (non-negative, linear; whole or not, scaled to a total or not), ``log1p`` (the
-        logarithm of such counts, of all genes), ``log1p-cut`` (scaled over all genes, then reduced
-        to some of them), ``scaled`` (negative values), ``non-finite``, ``empty``, ``constant``
-        (all cells the same), ``square-root`` or ``log-log`` (of counts), ``two-scales`` (some
-        cells hold one of these, others another) or ``unknown``.
-    reason
-        The observation that decided.
-    base
-        Of the logarithm.
-    doubt
-        Why it is not read unless the user asks for it, or nothing.
-    caution
-        Why labels are less reliable if it is read, or nothing.
-    whole
-        Whether the values are whole numbers.
-    binary
-        Whether all of them are 0 or 1.
-    entries
-        Values of the sampled cells that are not 0.
-    few
-        Share of the sampled cells with hardly any gene.
-    shown
-        Which genes some of the sampled cells show, as
-        :func:`~scbignn_infer.query.joined.shown_genes` packs it, or ``None``.
-    """
+    """What one matrix holds."""
 
     state: State
+    """``counts`` (non-negative, linear; whole or not, scaled to a total or not), ``log1p`` (the
+    logarithm of such counts, of all genes), ``log1p-cut`` (scaled over all genes, then reduced to
+    some of them), ``scaled`` (negative values), ``non-finite``, ``empty``, ``constant`` (all cells
+    the same), ``square-root`` or ``log-log`` (of counts), ``two-scales`` (some cells hold one of
+    these, others another) or ``unknown``."""
     reason: str
+    """The observation that decided."""
     base: float = math.e
+    """Of the logarithm."""
     doubt: str = ""
+    """Why it is not read unless the user asks for it, or nothing."""
     caution: str = ""
+    """Why labels are less reliable if it is read, or nothing."""
     whole: bool = False
+    """Whether all values are whole numbers."""
     binary: bool = False
+    """Whether all values are 0 or 1."""
     entries: int = 0
+    """Values of the sampled cells that are not 0."""
     few: float = 0.0
+    """Share of the sampled cells with hardly any gene."""
     shown: Array | None = field(default=None, repr=False, compare=False)
+    """Which genes some of the cells show, as :func:`~.joined.shown_genes` packs it, or ``None``."""
 
     @property
     def usable(self) -> bool:
@@ -322,8 +307,8 @@ def _of_one_unit(forms: list[_Form]) -> Verdict | None:
     (n, one, fit), (m, other, also) = fits[:2]
     if (fit | also).mean() < 0.9 or (fit & also).sum() > 0.1 * m:
         return None
-    said = [f.name or "linear values" for f in (one, other)]
-    return Verdict("two-scales", f"{said[0]} in {n} of the sampled cells, {said[1]} in {m}")
+    scales = [f.name or "linear values" for f in (one, other)]
+    return Verdict("two-scales", f"{scales[0]} in {n} of the sampled cells, {scales[1]} in {m}")
 
 
 def _of_one_total(forms: list[_Form]) -> Verdict | None:
@@ -486,11 +471,11 @@ def _no_matrix(
         do = f"leave out --matrix: {', '.join(others)} can be used"
     if rivals:
         do += f", or pass --matrix {next(iter(rivals))} to read it all the same"
-    said = [
+    faults = [
         f"{name} is {v.state} ({v.reason})" + (f", but {rivals[name]}" if name in rivals else "")
         for name, v in candidates.items()
     ]
-    what = "; ".join(said) or NO_MATRIX
+    what = "; ".join(faults) or NO_MATRIX
     return InputError(
         f"no usable matrix: {what}",
         expected="counts, or log1p of counts scaled to one total, in X, raw or a layer",

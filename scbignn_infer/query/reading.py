@@ -40,30 +40,16 @@ USUAL_WITHIN = 3.0
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a query is going to be read.
-
-    Attributes
-    ----------
-    matrix
-        The chosen matrix.
-    verdicts
-        What each candidate holds.
-    genes
-        Join of its genes with the model's.
-    bundle
-        The model.
-    target_sum
-        Total that each cell had before it was cut, where the matrix is a cut of log-values.
-    passed_over
-        Matrices that can be read and were not taken, and why.
-    """
+    """What of a query is going to be read by a model: a matrix, and its genes in the model."""
 
     matrix: str
     verdicts: dict[str, Verdict]
     genes: GeneMatch
     bundle: ModelBundle = field(repr=False)
     target_sum: float = TARGET_SUM
+    """Total that each cell had before it was cut, if the matrix is a cut of log-values."""
     passed_over: dict[str, str] = field(default_factory=dict)
+    """Matrices that can be read and were not taken, and why."""
 
     @property
     def verdict(self) -> Verdict:

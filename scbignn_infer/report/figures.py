@@ -81,12 +81,12 @@ def histogram(
         _text(12, 18 + tall / 2, "cells", anchor="middle", turn=-90),
     ]
     if mark is not None:
-        said, value = mark
+        caption, value = mark
         x = left + value * wide
         anchor, off = ("end", -4) if value > 0.5 else ("start", 4)
         parts += [
             _draw("line", x, 12, x, 18 + tall, stroke=INK, stroke_dasharray="4 3"),
-            _text(x + off, 14, f"{said} {value:.2f}", anchor=anchor),
+            _text(x + off, 14, f"{caption} {value:.2f}", anchor=anchor),
         ]
     return _svg(width, height, parts, title)
 

@@ -22,25 +22,7 @@ MANY = 20_000
 
 
 def lay_out(embedding: Array, *, runtime: Runtime, seed: int = 0) -> Array:
-    """Return a place for each cell.
-
-    Parameters
-    ----------
-    embedding
-        (n, d) cell embedding.
-    runtime, seed
-        Of the graph, and of UMAP.
-
-    Returns
-    -------
-    ndarray
-        (n, 2), each from 0 to 1.
-
-    Raises
-    ------
-    MissingExtraError
-        umap-learn is not installed.
-    """
+    """Return a place (n, 2), from 0 to 1, for each cell of an embedding (n, d)."""
     centred = embedding - embedding.mean(axis=0)
     _, _, axes = np.linalg.svd(centred[:: max(1, len(centred) // 5000)], full_matrices=False)
     start = centred @ axes[:2].T
@@ -60,8 +42,8 @@ def _umap(embedding: Array, start: Array, runtime: Runtime, seed: int) -> Array:
     except ImportError:
         raise MissingExtraError("umap", extra="report", purpose="the map of the report") from None
     graph = build_graph(embedding, N_NEIGHBORS, runtime=runtime, seed=seed)
-    own, distance = np.arange(len(embedding))[:, None], 1 - graph.similarity
-    near = np.column_stack([own, graph.indices]), np.column_stack([0 * distance[:, :1], distance])
+    cell, distance = np.arange(len(embedding))[:, None], 1 - graph.similarity
+    near = np.column_stack([cell, graph.indices]), np.column_stack([0 * distance[:, :1], distance])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it works on one thread, which a seed asks for
         model = UMAP(

@@ -25,25 +25,17 @@ PER_TYPE, MOST = 4, 48
 
 @dataclass(frozen=True)
 class Markers:
-    """Genes that carry the called types, and how the query's cells express them.
-
-    Attributes
-    ----------
-    genes
-        Symbols of genes that carry a type by their presence.
-    labels
-        Final labels.
-    mean, fraction
-        (labels, genes) mean log1p(CP10k) and share of cells with the gene.
-    absent
-        By label, genes that carry it by their absence, and their weight, below 0.
-    """
+    """Genes that carry the called types, and how the query's cells express them."""
 
     genes: list[str]
+    """Symbols of genes that carry a type by their presence."""
     labels: list[str]
     mean: Array
+    """(labels, genes) mean log1p(CP10k)."""
     fraction: Array
+    """(labels, genes) share of cells with the gene."""
     absent: dict[str, dict[str, float]]
+    """By label, genes that carry it by their absence, and their weight, below 0."""
 
 
 def express(
@@ -53,13 +45,7 @@ def express(
     annotation: Annotation,
     grouping: Grouping,
 ) -> Markers:
-    """Read the query once more for the genes that the model looks at for each called type.
-
-    Parameters
-    ----------
-    annotator, query, choice, annotation, grouping
-        The model, the cells, what of them was read, what was found, and the groups of types.
-    """
+    """Read the query once more for the genes that the model looks at for each called type."""
     labels = list(annotation.counts())
     place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
     bundle = annotator.bundle
@@ -67,11 +53,11 @@ def express(
     genes: list[str] = []
     absent: dict[str, dict[str, float]] = {}
     for label in labels:
-        for own in filter(carriers.get, _types_of(grouping, bundle.cell_types, label)):
-            known = [g for g in carriers[own].genes if g.symbol in place]
-            new = [g.symbol for g in by_presence(known) if g.symbol not in genes]
+        for cell_type in filter(carriers.get, _types_of(grouping, bundle.cell_types, label)):
+            read = [g for g in carriers[cell_type].genes if g.symbol in place]
+            new = [g.symbol for g in by_presence(read) if g.symbol not in genes]
             genes += new[:PER_TYPE]
-            lacks = {g.symbol: g.weight for g in by_absence(known)[:PER_TYPE]}
+            lacks = {g.symbol: g.weight for g in by_absence(read)[:PER_TYPE]}
             absent[label] = lacks | absent.get(label, {})
     genes = genes[:MOST]
     columns = [place[s] for s in genes]
@@ -93,4 +79,4 @@ def express(
 def _types_of(grouping: Grouping, types: list[str], label: str) -> list[str]:
     """Return the model's types behind a label, several where labels are groups."""
     groups = (grouping.labels[group] for group in grouping.group)
-    return [own for own, group in zip(types, groups, strict=True) if group == label]
+    return [name for name, group in zip(types, groups, strict=True) if group == label]

@@ -44,29 +44,8 @@ def write_report(
 ) -> None:
     """Write the report of an annotation: one HTML file that loads nothing else.
 
-    Parameters
-    ----------
-    target
-        The file.
-    annotation, spec
-        What was found, and the record of the model that found it.
-    places
-        (n_cells, 2) of the map, from 0 to 1.
-    name
-        Of the query.
-    cell_names, samples
-        (n_cells,) names, and the sample of each cell where there are several.
-    warnings
-        Shown first.
-    markers
-        Of the called types.
-
-    Raises
-    ------
-    MissingExtraError
-        Jinja2 is not installed.
-    OutputError
-        The file cannot be written; nothing is left behind.
+    ``places`` (n_cells, 2) are those of the map, from 0 to 1; ``samples`` is the sample of each
+    cell, if there are several.
     """
     counts, n, training = annotation.counts(), len(annotation), spec.training
     labels = annotation.labels.astype(str)
@@ -91,8 +70,8 @@ def write_report(
         labels=[_label(annotation, label) for label in order],
         colours=colour,
         samples={
-            own: {label: int(((of == own) & (labels == label)).sum()) for label in order}
-            for own in sample_names[:MOST_SAMPLES]
+            sample: {label: int(((of == sample) & (labels == label)).sum()) for label in order}
+            for sample in sample_names[:MOST_SAMPLES]
         },
         n_more_samples=len(sample_names[MOST_SAMPLES:]),
         n_changed=sum(n for *_, n in changes),
@@ -128,16 +107,8 @@ def _changes(annotation: Annotation) -> list[tuple[str, str, int]]:
     return [(a, b, n) for (a, b), n in changed.most_common()]
 
 
-def write_page(target: Path, template: str, **said: Any) -> None:
-    """Fill a template and write the page, which loads nothing else.
-
-    Raises
-    ------
-    MissingExtraError
-        Jinja2 is not installed.
-    OutputError
-        The file cannot be written; nothing is left behind.
-    """
+def write_page(target: Path, template: str, **values: Any) -> None:
+    """Fill a template and write the page, which loads nothing else."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
@@ -155,7 +126,7 @@ def write_page(target: Path, template: str, **said: Any) -> None:
     templates.filters["listed"] = _listed
     templates.filters["prose"] = lambda text: " ".join(text.split())
     templates.filters["written"] = lambda v, form: "" if v is None else format(v, form)
-    page = templates.get_template(f"{template}.html.j2").render(said)
+    page = templates.get_template(f"{template}.html.j2").render(values)
     with replacing(target) as temporary:
         temporary.write_text(encodable(page), encoding="utf-8")
 

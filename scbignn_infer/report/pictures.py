@@ -25,31 +25,14 @@ TITLE = 0.9
 
 
 def draw_model(target: Path, types: Mapping[str, Interpretation], n_genes: int) -> None:
-    """Draw the genes that carry each type by their presence, and to the left by their absence.
-
-    Parameters
-    ----------
-    target
-        The ``.png`` file.
-    types
-        Of a model.
-    n_genes
-        Genes of either kind, of each.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed.
-    OutputError
-        The file cannot be written; nothing is left behind.
-    """
+    """Draw the genes that carry each type by presence, and to the left those by absence."""
     panels = {
         visible(label): {
             g.symbol: g.weight
-            for side in (by_presence(found.genes), by_absence(found.genes))
+            for side in (by_presence(looked_at.genes), by_absence(looked_at.genes))
             for g in side[:n_genes]
         }
-        for label, found in types.items()
+        for label, looked_at in types.items()
     }
     _draw(target, panels, "integrated gradient; below 0 by absence")
 

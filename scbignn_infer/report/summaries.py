@@ -26,8 +26,8 @@ def write_scores(
     """Write accuracy, confusion and calibration, and how another labelling compares."""
     types = [(k, c.precision, c.recall, c.f1, c.n) for k, c in scores.per_class.items()]
     left_out = ", ".join(f"{k or '(none)'} {n:,}" for k, n in scores.left_out.items())
-    said = {"scores": scores, "types": types, "left_out": left_out, "against": against}
-    write_page(target, "scores", name=name, warnings=warnings, **said)
+    parts = {"scores": scores, "types": types, "left_out": left_out, "against": against}
+    write_page(target, "scores", name=name, warnings=warnings, **parts)
 
 
 def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) -> None:
@@ -35,10 +35,10 @@ def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) ->
     shown = [
         (
             label,
-            {g.symbol: g.weight for g in found.genes},
-            [("\u2013".join(p.genes), p.weight) for p in found.pairs[:10]],
+            {g.symbol: g.weight for g in carriers.genes},
+            [("\u2013".join(p.genes), p.weight) for p in carriers.pairs[:10]],
         )
-        for label, found in types.items()
+        for label, carriers in types.items()
     ]
     write_page(target, "model", name=name, types=shown)
 

@@ -33,17 +33,7 @@ Asked = Annotated[Wishes, fastapi.Query()]
 
 
 def make_app(worker: Worker, limits: Limits, hosts: Sequence[str] = ()) -> fastapi.FastAPI:
-    """Return the application.
-
-    Parameters
-    ----------
-    worker
-        The process that reads and labels, and what it serves.
-    limits
-        What is taken on.
-    hosts
-        Names by which the service may be called, beside those of this machine and addresses.
-    """
+    """Return the application; it answers to ``hosts``, this machine's names and addresses."""
     app = fastapi.FastAPI(
         title="scbignn-infer", version=__version__, docs_url=None, redoc_url=None
     )  # pages of documentation would load scripts from the network

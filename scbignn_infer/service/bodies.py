@@ -35,15 +35,7 @@ SLOW_SECONDS, SLOW_BYTES = 20.0, 10_000
 
 
 class NamedMatrix(MatrixQuery):
-    """A matrix whose cells have names.
-
-    Parameters
-    ----------
-    matrix, gene_names
-        As in :class:`~scbignn_infer.query.readers.MatrixQuery`.
-    cell_names
-        (n_cells,) names; by default their numbers.
-    """
+    """A matrix whose cells have names, by default their numbers."""
 
     def __init__(
         self, matrix: Any, gene_names: Sequence[str], cell_names: Sequence[str] | None

@@ -27,37 +27,22 @@ COMING_BODIES = 4
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes on.
-
-    Attributes
-    ----------
-    max_size
-        Longest body in bytes.
-    timeout
-        Seconds for a body to come, and again for waiting and work.
-    queue
-        Requests that may wait beside the one that is worked on.
-    uploads
-        Bodies that may come at once.
-    """
+    """What the service takes on."""
 
     max_size: int = 1_000_000_000
+    """Longest body in bytes."""
     timeout: float = 600.0
+    """Seconds for a body to come, and again for waiting and work."""
     queue: int = 32
+    """Requests that may wait beside the one that is worked on."""
     uploads: int = 32
+    """Bodies that may come at once."""
 
 
 class Desk:
     """Bodies that come, and the queue before the one worker.
 
     A body takes no place in the queue while it comes, so that slow ones do not hold it.
-
-    Parameters
-    ----------
-    limits
-        How many may come and wait.
-    worker
-        Who answers.
     """
 
     def __init__(self, limits: Limits, worker: Worker) -> None:
@@ -68,13 +53,7 @@ class Desk:
 
     @contextmanager
     def upload(self) -> Iterator[Upload]:
-        """Let a body come.
-
-        Raises
-        ------
-        RefusedError
-            Too many come, or the queue is full.
-        """
+        """Let a body come, unless too many come or the queue is full."""
         self._refuse_if_full()
         if self.coming >= self.limits.uploads:
             raise _try_again(f"{self.limits.uploads} bodies are coming already")
@@ -92,13 +71,7 @@ class Desk:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place in the queue, from when the body has come until the answer is sent.
-
-        Raises
-        ------
-        RefusedError
-            There is none.
-        """
+        """Hold a place in the queue, if one is free, while a whole body waits for its answer."""
         self._refuse_if_full()
         self.taken += 1
         try:
@@ -114,25 +87,13 @@ def _try_again(found: str) -> RefusedError:
 
 
 class Upload:
-    """A body that is coming, and how much of it has come.
-
-    Parameters
-    ----------
-    desk
-        Where all of them are counted.
-    """
+    """A body that is coming, and how much of it has come."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk, self.size, self.seconds = desk, 0, desk.limits.timeout
 
     def add(self, size: int) -> None:
-        """Count a part that has come.
-
-        Raises
-        ------
-        RefusedError
-            All that come are too large together.
-        """
+        """Count a part that has come; all that come may be too large together."""
         self.size += size
         self._desk.coming_bytes += size
         most = COMING_BODIES * self._desk.limits.max_size
@@ -141,15 +102,7 @@ class Upload:
 
 
 class Job:
-    """The work of a request, and whether anyone still waits for it.
-
-    Parameters
-    ----------
-    folder
-        For its files.
-    desk
-        Where the request takes its place.
-    """
+    """The work of a request, and whether anyone still waits for it."""
 
     def __init__(self, folder: Path, desk: Desk) -> None:
         self.folder, self.desk = folder, desk
@@ -158,20 +111,7 @@ class Job:
         self._work: Future[fastapi.Response] | None = None
 
     async def run(self, question: Question, request: fastapi.Request) -> fastapi.Response:
-        """Wait for the worker to answer, no longer than the client and the limits allow.
-
-        Parameters
-        ----------
-        question
-            What is asked; its body has come.
-        request
-            Whose client may go away.
-
-        Raises
-        ------
-        RefusedError
-            There is no place in the queue, or the answer takes too long.
-        """
+        """Wait for the worker to answer, no longer than the client and the limits allow."""
         desk = self.desk
         self._place.enter_context(desk.place())
         self._work = desk.worker.submit(question, self._abandoned)

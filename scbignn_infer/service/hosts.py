@@ -13,18 +13,11 @@ LOOPBACK = ("localhost",)
 
 
 class KnownHosts:
-    """Refuse requests to another host.
+    """Refuse requests to another host than this machine and ``hosts``.
 
     A page on the web may let its own name lead to this machine and then send requests from the
     browser of someone who works here. The header ``Host`` tells: it holds the page's name.
     Addresses are no names, and programs that send no header are no browsers.
-
-    Parameters
-    ----------
-    app
-        What answers the others.
-    hosts
-        Names that are known, beside those of this machine.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:

@@ -67,20 +67,7 @@ else:
 
 
 class Models:
-    """The models that are served, loaded and warm.
-
-    Parameters
-    ----------
-    models
-        Names or paths.
-    settings
-        How cells are labelled: by which device and so on.
-
-    Raises
-    ------
-    ScBiGNNError
-        There are none, two have one name, or one cannot be loaded and run.
-    """
+    """The models that are served, loaded and warm; each has a name of its own."""
 
     def __init__(self, models: Sequence[str | Path], settings: Settings) -> None:
         bundles = [registry.load_model(model) for model in models]
@@ -117,13 +104,7 @@ class Models:
 
 
 def named(served: Sequence[str], name: str | None) -> str:
-    """Return the name of a served model, without a name that of the only one.
-
-    Raises
-    ------
-    RefusedError
-        There is no such model, or no name and several models.
-    """
+    """Return the name of a served model, without a name that of the only one, or refuse."""
     names = ", ".join(served)
     if name is None and len(served) == 1:
         (name,) = served

@@ -33,15 +33,7 @@ class Refusal(msgspec.Struct):
 
 
 class RefusedError(ScBiGNNError):
-    """A request that is not served.
-
-    Parameters
-    ----------
-    status
-        Of the answer.
-    found, expected, do
-        As in every error.
-    """
+    """A request that is not served, with the status of the answer."""
 
     def __init__(self, status: int, found: str, *, expected: str, do: str) -> None:
         self.status = status
@@ -49,13 +41,7 @@ class RefusedError(ScBiGNNError):
 
 
 class FailedError(Exception):
-    """A request that failed for a reason that is the server's.
-
-    Parameters
-    ----------
-    kind
-        Of what was raised; it has been logged.
-    """
+    """A request that failed by the server's fault; the error of this kind has been logged."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind

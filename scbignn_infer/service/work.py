@@ -57,21 +57,15 @@ Labels = msgspec.defstruct(
 
 @dataclass(frozen=True)
 class Question:
-    """What a request asks.
-
-    Attributes
-    ----------
-    model, wishes
-        How cells are labelled.
-    body, sent, wanted
-        The file that came, its format and that of the answer.
-    """
+    """What a request asks."""
 
     model: str
     wishes: Wishes
     body: Path
     sent: str
+    """Format of the body."""
     wanted: str
+    """Format of the answer."""
 
     @property
     def answer(self) -> Path:
@@ -153,10 +147,10 @@ def _answer(served: Models, question: Question, link: Link) -> None:
 
 def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    said = annotation.summary()
+    summary = annotation.summary()
     return Labels(
-        model=said["model"],
+        model=summary["model"],
         cells=names,
         **{name: column.values(annotation).tolist() for name, column in COLUMNS.items()},
-        summary=msgspec.convert(said | {"seconds": said["stages"]}, Summary),
+        summary=msgspec.convert(summary | {"seconds": summary["stages"]}, Summary),
     )

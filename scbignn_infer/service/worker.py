@@ -48,22 +48,6 @@ class Worker:
     The parent reads no body. It holds the names and descriptions of the models. A thread asks the
     child one question at a time; that thread lives as long as the parent, since the child ends
     with the thread that has started it.
-
-    Parameters
-    ----------
-    models
-        Names or paths.
-    settings
-        How cells are labelled, where a request wishes nothing.
-    limits
-        How long a request may take.
-    target
-        What the child runs.
-
-    Raises
-    ------
-    ScBiGNNError
-        There are no models, two have one name, or one cannot be loaded and run.
     """
 
     def __init__(
@@ -123,10 +107,10 @@ class Worker:
             return self._child
         child = self._child = Child(self._target, *self._arguments, bounds=self._bounds)
         try:
-            while (said := child.receive(LOOK_SECONDS)) is None:
+            while (message := child.receive(LOOK_SECONDS)) is None:
                 if self._closed.is_set():
                     raise AbandonedError
-            self.models = said["models"]
+            self.models = message["models"]
         except BaseException:
             child.kill()
             self._child = None
@@ -167,7 +151,7 @@ class Worker:
             ) from None
         child.send(question)
         try:
-            said = self._wait(child, abandoned)
+            message = self._wait(child, abandoned)
         except (ScBiGNNError, MemoryError) as error:
             lost = error if isinstance(error, LostError) else None
             self._restart(lost.how if lost else str(error))
@@ -179,25 +163,25 @@ class Worker:
                 expected="cells that the libraries can read, and enough memory",
                 do="check the file, or send fewer cells; the service goes on",
             ) from None
-        if said["outcome"] == "answered":
+        if message["outcome"] == "answered":
             return _response(question)
-        if said["outcome"] == "refused":
-            raise error_of(said)
-        if said["outcome"] == "failed":
-            logger.error("a request failed\n%s", said["trace"])
-            raise FailedError(str(said["kind"]))
+        if message["outcome"] == "refused":
+            raise error_of(message)
+        if message["outcome"] == "failed":
+            logger.error("a request failed\n%s", message["trace"])
+            raise FailedError(str(message["kind"]))
         raise AbandonedError
 
     def _wait(self, child: Child, abandoned: threading.Event) -> Document:
         """Wait for the answer; a child that does not stop when nobody waits is ended."""
         end: float | None = None
-        while (said := child.receive(LOOK_SECONDS)) is None:
+        while (message := child.receive(LOOK_SECONDS)) is None:
             if end is None and abandoned.is_set():
                 child.stop()
                 end = monotonic() + GRACE_SECONDS
             if end is not None and monotonic() > end:
                 raise LostError("it did not stop")
-        return said
+        return message
 
 
 class InTime:

@@ -33,10 +33,7 @@ SPARSE = {"csr_matrix": RowStored, "csc_matrix": ColumnStored}
 
 
 class AnnDataFile(FileQuery):
-    """An AnnData on disk, as in a Zarr store; only cell and gene names are held.
-
-    It stands at the root, or in a group of it.
-    """
+    """An AnnData on disk, at the root or in a group of it; only cell and gene names are held."""
 
     kind = "Zarr store of AnnData"
 

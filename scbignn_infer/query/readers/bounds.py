@@ -193,10 +193,7 @@ def entries(path: Path) -> int:
 
 
 def refuse_text(path: Path, most: int) -> None:
-    """Raise if a text table, plain or ``.gz``, is more than can be held; its bytes are counted.
-
-    One that is packed better than tables are is refused, too.
-    """
+    """Raise if the bytes of a text table cannot be held, or are packed better than tables are."""
     packed, zipped = path.stat().st_size, path.suffix == ".gz"
     size = 0 if zipped else packed
     with unpacked(path) as file:

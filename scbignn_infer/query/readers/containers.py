@@ -19,17 +19,7 @@ if TYPE_CHECKING:
 
 
 class Container(NamedTuple):
-    """A kind of file that holds several AnnData.
-
-    Attributes
-    ----------
-    name
-        Of the kind.
-    group
-        Where they stand in it.
-    option
-        Which chooses one of them.
-    """
+    """A kind of file with several AnnData in a group, of which an option chooses one."""
 
     name: str
     group: str

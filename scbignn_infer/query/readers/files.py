@@ -26,29 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder with cells, and how the user wants it read.
-
-    Attributes
-    ----------
-    path
-        Where it is.
-    known_genes, orientation
-        Of a text table: names of genes, and what stands in rows and columns.
-    modality, table
-        Which AnnData is read of a MuData and of a SpatialData.
-    most_bytes
-        Memory that a part of it may take where it is read whole; by default that of the machine.
-    root
-        Of an HDF5 file or a Zarr store, which is open; else ``None``.
-    """
+    """A file or folder with cells, and how the user wants it read."""
 
     path: Path
     known_genes: Collection[str] = ()
+    """Names of genes, which tell the sides of a text table apart."""
     orientation: Orientation | None = None
+    """Of a text table."""
     modality: str | None = None
+    """Of a MuData."""
     table: str | None = None
+    """Of a SpatialData."""
     most_bytes: int | None = None
+    """Memory for a part that is read whole; by default that of the machine."""
     root: Any = None
+    """Of an HDF5 file or a Zarr store, which is open; else ``None``."""
 
     def close(self) -> None:
         """Close the root; a closed one stays so."""

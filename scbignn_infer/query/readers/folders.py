@@ -26,27 +26,16 @@ if TYPE_CHECKING:
 
 
 class Layout(NamedTuple):
-    """The files of a program's matrix.
-
-    Attributes
-    ----------
-    program
-        Who writes them, for messages.
-    matrices
-        Files in MatrixMarket's format, whose sum counts all molecules of a gene.
-    genes, cells
-        Files with a line a gene and a line a cell; the first that exists is read.
-    symbols
-        A file with a second name for each gene, if it exists.
-    cells_by_genes
-        Whether a row of the matrix is a cell.
-    """
+    """The files of a program's matrix."""
 
     program: str
     matrices: tuple[str, ...]
+    """Files in MatrixMarket's format, whose sum counts all molecules of a gene."""
     genes: tuple[str, ...]
     cells: tuple[str, ...]
+    """Files with a line a cell, as ``genes`` have a line a gene; the first that exists is read."""
     symbols: str = ""
+    """A file with a second name for each gene, if it exists."""
     cells_by_genes: bool = True
 
 
@@ -88,10 +77,7 @@ ENTRIES, DEPTH = 2000, 3
 
 
 def layouts_of(path: Path) -> list[Layout]:
-    """Return the layouts that fit a folder, or those of which a file is a matrix.
-
-    A file may have been packed by gzip.
-    """
+    """Return the layouts that fit a folder, or of which a file, plain or ``.gz``, is a matrix."""
     if not path.is_dir():
         return [x for x in LAYOUTS if path.name.removesuffix(".gz") in x.matrices]
     return [x for x in LAYOUTS if all(_there(path, (name,)) for name in x.matrices)]

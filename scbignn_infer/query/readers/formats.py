@@ -38,46 +38,29 @@ MOST_FILES = 4096
 
 @dataclass(frozen=True)
 class Format:
-    """A format that can be read.
-
-    Attributes
-    ----------
-    title
-        Its name.
-    medium
-        What it is stored in: :data:`HDF5`, :data:`ZARR` or :data:`FILES`.
-    recognise
-        Tells it by the open root of an HDF5 file or a Zarr store, else by the path.
-    open
-        Opens it.
-    sign, how
-        How it is recognised, and how it is read, for the documentation.
-    listed
-        Its name where a message lists what can be read; nothing if another row names it, too.
-    suffixes
-        Of its files.
-    extra
-        Of this package, which it needs.
-    has_members
-        Whether it holds several AnnData, of which the user may choose one.
-    count_values
-        Tells about how many values a file holds, by its beginning, where all are held in memory.
-    media_types
-        Under which the service takes it.
-    """
+    """A format that can be read."""
 
     title: str
     medium: str
+    """What it is stored in: :data:`HDF5`, :data:`ZARR` or :data:`FILES`."""
     recognise: Callable[[Any], bool]
+    """Tells it by the open root of an HDF5 file or a Zarr store, else by the path."""
     open: Callable[[Source], FileQuery]
     sign: str = ""
+    """How it is recognised, for the documentation."""
     how: str = ""
+    """How it is read, for the documentation."""
     listed: str = ""
+    """Its name in messages of what can be read; nothing if another row names it, too."""
     suffixes: tuple[str, ...] = ()
     extra: str = ""
+    """Of this package, which it needs."""
     has_members: bool = False
+    """Whether it holds several AnnData, of which the user may choose one."""
     count_values: Callable[[Path], int] | None = None
+    """Guesses by a file's beginning how many values it holds, if all are held in memory."""
     media_types: tuple[str, ...] = ()
+    """Under which the service takes it."""
 
 
 FORMATS = [

@@ -26,10 +26,7 @@ IN_R = "in R: zellkonverter::writeH5AD(as.SingleCellExperiment(object), 'cells.h
 
 
 def refuse_others(path: Path, formats: str) -> None:
-    """Raise if a file is of another program, or a ``.tar``.
-
-    The latter passes for HDF5, if a file of that is the first in it.
-    """
+    """Raise on a file of another program, or a ``.tar``: HDF5 opens one that begins with HDF5."""
     if path.suffix.lower() in OF_OTHER_PROGRAMS:
         raise InputError(
             f"{path} is a file of another program", expected=formats, do=f"convert it; {IN_R}"

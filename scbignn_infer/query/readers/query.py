@@ -134,15 +134,7 @@ def _sum(parts: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
 
 
 class MatrixQuery:
-    """A matrix in memory with its gene names.
-
-    Parameters
-    ----------
-    matrix
-        (n_cells, n_genes) sparse or dense, or a dask array of either.
-    gene_names
-        (n_genes,) names of the columns.
-    """
+    """A matrix (n_cells, n_genes), sparse, dense or a dask array of either, with its gene names."""
 
     def __init__(self, matrix: Any, gene_names: Sequence[str]) -> None:
         if getattr(matrix, "ndim", 0) != 2:
@@ -188,18 +180,7 @@ class MatrixQuery:
 
 
 class AnnDataQuery(BaseQuery):
-    """An :class:`anndata.AnnData` in memory or backed.
-
-    Parameters
-    ----------
-    adata
-        Candidates are ``X``, ``raw`` and the layers.
-
-    Raises
-    ------
-    InputError
-        It is something else.
-    """
+    """An :class:`anndata.AnnData` in memory or backed: its ``X``, ``raw`` and layers."""
 
     def __init__(self, adata: ad.AnnData) -> None:
         refuse_no_adata(adata)
@@ -245,15 +226,7 @@ class AnnDataQuery(BaseQuery):
 
 
 class RowRange:
-    """Some of the cells of a query, one after the other.
-
-    Parameters
-    ----------
-    query
-        All of them.
-    start, stop
-        The first, and the one after the last.
-    """
+    """The cells of a query from ``start`` to before ``stop``."""
 
     def __init__(self, query: Query, start: int, stop: int) -> None:
         self.name, self.n_cells = query.name, stop - start
