@@ -162,8 +162,8 @@ class Settings:
         return {name: getattr(self, name) for name in get_type_hints(kind)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
-        return asdict(self)
+        """Return the settings as JSON holds them."""
+        return asdict(self) | {"tissue": list(self.tissue)}
 
 
 class RuleKeywords(TypedDict, total=False):
