@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 CLEAR_SHARE = 0.6
 """Of the cells that tell, for a tissue that is taken; the next may have half of its share."""
-ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.03
+ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.02
 """Cells that must tell: so many, and this share of all."""
 COMMON_SHARE = 0.8
 """Of all cells, if hardly one tells, for a tissue all of whose types occur everywhere: blood."""
