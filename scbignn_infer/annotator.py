@@ -171,10 +171,10 @@ class Annotator:
         session = self._session(self.bundle.spec.gene_level.file)
         return GeneLevel.of(self.bundle.spec, session, choice.panel, self.batch_cells)
 
-    def neighbors(self, embedding: Array, bank: ReferenceBank) -> Graph:
-        """Return the graph of some cells, by their embedding (n, d), and reference cells."""
+    def neighbors(self, embedding: Array, bank: ReferenceBank | None = None) -> Graph:
+        """Return the graph of some cells, by their embedding (n, d), with a part of the bank."""
         if self.graph == "reference":
-            return bank.graph(embedding)
+            return (bank or self.bank).graph(embedding)
         k = self.bundle.spec.graph.n_neighbors
         return build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
 
