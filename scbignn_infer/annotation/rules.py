@@ -95,7 +95,12 @@ class Rules:
     def found(self, log_p: Array, empty: Array) -> Rules:
         """Return the rules for some cells, whose tissue is found unless it is known.
 
-        Parameters are those of :meth:`~scbignn_infer.annotation.tissues.Tissues.find`.
+        Parameters
+        ----------
+        log_p
+            (n, n_classes) log-probabilities of the gene level.
+        empty
+            (n,) cells that have no say.
         """
         if self.tissues is None or self.tissue.how:
             return self
