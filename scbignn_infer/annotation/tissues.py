@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -14,9 +14,9 @@ from scbignn_infer.model.validate import ANY_TISSUE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import BundleSpec
 
-Array = np.ndarray[Any, Any]
 CLEAR_SHARE = 0.6
 """Of the cells that tell, for a tissue that is taken; the next may have half of its share."""
 ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.02
