@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import logsumexp
 
+from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.neighbors import with_counts
 from scbignn_infer.network.panel import TARGET_SUM
@@ -95,7 +97,9 @@ def explain_cells(
         )
     choice = annotator.choose(query, reading)
     annotation = annotator.annotate_query(query, reading, choice=choice)
-    near = _neighbor_codes(annotator, query, reading, annotation)
+    grouping = annotator.rules.on(annotation.provenance.tissue).grouping
+    types = Grouping.by_level(annotator.bundle.spec.cell_types, 0).only(grouping.kept)
+    near = _neighbor_codes(annotator, query, reading, annotation, grouping)
     level = annotator.gene_level(choice)
     labels, final = annotation.best_labels, annotation.labels
     explained = []
@@ -108,10 +112,10 @@ def explain_cells(
                 do="choose others with --cells",
             )
         row = query.rows(choice.matrix, np.array([i]))
-        members = np.flatnonzero(annotator.rules.grouping.group == annotation.best_codes[i])
+        members = np.flatnonzero(grouping.group == annotation.best_codes[i])
         _, type_logits = level.label(row)
         code = int(members[type_logits[0, members].argmax()])
-        effect, counts, logits = gene_effects(level, row, code)
+        effect, counts, logits = gene_effects(level, row, code, types)
         has, symbols = counts > 0, choice.panel.symbols
         explained.append(
             CellExplanation(
@@ -121,7 +125,7 @@ def explain_cells(
                 confidence=float(annotation.confidence[i]),
                 novelty=float(annotation.novelty[i]),
                 neighbor_agreement=float(annotation.neighbor_agreement[i]),
-                gene_level=_most_probable(np.exp(logits), annotator.bundle.cell_types),
+                gene_level=_most_probable(types.sum(np.exp(logits[None]))[0], types.labels),
                 cell_level=_most_probable(annotation.probabilities[i], annotation.cell_types),
                 neighbors=dict(Counter(annotation.cell_types[j] for j in near[i]).most_common()),
                 present=_top(np.where(has, effect, 0.0), symbols),
@@ -131,12 +135,15 @@ def explain_cells(
     return explained
 
 
-def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array, Array, Array]:
-    """Tell what each gene does to a cell's log-odds of a type (its label code), at the gene level.
+def gene_effects(
+    level: GeneLevel, row: sp.csr_matrix, code: int, types: Grouping
+) -> tuple[Array, Array, Array]:
+    """Tell what each gene does to a cell's log-odds of a type, at the gene level.
 
-    ``row`` (1, n_file_genes) is of the chosen matrix. For the k genes of the panel, the effects are
-    the log-odds less those with the reference's mean expression of the gene in the cell's place,
-    and counts are the cell's; then come its gene logits (c,).
+    ``row`` (1, n_file_genes) is of the chosen matrix, ``code`` that of the type or of one of its
+    classes, ``types`` are those that the cell may be of. For the k genes of the panel, the effects
+    are the log-odds less those with the reference's mean expression of the gene in the cell's
+    place, and counts are the cell's; then come its gene logits (c,).
     """
     counts, totals = level.panel.densify(row)
     total = max(float(totals[0, 0]), 1.0)
@@ -145,27 +152,28 @@ def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array
     variants = np.repeat(counts, k + 1, axis=0)
     variants[np.arange(k), np.arange(k)] = mean
     _, logits = level(variants, np.full((k + 1, 1), total, np.float32))
-    odds = _log_odds(logits, code)
+    logits = types.narrow(logits)
+    odds = _log_odds(logits, types.group == types.group[code])
     return odds[-1] - odds[:k], counts[0], logits[-1]
 
 
-def _log_odds(logits: Array, code: int) -> Array:
-    """Return log p / (1 - p) of a type, which does not stand still where a cell is sure."""
-    others = np.delete(logits, code, axis=1).astype(np.float64)
-    most = others.max(axis=1)
-    odds: Array = logits[:, code] - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+def _log_odds(logits: Array, own: Array) -> Array:
+    """Return log p / (1 - p) of some classes, which does not stand still where a cell is sure."""
+    mine, others = (logits[:, side].astype(np.float64) for side in (own, ~own))
+    odds: Array = logsumexp(mine, axis=1) - logsumexp(others, axis=1)
     return odds
 
 
 def _neighbor_codes(
-    annotator: Annotator, query: Query, reading: Reading, annotation: Annotation
+    annotator: Annotator, query: Query, reading: Reading, annotation: Annotation, grouping: Grouping
 ) -> dict[int, Array]:
     """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
+    bank = annotator.bank_of(grouping)
     for cells in with_counts(batches_of(query, reading.batch_key), annotation.empty):
         rows = np.arange(len(annotation))[cells]
-        graph = annotator.neighbors(annotation.embedding[rows])
-        codes = graph.codes(annotation.best_codes[rows], annotator.rules.grouping.group)
+        graph = annotator.neighbors(annotation.embedding[rows], bank)
+        codes = graph.codes(annotation.best_codes[rows], grouping.group)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 

@@ -254,7 +254,7 @@ def test_annotator_is_reusable(annotator: Annotator, example: Path) -> None:
 )
 def test_the_fitting_model_is_chosen(name: str, model: str) -> None:
     with open_query(REPOSITORY / name) as query:
-        bundle, _, novelty = choose_model(query, device="cpu")
+        bundle, _, novelty, _ = choose_model(query, device="cpu")
     assert bundle.name == model
     assert min(novelty, key=lambda n: novelty[n]) == model
 

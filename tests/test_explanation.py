@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells, gene_effects
@@ -121,7 +122,8 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     row = query.rows(choice.matrix, np.array([7]))
     code = annotator.bundle.cell_types.index("beta")
     level, genes = annotator.gene_level(choice), choice.panel
-    effect, counts, logits = gene_effects(level, row, code)
+    types = Grouping.by_level(annotator.bundle.spec.cell_types, 0)
+    effect, counts, logits = gene_effects(level, row, code, types)
     assert len(effect) == len(counts) == len(genes.symbols)
     _, plain = level.label(row)
     np.testing.assert_allclose(logits, plain[0], atol=1e-4)

@@ -108,7 +108,8 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
     assert set(shown) - {"model"} == {NAMES.get(name, name) for name in wished}
     for name in wished:
         setting, field = SETTINGS[name], shown[NAMES.get(name, name)]
-        assert field["default"] == (False if setting.default is True else setting.default)
+        default = list(setting.default) if setting.default == () else setting.default
+        assert field["default"] == (False if setting.default is True else default)
         assert field["description"] == setting.meaning
         number = next((part for part in field.get("anyOf", ()) if "minimum" in part), field)
         assert (number.get("minimum"), number.get("maximum")) == setting.within

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scbignn_infer.model.bundle import GeneWeight, Interpretation
 
 if TYPE_CHECKING:
@@ -23,12 +21,12 @@ def signed_interpretation(spec: BundleSpec, class_mean: Array) -> dict[str, Inte
     (n_types, n_ranked_genes) holds means of scaled expression; genes without one are left out.
     """
     place = {gene.symbol: i for i, gene in enumerate(spec.genes[: class_mean.shape[1]])}
-    signed = {}
+    signed, total = {}, class_mean.sum(axis=0)
     for code, cell_type in enumerate(spec.cell_types):
         unsigned = spec.interpretation.get(cell_type.label)
         if unsigned is None:
             continue
-        rise = class_mean[code] - np.delete(class_mean, code, axis=0).mean(axis=0)
+        rise = class_mean[code] - (total - class_mean[code]) / (len(class_mean) - 1)
         genes = [
             GeneWeight(symbol=g.symbol, weight=g.weight if rise[place[g.symbol]] > 0 else -g.weight)
             for g in unsigned.genes
