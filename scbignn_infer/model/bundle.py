@@ -64,6 +64,25 @@ class CellType(Record, frozen=True, kw_only=True, omit_defaults=True):
     ontology_id: str = ""
     lineage: list[Term] = []
     """Groups that it belongs to, from narrow to wide."""
+    name: str = ""
+    """The type that users see, if not the label; classes of several tissues share one."""
+    tissue: str = ""
+    """One of the model's tissues; empty: of none."""
+    everywhere: bool = False
+    """Whether it stays whatever tissue is chosen: immune, vascular and stromal types."""
+
+    @property
+    def called(self) -> str:
+        """What its cells are called."""
+        return self.name or self.label
+
+
+class Tissue(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """A tissue of a body model, whose types can be chosen alone."""
+
+    name: str
+    tested: str = ""
+    """On which independent cells it was tested, and the score; empty: on none."""
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
@@ -131,6 +150,8 @@ class Dataset(Record, frozen=True, kw_only=True):
     role: Literal["reference", "profiles", "unlabelled", "adapted"] = "reference"
     """``profiles``: mean expression that cells were simulated from; ``adapted``: unlabelled cells
     of the very query that the model is meant for."""
+    tissues: list[str] = []
+    """Of a body model, the tissues that it has cells or profiles of; empty: not said."""
 
 
 class EMIteration(Record, frozen=True, kw_only=True):
@@ -259,6 +280,8 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     licence: str = ""
     genes: list[Gene]
     cell_types: list[CellType]
+    tissues: list[Tissue] = []
+    """Of a body model; others have none."""
     preprocessing: Preprocessing
     gene_level: GeneLevel
     cell_level: CellLevel

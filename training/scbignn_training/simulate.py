@@ -107,8 +107,7 @@ def simulate(
     labs = [_laboratory(profiles, simulation, seed, i) for i in range(simulation.laboratories)]
     blocks = []
     for row, mean in enumerate(means):
-        words = profiles.name, str(profiles.labels[row]), str(profiles.tissues[row])
-        chance = _chance(seed, *words)
+        chance = _chance(seed, profiles.name, *profiles.rows[row])
         others = np.delete(np.arange(len(means)), row)
         genes = np.flatnonzero(
             (mean + simulation.ambient * ambient) * simulation.depth >= LEAST_EXPECTED
@@ -142,7 +141,13 @@ def simulate(
         profiles.symbols,
         [""] * len(profiles.symbols),
         np.repeat(profiles.labels, n),
-        Origin(profiles.name, True, str(profiles.path), profiles.citation),
+        Origin(
+            profiles.name,
+            True,
+            str(profiles.path),
+            profiles.citation,
+            tuple(sorted({t.place for t in profiles.meant})),
+        ),
     )
 
 

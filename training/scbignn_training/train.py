@@ -30,6 +30,7 @@ from scbignn_training.data import (
     read_study,
     tell_species,
     unlabelled_cells,
+    well_known,
 )
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
@@ -235,7 +236,11 @@ def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
         found
         for s in recipe.profiles
         for found in read_profiles(
-            s.locate(), columns=s.columns, include=s.include, exclude=s.exclude
+            s.locate(),
+            columns=s.columns,
+            include=s.include,
+            exclude=s.exclude,
+            types=s.meanings(),
         )
     ]
 
@@ -245,8 +250,10 @@ def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
 
 
 def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Reference:
+    cells = well_known(cells, recipe.gene_studies)
     joined = join(cells, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
-    return replace(joined, ontology=ontology_of(profiles, recipe.merge))
+    meant = {t.label: t for p in profiles for t in p.meant}
+    return replace(joined, ontology=ontology_of(profiles, recipe.merge), meant=meant)
 
 
 def fit(
