@@ -25,7 +25,7 @@ from scbignn_infer.model.bundle import read_bundle
 from scbignn_training.data import read_study
 from scbignn_training.ontology import _terms
 from scbignn_training.recipe import Source, read_recipe
-from scbignn_training.train import _read_profiles
+from scbignn_training.train import read_tables
 from tasks import rows as some_rows
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
             if path is None:
                 continue
             if path not in annotators:
-                annotators[path] = Annotator(read_bundle(path), threads=2)
+                annotators[path] = Annotator(read_bundle(path), threads=1)
             found = annotators[path].annotate_matrix(task.cells.counts, task.cells.symbols)
             record = row(task, "scBiGNN", Classes.of_model(path), found.probabilities)
             record |= {"model": path.name, "unknown": round(float((found.codes < 0).mean()), 3)}
@@ -235,7 +235,7 @@ def _may_score(spec: Any, species: str, task: Task) -> bool:
 
 def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Score the profiles of a recipe by negative binomial likelihood and by correlation."""
-    sets = _read_profiles(recipe)
+    sets = read_tables(recipe)
     symbols = sorted(set[str].intersection(*(set(p.symbols) for p in sets)))
     blocks = []
     for p in sets:

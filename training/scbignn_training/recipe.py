@@ -85,6 +85,8 @@ class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     does not have are left out. Types are then told by tissue and age, too."""
     leave_out: list[str] = []
     """Studies of that table whose profiles are left out."""
+    citations: dict[str, str] = {}
+    """Of studies of that table, where the profiles' own column does not say them."""
 
     def meanings(self) -> dict[tuple[str, str], ProfileType] | None:
         """Return what the published names mean, by data set and name, if a table says it."""

@@ -42,7 +42,7 @@ from scbignn_training.sampling import even, stratified
 from scbignn_training.simulate import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import scipy.sparse as sp
 
@@ -208,13 +208,13 @@ def read_reference(recipe: Recipe) -> Reference:
     InputError
         A file is missing or differs from the recipe, or the files do not go together.
     """
-    profiles = _read_profiles(recipe)
+    profiles = read_tables(recipe)
     return _join(recipe, [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles)
 
 
 def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
     """Return the labelled cells, the unlabelled ones, and the species of them all."""
-    labelled, profiles = _read_labelled(recipe), _read_profiles(recipe)
+    labelled, profiles = _read_labelled(recipe), read_tables(recipe)
     foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
     cells = [*labelled, *_simulated(recipe, profiles)]
     species = tell_species(recipe.species, [*cells, *foreign])
@@ -231,9 +231,16 @@ def _read_labelled(recipe: Recipe) -> list[Study]:
     ]
 
 
-def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
+def read_tables(recipe: Recipe) -> list[ProfileSet]:
+    """Read the profiles of a recipe: a set for each data set.
+
+    Raises
+    ------
+    InputError
+        A table is missing or differs from the recipe, or is none of profiles.
+    """
     return [
-        found
+        replace(found, citation=_cited(found, s.citations))
         for s in recipe.profiles
         for found in read_profiles(
             s.locate(),
@@ -243,6 +250,11 @@ def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
             types=s.meanings(),
         )
     ]
+
+
+def _cited(profiles: ProfileSet, citations: Mapping[str, str]) -> str:
+    studies = (t.study for t in profiles.meant)
+    return next((citations[s] for s in studies if s in citations), profiles.citation)
 
 
 def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
