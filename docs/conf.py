@@ -62,7 +62,7 @@ nitpick_ignore_regex = [
         r"(Array|Choice|Device|Estimate|FileQuery|GraphKind|MakeSession|Orientation|Progress|Query)",
     ),
     (r"py:class", r"Provenance"),
-    (r"py:.*", r"(choose_model|scbignn_infer\.query\.gene_match\.MIN_COVERAGE)"),
+    (r"py:.*", r"(choose_model|scbignn_infer\.annotation\.grouping\.Grouping)"),
 ]
 
 

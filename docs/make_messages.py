@@ -140,7 +140,7 @@ class Source:
     def constant(self, node: ast.expr) -> Any:
         """Return the text or number that an expression always has, or None."""
         calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
-        if calls and not re.fullmatch(r"'.*'\.join\([A-Z_]+\)", ast.unparse(node)):
+        if calls and not re.fullmatch(r"'.*'\.join\([A-Z_]+\)|listed_\w+\(\)", ast.unparse(node)):
             return None
         try:
             made = compile(ast.Expression(node), "", "eval")

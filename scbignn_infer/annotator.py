@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import MakeSession
@@ -53,7 +54,7 @@ Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the cells done and all cells."""
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
-NOT_PICKLED = ("_sessions", "_opening", "bank")
+NOT_PICKLED = ("_sessions", "_opening", "_narrow", "bank")
 """What a pickled annotator leaves behind."""
 
 
@@ -120,6 +121,7 @@ class Annotator:
         self._genes = model_genes(bundle)
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
+        self._narrow: tuple[Array, ReferenceBank] | None = None
         try_out(bundle, self._session)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -127,7 +129,7 @@ class Annotator:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._sessions, self._opening = {}, threading.Lock()
+        self._sessions, self._opening, self._narrow = {}, threading.Lock(), None
 
     @classmethod
     @shown(LabelKeywords)
@@ -154,15 +156,25 @@ class Annotator:
         """The model's reference cells, laid out when they are first asked for."""
         return ReferenceBank(self.bundle, self.runtime)
 
+    def bank_of(self, grouping: Grouping) -> ReferenceBank:
+        """Return the reference cells of the classes that labels have; the last is kept."""
+        kept = grouping.kept
+        if kept.all():
+            return self.bank
+        narrow = self._narrow
+        if narrow is None or not np.array_equal(narrow[0], kept):
+            narrow = self._narrow = kept, ReferenceBank(self.bundle, self.runtime, kept)
+        return narrow[1]
+
     def gene_level(self, choice: Choice) -> GeneLevel:
         """Return the gene level for what :meth:`choose` found of a query."""
         session = self._session(self.bundle.spec.gene_level.file)
         return GeneLevel.of(self.bundle.spec, session, choice.panel, self.batch_cells)
 
-    def neighbors(self, embedding: Array) -> Graph:
-        """Return the graph of some cells, by their embedding (n, d)."""
+    def neighbors(self, embedding: Array, bank: ReferenceBank) -> Graph:
+        """Return the graph of some cells, by their embedding (n, d), and reference cells."""
         if self.graph == "reference":
-            return self.bank.graph(embedding)
+            return bank.graph(embedding)
         k = self.bundle.spec.graph.n_neighbors
         return build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
 
@@ -311,12 +323,14 @@ class Annotator:
         with clock.stage("gene level") as report:
             level = self.gene_level(choice)
             genes = gene_pass(level, query, choice.matrix, workers=workers, report=report)
+        rules = rules.found(genes.logits, genes.empty)
         n, grouping = query.n_cells, rules.grouping
+        bank, _ = self.bank_of(grouping), grouping.narrow(genes.logits)
         said = scores.CellScores(n, grouping, spec.temperature)
         builders, parts = set[str](), list[tuple[Any, Graph]]()
         for cells in with_counts(batches, genes.empty):
             with clock.stage("graph"):
-                graph = self.neighbors(genes.embedding[cells])
+                graph = self.neighbors(genes.embedding[cells], bank)
             builders.add(graph.builder)
             with clock.stage("cell level") as report:
                 layers, own = spec.cell_level.layers, genes.logits[cells]
@@ -324,7 +338,8 @@ class Annotator:
                     layers, self._session, own, graph, workers=workers, report=report
                 )
             with clock.stage("scores"):
-                said.put(cells, logits, genes, graph, panel=choice.panel, bank=self.bank)
+                logits = grouping.narrow(logits)
+                said.put(cells, logits, genes, graph, panel=choice.panel, bank=bank)
             if self.write_graph:
                 parts.append((cells, graph))
         return Annotation(
@@ -370,6 +385,7 @@ class Annotator:
             training_cells=training_cells,
             matrix=Matrix.of(choice),
             genes=Genes.of(choice.genes, n_foreign, silent),
+            tissue=rules.tissue,
             params=Params(
                 n_neighbors=self.bundle.spec.graph.n_neighbors,
                 graph=self.graph,

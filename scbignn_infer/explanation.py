@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
+from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.neighbors import with_counts
 from scbignn_infer.network.panel import TARGET_SUM
@@ -105,7 +107,9 @@ def explain_cells(
         )
     choice = annotator.choose(query, reading)
     found = annotator.annotate_query(query, reading, choice=choice)
-    near = _neighbor_codes(annotator, query, reading, found)
+    grouping = annotator.rules.on(found.provenance.tissue).grouping
+    types = Grouping.by_level(annotator.bundle.spec.cell_types, 0).only(grouping.kept)
+    near = _neighbor_codes(annotator, query, reading, found, grouping)
     level = annotator.gene_level(choice)
     labels, final = found.best_labels, found.labels
     explained = []
@@ -118,10 +122,10 @@ def explain_cells(
                 do="choose others with --cells",
             )
         row = query.rows(choice.matrix, np.array([i]))
-        members = np.flatnonzero(annotator.rules.grouping.group == found.best_codes[i])
+        members = np.flatnonzero(grouping.group == found.best_codes[i])
         _, said = level.label(row)
         code = int(members[said[0, members].argmax()])
-        effect, counts, logits = gene_effects(level, row, code)
+        effect, counts, logits = gene_effects(level, row, code, types)
         has, symbols = counts > 0, choice.panel.symbols
         explained.append(
             CellExplanation(
@@ -131,7 +135,7 @@ def explain_cells(
                 confidence=float(found.confidence[i]),
                 novelty=float(found.novelty[i]),
                 neighbor_agreement=float(found.neighbor_agreement[i]),
-                gene_level=_most_probable(np.exp(logits), annotator.bundle.cell_types),
+                gene_level=_most_probable(types.sum(np.exp(logits[None]))[0], types.labels),
                 cell_level=_most_probable(found.probabilities[i], found.cell_types),
                 neighbors=dict(Counter(found.cell_types[j] for j in near[i]).most_common()),
                 present=_top(np.where(has, effect, 0.0), symbols),
@@ -141,7 +145,9 @@ def explain_cells(
     return explained
 
 
-def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array, Array, Array]:
+def gene_effects(
+    level: GeneLevel, row: sp.csr_matrix, code: int, types: Grouping
+) -> tuple[Array, Array, Array]:
     """Tell what each gene does to a cell's log-odds of a type, at the gene level.
 
     Parameters
@@ -151,7 +157,9 @@ def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array
     row
         (1, n_file_genes) of the chosen matrix.
     code
-        Label code of the type.
+        Label code of the type, or of one of its classes.
+    types
+        The types that the cell may be of.
 
     Returns
     -------
@@ -166,27 +174,28 @@ def gene_effects(level: GeneLevel, row: sp.csr_matrix, code: int) -> tuple[Array
     variants = np.repeat(counts, k + 1, axis=0)
     variants[np.arange(k), np.arange(k)] = mean
     _, logits = level(variants, np.full((k + 1, 1), total, np.float32))
-    odds = _log_odds(logits, code)
+    logits = types.narrow(logits)
+    odds = _log_odds(logits, types.group == types.group[code])
     return odds[-1] - odds[:k], counts[0], logits[-1]
 
 
-def _log_odds(logits: Array, code: int) -> Array:
-    """Return log p / (1 - p) of a type, which does not stand still where a cell is sure."""
-    others = np.delete(logits, code, axis=1).astype(np.float64)
-    most = others.max(axis=1)
-    odds: Array = logits[:, code] - most - np.log(np.exp(others - most[:, None]).sum(axis=1))
+def _log_odds(logits: Array, own: Array) -> Array:
+    """Return log p / (1 - p) of some classes, which does not stand still where a cell is sure."""
+    mine, others = (logits[:, side].astype(np.float64) for side in (own, ~own))
+    odds: Array = logsumexp(mine, axis=1) - logsumexp(others, axis=1)
     return odds
 
 
 def _neighbor_codes(
-    annotator: Annotator, query: Query, reading: Reading, found: Annotation
+    annotator: Annotator, query: Query, reading: Reading, found: Annotation, grouping: Grouping
 ) -> dict[int, Array]:
     """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
+    bank = annotator.bank_of(grouping)
     for cells in with_counts(batches_of(query, reading.batch_key), found.empty):
         rows = np.arange(len(found))[cells]
-        graph = annotator.neighbors(found.embedding[rows])
-        codes = graph.codes(found.best_codes[rows], annotator.rules.grouping.group)
+        graph = annotator.neighbors(found.embedding[rows], bank)
+        codes = graph.codes(found.best_codes[rows], grouping.group)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near
 

@@ -80,12 +80,16 @@ def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = 
 
 def find_model(
     cells: FileQuery, settings: Settings
-) -> tuple[ModelBundle, Choice | None, dict[str, float] | None]:
+) -> tuple[ModelBundle, Choice | None, dict[str, float] | None, str]:
     """Return the model that is named, or the one that fits best, with why, as choose_model does."""
     if settings.model is not None:
-        return registry.load_model(settings.model), None, None
+        return registry.load_model(settings.model), None, None, ""
     return nearest_model.choose_model(
-        cells, settings.reading, device=settings.device, threads=settings.threads
+        cells,
+        settings.reading,
+        device=settings.device,
+        threads=settings.threads,
+        tissue=settings.tissue,
     )
 
 
@@ -157,6 +161,7 @@ class Job:
         self._tell = progress or (lambda stage, done, total: None)
         self._add_slots: Callable[[Slots], None] | None = None
         self._reference_distance: dict[str, float] | None = None
+        self._why = ""
 
     def __enter__(self) -> Self:
         self._start = perf_counter()
@@ -249,6 +254,7 @@ class Job:
             found,
             seconds=seconds | {"inspect": seconds.get("inspect", 0.0) + self._inspected},
             reference_distance=self._reference_distance,
+            why=self._why,
         )
 
     def _choose_model(self) -> Choice | None:
@@ -256,7 +262,8 @@ class Job:
         if self._held is not None:
             self.annotator = self._held
             return None
-        bundle, choice, self._reference_distance = find_model(self.cells, self.settings)
+        found = find_model(self.cells, self.settings)
+        bundle, choice, self._reference_distance, self._why = found
         self.annotator = make_annotator(self.settings, bundle)
         return choice
 
@@ -355,6 +362,7 @@ class Job:
         from scbignn_infer.report.markers import express
 
         cells, annotator, annotation = self.cells, self.annotator, self.annotation
+        rules = self.rules.on(annotation.provenance.tissue)
         write_report(
             path,
             annotation,
@@ -364,7 +372,7 @@ class Job:
             cell_names=cells.cell_names(),
             warnings=annotation.warnings(),
             samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-            markers=express(annotator, cells, self.choice, annotation, self.rules.grouping),
+            markers=express(annotator, cells, self.choice, annotation, rules.grouping),
         )
 
 

@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scbignn_infer.annotation.provenance import MAX_NOVELTY
+from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.errors import BundleError, GeneError
+from scbignn_infer.errors import BundleError, GeneError, InputError
 from scbignn_infer.model import registry
 from scbignn_infer.query.matrices import sample_rows
 from scbignn_infer.query.reading import choose, judge_matrices
 from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import scipy.sparse as sp
 
+    from scbignn_infer.annotation.tissues import FoundTissue
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Device
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.settings import Reading
 
+Array = np.ndarray[Any, Any]
 CHOICE_CELLS = 256
 MIN_NOVELTY_GAP = 0.02
 """Without a wish of the user, a model must place the typical cell within its reference's range,
 and closer than the next model does."""
+SAME_STEM = 6
+"""Letters by which words of one organ are the same, such as pancreas and pancreatic."""
+
+
+class Nearest(NamedTuple):
+    """The model that a query is meant for.
+
+    Attributes
+    ----------
+    bundle, choice
+        The model, and what of the query it is to read.
+    novelty
+        How far the typical cell is from the reference of each model that could read it, as a
+        quantile of held-out reference cells.
+    why
+        Why it was chosen, and which model is the next.
+    """
+
+    bundle: ModelBundle
+    choice: Choice
+    novelty: dict[str, float]
+    why: str
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How a model fits some of the cells, and of which tissue they are to a body model."""
+
+    bundle: ModelBundle
+    choice: Choice
+    novelty: float
+    tissue: FoundTissue
+
+    @property
+    def body(self) -> bool:
+        return bool(self.bundle.spec.tissues)
+
+    @property
+    def qualified(self) -> bool:
+        """A body model knows all tissues: it fits if it is sure of one, however far cells are."""
+        return bool(self.tissue.chosen) or self.novelty <= MAX_NOVELTY
 
 
 def choose_model(
@@ -35,11 +83,14 @@ def choose_model(
     *,
     device: Device = "auto",
     threads: int | None = None,
-) -> tuple[ModelBundle, Choice, dict[str, float]]:
-    """Take the model whose reference the query resembles most, or refuse to guess.
+    tissue: Sequence[str] = (),
+) -> Nearest:
+    """Take the model that is meant for the query, or refuse to guess.
 
     Up to 256 cells are embedded by each model that :func:`list_models` gives, and placed by their
-    distance to its reference bank. A broken model is passed over.
+    distance to its reference bank. Body models also find the tissue. The nearest specialised model
+    wins if the tissue is its own or is not clear; else the body model does. A broken model is
+    passed over.
 
     Parameters
     ----------
@@ -49,12 +100,8 @@ def choose_model(
         The user's wishes on how it is read.
     device, threads
         As in :class:`Annotator`.
-
-    Returns
-    -------
-    bundle, choice, novelty
-        The model, what of the query it is to read, and how far the typical cell is from the
-        reference of each model that could read it, as a quantile of held-out reference cells.
+    tissue
+        Only body models with these tissues are candidates.
 
     Warns
     -----
@@ -66,31 +113,17 @@ def choose_model(
     BundleError
         No model is found, none resembles the query, or two do equally well.
     """
-    verdicts = judge_matrices(query)
-    sample = sample_rows(query.n_cells, CHOICE_CELLS)
-    rows: dict[str, sp.csr_matrix] = {}
-    bundles: dict[str, ModelBundle] = {}
-    choices: dict[str, Choice] = {}
-    novelty: dict[str, float] = {}
-    refused: set[str] = set()
-    for name, path in registry.list_models().items():
-        with registry.passing_over(name):
-            bundle = registry.load_model(path)
-            try:
-                choice = choose(query, bundle, reading, verdicts=verdicts)
-            except GeneError as error:
-                refused.add(error.found)
-                continue  # a model for other genes, perhaps another species
-            annotator = Annotator(bundle, device=device, threads=threads)
-            bundles[name], choices[name] = bundle, choice
-            if choice.matrix not in rows:
-                rows[choice.matrix] = query.rows(choice.matrix, sample)
-            embedding, _ = annotator.gene_level(choice).label(rows[choice.matrix])
-            distance, _ = annotator.bank.distance(embedding)
-            novelty[name] = float(np.median(annotator.bank.novelty(distance)))
-    ranked = sorted(novelty, key=lambda name: novelty[name])
-    alike = [name for name in ranked if novelty[name] <= MAX_NOVELTY]
-    close = [name for name in alike if novelty[name] <= novelty[alike[0]] + MIN_NOVELTY_GAP]
+    fits, refused = _fits(query, reading, device=device, threads=threads, tissue=tissue)
+    ranked = sorted(fits, key=lambda name: fits[name].novelty)
+    novelty = {name: fit.novelty for name, fit in fits.items()}
+    bodies = _close([n for n in ranked if fits[n].body and fits[n].qualified], fits)
+    alike = [n for n in ranked if not fits[n].body and fits[n].novelty <= MAX_NOVELTY]
+    own, why = alike, "nearest to the cells"
+    if bodies and (tissues := fits[bodies[0]].tissue.chosen):
+        own = [n for n in alike if _is_of(fits[n], tissues[0])]
+        known = "chosen" if tissue else f"found by {bodies[0]}"
+        why = f"it knows {', '.join(tissues)}, the tissue {known}"
+    close = _close(own, fits) or bodies
     if len(close) != 1:
         none = "none can read it" + (f": {refused.pop()}" if len(refused) == 1 else "")
         shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or none
@@ -100,7 +133,67 @@ def choose_model(
             expected=f"one model below {MAX_NOVELTY}, {MIN_NOVELTY_GAP} ahead of the next",
             do="choose a model with -m; see: scbignn-infer models list",
         )
-    return bundles[close[0]], choices[close[0]], novelty
+    (name,) = close
+    chosen = fits[name]
+    others = [*bodies, *alike, *ranked]
+    why += next((f"; next: {other}" for other in others if other != name), "")
+    return Nearest(chosen.bundle, chosen.choice, novelty, why)
+
+
+def _fits(
+    query: Query,
+    reading: Reading,
+    *,
+    device: Device,
+    threads: int | None,
+    tissue: Sequence[str],
+) -> tuple[dict[str, _Fit], set[str]]:
+    """Return how each model fits that can read the query, and why others cannot."""
+    verdicts = judge_matrices(query)
+    sample = sample_rows(query.n_cells, CHOICE_CELLS)
+    rows: dict[str, sp.csr_matrix] = {}
+    fits: dict[str, _Fit] = {}
+    refused: set[str] = set()
+    for name, path in registry.list_models().items():
+        with registry.passing_over(name):
+            bundle = registry.load_model(path)
+            try:
+                rules = Rules.of(bundle, tissue=tissue)
+            except InputError as error:
+                refused.add(error.found)
+                continue
+            try:
+                choice = choose(query, bundle, reading, verdicts=verdicts)
+            except GeneError as error:
+                refused.add(error.found)
+                continue  # a model for other genes, perhaps another species
+            annotator = Annotator(bundle, device=device, threads=threads, tissue=tissue)
+            if choice.matrix not in rows:
+                rows[choice.matrix] = query.rows(choice.matrix, sample)
+            said = annotator.gene_level(choice).label(rows[choice.matrix])
+            fits[name] = _fit(annotator, choice, rules, *said)
+    return fits, refused
+
+
+def _fit(
+    annotator: Annotator, choice: Choice, rules: Rules, embedding: Array, log_p: Array
+) -> _Fit:
+    rules = rules.found(log_p, np.zeros(len(log_p), dtype=bool))
+    bank = annotator.bank_of(rules.grouping)
+    novelty = float(np.median(bank.novelty(bank.distance(embedding)[0])))
+    return _Fit(annotator.bundle, choice, novelty, rules.tissue)
+
+
+def _close(names: list[str], fits: Mapping[str, _Fit]) -> list[str]:
+    """Return the nearest model and those that are hardly farther, of some in that order."""
+    return [n for n in names if fits[n].novelty <= fits[names[0]].novelty + MIN_NOVELTY_GAP]
+
+
+def _is_of(fit: _Fit, tissue: str) -> bool:
+    """Tell whether a specialised model is of a tissue, by the words of its record."""
+    own = re.findall(r"\w+", fit.bundle.spec.tissue.lower())
+    stems = {word[:SAME_STEM] for word in own}
+    return all(word[:SAME_STEM] in stems for word in tissue.split())
 
 
 def whole_models(*, device: Device = "auto", threads: int | None = None) -> list[ModelBundle]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from types import NoneType
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
@@ -132,6 +132,12 @@ class Settings:
         "Coarser labels: a map from type to group; in a file, a JSON object.",
         flags=("--group-map",),
     )
+    tissue: Sequence[str] = _setting(
+        (),
+        "Body model: label with the types of this tissue and those that occur everywhere; may be "
+        "given again. 'any' keeps all; by default it is found from the cells.",
+        metavar="NAME",
+    )
     graph: GraphKind = _setting(
         "query",
         "Take neighbours from the query, or from the model's reference, whose cells do not change "
@@ -156,8 +162,8 @@ class Settings:
         return {name: getattr(self, name) for name in get_type_hints(kind)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON can hold them."""
-        return asdict(self)
+        """Return the settings as JSON holds them."""
+        return asdict(self) | {"tissue": list(self.tissue)}
 
 
 class RuleKeywords(TypedDict, total=False):
@@ -168,6 +174,7 @@ class RuleKeywords(TypedDict, total=False):
     max_novelty: float
     level: int
     groups: Mapping[str, str] | None
+    tissue: Sequence[str]
 
 
 class LabelKeywords(RuleKeywords, total=False):
@@ -236,9 +243,9 @@ SETTINGS = _settings_of(Settings)
 def _with_entries(text: str | None, names: list[str]) -> str:
     """Put what is said of settings into a docstring, where it has ``**settings``."""
     entries = [
-        f"{name} : {inspect.formatannotation(SETTINGS[name].hint, 'collections.abc')}, default "
-        f"{SETTINGS[name].default!r}\n    {SETTINGS[name].meaning}\n"
-        for name in names
+        f"{s.name}\n    {s.meaning}\n"
+        f"    ``{inspect.formatannotation(s.hint, 'collections.abc')} = {s.default!r}``\n"
+        for s in map(SETTINGS.__getitem__, names)
     ]
     return re.sub(r"(?m)^\*\*settings\n?", lambda _: "".join(entries), inspect.cleandoc(text or ""))
 

@@ -16,10 +16,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Threads of BLAS that wait for one another take nine times the processor on small matrices.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-
 import anndata as ad
 import h5py
 import msgspec
@@ -29,6 +25,7 @@ import pytest
 import scipy.sparse as sp
 from click.testing import CliRunner
 from scipy.io import mmwrite
+from threadpoolctl import threadpool_limits
 
 from scbignn_infer.cli import main
 from scbignn_infer.model import bundle as records
@@ -43,6 +40,18 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blas_on_one_thread() -> Iterator[None]:
+    """Let no thread of BLAS wait for others: on small matrices that takes most of the time.
+
+    numpy is loaded already, by a plugin of zarr; child processes read the variables.
+    """
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            patch.setenv(name, "1")
+        yield
 
 
 @pytest.fixture(scope="session")

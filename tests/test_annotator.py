@@ -254,7 +254,7 @@ def test_annotator_is_reusable(annotator: Annotator, example: Path) -> None:
 )
 def test_the_fitting_model_is_chosen(name: str, model: str) -> None:
     with open_query(REPOSITORY / name) as query:
-        bundle, _, novelty = choose_model(query, device="cpu")
+        bundle, _, novelty, _ = choose_model(query, device="cpu")
     assert bundle.name == model
     assert min(novelty, key=lambda n: novelty[n]) == model
 
@@ -327,7 +327,7 @@ def test_accuracy_on_unseen_studies_does_not_fall(
 ) -> None:
     with open_query(real_data(query)) as cells:
         annotator = Annotator.load(REPOSITORY / "exported_models" / model, device="cpu")
-        truth = cells.obs["cell_type_common"].astype(str).to_numpy()
+        truth = np.array(cells.obs_column("cell_type_common"))
         found = annotator.annotate_query(cells)
     known = np.isin(truth, annotator.bundle.cell_types)
     assert (found.best_labels == truth)[known].mean() > least

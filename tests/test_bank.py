@@ -13,7 +13,7 @@ from scbignn_infer.network import bank as bank_module
 from scbignn_infer.network.bank import ReferenceBank, novelty_quantile, same_cells
 from scbignn_infer.network.sessions import Runtime
 from scbignn_infer.query.readers import open_query
-from scbignn_infer.query.reading import Reading
+from scbignn_infer.settings import Reading
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells, gene_effects
@@ -121,7 +122,8 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     row = query.rows(choice.matrix, np.array([7]))
     code = annotator.bundle.cell_types.index("beta")
     level, genes = annotator.gene_level(choice), choice.panel
-    effect, counts, logits = gene_effects(level, row, code)
+    types = Grouping.by_level(annotator.bundle.spec.cell_types, 0)
+    effect, counts, logits = gene_effects(level, row, code, types)
     assert len(effect) == len(counts) == len(genes.symbols)
     _, plain = level.label(row)
     np.testing.assert_allclose(logits, plain[0], atol=1e-4)
@@ -155,7 +157,8 @@ def test_the_tables_of_a_file_are_solved_once(
     query = AnnDataQuery(islets)
     choice = annotator.choose(query)
     assert len(solved) == 1  # to choose takes no tables
-    express(annotator, query, choice, annotator.annotate_query(query, choice=choice))
+    labels = annotator.annotate_query(query, choice=choice)
+    express(annotator, query, choice, labels, annotator.rules.grouping)
     assert len(solved) == 2
 
 
@@ -234,7 +237,7 @@ def test_explanations_are_drawn_and_listed(said: Any, islets: ad.AnnData, tmp_pa
 
 
 def test_a_picture_without_its_extra_is_one_line(
-    explain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    said: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "'matplotlib>=" in said(

@@ -13,9 +13,10 @@ import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import START_BYTES, VALUE_BYTES, bytes_to_read
-from scbignn_infer.label_file import Settings, label_file, stem
+from scbignn_infer.label_file import label_file, stem
 from scbignn_infer.query.readers import FORMATS, FileQuery, Format, HeldFile, open_query
 from scbignn_infer.query.readers.formats import FILES, HDF5
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,10 +22,11 @@ from scbignn_infer.annotation.provenance import (
     Silent,
 )
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.label_file import Job, Settings
+from scbignn_infer.label_file import Job
 from scbignn_infer.network.sessions import installed_packages
 from scbignn_infer.output.slots import slot_values
 from scbignn_infer.query.readers import AnnDataQuery
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -247,7 +247,7 @@ def test_without_jinja2_a_page_is_refused_in_one_line(
         "models explain": ["human-pbmc", "-o", page],
     }
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    done = run(command, *options[command], code=1)
+    done = run(*command.split(), *options[command], code=1)
     assert "an HTML page needs the Python package 'jinja2'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

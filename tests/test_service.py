@@ -703,8 +703,9 @@ def test_a_child_that_dies_is_said_and_replaced(
     until, cells, faulty, fault, said, temporary, caplog
 ):
     dying = faulty(fault)
+    bodies = [as_sparse(cells[:n]) for n in (10, 11)]
     with running(dying.child) as client, ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda n: post(client, as_sparse(cells[:n]), JSON), (10, 11)))
+        answers = list(pool.map(lambda body: post(client, body, JSON), bodies))
         for answer in answers:  # the second has waited for another child
             assert answer.status_code == 500
             assert said in error_of(answer)

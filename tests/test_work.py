@@ -90,7 +90,7 @@ def test_choosing_a_model_judges_the_matrices_once(
         reads, judged = Reads(monkeypatch), []
         judge = reading.judge
         monkeypatch.setattr(reading, "judge", lambda rows: judged.append(rows) or judge(rows))
-        bundle, choice, _ = nearest_model.choose_model(query, device="cpu", threads=1)
+        bundle, choice, *_ = nearest_model.choose_model(query, device="cpu", threads=1)
         annotation = Annotator(bundle, device="cpu", threads=1).annotate_query(query, choice=choice)
     assert bundle.name == "human-pbmc"
     assert len(judged) == 1

@@ -1,4 +1,4 @@
-"""Coarser labels: groups of a model's types, whose probabilities are summed."""
+"""Labels: groups of a model's classes, whose probabilities are summed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from scbignn_infer.errors import InputError
 
@@ -15,18 +16,23 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import CellType
 
 Array = np.ndarray[Any, Any]
+GONE = -1e30
+"""Log-probability of a class that no cell may be of: finite, since the cell level multiplies it
+by a probability of 0."""
+BLOCK = 4096
+"""Cells at once."""
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups that each of a model's types belongs to one of.
+    """Groups that each of a model's classes belongs to one of, or to none.
 
     Attributes
     ----------
     labels, ontology_ids
         Names of the groups, and their ids or empty strings.
     group
-        (n_classes,) the group of each type.
+        (n_classes,) the group of each class; -1 if no cell may be of it.
     """
 
     labels: list[str]
@@ -50,12 +56,13 @@ class Grouping:
         cell_types
             Those of the model.
         level
-            0 leaves them as they are; each level joins groups that have no smaller ones left.
+            0 joins classes of one name alone; each level joins groups that have no smaller ones
+            left.
         """
         names = []
         for c in cell_types:
             within = [term for term in c.lineage if term.level <= level]
-            own = (c.label, c.ontology_id)
+            own = (c.called, c.ontology_id)
             names.append((within[-1].label, within[-1].ontology_id) if within else own)
         return cls.of(names)
 
@@ -68,7 +75,7 @@ class Grouping:
         InputError
             A name is not one of the model's types.
         """
-        known = {c.label: c.ontology_id for c in cell_types}
+        known = {c.called: c.ontology_id for c in cell_types}
         wrong = [label for label in groups if label not in known]
         if wrong:
             raise InputError(
@@ -76,11 +83,40 @@ class Grouping:
                 expected=f"some of {', '.join(known)}",
                 do="mend the map, or see: scbignn-infer models show",
             )
-        return cls.of([(groups[c], "") if c in groups else (c, i) for c, i in known.items()])
+        names = [c.called for c in cell_types]
+        return cls.of([(groups[c], "") if c in groups else (c, known[c]) for c in names])
+
+    def only(self, kept: Array) -> Grouping:
+        """Return the groups of some classes (n_classes,), as of a model that has no others."""
+        names = list(zip(self.labels, self.ontology_ids, strict=True))
+        part = Grouping.of([names[group] for group in self.group[kept]])
+        group = np.full(len(self.group), -1)
+        group[kept] = part.group
+        return Grouping(part.labels, part.ontology_ids, group)
+
+    @property
+    def kept(self) -> Array:
+        """(n_classes,) which classes cells may be of."""
+        kept: Array = self.group >= 0
+        return kept
+
+    def narrow(self, log_p: Array) -> Array:
+        """Return log-probabilities (n, n_classes) given that cells are of no class without a group.
+
+        The array is changed in place, a block at a time. It is what a model without those classes
+        would say: what all classes of a cell share cancels out of log-probabilities.
+        """
+        kept = self.kept
+        if not kept.all():
+            for i in range(0, len(log_p), BLOCK):
+                rows = log_p[i : i + BLOCK]
+                rows[:, ~kept] = GONE
+                rows -= logsumexp(rows, axis=1, keepdims=True)
+        return log_p
 
     def sum(self, probabilities: Array) -> Array:
         """Return the probabilities of the groups, (n, n_groups) of (n, n_classes)."""
         summed = np.zeros((len(probabilities), len(self.labels)), probabilities.dtype)
-        for code, group in enumerate(self.group):
-            summed[:, group] += probabilities[:, code]
+        for code in np.flatnonzero(self.kept):
+            summed[:, self.group[code]] += probabilities[:, code]
         return summed

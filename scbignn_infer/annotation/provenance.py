@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import fields, replace
 
 from scbignn_infer import __version__
+from scbignn_infer.annotation.tissues import FoundTissue
 from scbignn_infer.network.sessions import installed_packages
 from scbignn_infer.query.gene_match import LOW_COVERAGE
 
@@ -128,6 +129,8 @@ class Provenance(msgspec.Struct, frozen=True):
     ----------
     model, matrix, genes, params, versions
         What was used, and how; versions are those of packages.
+    tissue
+        Of a body model, the tissues whose types cells were called.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
     seconds
@@ -136,6 +139,8 @@ class Provenance(msgspec.Struct, frozen=True):
         What a reader has to say of the cells.
     reference_distance
         Of the models among which the nearest was taken, if none was named.
+    why
+        Why that one was taken, and which is the next.
     """
 
     model: Model = Model()
@@ -144,10 +149,12 @@ class Provenance(msgspec.Struct, frozen=True):
     matrix: Matrix = Matrix()
     genes: Genes = Genes()
     params: Params = Params()
+    tissue: FoundTissue = FoundTissue()
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []
     reference_distance: dict[str, float] | None = None
+    why: str = ""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Provenance:
@@ -189,16 +196,17 @@ class Provenance(msgspec.Struct, frozen=True):
     def record(self) -> dict[str, Any]:
         """Return what stands in ``uns``, without timings: the same input gives the same file."""
         written: dict[str, Any] = msgspec.to_builtins(self)
-        del written["seconds"], written["reference_distance"]
+        del written["seconds"], written["reference_distance"], written["why"]
         if not self.notes:
             del written["notes"]
-        return written
+        return _without_nothing(written)
 
     def summary(self) -> dict[str, Any]:
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
-        names = ("model", "adaptation", "reference_distance", "matrix", "genes", "params")
-        return {**{name: said[name] for name in names}, "stages": said["seconds"]}
+        names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
+        kept = {name: said[name] for name in (*names, "tissue")}
+        return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
         """Return what the user should know before labels are believed.
@@ -271,6 +279,11 @@ class Provenance(msgspec.Struct, frozen=True):
             return []
         said = f"{self.model.name} was trained on at least {self.training_cells:,} of these cells"
         return [f"{said}; scores on them say nothing about new data"]
+
+
+def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is said of few models alone, where it is empty."""
+    return {k: v for k, v in record.items() if v or k not in ("tissue", "why")}
 
 
 def versions() -> dict[str, str]:

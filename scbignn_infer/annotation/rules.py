@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.tissues import UNKNOWN_TISSUE, Tissues
 from scbignn_infer.settings import RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from scbignn_infer.annotation.tissues import FoundTissue
     from scbignn_infer.model.bundle import ModelBundle
 
+Array = np.ndarray[Any, Any]
 NEVER_UNKNOWN = -2.0
 """A threshold that no cell is below."""
 
@@ -29,6 +34,10 @@ class Rules:
         Cells are unknown below it, by their :attr:`~scbignn_infer.Annotation.support`.
     max_novelty
         Cells are unknown above it, too, by their novelty.
+    tissues
+        Those of a body model that are to be found from the cells, or None.
+    tissue
+        What is known of the tissue already.
 
     Examples
     --------
@@ -40,6 +49,8 @@ class Rules:
     grouping: Grouping
     threshold: float
     max_novelty: float = 1.0
+    tissues: Tissues | None = None
+    tissue: FoundTissue = UNKNOWN_TISSUE
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -60,13 +71,32 @@ class Rules:
         Raises
         ------
         InputError
-            A group is named for what is no type of the model.
+            A group is named for what is no type of the model, or the model has no such tissue.
         """
         chosen, spec = Settings.of(settings, RuleKeywords), bundle.spec
         grouping = Grouping.by_level(spec.cell_types, chosen.level)
         if chosen.groups is not None:
             grouping = Grouping.by_map(spec.cell_types, chosen.groups)
-        if not chosen.unknown:
-            return cls(grouping, NEVER_UNKNOWN)
         usual, threshold = spec.thresholds.confidence, chosen.unknown_threshold
-        return cls(grouping, usual if threshold is None else threshold, chosen.max_novelty)
+        limits = (usual if threshold is None else threshold), chosen.max_novelty
+        if not chosen.unknown:
+            limits = NEVER_UNKNOWN, 1.0
+        tissues = Tissues.of(spec)
+        tissue = tissues.given(spec.name, chosen.tissue)
+        return cls(grouping, *limits, tissues if tissues.names else None).on(tissue)
+
+    def on(self, tissue: FoundTissue) -> Rules:
+        """Return the rules for cells of a tissue: the types that it has not are gone."""
+        if self.tissues is None or not tissue.how:
+            return self
+        grouping = self.grouping.only(self.tissues.kept(tissue.chosen))
+        return replace(self, grouping=grouping, tissue=tissue)
+
+    def found(self, log_p: Array, empty: Array) -> Rules:
+        """Return the rules for some cells, whose tissue is found unless it is known.
+
+        Parameters are those of :meth:`~scbignn_infer.annotation.tissues.Tissues.find`.
+        """
+        if self.tissues is None or self.tissue.how:
+            return self
+        return self.on(self.tissues.find(log_p, empty))

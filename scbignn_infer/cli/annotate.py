@@ -216,13 +216,14 @@ def _print_summary(summary: Summary) -> None:
     model, matrix, genes, chosen = based.model, based.matrix, based.genes, ""
     if based.reference_distance is not None:
         far = ", ".join(f"{k} {v:.2f}" for k, v in based.reference_distance.items())
-        chosen = f", nearest to the cells (distance to the references: {far})"
+        chosen = f", {based.why} (distance to the references: {far})"
     print_pairs(
         console,
         {
             "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
             + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
             "model": f"{model.name} {model.version}{chosen}",
+            "tissue": based.tissue.said,
             "matrix": f"{matrix.name}: {matrix.state} ({matrix.reason})",
             "genes": f"{genes.n_shared:,} shared by '{genes.column}'{_other_genes(genes)}; "
             f"{genes.coverage:.0%} of what the network reads",

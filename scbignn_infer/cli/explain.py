@@ -130,7 +130,7 @@ def _explain_cells(
     from scbignn_infer import explanation, label_file
 
     with label_file.open_file(path, settings.reading, settings.memory_limit) as query:
-        bundle, _, _ = label_file.find_model(query, settings)
+        bundle, *_ = label_file.find_model(query, settings)
         annotator = label_file.make_annotator(settings, bundle)
         found = explanation.explain_cells(annotator, query, wanted, settings.reading)
         query.identity.check()

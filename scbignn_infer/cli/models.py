@@ -52,13 +52,14 @@ def list_(as_json: bool) -> None:
         folders = ", ".join(map(str, registry.model_folders()))
         console.print(f"No model in {folders}", soft_wrap=True)
         return
-    titles = ["model", "version", "species", "tissue", "types", "size", "path"]
+    entries.sort(key=lambda e: (bool(e.get("tissues")), e.get("tissue", ""), e["name"]))
+    titles = ["tissue", "model", "version", "species", "types", "size", "path"]
     rows = [
         (
+            _tissue_of(e),
             e["name"],
             e["version"] or "broken",
             e.get("species", ""),
-            e.get("tissue", ""),
             str(len(e.get("cell_types", ()))),
             as_megabytes(e.get("size", 0)),
             e["path"],
@@ -67,8 +68,17 @@ def list_(as_json: bool) -> None:
     ]
     console.print(make_table(titles, rows))
     for e in entries:
+        if e.get("tissues"):
+            console.print(f"tissues of {e['name']}: {', '.join(e['tissues'])}", soft_wrap=True)
+    for e in entries:
         if e["problem"]:
             say(f"warning: {e['name']} is broken: {e['problem']}", err=True)
+
+
+def _tissue_of(entry: Summary) -> str:
+    """Return the tissue of a model, of a body model how many it has."""
+    n = len(entry.get("tissues", ()))
+    return f"{n} tissues" if n else str(entry.get("tissue", ""))
 
 
 def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
@@ -89,7 +99,8 @@ def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
         "version": spec.version,
         "species": spec.species,
         "tissue": spec.tissue,
-        "cell_types": bundle.cell_types,
+        **({"tissues": [t.name for t in spec.tissues]} if spec.tissues else {}),
+        "cell_types": bundle.type_names,
         "files": len(spec.files),
         "size": sum(f.size for f in spec.files.values()),
         "sha256": bundle.sha256,
@@ -98,23 +109,82 @@ def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
 
 @models.command()
 @click.argument("name")
+@click.option("--tissue", metavar="NAME", help="Of a body model: the types of this tissue alone.")
 @json_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, tissue: str | None, as_json: bool) -> None:
     """Show the card of a model.
 
     NAME is that of a model, or a path with a slash, such as ./mine.
     """
     import msgspec
 
+    from scbignn_infer.annotation.tissues import Tissues
     from scbignn_infer.model import registry
 
     bundle = registry.load_model(name)
-    if as_json:
+    if tissue is not None:
+        given = Tissues.of(bundle.spec).given(bundle.name, tissue).chosen
+        entry = _tissue_entry(bundle.spec, given)
+        if as_json:
+            print_json(entry)
+        else:
+            _print_tissue(entry)
+    elif as_json:
         card: Summary = msgspec.to_builtins(bundle.spec)
         genes = card.pop("genes")
         print_json({**card, "n_genes": len(genes), "path": str(bundle.path)})
     else:
         _print_card(bundle.spec, bundle.path)
+
+
+def _tissue_entry(spec: BundleSpec, chosen: Sequence[str]) -> Summary:
+    """Describe the types that cells may be called if some tissues are chosen; none: any."""
+    known = [t for t in spec.tissues if t.name in chosen or not chosen]
+    names = [t.name for t in known]
+    own = [c for c in spec.cell_types if c.tissue in names]
+    called = {c.called for c in own}
+    others = {c.called: None for c in spec.cell_types if c.everywhere and c.called not in called}
+    return {
+        "model": spec.name,
+        "tissues": {t.name: t.tested for t in known},
+        "types": [
+            {
+                "name": c.called,
+                "ontology_id": c.ontology_id,
+                "tissue": c.tissue,
+                "everywhere": c.everywhere,
+                "training_cells": spec.training.cells_per_type[c.label],
+            }
+            for c in own
+        ],
+        "others": list(others),
+        "sources": [
+            d.citation or d.title or d.file
+            for d in spec.training.datasets
+            if not d.tissues or set(d.tissues) & set(names)
+        ],
+    }
+
+
+def _print_tissue(entry: Summary) -> None:
+    console = make_console()
+    for name, tested in entry["tissues"].items():
+        console.print(f"{name}: {tested or 'not tested on cells'}", soft_wrap=True)
+    rows = [
+        (
+            t["name"],
+            t["ontology_id"],
+            t["tissue"],
+            "yes" if t["everywhere"] else "",
+            f"{t['training_cells']:,}",
+        )
+        for t in entry["types"]
+    ]
+    console.print(make_table(["type", "ontology", "tissue", "everywhere", "training cells"], rows))
+    others = ", ".join(entry["others"])
+    print_pairs(console, {"also": others and f"{others} (of other tissues; occur everywhere)"})
+    for source in dict.fromkeys(entry["sources"]):
+        console.print(f"source: {source}", soft_wrap=True)
 
 
 def _print_card(spec: BundleSpec, path: Path) -> None:
@@ -128,6 +198,8 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "licence": spec.licence,
             "species": spec.species,
             "tissue": spec.tissue,
+            "tissues": ", ".join(t.name for t in spec.tissues),
+            "tested on": ", ".join(t.name for t in spec.tissues if t.tested),
             "assays": ", ".join(spec.assays),
             "genes": f"{len(spec.genes):,}, the network reads {spec.gene_level.net_genes:,}",
             "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -58,10 +58,13 @@ def _option(setting: Setting) -> Callable[[Any], Any]:
         how["type"] = click.Choice(get_args(kind))
     elif get_origin(kind) is Mapping:
         how["type"] = FILE
+    elif get_origin(kind) is Sequence:
+        how["multiple"] = True
     elif kind in (int, float):
         number = click.IntRange if kind is int else click.FloatRange
         how["type"] = number(*setting.within)
-    how |= {"default": setting.default, "show_default": setting.default is not None}
+    shown = setting.default not in (None, ())
+    how |= {"default": setting.default, "show_default": shown}
     return click.option(*setting.options, setting.name, **how)
 
 

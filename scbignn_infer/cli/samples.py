@@ -19,6 +19,7 @@ from scbignn_infer.cli.printing import (
 )
 from scbignn_infer.cli.running import end_if_terminated
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
+from scbignn_infer.settings import RuleKeywords
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -69,6 +70,7 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
+    from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch import manifest, samples
     from scbignn_infer.model import registry
 
@@ -78,7 +80,13 @@ def annotate_samples(
             expected="one model for all of them, so that their labels are comparable",
             do="choose one with -m; see: scbignn-infer inspect FILE",
         )
-    registry.load_model(settings.model)
+    rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
+    if options.split is not None and rules.tissues is not None and not rules.tissue.how:
+        raise InputError(
+            "a sample is to be divided, and its tissue found from all of its cells",
+            expected="--tissue NAME or --tissue any with --split and a body model",
+            do="pass one, or leave out --split",
+        )
     if options.split is not None and settings.graph != "reference":
         raise InputError(
             "a sample is to be divided on its own graph, on which labels depend on all cells",

@@ -335,8 +335,13 @@ class ModelBundle:
 
     @cached_property
     def cell_types(self) -> list[str]:
-        """The labels that the model can give, in the order of its label codes."""
+        """The labels of the model's classes, in the order of its label codes."""
         return [c.label for c in self.spec.cell_types]
+
+    @cached_property
+    def type_names(self) -> list[str]:
+        """The types that cells may be called; classes of a body model share some."""
+        return list(dict.fromkeys(c.called for c in self.spec.cell_types))
 
     @cached_property
     def gene_symbols(self) -> list[str]:

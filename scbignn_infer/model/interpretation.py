@@ -35,12 +35,12 @@ def signed_interpretation(spec: BundleSpec, class_mean: Array) -> dict[str, Inte
         heaviest of each first. Genes without a mean are left out.
     """
     place = {gene.symbol: i for i, gene in enumerate(spec.genes[: class_mean.shape[1]])}
-    found = {}
+    found, total = {}, class_mean.sum(axis=0)
     for code, cell_type in enumerate(spec.cell_types):
         own = spec.interpretation.get(cell_type.label)
         if own is None:
             continue
-        rise = class_mean[code] - np.delete(class_mean, code, axis=0).mean(axis=0)
+        rise = class_mean[code] - (total - class_mean[code]) / (len(class_mean) - 1)
         genes = [
             GeneWeight(symbol=g.symbol, weight=g.weight if rise[place[g.symbol]] > 0 else -g.weight)
             for g in own.genes

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 RESERVED = ("unknown",)
 """Labels that the runtime gives itself."""
+ANY_TISSUE = "any"
+"""What a user writes to keep the types of all tissues."""
+TISSUE = re.compile(r"[a-z][a-z0-9 ,.()'-]{0,99}")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -110,6 +113,7 @@ def check_record(spec: BundleSpec) -> None:
     """
     _check_words(spec)
     _check_types(spec)
+    _check_tissues(spec)
     _check_genes(spec)
     _check_numbers(spec)
     _check_files(spec)
@@ -139,6 +143,8 @@ def _check_words(spec: BundleSpec) -> None:
     for what, words in (
         ("name", [spec.name, spec.version, spec.species]),
         ("label", [c.label for c in spec.cell_types]),
+        ("type", [c.called for c in spec.cell_types]),
+        ("tissue", [t.name for t in spec.tissues]),
         ("label of a group", [t.label for c in spec.cell_types for t in c.lineage]),
         ("gene", [g.symbol for g in spec.genes]),
     ):
@@ -149,7 +155,7 @@ def _check_words(spec: BundleSpec) -> None:
             f"1 to {MAX_TEXT} letters, without control characters",
         )
     ids = [i for c in spec.cell_types for i in (c.ontology_id, *(t.ontology_id for t in c.lineage))]
-    rest = (spec.tissue, spec.description, spec.licence, spec.assays, spec.training)
+    rest = (spec.tissue, spec.tissues, spec.description, spec.licence, spec.assays, spec.training)
     texts = [*ids, *(g.ensembl_id for g in spec.genes), *_texts(msgspec.to_builtins(rest))]
     if CONTROL.search(LINE_BREAKS.sub("", "".join(texts))):
         bad = next(t for t in texts if CONTROL.search(LINE_BREAKS.sub("", t)))
@@ -180,7 +186,7 @@ def _check_types(spec: BundleSpec) -> None:
     twice = _repeated(labels)
     need(twice is None, f"the label {_shown(twice or '')} twice", "each label once")
     groups = [t for c in spec.cell_types for t in c.lineage]
-    for word in [*labels, *(t.label for t in groups)]:
+    for word in [*labels, *(c.called for c in spec.cell_types), *(t.label for t in groups)]:
         need(
             word not in RESERVED,
             f"the label '{word}', which the runtime gives itself",
@@ -192,6 +198,34 @@ def _check_types(spec: BundleSpec) -> None:
         f"groups up to level {levels:,}",
         f"up to {MAX_GROUPS}",
     )
+
+
+def _check_tissues(spec: BundleSpec) -> None:
+    """Each class is of a tissue that is listed; classes of one name are one type."""
+    names = [tissue.name for tissue in spec.tissues]
+    for name in names:
+        need(
+            TISSUE.fullmatch(name) and name != ANY_TISSUE,
+            f"the tissue {_shown(name)}",
+            f"lower-case words, and not '{ANY_TISSUE}'",
+        )
+    twice = _repeated(names)
+    need(twice is None, f"the tissue {_shown(twice or '')} twice", "each tissue once")
+    used = {c.tissue for c in spec.cell_types} - {""}
+    odd = next(iter(sorted(used.symmetric_difference(names))), "")
+    need(
+        used == set(names),
+        f"the tissue {_shown(odd)} in {'cell_types' if odd in used else 'tissues'} alone",
+        "the same tissues in cell_types and tissues",
+    )
+    ids: dict[str, str] = {}
+    for c in spec.cell_types:
+        own = ids.setdefault(c.called, c.ontology_id)
+        need(
+            own == c.ontology_id,
+            f"the type {_shown(c.called)} with the ids {_shown(own)} and {_shown(c.ontology_id)}",
+            "one id for each type",
+        )
 
 
 def _check_genes(spec: BundleSpec) -> None:

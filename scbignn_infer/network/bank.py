@@ -30,11 +30,15 @@ class ReferenceBank:
         The model.
     runtime
         Where to search.
+    kept
+        (n_classes,) classes whose cells are taken; by default all.
     """
 
-    def __init__(self, bundle: ModelBundle, runtime: Runtime) -> None:
-        self.rows = unit_rows(bundle.reference["embedding"])
-        self.codes = bundle.reference["codes"]
+    def __init__(self, bundle: ModelBundle, runtime: Runtime, kept: Array | None = None) -> None:
+        embedding, codes = (bundle.reference[name] for name in ("embedding", "codes"))
+        if kept is not None:
+            embedding, codes = embedding[kept[codes]], codes[kept[codes]]
+        self.rows, self.codes = unit_rows(embedding), codes
         self._quantiles = bundle.reference["novelty_quantiles"]
         self._residual_quantiles = bundle.reference.get("residual_quantiles")
         self._n_neighbors, self._runtime = bundle.spec.graph.n_neighbors, runtime

@@ -110,7 +110,8 @@ def _run_gene_level(
         "gene_level.onnx gives a cell other values beside other cells",
         "a cell's own values alone",
     )
-    right = float((logits.argmax(axis=1) == types).mean())
+    names = np.array([cell_type.called for cell_type in spec.cell_types])
+    right = float((names[logits.argmax(axis=1)] == names[types]).mean())
     need(
         right >= LEAST_RIGHT,
         f"the gene level knows {right:.0%} of its own types' profiles",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.annotator import Annotator
+    from scbignn_infer.model.bundle import CellType
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
 
@@ -64,10 +65,12 @@ def express(
     place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
     bundle = annotator.bundle
     carriers = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
+    chosen = annotation.provenance.tissue.chosen
+    preferred = sorted(enumerate(bundle.spec.cell_types), key=lambda c: c[1].tissue not in chosen)
     genes: list[str] = []
     absent: dict[str, dict[str, float]] = {}
     for label in labels:
-        for own in filter(carriers.get, _types_of(grouping, bundle.cell_types, label)):
+        for own in filter(carriers.get, _types_of(grouping, preferred, label)):
             known = [g for g in carriers[own].genes if g.symbol in place]
             new = [g.symbol for g in by_presence(known) if g.symbol not in genes]
             genes += new[:PER_TYPE]
@@ -90,7 +93,10 @@ def express(
     return Markers(genes, labels, total / n, some / n, absent)
 
 
-def _types_of(grouping: Grouping, types: list[str], label: str) -> list[str]:
-    """Return the model's types behind a label, several where labels are groups."""
-    groups = (grouping.labels[group] for group in grouping.group)
-    return [own for own, group in zip(types, groups, strict=True) if group == label]
+def _types_of(grouping: Grouping, types: list[tuple[int, CellType]], label: str) -> list[str]:
+    """Return a class of each of the types behind a label, several where labels are groups."""
+    if label not in grouping.labels:
+        return []
+    group = grouping.labels.index(label)
+    own = [cell_type for code, cell_type in types if grouping.group[code] == group]
+    return list({c.called: c.label for c in reversed(own)}.values())[::-1]

@@ -109,8 +109,12 @@ class Models:
                 "species": bundle.spec.species,
                 "tissue": bundle.spec.tissue,
                 "cell_types": [
-                    {"label": c.label, "ontology_id": c.ontology_id} for c in bundle.spec.cell_types
+                    {"label": label, "ontology_id": term}
+                    for label, term in {
+                        c.called: c.ontology_id for c in bundle.spec.cell_types
+                    }.items()
                 ],
+                **({"tissues": names} if (names := [t.name for t in bundle.spec.tissues]) else {}),
             }
             for name, bundle in self.bundles.items()
         ]

@@ -41,6 +41,8 @@ class Summary(msgspec.Struct):
     params: Document
     seconds: dict[str, float]
     warnings: list[str]
+    tissue: Document | msgspec.UnsetType = msgspec.UNSET
+    """Of a body model, the tissues whose types cells were called, and why."""
 
 
 Labels = msgspec.defstruct(
