@@ -12,9 +12,11 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import msgspec
 import numpy as np
 import torch
@@ -22,14 +24,14 @@ import torch
 import tasks
 from accuracy import score, summarise, variants
 from scbignn_training.data import join, read_study
-from scbignn_training.profiles import ProfileSet
+from scbignn_training.profiles import ProfileSet, read_profiles
 from scbignn_training.recipe import Source
 from scbignn_training.settings import Settings
 from scbignn_training.simulate import Simulation, simulate
 from scbignn_training.train import fit_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from scbignn_training.data import Study
 
@@ -37,6 +39,7 @@ Array = np.ndarray[Any, Any]
 MARKERS, SIZE, PSEUDO = 200, 0.3, 5e-6
 """Of the naive classifier: genes, size of the negative binomial, least expression."""
 
+LIBRARY = "../profiles/human_cellprofilelibrary.h5ad"
 METHODS = ("scBiGNN", "gene level", "network alone", "discriminant head alone")
 
 
@@ -73,8 +76,16 @@ def markers(means: Array) -> Array:
     return best
 
 
-def naive(profiles: ProfileSet, query: Study) -> Array:
+def naive(sets: list[ProfileSet], query: Study) -> Array:
     """Label cells by the negative binomial likelihood of the best markers under each profile."""
+    common = set(sets[0].symbols).intersection(*(s.symbols for s in sets))
+    profiles = sets[0]
+    if len(sets) > 1:
+        symbols = sorted(common)
+        columns = [[s.symbols.index(g) for g in symbols] for s in sets]
+        means = np.vstack([s.means[:, c] for s, c in zip(sets, columns, strict=True)])
+        labels = np.concatenate([s.labels for s in sets])
+        profiles = replace(profiles, means=means, labels=labels, symbols=symbols)
     column = {s: i for i, s in enumerate(query.symbols)}
     shared = [i for i, s in enumerate(profiles.symbols) if s in column]
     means = profiles.means[:, shared]
@@ -96,56 +107,98 @@ def naive(profiles: ProfileSet, query: Study) -> Array:
     return called
 
 
-def open_tasks() -> Iterator[tasks.Task]:
-    """Yield pairs of studies that are not among the tested ones."""
+BLOOD = {
+    "B": ("*B cell*", "B", "Bcells*", "Class switched B"),
+    "CD14 Mono": ("CD14*", "Classical mono*", "Activated mono*"),
+    "CD16 Mono": ("CD16*", "Non classical*"),
+    "CD4 T": ("CD4*", "T helper*", "Tcells memory CD4", "Tcells CD4", "Treg"),
+    "CD8 T": ("naive CD8*", "cytotoxic T*", "CD8*", "Tcells CD8", "Tcells memory CD8"),
+    "NK": ("natural killer*", "NK*"),
+    "DC": ("conventional dend*", "DC", "cDC*"),
+    "pDC": ("plasmacytoid*", "pDC"),
+}
+LIVER = {
+    "Hepatocyte": ("Hep*",),
+    "Liver sinusoidal endothelial cell": ("*LSEC*",),
+    "Macrovascular endothelial cells": ("Portal endo*",),
+    "Epithelial cell": ("Cholangio*",),
+    "Stellate cell/Myofibroblast": ("Stellate*",),
+    "Kupffer cell": ("*macrophage*", "*Macrophage*", "*Mac*"),
+    "T/NK cell": ("*T cell*", "*NK*"),
+    "B cell": ("*B cell*",),
+}
+BRAIN = {
+    "Neuron": ("L2*", "L4*", "L5*", "L6*", "Lamp5", "Pvalb", "Sst", "Sst*", "Vip", "Sncg"),
+    "Astrocyte": ("Astro*",),
+    "Oligodendrocyte": ("Oligo*",),
+    "OPC": ("OPC*",),
+    "microglia": ("Micro*",),
+    "Vascular": ("Endo*", "VLMC*", "Peri*"),
+}
+ISLETS = {
+    "type B pancreatic cell": "beta",
+    "pancreatic A cell": "alpha",
+    "pancreatic D cell": "delta",
+    "pancreatic PP cell": "gamma",
+    "pancreatic ductal cell": "ductal",
+    "pancreatic stellate cell": "stellate",
+    "endothelial cell": "endothelial",
+    "pancreatic acinar cell": "acinar",
+}
+LUNG = {"natural killer cell": "NK cells", "T cell": "T cells", "B cell": "B cells"}
 
-    def read(file: str, key: str, **keep: str) -> Study:
-        study = read_study(Source(file=file).locate(), label_key=key)
-        if keep:
-            import anndata as ad
 
-            obs = ad.read_h5ad(Source(file=file).locate(), backed="r").obs
-            for column, value in keep.items():
-                not_value = value.startswith("!")
-                same = (obs[column].astype(str) == value.lstrip("!")).to_numpy()
-                study = tasks.rows(study, same != not_value)
-        return study
+def _some(file: str, key: str, column: str, *values: str) -> Study:
+    """Read the cells of a file with some values in a column."""
+    path = Source(file=file).locate()
+    keep = ad.read_h5ad(path, backed="r").obs[column].astype(str).isin(values).to_numpy()
+    return tasks.rows(read_study(path, label_key=key), keep)
 
-    six = "pbmc_6studies_sccomp.h5ad"
-    import anndata as ad
 
-    for name in ad.read_h5ad(Source(file=six).locate(), backed="r").obs["study"].unique():
-        one, rest = (read(six, "cell_type_common", study=v) for v in (name, f"!{name}"))
-        one = tasks.rows(one, one.labels != "other")
-        yield tasks.make(f"6studies: {name} -> rest", one, rest)
-    lines = "cellbench_sc_mixology.h5ad"
-    one, rest = (read(lines, "cell_type", protocol=v) for v in ("Drop-seq", "!Drop-seq"))
-    yield tasks.make("cell lines: Drop-seq -> CEL-seq2", one, rest)
-    islets = {
-        "type B pancreatic cell": "beta",
-        "pancreatic A cell": "alpha",
-        "pancreatic D cell": "delta",
-        "pancreatic PP cell": "gamma",
-        "pancreatic ductal cell": "ductal",
-        "pancreatic stellate cell": "stellate",
-        "endothelial cell": "endothelial",
-        "pancreatic acinar cell": "acinar",
-    }
-    muris = read("mouse_tabula_muris_facs_organs.h5ad", "cell_type", tissue="pancreas")
-    muris = replace(muris, labels=np.array([islets.get(x, x) for x in muris.labels], object))
-    baron = read("mouse_pancreas_baron_mouse1.h5ad", "cell_type_common")
-    yield tasks.make("mouse islets: Tabula Muris -> Baron", muris, baron)
-    yield tasks.make("mouse islets: Baron -> Tabula Muris", baron, muris)
-    lung = read("mouse_tabula_muris_facs_organs.h5ad", "cell_type", tissue="lung")
-    to = {
-        "natural killer cell": "NK cells",
-        "T cell": "T cells",
-        "B cell": "B cells",
-    }
-    lung = replace(lung, labels=np.array([to.get(x, x) for x in lung.labels], object))
-    zilionis = read("mouse_lung_zilionis_800.h5ad", "cell_type")
-    upper = replace(lung, symbols=[s.upper() for s in lung.symbols])
-    yield tasks.make("mouse lung: Tabula Muris -> Zilionis", upper, zilionis)
+def _renamed(study: Study, names: Mapping[str, str]) -> Study:
+    return replace(study, labels=np.array([names.get(x, x) for x in study.labels], object))
+
+
+def published(datasets: list[str], coarse: Mapping[str, tuple[str, ...]]) -> list[ProfileSet]:
+    """Return published profiles whose names mean one of a few coarse types."""
+    found = []
+    for s in read_profiles(Source(file=LIBRARY).locate(), include={"dataset": datasets}):
+        named = [next((t for t, p in coarse.items() if _fits(x, p)), "") for x in s.labels]
+        kept = np.flatnonzero([bool(x) for x in named])
+        parts = {k: getattr(s, k)[kept] for k in ("means", "tissues", "ontology_ids", "n_cells")}
+        found.append(replace(s, labels=np.array(named, object)[kept], **parts))
+    return found
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, p) for p in patterns)
+
+
+def open_tasks() -> Iterator[tuple[str, list[ProfileSet], Study]]:
+    """Yield profiles and cells of other studies than those of the tested pairs."""
+    six, muris = "pbmc_6studies_sccomp.h5ad", "mouse_tabula_muris_facs_organs.h5ad"
+    names = ["10x_6K", "SRR11038995", "SRR7244582", "SCP345_580", "SCP345_860", "SCP591"]
+    blood = read_study(Source(file=six).locate(), label_key="cell_type_common")
+    yield "census, COVID -> 6 studies", published(["*Census*", "COVID*PBMCs*"], BLOOD), blood
+    for name in names[1::2]:
+        rest = _some(six, "cell_type_common", "study", *(n for n in names if n != name))
+        rest = tasks.rows(rest, rest.labels != "other")
+        one = _some(six, "cell_type_common", "study", name)
+        yield f"5 studies -> {name}", [averages(rest)], one
+    liver = read_study(Source(file="liver_aizarani_2019.h5ad").locate(), label_key="cell_type")
+    yield "HCA liver -> Aizarani", published(["Adult_Liver_HCA"], LIVER), liver
+    brain = read_study(Source(file="brain_darmanis_2015.h5ad").locate(), label_key="cell_type")
+    yield "Allen brain -> Darmanis", published(["Adult_Brain_Allen*"], BRAIN), brain
+    islets = _renamed(_some(muris, "cell_type", "tissue", "pancreas"), ISLETS)
+    baron = read_study(
+        Source(file="mouse_pancreas_baron_mouse1.h5ad").locate(), label_key="cell_type_common"
+    )
+    yield "Tabula Muris islets -> Baron", [averages(islets)], baron
+    yield "Baron -> Tabula Muris islets", [averages(baron)], islets
+    lung = _renamed(_some(muris, "cell_type", "tissue", "lung"), LUNG)
+    lung = replace(lung, symbols=[s.upper() for s in lung.symbols])
+    path = Source(file="mouse_lung_zilionis_800.h5ad").locate()
+    yield "Tabula Muris lung -> Zilionis", [averages(lung)], read_study(path, label_key="cell_type")
 
 
 def main() -> None:
@@ -161,28 +214,37 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     changed = {k: json.loads(v) for k, v in (x.split("=", 1) for x in arguments.set)}
     simulation = msgspec.convert(changed, Simulation)
-    todo = list(open_tasks()) if arguments.open else [tasks.pair(*p) for p in tasks.PAIRS]
     rows: list[dict[str, Any]] = []
-    for task in todo:
-        profiles = averages(task.reference)
-        found = {"naive": (0, naive(profiles, task.query))}
+    for name, sets, query, cells in todo(only_open=arguments.open):
+        known = np.isin(query.labels.astype(str), np.concatenate([s.labels for s in sets]))
+        asked = tasks.rows(query, known)
+        rows.append({"task": name, "method": "naive", "seed": 0})
+        rows[-1] |= score(asked.labels, naive(sets, asked))
         for seed in map(int, arguments.seeds.split(",")):
-            settings = Settings(seed=seed)
-            learned = {"profiles": simulate(profiles, simulation, seed)}
-            if arguments.cells:
-                learned["cells"] = task.reference
-            for what, cells in learned.items():
+            learned = {"profiles": [simulate(s, simulation, seed) for s in sets]}
+            if arguments.cells and cells is not None:
+                learned["cells"] = [cells]
+            for what, studies in learned.items():
                 start = time.perf_counter()
-                began = fit_start(join([cells], min_cells=3), [], settings)
-                said = variants(began.reference, began.pair, task.query, settings)
-                print(task.name, what, round(time.perf_counter() - start, 1), "s", flush=True)
-                for name in METHODS:
-                    found[f"{what}: {name}"] = (seed, said[name])
-            for method, (s, labels) in found.items():
-                rows.append({"task": task.name, "method": method, "seed": s})
-                rows[-1] |= score(task.query.labels, labels)
-            arguments.out.write_text(json.dumps(rows, indent=0))
+                settings = Settings(seed=seed)
+                began = fit_start(join(studies, min_cells=3), [], settings)
+                said = variants(began.reference, began.pair, asked, settings)
+                print(name, what, round(time.perf_counter() - start, 1), "s", flush=True)
+                for method in METHODS:
+                    rows.append({"task": name, "method": f"{what}: {method}", "seed": seed})
+                    rows[-1] |= score(asked.labels, said[method])
+        arguments.out.write_text(json.dumps(rows, indent=0))
     print(summarise(rows))
+
+
+def todo(*, only_open: bool) -> Iterator[tuple[str, list[ProfileSet], Study, Study | None]]:
+    """Yield name, profiles, query and the cells behind the profiles, where there are any."""
+    if only_open:
+        yield from ((*task, None) for task in open_tasks())
+        return
+    for names in tasks.PAIRS:
+        task = tasks.pair(*names)
+        yield task.name, [averages(task.reference)], task.query, task.reference
 
 
 if __name__ == "__main__":

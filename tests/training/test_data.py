@@ -18,6 +18,7 @@ from scbignn_training.data import (
     join,
     rank_genes,
     read_study,
+    relabelled,
     tell_species,
     unlabelled_cells,
 )
@@ -292,6 +293,20 @@ class TestParts:
         np.testing.assert_array_equal(few.totals, reference.totals)  # of all genes
         assert few.present.all()
         assert (few.expression != log_expression(few.counts, few.totals)).nnz == 0
+
+
+def test_cells_with_a_gene_of_another_type_are_relabelled(counts):
+    study = cells(counts, GENES, ["CD4 T"] * 20 + ["B"] * 10)
+    genes = GENES[3:5]
+    found = relabelled(study, "CD4 T", "CD8 T", [*genes, "OTHER"]).labels
+    shown = counts[:, 3:5].any(axis=1)
+    assert 0 < shown[:20].sum() < 20
+    assert (found[:20] == np.where(shown[:20], "CD8 T", "CD4 T")).all()
+    assert (found[20:] == "B").all()
+    assert study.labels[:20].tolist() == ["CD4 T"] * 20
+    with pytest.raises(InputError, match="none of the genes OTHER") as caught:
+        relabelled(study, "CD4 T", "CD8 T", ["OTHER"])
+    assert "\n" not in str(caught.value)
 
 
 class TestUnlabelled:

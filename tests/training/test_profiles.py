@@ -220,9 +220,7 @@ class TestSimulation:
         (found,) = read_profiles(write(path, means[:3], about))
         return found
 
-    QUIET = Simulation(
-        cells=400, gene_factor=0, type_factor=0, ambient=0, doublets=0, pseudo=0, shrink=0
-    )
+    QUIET = Simulation(cells=400, gene_factor=0, ambient=0, doublets=0)
 
     def test_cells_have_the_mean_of_their_profile(self, profiles):
         found = simulate(profiles, self.QUIET, 0)
@@ -246,18 +244,6 @@ class TestSimulation:
         for part in ("data", "indices", "indptr"):
             assert getattr(one.counts, part).tobytes() == getattr(same.counts, part).tobytes()
         assert (one.counts != other.counts).nnz > 0
-
-    def test_factors_make_genes_vary_together(self, profiles):
-        loading = np.zeros((2, 1))
-        loading[:, 0] = 1.0
-        best = np.argsort(-profiles.means[0])[:2]
-        factors = ([profiles.symbols[i] for i in best], loading)
-        steady = replace_(self.QUIET, size=5.0, depth_spread=0.0)
-        plain, joint = (
-            np.corrcoef(simulate(profiles, steady, 0, f).counts[:400][:, best].toarray().T)[0, 1]
-            for f in (None, factors)
-        )
-        assert joint > plain + 0.3
 
     def test_ambient_counts_are_of_the_other_types(self, profiles):
         own = profiles.means[0] < 1e-7

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.annotation.scores import smooth
+from scbignn_infer.annotation.scores import residual, smooth
 from scbignn_infer.network.panel import RESIDUAL_GENES, within_spread
 from scbignn_training.augment import views
 from scbignn_training.blocks import slices
@@ -22,6 +22,7 @@ from scbignn_training.sampling import even, stratified
 
 if TYPE_CHECKING:
     from scbignn_training.cell_level import CellGraph
+    from scbignn_training.gene_level import GeneLevel
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -120,15 +121,45 @@ def cross_fit(
             cells = Cells(*view, shown.codes, shown.gaps)
             embedding, logits = run_cells(level, cells, settings)
             distance = _distance(embedding, bank)
-            panel = Panel(level, cells.in_common, settings.panel_genes)
-            first = panel.genes[:RESIDUAL_GENES]
-            scaled = panel.run(cells.counts, cells.totals, "impute")[0][:, : len(first)].numpy()
-            tables = level.statistics
-            profile = tables["class_mean"][:, first], within_spread(tables, first)
-            found.append(
-                FoldView(embedding, logits, shown.codes, distance, v == 0, scaled, profile)
-            )
+            shown_genes = _shown(level, cells, settings)
+            found.append(FoldView(embedding, logits, shown.codes, distance, v == 0, *shown_genes))
     return found
+
+
+def strangeness(
+    level: GeneLevel,
+    known: Cells,
+    cells: Cells,
+    graph: CellGraph,
+    *,
+    called: Array,
+    settings: Settings,
+) -> tuple[Array, Array]:
+    """Return how far cells and their neighbours are from known cells and from what they are called.
+
+    Parameters
+    ----------
+    level, known
+        A gene level and cells that it was trained on.
+    cells, graph, called
+        Other cells, their graph and (n,) codes.
+    settings
+        Size of the panel and of the bank.
+    """
+    rows = even(known.codes, BANK_CELLS, settings.seed)
+    bank = _unit(run_cells(level, known.subset(rows), settings)[0])
+    neighbors = graph.neighbor_indices.numpy()
+    distance = smooth(_distance(graph.embedding, bank), neighbors)
+    scaled, profile = _shown(level, cells, settings)
+    return distance, residual(scaled, neighbors, called, *profile)
+
+
+def _shown(level: GeneLevel, cells: Cells, settings: Settings) -> tuple[Array, tuple[Array, Array]]:
+    """Return scaled expression of the first genes, and the means and spread of the types there."""
+    panel, tables = Panel(level, cells.in_common, settings.panel_genes), level.statistics
+    first = panel.genes[:RESIDUAL_GENES]
+    scaled = panel.run(cells.counts, cells.totals, "impute")[0][:, : len(first)].numpy()
+    return scaled, (tables["class_mean"][:, first], within_spread(tables, first))
 
 
 def _distance(embedding: torch.Tensor, bank: torch.Tensor) -> Array:

@@ -184,6 +184,13 @@ class Reference:
         return (sums / self.covered[self.batches]).astype(np.float32)
 
     @property
+    def simulated(self) -> Array:
+        """(n,) which cells were drawn from profiles."""
+        flags = np.array([o.simulated for o in self.origins] or [False], dtype=bool)
+        found: Array = flags[self.batches] if self.origins else np.zeros(len(self.codes), bool)
+        return found
+
+    @property
     def gaps(self) -> Gaps | None:
         """Genes that some of the cells' files have not."""
         return None if self.measured is None else Gaps(self.batches, self.measured)
@@ -294,6 +301,27 @@ def read_study(
         counts = sp.csr_matrix(counts[:, first])
     ids = np.array(columns.get("gene_ids", [""] * len(names)))[first]
     return Study(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
+
+
+def relabelled(study: Study, label: str, to: str, genes: Sequence[str]) -> Study:
+    """Return a study in which cells of a label with a count on one of some genes have another.
+
+    Raises
+    ------
+    InputError
+        The study has none of the genes.
+    """
+    columns = np.flatnonzero(np.isin(study.symbols, genes))
+    if not len(columns):
+        raise InputError(
+            f"{study.path} has none of the genes {', '.join(genes)}",
+            expected="genes to relabel cells by",
+            do="mend the recipe: relabel",
+        )
+    shown = np.asarray(study.counts[:, columns].sum(axis=1)).ravel() > 0
+    labels = study.labels.copy()
+    labels[(labels == label) & shown] = to
+    return replace(study, labels=labels)
 
 
 def _column(query: Query, name: str) -> Array:

@@ -30,6 +30,8 @@ class Outcome:
         (n, c) of the cell level, where the types are those of all cells.
     batches
         (n,) study of each cell, where it is known.
+    distance, residual
+        (n,) how strange the cells are, where that was asked.
     """
 
     gene_level_f1: float
@@ -38,6 +40,8 @@ class Outcome:
     called: Array
     logits: Array
     batches: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    distance: Array = field(default_factory=lambda: np.empty(0))
+    residual: Array = field(default_factory=lambda: np.empty(0))
 
 
 def macro_f1(truth: Array, predicted: Array) -> float:

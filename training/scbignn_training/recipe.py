@@ -100,6 +100,17 @@ class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return msgspec.structs.replace(self, leave_out=[*self.leave_out, study])
 
 
+class Relabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Cells of a label that show a gene of another type, where studies were labelled by cluster."""
+
+    label: str
+    to: str
+    genes: list[str]
+    """A count on any of them is enough."""
+    studies: list[str] = []
+    """Names of the references; by default all."""
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model is made from."""
 
@@ -128,6 +139,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     adapt: list[Source] = []
     """Queries whose own cells join the unlabelled ones, so that what the model says of them is
     transductive."""
+    relabel: list[Relabel] = []
+    """Applied to labelled cells before labels are merged."""
     merge: dict[str, str] = {}
     drop: list[str] = []
     ontology: dict[str, str] = {}

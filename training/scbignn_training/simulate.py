@@ -1,22 +1,18 @@
 r"""Cells from profiles: what a study would have shown of a type of which only the mean is known.
 
 A data set is simulated in a few *virtual laboratories*. A laboratory l multiplies gene g by
-:math:`f_{lg} = e^{\sigma_f N}`, has an ambient share :math:`\alpha_l \sim U(0, 2 \alpha)`, and a
-typical depth :math:`D_l = D e^{\sigma_D N}`. A cell i of type c with the profile :math:`p_c` has
-the counts
+:math:`f_{lg} = e^{\sigma_f N}` and has an ambient share :math:`\alpha_l \sim U(0, 2 \alpha)`. A
+cell i of type c with the profile :math:`p_c` has the counts
 
 .. math::
 
     n_{ig} \sim \mathrm{Poisson}(L_i \, q_{ig} \, \gamma_{ig}), \quad
-    \gamma_{ig} \sim \Gamma(s, 1/s), \quad L_i = D_l e^{\sigma_L N}, \quad
-    q_i \propto f_l \odot [(1 - \alpha_l)((1 - d_i) p_c \odot e^{\Lambda u_i} + d_i p_{c'})
-    + \alpha_l \bar p],
+    \gamma_{ig} \sim \Gamma(s, 1/s), \quad L_i = D e^{\sigma_L N}, \quad
+    q_i \propto f_l \odot [(1 - \alpha_l)((1 - d_i) p_c + d_i p_{c'}) + \alpha_l \bar p],
 
 so the noise of a gene is negative binomial of size s. A share :math:`\delta` of the cells are
 doublets: :math:`d_i \sim U(0, 0.4)` of another type of the data set; others have :math:`d_i = 0`.
-:math:`\bar p` is the mean profile of the data set. :math:`\Lambda` are low-rank factors of the
-within-type covariance of log-expression of labelled cells, where there are any;
-:math:`u_i \sim N(0, I)`.
+:math:`\bar p` is the mean profile of the data set.
 """
 
 from __future__ import annotations
@@ -36,6 +32,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+MOST_MIXED = 0.4
+"""The largest share of another type in a doublet."""
 LEAST_EXPECTED = 1e-4
 """Genes of fewer expected counts a cell, at the mean of a type, are not drawn."""
 
@@ -53,16 +51,8 @@ class Simulation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Typical total counts of a cell."""
     depth_spread: float = 0.6
     """Standard deviation of the log depth within a laboratory."""
-    laboratory_depth: float = 0.0
-    """Standard deviation of the log of a laboratory's typical depth."""
     gene_factor: float = 0.4
     """Standard deviation of a laboratory's log factor of a gene."""
-    type_factor: float = 0.0
-    """Standard deviation of a laboratory's log factor of a gene in one type."""
-    pseudo: float = 0.0
-    """Expression that is added to each gene of a profile, in shares of a cell's counts."""
-    shrink: float = 0.0
-    """Cells of the data set's mean profile that are added to each profile's own."""
     ambient: Share = 0.1
     """Mean share of a cell's counts that is the mean profile of the data set."""
     doublets: Share = 0.05
@@ -74,12 +64,7 @@ class Simulation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         return {f"simulation_{k}": v for k, v in values.items()}
 
 
-def simulate(
-    profiles: ProfileSet,
-    simulation: Simulation,
-    seed: int,
-    factors: tuple[list[str], Array] | None = None,
-) -> Study:
+def simulate(profiles: ProfileSet, simulation: Simulation, seed: int) -> Study:
     """Draw cells of each type of a data set.
 
     Chance is seeded by the names of data set, type and tissue, so a profile's cells do not depend
@@ -93,62 +78,59 @@ def simulate(
         Strength of each kind of noise.
     seed
         Of all chance.
-    factors
-        Symbols (h,) and factors (h, r) of the within-type covariance of log-expression; genes
-        that are not among them vary by noise alone.
     """
-    means, n = profiles.means, simulation.cells
-    ambient = means.mean(axis=0)
-    cells = np.where(profiles.n_cells > 0, profiles.n_cells, 300)
-    w = simulation.shrink / (cells + simulation.shrink)
-    means = (1 - w[:, None]) * means + w[:, None] * ambient + simulation.pseudo
-    means /= means.sum(axis=1, keepdims=True)
-    loading = _loading(profiles.symbols, factors)
+    means = profiles.means
     labs = [_laboratory(profiles, simulation, seed, i) for i in range(simulation.laboratories)]
     blocks = []
-    for row, mean in enumerate(means):
+    for row in range(len(means)):
         chance = _chance(seed, profiles.name, *profiles.rows[row])
-        others = np.delete(np.arange(len(means)), row)
-        genes = np.flatnonzero(
-            (mean + simulation.ambient * ambient) * simulation.depth >= LEAST_EXPECTED
-        )
-        for lab, (factor, share, depth) in enumerate(labs):
-            m = n // len(labs) + (lab < n % len(labs))
-            rate = np.tile(mean[genes], (m, 1))
-            if loading is not None:
-                shift = chance.standard_normal((m, loading.shape[1])) @ loading[genes].T
-                rate *= np.exp(shift - 0.5 * (loading[genes] ** 2).sum(axis=1))
-            mixed = np.flatnonzero(chance.random(m) < simulation.doublets)
-            if len(mixed) and len(others):
-                part = chance.uniform(0, 0.4, (len(mixed), 1))
-                other = means[chance.choice(others, len(mixed))][:, genes]
-                rate[mixed] = (1 - part) * rate[mixed] + part * other
-            if simulation.type_factor:
-                rate *= np.exp(simulation.type_factor * chance.standard_normal(len(genes)))
-            rate = factor[genes] * ((1 - share) * rate + share * ambient[genes])
-            rate /= rate.sum(axis=1, keepdims=True)
-            rate *= depth * np.exp(simulation.depth_spread * chance.standard_normal((m, 1)))
-            rate *= chance.gamma(simulation.size, 1 / simulation.size, rate.shape)
-            drawn = sp.csr_matrix(chance.poisson(rate).astype(np.float32))
-            # astype: the columns of the other genes are empty
-            drawn = sp.csr_matrix(
-                (drawn.data, genes[drawn.indices], drawn.indptr), shape=(m, means.shape[1])
-            )
-            blocks.append(drawn)
+        for i, lab in enumerate(labs):
+            n = simulation.cells // len(labs) + (i < simulation.cells % len(labs))
+            blocks.append(_cells(means, row, n, lab, simulation, chance=chance))
     return Study(
         profiles.path,
         sp.csr_matrix(sp.vstack(blocks)),
         profiles.symbols,
         [""] * len(profiles.symbols),
-        np.repeat(profiles.labels, n),
+        np.repeat(profiles.labels, simulation.cells),
         Origin(
             profiles.name,
-            True,
-            str(profiles.path),
-            profiles.citation,
-            tuple(sorted({t.place for t in profiles.meant})),
+            simulated=True,
+            file=str(profiles.path),
+            citation=profiles.citation,
+            tissues=tuple(sorted({t.place for t in profiles.meant})),
         ),
     )
+
+
+def _cells(
+    means: Array,
+    row: int,
+    n: int,
+    lab: tuple[Array, float],
+    simulation: Simulation,
+    *,
+    chance: np.random.Generator,
+) -> sp.csr_matrix:
+    """Return (n, g) counts of cells of one type in one virtual laboratory."""
+    (factor, share), ambient = lab, means.mean(axis=0)
+    expected = (means[row] + simulation.ambient * ambient) * simulation.depth
+    genes = np.flatnonzero(expected >= LEAST_EXPECTED)
+    rate = np.tile(means[row, genes], (n, 1))
+    mixed = np.flatnonzero(chance.random(n) < simulation.doublets)
+    others = np.delete(np.arange(len(means)), row)
+    if len(mixed) and len(others):
+        part = chance.uniform(0, MOST_MIXED, (len(mixed), 1))
+        other = means[chance.choice(others, len(mixed))][:, genes]
+        rate[mixed] = (1 - part) * rate[mixed] + part * other
+    rate = factor[genes] * ((1 - share) * rate + share * ambient[genes])
+    rate /= rate.sum(axis=1, keepdims=True)
+    depth = np.exp(simulation.depth_spread * chance.standard_normal((n, 1)))
+    rate *= simulation.depth * depth
+    rate *= chance.gamma(simulation.size, 1 / simulation.size, rate.shape)
+    drawn = sp.csr_matrix(chance.poisson(rate).astype(np.float32))
+    places = genes[drawn.indices]
+    return sp.csr_matrix((drawn.data, places, drawn.indptr), shape=(n, means.shape[1]))
 
 
 def _chance(seed: int, *words: str) -> np.random.Generator:
@@ -157,21 +139,9 @@ def _chance(seed: int, *words: str) -> np.random.Generator:
 
 def _laboratory(
     profiles: ProfileSet, simulation: Simulation, seed: int, number: int
-) -> tuple[Array, float, float]:
-    """Return a virtual laboratory's factor of each gene, ambient share and typical depth."""
+) -> tuple[Array, float]:
+    """Return a virtual laboratory's factor of each gene and its ambient share."""
     chance = _chance(seed, profiles.name, f"laboratory {number}")
     factor = np.exp(simulation.gene_factor * chance.standard_normal(len(profiles.symbols)))
     share = chance.uniform(0, min(2 * simulation.ambient, 1))
-    depth = simulation.depth * np.exp(simulation.laboratory_depth * chance.standard_normal())
-    return factor, float(share), float(depth)
-
-
-def _loading(symbols: list[str], factors: tuple[list[str], Array] | None) -> Array | None:
-    """Return the (g, r) factors of the genes of a data set."""
-    if factors is None:
-        return None
-    place = {s: i for i, s in enumerate(factors[0])}
-    found = np.array([place.get(s, -1) for s in symbols])
-    loading: Array = factors[1][found]
-    loading[found < 0] = 0
-    return loading
+    return factor, float(share)

@@ -22,12 +22,13 @@ from scbignn_training.calibrate import (
 )
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import key_of
-from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle
+from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle, strangeness
 from scbignn_training.data import (
     Cells,
     Origin,
     join,
     read_study,
+    relabelled,
     tell_species,
     unlabelled_cells,
     well_known,
@@ -222,13 +223,14 @@ def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
 
 
 def _read_labelled(recipe: Recipe) -> list[Study]:
-    return [
-        replace(
-            read_study(s.locate(), label_key=recipe.label_key, exclude=s.exclude),
-            origin=Origin(s.called),
-        )
-        for s in recipe.reference
-    ]
+    found = []
+    for source in recipe.reference:
+        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+        for change in recipe.relabel:
+            if not change.studies or source.called in change.studies:
+                study = relabelled(study, change.label, change.to, change.genes)
+        found.append(replace(study, origin=Origin(source.called)))
+    return found
 
 
 def read_tables(recipe: Recipe) -> list[ProfileSet]:
@@ -346,12 +348,26 @@ def fit(
 
 
 def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
-    """Add the scores of held-out studies, and be as sure as they allow."""
+    """Add the scores of held-out studies, and be as sure as they allow.
+
+    Where cells were simulated, out-of-fold ones are all too much like the others. Then threshold
+    and novelty come from the studies left out, too; and if any of these are real, from them alone.
+    """
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    temperature = fit_temperature(logits, truth)
-    probabilities = calibrate(logits, temperature)
+    simulated = np.array([o.simulated for o in model.reference.origins] or [False])
+    judged = ~simulated[batches] if simulated.any() else np.ones(len(truth), dtype=bool)
+    judged |= not judged.any()
+    temperature = fit_temperature(logits[judged], truth[judged])
+    probabilities = calibrate(logits[judged], temperature)
+    if simulated.any():
+        model = replace(
+            model,
+            threshold=fit_threshold(probabilities, truth[judged]),
+            novelty_quantiles=_quantiles([o.distance for o in outcomes], judged),
+            residual_quantiles=_quantiles([o.residual for o in outcomes], judged),
+        )
     called = np.concatenate([o.called for o in outcomes])
     types = model.reference.cell_types
     by_study = {}
@@ -365,10 +381,14 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     return replace(
         model,
         temperature=temperature,
-        calibration=calibration(probabilities, truth),
+        calibration=calibration(probabilities, truth[judged]),
         held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
         confusions=confusions(truth, called, types),
     )
+
+
+def _quantiles(parts: list[Array], judged: Array) -> Array:
+    return distance_quantiles(np.concatenate(parts)[judged])
 
 
 def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
@@ -440,6 +460,8 @@ def _split_outcomes(
     place = np.array([reference.cell_types.index(t) for t in start.reference.cell_types])
     for pair in start.iterate(settings, settings.em_iterations, run):
         found = em.validate(pair, held_out, settings)
+        if reference.simulated.any():
+            found = _with_strangeness(found, pair, start.labelled, held_out[0], settings)
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
@@ -449,6 +471,17 @@ def _split_outcomes(
             logits=logits,
             batches=unseen.batches,
         )
+
+
+@torch.no_grad()
+def _with_strangeness(
+    found: Outcome, pair: Pair, known: Cells, cells: Cells, settings: Settings
+) -> Outcome:
+    graph = em.run_gene_level(pair.gene, cells, settings)
+    distance, off = strangeness(
+        pair.gene, known, cells, graph, called=found.called, settings=settings
+    )
+    return replace(found, distance=distance, residual=off)
 
 
 def _variability(x: sp.csr_matrix, gaps: Gaps | None) -> Array:

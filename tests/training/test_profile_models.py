@@ -1,0 +1,148 @@
+"""Models of profiles, alone and with cells: from the command to labels of real cells."""
+
+from __future__ import annotations
+
+import json
+
+import anndata as ad
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from click.testing import CliRunner
+
+import scbignn_infer
+from scbignn_infer.annotator import Annotator
+from scbignn_training.cli import train as command
+from scbignn_training.pack import write_bundle
+from scbignn_training.recipe import ProfileSource, Recipe, Source
+from scbignn_training.selection import splits
+from scbignn_training.simulate import Simulation
+from scbignn_training.train import read_reference, train
+
+TYPES = ("alpha", "beta", "ductal", "acinar")
+
+
+@pytest.fixture(scope="module")
+def table(pancreas, tmp_path_factory):
+    """Return the averages of four types in two data sets; the second lacks every fifth gene."""
+    cells = ad.read_h5ad(pancreas)
+    rows, about = [], []
+    for half in range(2):
+        for kind in TYPES:
+            own = np.flatnonzero(cells.obs["cell_type"] == kind)[half::2]
+            mean = np.asarray(cells.X[own].sum(axis=0)).ravel()
+            mean[::5] *= 1 - half
+            rows.append(mean / mean.sum() * 1e4)
+            about.append((kind, f"half {half}", "CL:0000171" if kind == "alpha" else "", len(own)))
+    obs = pd.DataFrame(about, columns=["cell_type", "dataset", "ontology_id", "n_cells"])
+    obs.index = [f"p{i}" for i in range(8)]
+    path = tmp_path_factory.mktemp("profiles") / "means.h5ad"
+    ad.AnnData(np.array(rows), obs=obs, var=cells.var[[]]).write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe_of_profiles(table, settings):
+    return Recipe(
+        name="means",
+        species="human",
+        profiles=[ProfileSource(file=str(table))],
+        simulation=Simulation(cells=40),
+        settings=settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe_of_profiles):
+    return train(recipe_of_profiles)
+
+
+@pytest.fixture(scope="module")
+def packed(trained, recipe_of_profiles, tmp_path_factory):
+    return write_bundle(trained, recipe_of_profiles, tmp_path_factory.mktemp("models"))
+
+
+def test_it_labels_real_cells(packed, pancreas):
+    cells = ad.read_h5ad(pancreas)
+    cells = cells[cells.obs["cell_type"].isin(TYPES)].copy()
+    found = Annotator.load(packed, threads=1).annotate_matrix(
+        sp.csr_matrix(cells.X), list(cells.var_names)
+    )
+    assert (found.best_labels == cells.obs["cell_type"].to_numpy()).mean() > 0.9
+
+
+def test_the_bundle_says_what_it_learned_from(packed):
+    spec = scbignn_infer.load_model(packed).spec
+    assert [(d.name, d.role, d.n_cells) for d in spec.training.datasets] == [
+        ("half 0", "profiles", 160),
+        ("half 1", "profiles", 160),
+    ]
+    assert {c.label: c.ontology_id for c in spec.cell_types}["alpha"] == "CL:0000171"
+    assert spec.training.settings["simulation_cells"] == 40
+    assert set(spec.training.held_out_scores) == {"half 0", "half 1"}
+    assert "profiles" in (packed / "README.md").read_text()
+
+
+def test_novelty_is_of_data_sets_left_out(trained):
+    """Cells of the same profiles are nearer than any of another laboratory will be."""
+    assert trained.novelty_quantiles.shape == trained.residual_quantiles.shape == (201,)
+    assert (np.diff(trained.novelty_quantiles) >= 0).all()
+    assert trained.held_out.by_study.keys() == {0, 1}
+
+
+def test_the_same_recipe_gives_the_same_bytes(trained, recipe_of_profiles):
+    again = train(recipe_of_profiles)
+    for name, table in trained.pair.gene.statistics.items():
+        assert again.pair.gene.statistics[name].tobytes() == table.tobytes(), name
+    assert again.bank.tobytes() == trained.bank.tobytes()
+    assert again.threshold == trained.threshold
+
+
+def test_cells_and_profiles_are_joined_by_all_genes(table, pancreas, recipe_of_profiles):
+    both = msgspec.structs.replace(
+        recipe_of_profiles, label_key="cell_type", reference=[Source(file=str(pancreas), name="x")]
+    )
+    found = read_reference(both)
+    assert [(o.name, o.simulated) for o in found.origins] == [
+        ("x", False),
+        ("half 0", True),
+        ("half 1", True),
+    ]
+    assert len(found.symbols) == 4000
+    assert found.measured[0].all()
+    assert 0 < found.measured[2].mean() <= 0.8
+    assert found.simulated.sum() == 320
+    assert both.without("means").profiles == []
+    assert [s.called for s in both.without("x").profiles] == ["means"]
+
+
+def test_many_studies_are_left_out_in_groups(recipe_of_profiles):
+    reference = read_reference(recipe_of_profiles)
+    assert len(splits(reference, 2, 0, most=5)[1]) == 2
+    name, _ = splits(reference, 2, 0, most=0)
+    assert name == "one of 2 folds of the cells"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--name", "x"], "or --profiles"),
+        (["--profiles", "none.h5ad", "--name", "x"], "no file none.h5ad"),
+        (["--profiles", "TABLE", "--profile-column", "kind=a", "--name", "x"], "WHAT=NAME"),
+        (["--profiles", "TABLE", "--profile-column", "type=a", "--name", "x"], "no column 'a'"),
+        (["CELLS", "--profiles", "TABLE", "--name", "x"], "with --label-key"),
+    ],
+)
+def test_wrong_options_are_one_line_and_write_nothing(table, pancreas, tmp_path, arguments, says):
+    names = {"TABLE": str(table), "CELLS": str(pancreas)}
+    arguments = [names.get(a, a) for a in arguments]
+    result = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "out"), "--quiet"])
+    assert result.exit_code != 0
+    assert says in result.output + str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_is_json(packed):
+    assert json.loads((packed / "bundle.json").read_text())["name"] == "means"
