@@ -21,7 +21,9 @@ from scipy.special import softmax
 
 from profiles import PSEUDO, SIZE, markers
 from scbignn_infer import Annotator
+from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.model.bundle import read_bundle
+from scbignn_infer.model.validate import ANY_TISSUE
 from scbignn_training.data import read_study
 from scbignn_training.ontology import _terms
 from scbignn_training.recipe import Source, read_recipe
@@ -95,16 +97,6 @@ class Classes:
         return cls(
             np.array([t.ontology_id for t in types]),
             np.array([t.place for t in types]),
-            np.array([t.everywhere for t in types]),
-        )
-
-    @classmethod
-    def of_model(cls, path: Path) -> Classes:
-        """Return those of a bundle."""
-        types = read_bundle(path).spec.cell_types
-        return cls(
-            np.array([t.ontology_id for t in types]),
-            np.array([t.tissue for t in types]),
             np.array([t.everywhere for t in types]),
         )
 
@@ -186,45 +178,68 @@ def _meant(called: str, truth: str, wanted: list[str]) -> str:
     return truth if truth in above else next((t for t in wanted if t in above), OTHER)
 
 
-def row(task: Task, method: str, classes: Classes, probabilities: Array) -> dict[str, Any]:
-    """Return the scores of one method on one task."""
-    tissue, share = classes.found(probabilities)
+def row(
+    task: Task, method: str, called: dict[str, Array], tissue: str, share: float, *, known: bool
+) -> dict[str, Any]:
+    """Return the scores of one method on one task.
+
+    Parameters
+    ----------
+    task, method
+        What was labelled, and by what.
+    called
+        Ontology ids of the cells, with the tissue ``given``, ``found`` and not used (``any``).
+    tissue, share
+        The tissue that was found, and its share; empty if none is clear.
+    known
+        Whether the method knows a tissue of the task.
+    """
     record: dict[str, Any] = {
         "species": task.species,
         "task": task.name,
         "method": method,
+        "cells": sum(str(x) in task.terms for x in task.cells.labels),
         "tissue": " + ".join(sorted(task.places)),
-        "known": bool(np.isin(classes.places, list(task.places)).any()),
+        "known": known,
         "found": tissue,
         "share": round(share, 3),
         "right": tissue in task.places,
     }
-    ways = {
-        "given": task.places,
-        "found": frozenset([tissue] if tissue else []),
-        "none": frozenset[str](),
-    }
-    for way, places in ways.items():
-        f1, accuracy = scores(task, classes.called(probabilities, places))
+    for way, types in called.items():
+        f1, accuracy = scores(task, types)
         record |= {f"{way}_macro_f1": round(f1, 4), f"{way}_accuracy": round(accuracy, 4)}
     return record
 
 
 def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
     """Score body models on the files that they have not seen."""
-    specs = {path: read_bundle(path).spec for path in paths}
-    for species in dict.fromkeys(s.species for s in specs.values()):
-        annotators: dict[Path, Annotator] = {}
+    bundles = {path: read_bundle(path) for path in paths}
+    annotators = {path: Annotator(bundle, threads=1) for path, bundle in bundles.items()}
+    for species in dict.fromkeys(b.spec.species for b in bundles.values()):
         for task in tasks(species):
-            path = next((p for p in paths if _may_score(specs[p], species, task)), None)
+            path = next((p for p in paths if _may_score(bundles[p].spec, species, task)), None)
             if path is None:
                 continue
-            if path not in annotators:
-                annotators[path] = Annotator(read_bundle(path), threads=1)
-            found = annotators[path].annotate_matrix(task.cells.counts, task.cells.symbols)
-            record = row(task, "scBiGNN", Classes.of_model(path), found.probabilities)
-            record |= {"model": path.name, "unknown": round(float((found.codes < 0).mean()), 3)}
-            yield record
+            names = {t.name for t in bundles[path].spec.tissues}
+            own = tuple(sorted(task.places & names))
+            wishes = {"given": own or (ANY_TISSUE,), "found": (), "any": (ANY_TISSUE,)}
+            said = {
+                way: annotators[path].annotate_matrix(
+                    task.cells.counts,
+                    task.cells.symbols,
+                    rules=Rules.of(bundles[path], tissue=wish),
+                )
+                for way, wish in wishes.items()
+            }
+            called = {
+                way: np.array(a.ontology_ids)[a.probabilities.argmax(axis=1)]
+                for way, a in said.items()
+            }
+            told = said["found"].provenance.tissue
+            share = max(told.shares.values(), default=0.0)
+            record = row(task, "scBiGNN", called, "".join(told.chosen), share, known=bool(own))
+            unknown = float((said["given"].codes < 0).mean())
+            yield record | {"model": path.name, "how": told.how, "unknown": round(unknown, 3)}
 
 
 def _may_score(spec: Any, species: str, task: Task) -> bool:
@@ -258,7 +273,16 @@ def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:
             ("naive NB on the profiles", _naive(counts, means[kept][:, shared])),
             ("log-Pearson on the profiles", _correlation(counts, means[kept][:, shared])),
         ):
-            yield row(task, method, classes, softmax(likelihood, axis=1))
+            told = softmax(likelihood, axis=1)
+            tissue, share = classes.found(told)
+            ways = {
+                "given": task.places,
+                "found": frozenset([tissue] if tissue else []),
+                "any": frozenset[str](),
+            }
+            called = {way: classes.called(told, places) for way, places in ways.items()}
+            known = bool(np.isin(classes.places, list(task.places)).any())
+            yield row(task, method, called, tissue, share, known=known)
 
 
 def _matching_case(cells: Study, symbols: list[str]) -> Study:
@@ -304,7 +328,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for key in dict.fromkeys((r["species"], r["method"]) for r in rows):
         own = [r for r in rows if (r["species"], r["method"]) == key]
         known = [r for r in own if r["known"]]
-        means = [np.mean([r[f"{w}_macro_f1"] for r in own]) for w in ("given", "found", "none")]
+        means = [np.mean([r[f"{w}_macro_f1"] for r in own]) for w in ("given", "found", "any")]
         right = f"{sum(r['right'] for r in known)} of {len(known)}"
         lines.append(
             f"| {key[0]} | {key[1]} | {len(own)} | "

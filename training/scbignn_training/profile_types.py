@@ -20,11 +20,9 @@ EVERYWHERE = frozenset(
         "CL:0000071",  # blood vessel endothelial cell
         "CL:0000136",  # adipocyte
         "CL:0000192",  # smooth muscle cell
-        "CL:0000232",  # erythrocyte
-        "CL:0000233",  # platelet
         "CL:0000499",  # stromal cell
         "CL:0000669",  # pericyte
-        "CL:0000738",  # leukocyte
+        "CL:0000988",  # hematopoietic cell
         "CL:0002138",  # lymphatic endothelial cell
         "CL:0002573",  # Schwann cell
     }
@@ -45,6 +43,7 @@ AT_HOME = frozenset(
         "CL:0000632",  # hepatic stellate cell
         "CL:0000650",  # mesangial cell
         "CL:0000817",  # precursor B cell
+        "CL:0000826",  # pro-B cell
         "CL:0000893",  # thymocyte
         "CL:0002132",  # stromal cell of ovary
         "CL:0002343",  # decidual natural killer cell
