@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    from scbignn_infer._types import Array, Progress
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.settings import GraphKind, Reading
 
-Array = np.ndarray[Any, Any]
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the cells done and all cells."""
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
 NOT_PICKLED = ("_sessions", "_opening", "_narrow", "bank")
@@ -171,10 +168,10 @@ class Annotator:
         session = self._session(self.bundle.spec.gene_level.file)
         return GeneLevel.of(self.bundle.spec, session, choice.panel, self.batch_cells)
 
-    def neighbors(self, embedding: Array, bank: ReferenceBank) -> Graph:
-        """Return the graph of some cells, by their embedding (n, d), and reference cells."""
+    def neighbors(self, embedding: Array, bank: ReferenceBank | None = None) -> Graph:
+        """Return the graph of some cells, by their embedding (n, d), with a part of the bank."""
         if self.graph == "reference":
-            return bank.graph(embedding)
+            return (bank or self.bank).graph(embedding)
         k = self.bundle.spec.graph.n_neighbors
         return build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from scbignn_infer.annotator import Progress
+    from scbignn_infer._types import Progress
     from scbignn_infer.child import Link
     from scbignn_infer.label_file import Summary
     from scbignn_infer.settings import Settings

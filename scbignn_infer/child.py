@@ -30,7 +30,8 @@ from scbignn_infer.errors import ScBiGNNError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Document = dict[str, Any]
+    from scbignn_infer._types import Document
+
 HEAD = struct.Struct(">I")
 """Before each message: its length."""
 MOST_BYTES = 1 << 26

@@ -33,7 +33,7 @@ TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")
 
 
 @dataclass
-class Report:
+class Findings:
     """The state of an installation.
 
     Attributes
@@ -60,10 +60,10 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-def examine() -> Report:
+def examine() -> Findings:
     """Look at the installation, load a graph on each device, and run every model."""
     packages = installed_packages()
-    report = Report(
+    report = Findings(
         versions={
             "python": platform.python_version(),
             "scbignn-infer": __version__,
@@ -89,7 +89,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _examine_providers(report: Report) -> None:
+def _examine_providers(report: Findings) -> None:
     try:
         report.providers_listed = import_onnxruntime().get_available_providers()
     except DeviceError as error:
@@ -104,7 +104,7 @@ def _examine_providers(report: Report) -> None:
         report.providers["cuda"] = _try(Runtime("cuda", 0, 1), report)
 
 
-def _try(runtime: Runtime, report: Report) -> str:
+def _try(runtime: Runtime, report: Findings) -> str:
     """Run the package's exact search, by which each row of an identity must find itself."""
     rows = np.eye(3, dtype=np.float32)
     try:
@@ -118,7 +118,7 @@ def _try(runtime: Runtime, report: Report) -> str:
     return "loads"
 
 
-def _examine_models(report: Report) -> None:
+def _examine_models(report: Findings) -> None:
     models = list_models()
     if not models:
         folders = ", ".join(map(str, model_folders()))

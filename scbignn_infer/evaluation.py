@@ -13,7 +13,7 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.network.levels import GeneLevel
     from scbignn_infer.query.readers import Query
     from scbignn_infer.settings import Reading
 
-Array = np.ndarray[Any, Any]
 TOP = 10
 
 

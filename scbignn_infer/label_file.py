@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from scbignn_infer._types import Progress
     from scbignn_infer.annotation.provenance import Provenance
-    from scbignn_infer.annotator import Progress
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.tissues import FoundTissue
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Device
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.settings import Reading
 
-Array = np.ndarray[Any, Any]
 CHOICE_CELLS = 256
 MIN_NOVELTY_GAP = 0.02
 """Without a wish of the user, a model must place the typical cell within its reference's range,

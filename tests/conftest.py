@@ -283,9 +283,9 @@ def record() -> dict[str, Any]:
             records.CellType(label="T [naive]", ontology_id="CL:0000084"),
         ],
         preprocessing=records.Preprocessing(panel_genes=3, min_genes=2),
-        gene_level=records.GeneLevel(net_genes=2, embedding_size=4),
-        cell_level=records.CellLevel(layers=[records.CellLayer(layer=0)]),
-        graph=records.Graph(),
+        gene_level=records.GeneLevelSpec(net_genes=2, embedding_size=4),
+        cell_level=records.CellLevelSpec(layers=[records.CellLayer(layer=0)]),
+        graph=records.GraphSpec(),
         thresholds=records.Thresholds(confidence=0.5),
         temperature=1.0,
         training=records.Training(

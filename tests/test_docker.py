@@ -1,4 +1,4 @@
-"""The Dockerfile keeps rules after hadolint's, each shown to fail, and its parts do what they say.
+"""The Dockerfile passes hadolint and keeps rules of its own; its parts do what they say.
 
 No engine is needed: the list of requirements and numba's cache are run here by the lines that the
 Dockerfile has for them.
@@ -89,57 +89,14 @@ def environment(found: Instructions) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in words)
 
 
-def bases_are_pinned(found: Instructions, ignore: str) -> list[str]:
-    stages: set[str] = set()
-    wrong = []
-    for text in arguments(found, "FROM"):
-        image, *rest = text.split()
-        tag = image.rpartition("/")[2].partition(":")[2]
-        if tag in ("", "latest") and "@sha256:" not in image and image not in stages:
-            wrong.append(image)
-        stages.update(rest[1:])
-    return wrong
-
-
 def ends_as_a_plain_user(found: Instructions, ignore: str) -> list[str]:
     user = [None, *arguments(last_stage(found), "USER")][-1]
     return [] if user and re.fullmatch(r"[1-9]\d*:[1-9]\d*", user) else [f"USER {user}"]
 
 
-def commands_are_json(found: Instructions, ignore: str) -> list[str]:
-    wrong = []
-    for text in arguments(found, "ENTRYPOINT", "CMD"):
-        try:
-            json.loads(text)
-        except ValueError:
-            wrong.append(text)
-    return wrong
-
-
-def nothing_is_added(found: Instructions, ignore: str) -> list[str]:
-    return arguments(found, "ADD")
-
-
 def nothing_is_upgraded(found: Instructions, ignore: str) -> list[str]:
     upgrades = ("upgrade", "dist-upgrade", "full-upgrade")
     return [" ".join(c) for word in upgrades for c in runs(found, "apt-get", word)]
-
-
-def debian_packages_are_few(found: Instructions, ignore: str) -> list[str]:
-    return [
-        " ".join(command)
-        for command in runs(found, "apt-get", "install")
-        if not {"--no-install-recommends", "-y"} <= set(command)
-    ]
-
-
-def debian_lists_are_removed(found: Instructions, ignore: str) -> list[str]:
-    each = [text for text in arguments(found, "RUN") if "apt-get" in text]
-    return [text for text in each if "rm -rf /var/lib/apt/lists/*" not in text]
-
-
-def pip_keeps_no_cache(found: Instructions, ignore: str) -> list[str]:
-    return [" ".join(c) for c in runs(found, "pip", "install") if "--no-cache-dir" not in c]
 
 
 def nothing_secret_is_set(found: Instructions, ignore: str) -> list[str]:
@@ -197,40 +154,22 @@ def requirements(found: Instructions, device: str) -> list[str]:
 
 
 RULES = (
-    bases_are_pinned,
     ends_as_a_plain_user,
-    commands_are_json,
-    nothing_is_added,
     nothing_is_upgraded,
-    debian_packages_are_few,
-    debian_lists_are_removed,
-    pip_keeps_no_cache,
     nothing_secret_is_set,
     sources_are_in_the_context,
     the_wheel_has_its_parts,
     the_package_is_installed_alone,
     one_onnxruntime_is_installed,
 )
-APT = "RUN apt-get update && apt-get install -y --no-install-recommends git"
 TIDY = " && rm -rf /var/lib/apt/lists/*"
 BROKEN = (
-    (bases_are_pinned, "FROM python:3.12-slim-trixie\n", "FROM python\n"),
-    (bases_are_pinned, "FROM python:3.12-slim-trixie\n", "FROM python:latest\n"),
-    (bases_are_pinned, "FROM python:3.12-slim-trixie AS", "FROM registry:5000/python AS"),
     (ends_as_a_plain_user, "USER 10001:10001", "USER root"),
     (ends_as_a_plain_user, "USER 10001:10001", "USER 0:0"),
     (ends_as_a_plain_user, "USER 10001:10001\n", ""),
     (ends_as_a_plain_user, "USER 10001:10001", "USER 10001:10001\nUSER root"),
-    (commands_are_json, '["scbignn-infer"]', "scbignn-infer"),
-    (commands_are_json, '["--help"]', "--help"),
-    (nothing_is_added, "COPY LICENSE", "ADD LICENSE"),
     (nothing_is_upgraded, "WORKDIR /data", f"RUN apt-get update && apt-get -y upgrade{TIDY}"),
     (nothing_is_upgraded, "WORKDIR /data", "RUN apt-get \\\n    dist-upgrade"),
-    (debian_packages_are_few, "WORKDIR /data", f"RUN apt-get install -y git{TIDY}"),
-    (debian_packages_are_few, "WORKDIR /data", f"{APT}{TIDY}".replace(" -y", "")),
-    (debian_lists_are_removed, "WORKDIR /data", APT),
-    (pip_keeps_no_cache, "--no-cache-dir -r", "-r"),
-    (pip_keeps_no_cache, "--no-cache-dir --no-deps .", "--no-deps ."),
     (nothing_secret_is_set, "HOME=/tmp", "INDEX_TOKEN=abc"),
     (nothing_secret_is_set, "ARG DEVICE=cpu", "ARG DB_PASSWORD"),
     (sources_are_in_the_context, "COPY LICENSE", "COPY LICENCE"),
@@ -264,12 +203,14 @@ def test_every_rule_is_seen_to_fail() -> None:
     assert {rule for rule, _, _ in BROKEN} == set(RULES)
 
 
-def test_rules_allow_what_is_right() -> None:
-    found = parse(DOCKERFILE.replace("WORKDIR /data", APT + TIDY))
-    for rule in (nothing_is_upgraded, debian_packages_are_few, debian_lists_are_removed):
-        assert rule(found, IGNORE) == []
-    digest = f"FROM python@sha256:{'0' * 64} AS build\nFROM build"
-    assert bases_are_pinned(parse(digest), IGNORE) == []
+@pytest.mark.parametrize(
+    ("old", "new"), [("", ""), ("FROM python:3.12-slim-trixie\n", "FROM python\n")]
+)
+def test_hadolint_looks_at_the_dockerfile(old: str, new: str) -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    text = DOCKERFILE.replace(old, new)
+    done = subprocess.run([linter, "-"], input=text, capture_output=True, text=True)
+    assert done.returncode == int(text != DOCKERFILE), done.stdout
 
 
 @needs_sh

@@ -417,6 +417,10 @@ def test_models_that_are_not_served_are_refused(client, cells, pbmc_bundle, tmp_
     [
         ({"threshold": 2}, "'threshold': Input should be less"),
         ({"level": -1}, "'level': Input should be greater"),
+        (
+            {"tissue": ["lung", "skin"]},
+            "the tissue 'lung' is chosen, and human-pbmc has no tissues",
+        ),
         ({"treshold": 0.5}, "'treshold': Extra inputs"),
         ({"orientation": "cells-by-genes"}, "'orientation': Extra inputs"),
         ({"table": "cells"}, "'table': Extra inputs"),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
+
 UNKNOWN = "unknown"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp
@@ -13,9 +13,9 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import CellType
 
-Array = np.ndarray[Any, Any]
 GONE = -1e30
 """Log-probability of a class that no cell may be of: finite, since the cell level multiplies it
 by a probability of 0."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.tissues import UNKNOWN_TISSUE, Tissues
 from scbignn_infer.settings import RuleKeywords, Settings, shown
@@ -14,10 +12,10 @@ from scbignn_infer.settings import RuleKeywords, Settings, shown
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.tissues import FoundTissue
     from scbignn_infer.model.bundle import ModelBundle
 
-Array = np.ndarray[Any, Any]
 NEVER_UNKNOWN = -2.0
 """A threshold that no cell is below."""
 
@@ -95,7 +93,12 @@ class Rules:
     def found(self, log_p: Array, empty: Array) -> Rules:
         """Return the rules for some cells, whose tissue is found unless it is known.
 
-        Parameters are those of :meth:`~scbignn_infer.annotation.tissues.Tissues.find`.
+        Parameters
+        ----------
+        log_p
+            (n, n_classes) log-probabilities of the gene level.
+        empty
+            (n,) cells that have no say.
         """
         if self.tissues is None or self.tissue.how:
             return self

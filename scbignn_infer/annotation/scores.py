@@ -8,13 +8,12 @@ import numpy as np
 from scipy.special import softmax
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.network.bank import ReferenceBank
     from scbignn_infer.network.levels import GenePass
     from scbignn_infer.network.neighbors import Graph
     from scbignn_infer.network.panel import Panel
-
-Array = np.ndarray[Any, Any]
 
 
 NOVELTY_WEIGHT, NOVELTY_POWER = 0.1, 20

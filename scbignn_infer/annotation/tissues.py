@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -14,12 +14,12 @@ from scbignn_infer.model.validate import ANY_TISSUE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import BundleSpec
 
-Array = np.ndarray[Any, Any]
 CLEAR_SHARE = 0.6
 """Of the cells that tell, for a tissue that is taken; the next may have half of its share."""
-ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.03
+ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.02
 """Cells that must tell: so many, and this share of all."""
 COMMON_SHARE = 0.8
 """Of all cells, if hardly one tells, for a tissue all of whose types occur everywhere: blood."""

@@ -40,7 +40,7 @@ models.add_command(explain_model)
 @models.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the models."""
+    """List the models, by tissue."""
     from scbignn_infer.model import registry
 
     entries = [_model_entry(name, path) for name, path in registry.list_models().items()]
@@ -53,13 +53,13 @@ def list_(as_json: bool) -> None:
         console.print(f"No model in {folders}", soft_wrap=True)
         return
     entries.sort(key=lambda e: (bool(e.get("tissues")), e.get("tissue", ""), e["name"]))
-    titles = ["tissue", "model", "version", "species", "types", "size", "path"]
+    titles = ["model", "version", "species", "tissue", "types", "size", "path"]
     rows = [
         (
-            _tissue_of(e),
             e["name"],
             e["version"] or "broken",
             e.get("species", ""),
+            _tissue_of(e),
             str(len(e.get("cell_types", ()))),
             as_megabytes(e.get("size", 0)),
             e["path"],

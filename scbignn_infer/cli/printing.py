@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from scbignn_infer.annotator import Progress
+    from scbignn_infer._types import Progress
     from scbignn_infer.errors import ScBiGNNError
 
 WIDTH_OF_PIPES = 160

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from scbignn_infer.annotator import Progress
+    from scbignn_infer._types import Progress
 
 
 class Failure(click.ClickException):

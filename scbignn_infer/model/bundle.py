@@ -96,7 +96,7 @@ class Preprocessing(Record, frozen=True, kw_only=True):
     """Fewer present genes than this among the net's genes is an error."""
 
 
-class GeneLevel(Record, frozen=True, kw_only=True):
+class GeneLevelSpec(Record, frozen=True, kw_only=True):
     """The gene-level module."""
 
     file: str = "gene_level.onnx"
@@ -114,7 +114,7 @@ class CellLayer(Record, frozen=True, kw_only=True):
     layer: int
 
 
-class CellLevel(Record, frozen=True, kw_only=True):
+class CellLevelSpec(Record, frozen=True, kw_only=True):
     """The cell-level module, run layer by layer."""
 
     form: str = "gate"
@@ -122,7 +122,7 @@ class CellLevel(Record, frozen=True, kw_only=True):
     settings: dict[str, float | int | str] = {}
 
 
-class Graph(Record, frozen=True, kw_only=True):
+class GraphSpec(Record, frozen=True, kw_only=True):
     """How the kNN graph of the cells is built."""
 
     n_neighbors: Count = 15
@@ -283,9 +283,9 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     tissues: list[Tissue] = []
     """Of a body model; others have none."""
     preprocessing: Preprocessing
-    gene_level: GeneLevel
-    cell_level: CellLevel
-    graph: Graph
+    gene_level: GeneLevelSpec
+    cell_level: CellLevelSpec
+    graph: GraphSpec
     thresholds: Thresholds
     temperature: Positive
     training: Training

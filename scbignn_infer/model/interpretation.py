@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from scbignn_infer.model.bundle import GeneWeight, Interpretation
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import BundleSpec
-
-Array = np.ndarray[Any, Any]
 
 
 def signed_interpretation(spec: BundleSpec, class_mean: Array) -> dict[str, Interpretation]:

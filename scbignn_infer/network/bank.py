@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +12,10 @@ from scbignn_infer.network.exact import ExactSearch, unit_rows
 from scbignn_infer.network.neighbors import Graph, build_graph
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Runtime
 
-Array = np.ndarray[Any, Any]
 SAME_CELL = 1e-5
 """Cells nearer to a reference cell than this are that cell, but for the rounding to 16 bits. Of
 25,000 cells of files that no model was trained on, none came nearer to one than 2e-3."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scbignn_infer.network.exact import BLOCK_VALUES, ExactSearch, unit_rows
 from scbignn_infer.network.sessions import Runtime
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from scbignn_infer._types import Array
+
 NAME = "pynndescent"
 START_BYTES, CELL_BYTES = 540_000_000, 60
 """What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""

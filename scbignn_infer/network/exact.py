@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +10,9 @@ from scbignn_infer.network.parallel import in_order
 from scbignn_infer.network.sessions import search_session
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.network.sessions import Runtime
 
-Array = np.ndarray[Any, Any]
 NAME = "exact"
 START_BYTES = CELL_BYTES = 0
 """Beside the neighbours themselves it holds what each worker holds."""

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scbignn_infer.network.parallel import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array, Progress
     from scbignn_infer.model.bundle import BundleSpec, CellLayer
     from scbignn_infer.network.neighbors import Graph
     from scbignn_infer.network.panel import Panel
     from scbignn_infer.network.sessions import Run, Session
     from scbignn_infer.query.readers import Query
 
-Array = np.ndarray[Any, Any]
-Report = Callable[[str, int, int], None]
 READ_CELLS = 1024
 CELL_CHUNK = 4096
 
@@ -97,7 +95,7 @@ def gene_pass(
     matrix: str,
     *,
     workers: int,
-    report: Report,
+    report: Progress,
 ) -> GenePass:
     """Run the gene level over all cells of a query, streamed.
 
@@ -140,7 +138,7 @@ def cell_pass(
     graph: Graph,
     *,
     workers: int,
-    report: Report,
+    report: Progress,
 ) -> Array:
     """Run the cell level: one layer after the other, in chunks of cells; returns logits (n, c).
 

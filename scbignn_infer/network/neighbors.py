@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
+    from scbignn_infer._types import Array
     from scbignn_infer.network.sessions import Runtime
 
-Array = np.ndarray[Any, Any]
 EXACT_MAX_CELLS = 100_000
 """Up to here exact search is used: it costs no compilation and finds every neighbour."""
 

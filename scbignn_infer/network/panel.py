@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,10 +20,10 @@ from scbignn_infer.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.query.reading import Choice
 
-Array = np.ndarray[Any, Any]
 TARGET_SUM = 1e4
 RESIDUAL_GENES = 128
 """Best-ranked present genes that are compared with a type's profile."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scbignn_infer._types import Array
 from scbignn_infer.errors import DeviceError, is_want_of_memory, reason
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Device = str
 """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-Array = np.ndarray[Any, Any]
 Run = Callable[..., tuple[Array, ...]]
 """Takes inputs by name and gives the outputs in the graph's order."""
 

@@ -18,10 +18,10 @@ from scbignn_infer.network.sessions import import_onnxruntime
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Session
 
-Array = np.ndarray[Any, Any]
 CELLS, GENES, NEIGHBORS = 64, 256, 5
 """The most of each."""
 LEAST_RIGHT = 1 / 3

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import anndata as ad
     import h5py
 
+    from scbignn_infer._types import Array
     from scbignn_infer.query.identity import Identity
 
-Array = np.ndarray[Any, Any]
 SLOT_GROUPS = ("obs", "obsm", "obsp", "uns")
 COPY_BYTES = 1 << 24
 """Bytes that are copied at once, between two looks at whether to stop."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
 
-Array = np.ndarray[Any, Any]
+    from scbignn_infer._types import Array
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")

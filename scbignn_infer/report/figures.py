@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +13,9 @@ from scbignn_infer.plain import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.evaluation import ReliabilityBin
 
-Array = np.ndarray[Any, Any]
 PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#332288",
     "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from scbignn_infer.errors import MissingExtraError
 from scbignn_infer.network.neighbors import build_graph
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.network.sessions import Runtime
 
-Array = np.ndarray[Any, Any]
 N_NEIGHBORS = 15
 FEW = 30
 """So few cells are laid out by their first two principal components."""

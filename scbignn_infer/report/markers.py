@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from scbignn_infer.network.levels import READ_CELLS
 from scbignn_infer.network.panel import TARGET_SUM
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.annotator import Annotator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
 
-Array = np.ndarray[Any, Any]
 PER_TYPE, MOST = 4, 48
 """Genes of a label, of those that no label before it shows, and of all labels."""
 

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.model.bundle import BundleSpec
     from scbignn_infer.report.markers import Markers
 
-Array = np.ndarray[Any, Any]
 MOST_NAMES = 20_000
 """More cells are numbered in the page, not named, to keep it small."""
 MOST_SAMPLES = 60

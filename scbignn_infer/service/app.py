@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import fastapi
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from scbignn_infer import __version__
+from scbignn_infer._types import Document
 from scbignn_infer.service import bodies
 from scbignn_infer.service.bodies import JSON, SUFFIXES, answer_type, body_type, receive
 from scbignn_infer.service.desk import Desk, Job, Limits, take_folder
@@ -26,9 +27,6 @@ from scbignn_infer.service.refusals import (
 )
 from scbignn_infer.service.work import Question
 from scbignn_infer.service.worker import Worker
-
-Document = dict[str, Any]
-
 
 Folder = Annotated[Job, fastapi.Depends(take_folder)]
 Asked = Annotated[Wishes, fastapi.Query()]

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer import label_file
+from scbignn_infer._types import Array
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.query.readers import FORMATS, MatrixQuery, Query, Source, one_line
 from scbignn_infer.query.readers.containers import refuse_choice
@@ -21,7 +22,6 @@ from scbignn_infer.service.desk import Upload
 from scbignn_infer.service.refusals import RefusedError
 from scbignn_infer.settings import Reading
 
-Array = np.ndarray[Any, Any]
 HDF5 = "application/x-hdf5"
 FILES = {kind: row.suffixes[0][1:] for row in FORMATS for kind in row.media_types}
 """Suffixes of the types of bodies that are files."""

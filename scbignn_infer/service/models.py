@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from scbignn_infer import label_file
+from scbignn_infer._types import Document
 from scbignn_infer.errors import BundleError
 from scbignn_infer.model import registry
 from scbignn_infer.service.refusals import RefusedError
@@ -18,7 +19,6 @@ from scbignn_infer.settings import READING, SETTINGS, RuleKeywords, Setting, Set
 if TYPE_CHECKING:
     from scbignn_infer.annotator import Annotator
 
-Document = dict[str, Any]
 WARM_CELLS, WARM_GENES = 8, 500
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from scbignn_infer._types import Document
 from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS, CellsOfJson
 from scbignn_infer.service.refusals import REFUSALS, Refusal
 from scbignn_infer.service.work import Labels
 
-Document = dict[str, Any]
 (_CELLS, _LABELS, _REFUSAL), SCHEMAS = msgspec.json.schema_components(
     (CellsOfJson, Labels, Refusal), ref_template="#/components/schemas/{name}"
 )

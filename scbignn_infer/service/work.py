@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from scbignn_infer import label_file
+from scbignn_infer._types import Document
 from scbignn_infer.annotation.annotation import COLUMNS
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
@@ -25,8 +26,6 @@ from scbignn_infer.settings import RuleKeywords, Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
-
-Document = dict[str, Any]
 
 
 class Summary(msgspec.Struct):

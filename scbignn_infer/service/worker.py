@@ -10,12 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import fastapi
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from scbignn_infer._types import Document
 from scbignn_infer.child import Bounds, Child, LostError, error_of
 from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.network.sessions import available_threads
@@ -25,7 +26,6 @@ from scbignn_infer.service.refusals import RETRY_SECONDS, FailedError, RefusedEr
 from scbignn_infer.service.work import Question, serve
 from scbignn_infer.settings import Settings
 
-Document = dict[str, Any]
 State = Literal["starting", "ready", "restarting"]
 GRACE_SECONDS = 3.0
 """For work that nobody waits for to end by itself; then its process is ended."""

@@ -223,8 +223,9 @@ class TestHeldOutCells:
             truth = np.array([0, 0, 0, 1]) if study else np.array([1, 1])
             called = [np.roll(truth, i) for i in (0, 1, 2)]
             logits = np.eye(len(reference.cell_types))[truth]
+            rows = np.full(len(truth), study)
             return iter(
-                [Outcome(*f1, truth, c, logits) for f1, c in zip(found, called, strict=True)]
+                [Outcome(*f1, truth, c, logits, rows) for f1, c in zip(found, called, strict=True)]
             )
 
         monkeypatch.setattr(module, "_split_outcomes", scores)

@@ -186,8 +186,7 @@ class Reference:
     @property
     def simulated(self) -> Array:
         """(n,) which cells were drawn from profiles."""
-        flags = np.array([o.simulated for o in self.origins] or [False], dtype=bool)
-        found: Array = flags[self.batches] if self.origins else np.zeros(len(self.codes), bool)
+        found: Array = np.isin(self.batches, [i for i, o in enumerate(self.origins) if o.simulated])
         return found
 
     @property

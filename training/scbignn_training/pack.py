@@ -236,7 +236,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ],
         tissues=tissues(reference.cell_types, reference.meant, recipe.tested),
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
-        gene_level=b.GeneLevel(
+        gene_level=b.GeneLevelSpec(
             form=settings.gene_form,
             net_genes=net.n_genes,
             embedding_size=model.bank.shape[1],
@@ -246,12 +246,12 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
                 "temperature": round(model.pair.gene.temperature, 4),
             },
         ),
-        cell_level=b.CellLevel(
+        cell_level=b.CellLevelSpec(
             form=settings.cell_form,
             layers=[b.CellLayer(layer=i) for i in range(settings.cell_layers)],
             settings={"share": settings.cell_share, "shield": str(settings.shield)},
         ),
-        graph=b.Graph(n_neighbors=settings.n_neighbors),
+        graph=b.GraphSpec(n_neighbors=settings.n_neighbors),
         thresholds=b.Thresholds(confidence=round(model.threshold, 4)),
         temperature=round(model.temperature, 4),
         training=b.Training(

@@ -356,12 +356,13 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    simulated = np.array([o.simulated for o in model.reference.origins] or [False])
-    judged = ~simulated[batches] if simulated.any() else np.ones(len(truth), dtype=bool)
-    judged |= not judged.any()
+    origins = model.reference.origins
+    drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
+    has_drawn = any(o.simulated for o in origins)
+    judged = ~drawn if has_drawn and not drawn.all() else np.ones(len(truth), dtype=bool)
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
-    if simulated.any():
+    if has_drawn:
         model = replace(
             model,
             threshold=fit_threshold(probabilities, truth[judged]),
