@@ -392,16 +392,20 @@ class TestWithoutModel:
     """Specialised models and body models compete."""
 
     @pytest.fixture(autouse=True)
-    def shelf(self, body_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(body_folder.parent))
-        return body_folder
+    def shelf(self, body_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """Return the body model by the name of the shipped one, which it hides."""
+        folder = Path(shutil.copytree(body_folder, tmp_path / "shelf" / "human-body"))
+        path = folder / "bundle.json"
+        path.write_text(path.read_text().replace('"toy-body"', '"human-body"'))
+        monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(folder.parent))
+        return folder
 
     def rename(self, shelf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to: str) -> None:
         """Call the tissue lung something else."""
-        shutil.copytree(shelf, tmp_path / "toy-body")
-        path = tmp_path / "toy-body" / "bundle.json"
+        shutil.copytree(shelf, tmp_path / "renamed" / "human-body")
+        path = tmp_path / "renamed" / "human-body" / "bundle.json"
         path.write_text(path.read_text().replace('"lung"', f'"{to}"'))
-        monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(tmp_path))
+        monkeypatch.setenv("SCBIGNN_MODEL_PATH", str(tmp_path / "renamed"))
 
     def test_a_specialised_model_of_the_tissue_wins(
         self, cells: ad.AnnData, shelf: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -409,19 +413,19 @@ class TestWithoutModel:
         self.rename(shelf, monkeypatch, tmp_path, "pbmc")
         found = choose_model(AnnDataQuery(cells), device="cpu")
         assert found.bundle.name == "human-pbmc"
-        assert found.why == "it knows pbmc, the tissue found by toy-body; next: toy-body"
+        assert found.why == "it knows pbmc, the tissue found by human-body; next: human-body"
 
     def test_the_body_model_wins_if_the_tissue_is_another(self, cells: ad.AnnData) -> None:
         found = choose_model(AnnDataQuery(cells), device="cpu")
-        assert found.bundle.name == "toy-body"
-        assert found.why == "it knows lung, the tissue found by toy-body; next: human-pbmc"
+        assert found.bundle.name == "human-body"
+        assert found.why == "it knows lung, the tissue found by human-body; next: human-pbmc"
         assert set(found.novelty) == {
-            *("human-pbmc", "human-pancreas", "human-lung-cancer-lines", "toy-body"),
+            *("human-pbmc", "human-pancreas", "human-lung-cancer-lines", "human-body"),
         }
 
     def test_a_given_tissue_asks_for_a_body_model(self, cells: ad.AnnData) -> None:
         found = choose_model(AnnDataQuery(cells), device="cpu", tissue=["spleen"])
-        assert (found.bundle.name, set(found.novelty)) == ("toy-body", {"toy-body"})
+        assert (found.bundle.name, set(found.novelty)) == ("human-body", {"human-body"})
         assert found.why == "it knows spleen, the tissue chosen"
         with pytest.raises(BundleError, match="no model is clearly meant"):
             choose_model(AnnDataQuery(cells), device="cpu", tissue=["moon"])

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.query.gene_names import GeneNames
+from scbignn_training.profile_types import ProfileType, read_types
 from scbignn_training.profiles import Columns, ontology_of, read_profiles
 from scbignn_training.simulate import Simulation, simulate
 
@@ -108,6 +109,69 @@ class TestReading:
         with pytest.raises(InputError, match="no column 'who'") as caught:
             read_profiles(path, columns=Columns(type="who"))
         assert "\n" not in str(caught.value)
+
+
+class TestTypes:
+    NAMES = "library dataset cell_type label ontology_id state tissue age study use note"
+
+    @pytest.fixture
+    def table(self, tmp_path):
+        """Return a table of types: two names of one data set are one type."""
+        rows = [
+            "p one B|B cell|CL:0000236|B1|liver|fetal|s1|yes|",
+            "p one T|B cell|CL:0000236|B2|liver|fetal|s1|yes|",
+            "p one NK|||||blood|s1|mixture|",
+            "p two B|macrophage|CL:0000235||lung|adult|s2|yes|",
+            "q two B|T cell|CL:0000084||lung|adult|s2|yes|",
+        ]
+        lines = ["\t".join([*r.split("|")[0].split(), *r.split("|")[1:]]) for r in rows]
+        path = tmp_path / "types.tsv"
+        path.write_text("\n".join([self.NAMES.replace(" ", "\t"), *lines]) + "\n")
+        return path
+
+    def test_a_class_is_a_type_in_a_tissue(self, tmp_path, means, about, table):
+        path = write(tmp_path / "p.h5ad", means, about)
+        one, two = read_profiles(path, types=read_types(table, "p"))
+        assert one.labels.tolist() == ["fetal liver: B cell"] * 2
+        assert one.ontology_ids.tolist() == ["CL:0000236"] * 2
+        assert one.rows == [("B", "fetal liver"), ("T", "fetal liver")]
+        assert [t.name for t in one.meant] == ["B cell"] * 2
+        assert two.labels.tolist() == ["lung: macrophage"]
+
+    def test_profiles_of_one_class_are_drawn_apart(self, tmp_path, means, about, table):
+        one, _ = read_profiles(
+            write(tmp_path / "p.h5ad", means, about), types=read_types(table, "p")
+        )
+        same = replace(one, means=one.means[[0, 0]])
+        counts = simulate(same, Simulation(cells=3), seed=0).counts
+        assert (counts[:3] != counts[3:]).nnz > 0
+
+    def test_what_occurs_everywhere_is_told_by_the_ontology(self):
+        def made(term, age="adult"):
+            return ProfileType("", term, "lung", age, "").everywhere
+
+        assert made("CL:0000625")  # CD8 T, below leukocyte
+        assert made("CL:0000071")  # of blood vessels
+        assert not made("CL:0000583")  # alveolar macrophage
+        assert not made("CL:0002062")  # alveolar type 1
+        assert not made("CL:0000625", "fetal")
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [(None, "cannot read"), ("library\tuse\np\tyes\n", "has no column"), ("", "has no column")],
+        ids=["none", "columns", "empty"],
+    )
+    def test_what_is_no_table_of_types_is_one_line(self, tmp_path, text, says):
+        path = tmp_path / "t.tsv"
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(InputError, match=says) as caught:
+            read_types(path, "p")
+        assert "\n" not in str(caught.value)
+
+    def test_a_library_that_it_has_not_is_one_line(self, table):
+        with pytest.raises(InputError, match="no usable row of r"):
+            read_types(table, "r")
 
 
 class TestRefusals:

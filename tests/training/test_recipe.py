@@ -37,7 +37,7 @@ class TestShippedRecipes:
         assert recipe.name == path.stem
         assert recipe.description
         assert recipe.licence
-        for source in (*recipe.reference, *recipe.unlabelled):
+        for source in (*recipe.reference, *recipe.profiles, *recipe.unlabelled):
             assert re.fullmatch("[0-9a-f]{64}", source.sha256)
             assert source.title
             assert source.citation
@@ -48,14 +48,23 @@ class TestShippedRecipes:
     def test_the_shipped_model_was_made_from_them(self, path):
         recipe = read_recipe(path)
         spec = scbignn_infer.load_model(REPOSITORY / "exported_models" / path.stem).spec
-        assert [(d.file, d.sha256) for d in spec.training.datasets] == [
+        datasets = spec.training.datasets
+        cells = [d for d in datasets if d.role != "profiles"]
+        assert [(d.file, d.sha256) for d in cells] == [
             (s.file, s.sha256) for s in (*recipe.reference, *recipe.unlabelled)
         ]
-        assert {c.label: c.ontology_id for c in spec.cell_types if c.ontology_id} == recipe.ontology
-        assert [d.name for d in spec.training.datasets] == [s.called for s in recipe.reference]
+        assert {(d.file, d.sha256) for d in datasets if d.role == "profiles"} == {
+            (Path(s.file).name, s.sha256) for s in recipe.profiles
+        }
+        assert [d.name for d in cells] == [s.called for s in recipe.reference]
+        if not recipe.profiles:
+            ids = {c.label: c.ontology_id for c in spec.cell_types if c.ontology_id}
+            assert ids == recipe.ontology
+        assert {t.name: t.tested for t in spec.tissues if t.tested} == recipe.tested
         assert spec.training.cannot_tell == recipe.cannot_tell
         assert set(recipe.ontology) <= {c.label for c in spec.cell_types}
-        assert spec.training.settings == recipe.settings.as_record()
+        simulation = recipe.simulation.as_record() if recipe.profiles else {}
+        assert spec.training.settings == recipe.settings.as_record() | simulation
 
     def test_the_first_line_is_the_command_that_makes_it(self, path):
         first = path.read_text().splitlines()[0]
@@ -147,6 +156,16 @@ class TestLeavingOut:
         with pytest.raises(InputError) as error:
             two.without("second").without("cells")
         one_line(error, "'cells' is the only reference", "two or more")
+
+    def test_a_study_of_a_table_of_profiles_can_be_left_out(self):
+        recipe = read_recipe(REPOSITORY / "training" / "recipes" / "human-body.toml")
+        twin = recipe.without("baron").without("darmanis")
+        assert twin.name == "human-body-without-baron-without-darmanis"
+        studies = {t.study for s in twin.profiles for t in s.meanings().values()}
+        assert "enge" in studies
+        assert not studies & {"baron", "darmanis"}
+        with pytest.raises(InputError, match="no reference 'muraro'"):
+            recipe.without("muraro")
 
     def test_two_references_of_one_name_are_refused(self, tmp_path):
         path = tmp_path / "mine.toml"

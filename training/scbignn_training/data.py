@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scbignn_infer.query.readers import Query
+    from scbignn_training.profile_types import ProfileType
 
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
@@ -46,12 +48,15 @@ class Origin:
         Whether the cells were drawn from profiles.
     file, citation
         The table of the profiles, and who measured them.
+    tissues
+        Of the profiles, where a table of types says them.
     """
 
     name: str = ""
     simulated: bool = False
     file: str = ""
     citation: str = ""
+    tissues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,8 @@ class Reference:
         Of each file.
     ontology
         Cell Ontology id by label, as profile tables have them.
+    meant
+        What a label means, where a table of types says it.
     """
 
     counts: sp.csr_matrix
@@ -166,6 +173,7 @@ class Reference:
     covered: Array | None = None
     origins: tuple[Origin, ...] = ()
     ontology: dict[str, str] = field(default_factory=dict)
+    meant: dict[str, ProfileType] = field(default_factory=dict)
 
     @property
     def totals(self) -> Array:
@@ -378,6 +386,20 @@ def tell_species(wanted: str, files: Sequence[Study]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:3]))
+
+
+def well_known(files: Sequence[Study], least: int) -> list[Study]:
+    """Return studies without the genes that fewer than ``least`` of them measured."""
+    measured = Counter(symbol for file in files for symbol in file.symbols)
+    found = []
+    for file in files:
+        kept = [i for i, symbol in enumerate(file.symbols) if measured[symbol] >= least]
+        if len(kept) == len(file.symbols):
+            found.append(file)
+            continue
+        symbols, ids = ([names[i] for i in kept] for names in (file.symbols, file.ensembl_ids))
+        found.append(replace(file, counts=file.counts[:, kept], symbols=symbols, ensembl_ids=ids))
+    return found
 
 
 def join(

@@ -11,7 +11,7 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import Term
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 BY_FUNCTION = frozenset(
     {
@@ -54,6 +54,11 @@ def check_terms(ontology: Mapping[str, str]) -> None:
                 expected="a term of the Cell Ontology that is not deprecated, such as CL:0000236",
                 do="look it up at https://www.ebi.ac.uk/ols4/ontologies/cl and mend the recipe",
             )
+
+
+def is_below(term: str, wanted: Collection[str]) -> bool:
+    """Tell whether a term is one of some terms or below one; an empty string is not."""
+    return bool(term) and not _terms()[term][1].isdisjoint(wanted)
 
 
 def lineages(terms: Sequence[str]) -> list[list[Term]]:

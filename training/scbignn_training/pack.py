@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.errors import OutputError
+from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.model import bundle as b
 from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_infer.network.sessions import Session, choose_runtime
@@ -35,7 +35,10 @@ from scbignn_training.ontology import lineages
 from scbignn_training.sampling import place_in_type
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from scbignn_training.data import Reference
+    from scbignn_training.profile_types import ProfileType
     from scbignn_training.recipe import Recipe, Source
     from scbignn_training.train import Model
 
@@ -228,9 +231,10 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             for s, e in zip(reference.symbols, reference.ensembl_ids, strict=True)
         ],
         cell_types=[
-            b.CellType(label=t, ontology_id=term, lineage=lineage)
+            _cell_type(reference, t, term, lineage)
             for t, term, lineage in zip(reference.cell_types, terms, lineages(terms), strict=True)
         ],
+        tissues=tissues(reference.cell_types, reference.meant, recipe.tested),
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevelSpec(
             form=settings.gene_form,
@@ -289,6 +293,38 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     )
 
 
+def _cell_type(reference: Reference, label: str, term: str, lineage: list[b.Term]) -> b.CellType:
+    """Return the record of a class; its tissue where a table of types says it."""
+    record = b.CellType(label=label, ontology_id=term, lineage=lineage)
+    meant = reference.meant.get(label)
+    if meant is None:
+        return record
+    return msgspec.structs.replace(
+        record, name=meant.name, tissue=meant.place, everywhere=meant.everywhere
+    )
+
+
+def tissues(
+    labels: Sequence[str], meant: Mapping[str, ProfileType], tested: Mapping[str, str]
+) -> list[b.Tissue]:
+    """Return the tissues of a model's classes, and what they were tested on.
+
+    Raises
+    ------
+    InputError
+        A test is told of a tissue that no class has.
+    """
+    places = sorted({meant[label].place for label in labels if label in meant})
+    unknown = sorted(set(tested) - set(places))
+    if unknown:
+        raise InputError(
+            f"tests of '{unknown[0]}'",
+            expected=f"a tissue of the model: {', '.join(places) or 'it has none'}",
+            do="mend tested in the recipe",
+        )
+    return [b.Tissue(name=place, tested=tested.get(place, "")) for place in places]
+
+
 def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
     """Return the record of each file of labelled cells and of each data set of profiles."""
     batches = np.bincount(reference.batches, minlength=len(reference.origins))
@@ -300,7 +336,11 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
         table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
         record = _dataset(table, int(n), "profiles")
         citation = "; ".join(filter(None, (record.citation, origin.citation)))
-        found.append(msgspec.structs.replace(record, name=origin.name, citation=citation))
+        found.append(
+            msgspec.structs.replace(
+                record, name=origin.name, citation=citation, tissues=list(origin.tissues)
+            )
+        )
     return found
 
 

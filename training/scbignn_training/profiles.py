@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import pandas as pd
+
+    from scbignn_training.profile_types import ProfileType
 
 Array = np.ndarray[Any, Any]
 FORMATS = "a table of mean expression: .h5ad, .csv, .tsv or .parquet, types x genes"
@@ -76,6 +78,10 @@ class ProfileSet:
         (t,) cells that each mean is of; 0 where the table does not say.
     citation
         Of the data set.
+    published
+        (t,) names as published, where a table of types gives others as labels; else none.
+    meant
+        (t,) what a table of types says of each; empty without one.
     """
 
     path: Path
@@ -87,6 +93,14 @@ class ProfileSet:
     ontology_ids: Array
     n_cells: Array
     citation: str = ""
+    published: Array | None = None
+    meant: tuple[ProfileType, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and tissue of each profile, which together are unique in a data set."""
+        names = self.labels if self.published is None else self.published
+        return [(str(n), str(t)) for n, t in zip(names, self.tissues, strict=True)]
 
 
 def read_profiles(
@@ -95,6 +109,7 @@ def read_profiles(
     columns: Columns | None = None,
     include: Mapping[str, Sequence[str]] | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
+    types: Mapping[tuple[str, str], ProfileType] | None = None,
 ) -> list[ProfileSet]:
     """Read a table of profiles: a set for each data set, with the genes that it measured.
 
@@ -111,6 +126,9 @@ def read_profiles(
     include, exclude
         Patterns by column; only rows that match one in each column of ``include`` are read, and
         none that matches one of ``exclude``.
+    types
+        What the names of each data set mean, by data set and name; profiles that it has not are
+        left out.
 
     Raises
     ------
@@ -126,6 +144,9 @@ def read_profiles(
         keep &= _matches(name.column(column), patterns)
     for column, patterns in (exclude or {}).items():
         keep &= ~_matches(name.column(column), patterns)
+    if types is not None:
+        named = zip(name.get("dataset"), name.get("type"), strict=True)
+        keep &= np.array([(str(d), str(x)) in types for d, x in named], dtype=bool)
     values, about = values[keep], about[keep]
     name = _Named(path, about, columns or Columns())
     labels, datasets = name.get("type"), name.get("dataset")
@@ -140,8 +161,22 @@ def read_profiles(
         means, symbols = _means(called, values[rows], genes)
         about_rows = labels[rows], tissues[rows], terms[rows], cells[rows]
         citation = next((str(c) for c in citations[rows] if c), "")
-        found.append(ProfileSet(path, dataset or path.stem, means, symbols, *about_rows, citation))
+        profiles = ProfileSet(path, dataset or path.stem, means, symbols, *about_rows, citation)
+        found.append(profiles if types is None else _renamed(profiles, types))
     return found
+
+
+def _renamed(profiles: ProfileSet, types: Mapping[tuple[str, str], ProfileType]) -> ProfileSet:
+    """Return profiles with the labels, ids and tissues of a table of types."""
+    meant = tuple(types[profiles.name, str(x)] for x in profiles.labels)
+    return replace(
+        profiles,
+        labels=np.array([t.label for t in meant], object),
+        tissues=np.array([t.place for t in meant], object),
+        ontology_ids=np.array([t.ontology_id for t in meant], object),
+        published=profiles.labels,
+        meant=meant,
+    )
 
 
 class _Named:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.plain import encodable
 from scbignn_training.ontology import check_terms
+from scbignn_training.profile_types import read_types
 from scbignn_training.profiles import Columns
 from scbignn_training.settings import Settings
 from scbignn_training.simulate import Simulation
+
+if TYPE_CHECKING:
+    from scbignn_training.profile_types import ProfileType
 
 DATA_VARIABLE = "SCBIGNN_DATA"
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -76,6 +80,24 @@ class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Names of the columns that describe a profile, where they are not the usual ones."""
     include: dict[str, list[str]] = {}
     """Patterns by column; rows that match none are left out."""
+    types: str = ""
+    """Table that says what the published names mean, relative to the recipe's folder; rows that it
+    does not have are left out. Types are then told by tissue and age, too."""
+    leave_out: list[str] = []
+    """Studies of that table whose profiles are left out."""
+    citations: dict[str, str] = {}
+    """Of studies of that table, where the profiles' own column does not say them."""
+
+    def meanings(self) -> dict[tuple[str, str], ProfileType] | None:
+        """Return what the published names mean, by data set and name, if a table says it."""
+        if not self.types:
+            return None
+        found = read_types(self.types, Path(self.file).stem)
+        return {k: t for k, t in found.items() if t.study not in self.leave_out}
+
+    def without(self, study: str) -> ProfileSource:
+        """Return the table without the profiles of a study."""
+        return msgspec.structs.replace(self, leave_out=[*self.leave_out, study])
 
 
 class Relabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,6 +130,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     profiles: list[ProfileSource] = []
     """Tables of mean expression that cells are simulated from."""
     simulation: Simulation = Simulation()
+    gene_studies: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Genes that fewer studies measured are left out."""
     hold_out: Annotated[int, msgspec.Meta(ge=0)] = 5
     """The most twins that are trained to score studies left out, of several studies each where
     there are more; 0 for none."""
@@ -124,6 +148,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cannot_tell: list[str] = []
     """What the model was found unable to tell, in words, for its card."""
     notes: list[str] = []
+    tested: dict[str, str] = {}
+    """By tissue, on which cells its types were tested and with what result."""
     settings: Settings = Settings()
 
     def __post_init__(self) -> None:
@@ -139,7 +165,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return [*self.unlabelled, *self.adapt]
 
     def without(self, name: str) -> Recipe:
-        """Return the recipe of a twin that has not seen one reference.
+        """Return the recipe of a twin that has not seen one reference, table or study of a table.
 
         Raises
         ------
@@ -147,9 +173,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             No reference bears that name, or there is no other.
         """
         rest = [s for s in self.reference if s.called != name]
-        tables = [s for s in self.profiles if s.called != name]
-        if len(rest) == len(self.reference) and len(tables) == len(self.profiles):
-            known = [s.called for s in (*self.reference, *self.profiles)]
+        tables = [s.without(name) for s in self.profiles if s.called != name]
+        studies = {t.study for s in self.profiles for t in (s.meanings() or {}).values()}
+        known = [*(s.called for s in (*self.reference, *self.profiles)), *sorted(studies)]
+        if name not in known:
             raise InputError(
                 f"the recipe {self.name} has no reference '{name}'",
                 expected=f"one of {', '.join(known)}",
@@ -186,6 +213,14 @@ def read_recipe(path: str | Path) -> Recipe:
             expected="a TOML file like those in training/recipes",
             do="mend the recipe",
         ) from None
+    folder = Path(path).parent
+    recipe = msgspec.structs.replace(
+        recipe,
+        profiles=[
+            msgspec.structs.replace(s, types=str(folder / s.types)) if s.types else s
+            for s in recipe.profiles
+        ],
+    )
     check_terms(recipe.ontology)
     names = [s.called for s in (*recipe.reference, *recipe.profiles)]
     for name in names:

@@ -83,8 +83,7 @@ def simulate(profiles: ProfileSet, simulation: Simulation, seed: int) -> Study:
     labs = [_laboratory(profiles, simulation, seed, i) for i in range(simulation.laboratories)]
     blocks = []
     for row in range(len(means)):
-        words = profiles.name, str(profiles.labels[row]), str(profiles.tissues[row])
-        chance = _chance(seed, *words)
+        chance = _chance(seed, profiles.name, *profiles.rows[row])
         for i, lab in enumerate(labs):
             n = simulation.cells // len(labs) + (i < simulation.cells % len(labs))
             blocks.append(_cells(means, row, n, lab, simulation, chance=chance))
@@ -94,7 +93,13 @@ def simulate(profiles: ProfileSet, simulation: Simulation, seed: int) -> Study:
         profiles.symbols,
         [""] * len(profiles.symbols),
         np.repeat(profiles.labels, simulation.cells),
-        Origin(profiles.name, simulated=True, file=str(profiles.path), citation=profiles.citation),
+        Origin(
+            profiles.name,
+            simulated=True,
+            file=str(profiles.path),
+            citation=profiles.citation,
+            tissues=tuple(sorted({t.place for t in profiles.meant})),
+        ),
     )
 
 

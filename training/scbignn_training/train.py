@@ -31,6 +31,7 @@ from scbignn_training.data import (
     relabelled,
     tell_species,
     unlabelled_cells,
+    well_known,
 )
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
@@ -42,7 +43,7 @@ from scbignn_training.sampling import even, stratified
 from scbignn_training.simulate import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import scipy.sparse as sp
 
@@ -208,13 +209,13 @@ def read_reference(recipe: Recipe) -> Reference:
     InputError
         A file is missing or differs from the recipe, or the files do not go together.
     """
-    profiles = _read_profiles(recipe)
+    profiles = read_tables(recipe)
     return _join(recipe, [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles)
 
 
 def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
     """Return the labelled cells, the unlabelled ones, and the species of them all."""
-    labelled, profiles = _read_labelled(recipe), _read_profiles(recipe)
+    labelled, profiles = _read_labelled(recipe), read_tables(recipe)
     foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
     cells = [*labelled, *_simulated(recipe, profiles)]
     species = tell_species(recipe.species, [*cells, *foreign])
@@ -232,14 +233,30 @@ def _read_labelled(recipe: Recipe) -> list[Study]:
     return found
 
 
-def _read_profiles(recipe: Recipe) -> list[ProfileSet]:
+def read_tables(recipe: Recipe) -> list[ProfileSet]:
+    """Read the profiles of a recipe: a set for each data set.
+
+    Raises
+    ------
+    InputError
+        A table is missing or differs from the recipe, or is none of profiles.
+    """
     return [
-        found
+        replace(found, citation=_cited(found, s.citations))
         for s in recipe.profiles
         for found in read_profiles(
-            s.locate(), columns=s.columns, include=s.include, exclude=s.exclude
+            s.locate(),
+            columns=s.columns,
+            include=s.include,
+            exclude=s.exclude,
+            types=s.meanings(),
         )
     ]
+
+
+def _cited(profiles: ProfileSet, citations: Mapping[str, str]) -> str:
+    studies = (t.study for t in profiles.meant)
+    return next((citations[s] for s in studies if s in citations), profiles.citation)
 
 
 def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
@@ -247,8 +264,10 @@ def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
 
 
 def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Reference:
+    cells = well_known(cells, recipe.gene_studies)
     joined = join(cells, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
-    return replace(joined, ontology=ontology_of(profiles, recipe.merge))
+    meant = {t.label: t for p in profiles for t in p.meant}
+    return replace(joined, ontology=ontology_of(profiles, recipe.merge), meant=meant)
 
 
 def fit(
