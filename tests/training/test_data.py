@@ -21,6 +21,7 @@ from scbignn_training.data import (
     relabelled,
     tell_species,
     unlabelled_cells,
+    well_known,
 )
 
 
@@ -208,6 +209,15 @@ class TestJoining:
         np.testing.assert_allclose(found.totals, counts.sum(axis=1))
         np.testing.assert_allclose(found.gene_share, counts.sum(axis=0) / counts.sum())
         assert found.totals.dtype == np.float32
+
+
+def test_genes_that_few_studies_measured_are_left_out(counts):
+    one = cells(counts[:, :3], ["A", "B", "C"], ["x"] * 30)
+    two = cells(counts[:, :2], ["B", "C"], ["x"] * 30)
+    kept = well_known([one, two], 2)
+    assert [s.symbols for s in kept] == [["B", "C"]] * 2
+    assert (kept[0].counts != one.counts[:, 1:]).nnz == 0
+    assert kept[1] is two
 
 
 def test_log_expression():

@@ -15,13 +15,14 @@ from scipy.special import softmax
 
 import scbignn_infer
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.errors import BundleError, OutputError
+from scbignn_infer.errors import BundleError, InputError, OutputError
 from scbignn_infer.model.bundle import StudyScores
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_infer.query.readers import open_query
 from scbignn_training import pack
 from scbignn_training.data import Origin
 from scbignn_training.pack import check_free, write_bundle
+from scbignn_training.profile_types import ProfileType
 from scbignn_training.recipe import Source
 from scbignn_training.train import HeldOut, train
 
@@ -33,6 +34,8 @@ FILES = {
     "reference.npz",
     "statistics.npz",
 }
+
+PLACES = [("lung", "adult"), ("liver", "fetal")]
 
 
 def contents(folder):
@@ -321,6 +324,15 @@ def test_genes_without_an_id_take_no_place_for_it(bundle, model):
     assert {"ensembl_id" in gene for gene in genes} == {True, False}
     for gene in genes:
         assert gene.get("ensembl_id") == known.get(gene["symbol"])
+
+
+def test_a_tissue_says_on_what_it_was_tested_or_nothing():
+    types = [ProfileType("T cell", "CL:0000084", t, a, "s") for t, a in PLACES]
+    meant = {t.label: t for t in types}
+    found = pack.tissues([*meant, "of no tissue"], meant, {"lung": "Someone: .9"})
+    assert [(t.name, t.tested) for t in found] == [("fetal liver", ""), ("lung", "Someone: .9")]
+    with pytest.raises(InputError, match="tests of 'moon'"):
+        pack.tissues(list(meant), meant, {"moon": "nobody"})
 
 
 def test_a_failed_parity_check_writes_nothing(model, recipe, tmp_path, monkeypatch):
