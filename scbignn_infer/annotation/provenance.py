@@ -32,17 +32,21 @@ FEW_TRAINING_CELLS = 3
 """So many cells that a model was trained on are no chance."""
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """The model that gave the labels."""
 
     name: str = ""
     version: str = ""
     sha256: str = ""
+    from_profiles: bool = False
+    """It learned from mean expression alone: next to simulated cells, all real ones are novel."""
 
     @classmethod
     def of(cls, bundle: ModelBundle) -> Model:
         """Return what is said of a model."""
-        return cls(bundle.spec.name, bundle.spec.version, bundle.sha256)
+        spec = bundle.spec
+        simulated = all(d.role == "profiles" for d in spec.training.datasets)
+        return cls(spec.name, spec.version, bundle.sha256, simulated)
 
 
 class Matrix(msgspec.Struct, frozen=True):
@@ -260,7 +264,7 @@ class Provenance(msgspec.Struct, frozen=True):
     def _blames(self, unknown: float, novelty: float) -> list[str]:
         """Return what many strange or unknown cells say of the model."""
         said = []
-        if novelty > MAX_NOVELTY:
+        if novelty > MAX_NOVELTY and not self.model.from_profiles:
             said.append(
                 f"most cells are unlike any that {self.model.name} was trained on (median novelty "
                 f"above {MAX_NOVELTY}); is it the right model?"
