@@ -200,6 +200,9 @@ def test_each_fault_is_named(change: Any, numbers: Any, said: str) -> None:
 def test_the_model_is_blamed_only_where_no_cause_is_known() -> None:
     strange = PLAIN | {"unknown": 1.0, "novelty": 1.0}
     assert len(Provenance(Model("toy")).warnings(**strange)) == 2
+    simulated = Provenance(Model("toy", from_profiles=True))  # to it all real cells are novel
+    (warning,) = simulated.warnings(**strange)
+    assert "are called unknown" in warning
     doubted = Provenance(Model("toy"), matrix=Matrix(doubt="it is odd"))
     (said,) = doubted.warnings(**strange)
     assert "it is odd" in said
