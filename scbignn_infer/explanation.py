@@ -104,9 +104,9 @@ def explain_cells(
             do="choose with --cells",
         )
     choice = annotator.choose(query, reading)
-    found = annotator.annotate_query(query, reading, choice=choice)
+    found, panel = annotator.labelled(query, reading, choice=choice)
     near = _neighbor_codes(annotator, query, reading, found)
-    level = annotator.gene_level(choice)
+    level = annotator.gene_level(panel)
     labels, final = found.best_labels, found.labels
     explained = []
     for cell in cells:

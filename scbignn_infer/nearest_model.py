@@ -85,7 +85,7 @@ def choose_model(
             bundles[name], choices[name] = bundle, choice
             if choice.matrix not in rows:
                 rows[choice.matrix] = query.rows(choice.matrix, sample)
-            embedding, _ = annotator.gene_level(choice).label(rows[choice.matrix])
+            embedding, _ = annotator.gene_level(choice.panel).label(rows[choice.matrix])
             distance, _ = annotator.bank.distance(embedding)
             novelty[name] = float(np.median(annotator.bank.novelty(distance)))
     ranked = sorted(novelty, key=lambda name: novelty[name])

@@ -120,7 +120,7 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     choice = annotator.choose(query)
     row = query.rows(choice.matrix, np.array([7]))
     code = annotator.bundle.cell_types.index("beta")
-    level, genes = annotator.gene_level(choice), choice.panel
+    level, genes = annotator.gene_level(choice.panel), choice.panel
     effect, counts, logits = gene_effects(level, row, code)
     assert len(effect) == len(counts) == len(genes.symbols)
     _, plain = level.label(row)

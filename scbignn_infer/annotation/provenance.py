@@ -121,6 +121,42 @@ class Params(msgspec.Struct, frozen=True):
     device_note: str = ""
 
 
+class Adapted(msgspec.Struct, frozen=True):
+    """How the model's means were estimated once more with the query's cells, or why not.
+
+    Attributes
+    ----------
+    refused
+        Why the model stayed as it was; empty where it did not.
+    cells, types, cells_of_types
+        Trusted cells, and types with enough of them.
+    shift
+        Root mean square of what all types share, in standard deviations of the reference.
+    agreement, agreement_after
+        Share of the cells that both levels agree on, before and after.
+    """
+
+    refused: str = ""
+    cells: int = 0
+    types: list[str] = []
+    cells_of_types: list[int] = []
+    shift: float = 0.0
+    agreement: float = 0.0
+    agreement_after: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """What was done, in one line."""
+        if self.refused:
+            return f"not adapted to the query: {self.refused}"
+        return (
+            "adapted to the query (transductive: each label depends on the other cells): "
+            f"{self.cells:,} trusted cells, {len(self.types)} types, genes shifted by "
+            f"{self.shift:.2f} standard deviations; both levels agree on {self.agreement:.1%} of "
+            f"the cells before, {self.agreement_after:.1%} after"
+        )
+
+
 class Provenance(msgspec.Struct, frozen=True):
     """What an annotation is based on.
 
@@ -130,6 +166,8 @@ class Provenance(msgspec.Struct, frozen=True):
         What was used, and how; versions are those of packages.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
+    adapted
+        How the model was adapted to the query, if that was asked.
     seconds
         That each step took.
     notes
@@ -144,6 +182,7 @@ class Provenance(msgspec.Struct, frozen=True):
     matrix: Matrix = Matrix()
     genes: Genes = Genes()
     params: Params = Params()
+    adapted: Adapted | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []
@@ -192,13 +231,16 @@ class Provenance(msgspec.Struct, frozen=True):
         del written["seconds"], written["reference_distance"]
         if not self.notes:
             del written["notes"]
+        if self.adapted is None:
+            del written["adapted"]
         return written
 
     def summary(self) -> dict[str, Any]:
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "matrix", "genes", "params")
-        return {**{name: said[name] for name in names}, "stages": said["seconds"]}
+        asked = {} if self.adapted is None else {"adapted": said["adapted"]}
+        return {**{name: said[name] for name in names}, **asked, "stages": said["seconds"]}
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
         """Return what the user should know before labels are believed.

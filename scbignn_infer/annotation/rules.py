@@ -29,6 +29,8 @@ class Rules:
         Cells are unknown below it, by their :attr:`~scbignn_infer.Annotation.support`.
     max_novelty
         Cells are unknown above it, too, by their novelty.
+    adapt
+        Whether the model's means are first estimated once more with the query's cells.
 
     Examples
     --------
@@ -40,6 +42,7 @@ class Rules:
     grouping: Grouping
     threshold: float
     max_novelty: float = 1.0
+    adapt: bool = False
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class Rules:
         if chosen.groups is not None:
             grouping = Grouping.by_map(spec.cell_types, chosen.groups)
         if not chosen.unknown:
-            return cls(grouping, NEVER_UNKNOWN)
+            return cls(grouping, NEVER_UNKNOWN, adapt=chosen.adapt)
         usual, threshold = spec.thresholds.confidence, chosen.unknown_threshold
-        return cls(grouping, usual if threshold is None else threshold, chosen.max_novelty)
+        bar = usual if threshold is None else threshold
+        return cls(grouping, bar, chosen.max_novelty, chosen.adapt)

@@ -69,6 +69,7 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
+    from scbignn_infer.annotation import adapt
     from scbignn_infer.batch import manifest, samples
     from scbignn_infer.model import registry
 
@@ -79,6 +80,8 @@ def annotate_samples(
             do="choose one with -m; see: scbignn-infer inspect FILE",
         )
     registry.load_model(settings.model)
+    if settings.adapt:
+        adapt.refuse_fixed("reference" if options.split else settings.graph)
     if options.split is not None and settings.graph != "reference":
         raise InputError(
             "a sample is to be divided on its own graph, on which labels depend on all cells",
