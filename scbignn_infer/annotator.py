@@ -418,7 +418,7 @@ class Annotator:
                     n_types=n_types,
                     workers=self.runtime.workers,
                 )
-                statistics, shift = how.m_step(panel, sums, n)
+                statistics, shift = how.m_step(panel, sums, n, own=adapted.own)
         if not adapted.refused:
             new = Panel.of(self.bundle, choice, statistics)
             after = label(panel=new, grouping=types)

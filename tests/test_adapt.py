@@ -66,10 +66,10 @@ def toy_round(p: Any, *, agree: float = 1.0, residual: Any = 0.5, empty: Any = F
 class TestMStep:
     mean = np.random.default_rng(0).normal(size=(4, 12))
 
-    def step(self, difference: Any, n: Any, **how: Any) -> tuple[Any, Any]:
+    def step(self, difference: Any, n: Any, *, own: bool = True) -> tuple[Any, Any]:
         n = np.array(n)
         sums = n[:, None] * (np.float16(self.mean) + np.array(difference, float))
-        tables, shift = Adaptation(**how).m_step(toy_panel(self.mean), sums, n)
+        tables, shift = Adaptation().m_step(toy_panel(self.mean), sums, n, own=own)
         whole = tables["class_mean"] + tables["gene_mean"] / 2 - np.float16(self.mean)
         return shift, whole
 
@@ -229,7 +229,7 @@ def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> No
     plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
     record = found.provenance.adapted
     assert record is not None
-    assert record.refused.startswith("it is sure of ")
+    assert record.refused.startswith("the model is sure of ")
     assert record.said == f"not adapted to the query: {record.refused}"
     np.testing.assert_array_equal(found.probabilities, plain.probabilities)
     np.testing.assert_array_equal(found.residual, plain.residual)

@@ -87,8 +87,6 @@ class Adaptation:
     ----------
     teacher
         Which labels are learned: those of the pair of levels, or the gene level's own.
-    own
-        Whether types have differences of their own; else all have the common shift alone.
     confident
         A cell is trusted from this confidence on, or from the median of its type if that is lower.
     agree
@@ -100,8 +98,14 @@ class Adaptation:
         Types that fewer cells are called do not say what is typical.
     min_cells
         Types with fewer trusted cells do not count.
-    enough, types
-        Queries with fewer trusted cells, or with fewer types of them, are left alone.
+    enough
+        Queries with fewer trusted cells are left alone.
+    types
+        So are those with fewer types of them, and with less than half of the model's: what a
+        laboratory does to all genes cannot be told from what it does to two or three types.
+    share
+        If less of the cells are trusted, they are a choice that says little of the rest of their
+        type: all types have the common shift, and none a difference of its own.
     prior
         Cells that count as much as the reference: kappa.
     relatives
@@ -111,16 +115,16 @@ class Adaptation:
     """
 
     teacher: Literal["pair", "gene"] = "pair"
-    own: bool = True
     confident: float = 0.8
     agree: float = 0.8
     strange: float = 1.5
     many: int = 20
     min_cells: int = 5
     enough: int = 100
-    types: int = 2
+    types: int = 4
+    share: float = 0.6
     prior: float = 100.0
-    relatives: float = 0.5
+    relatives: float = 0.9
     tolerated: float = 0.01
 
     def trust(self, found: Round, temperature: float) -> Array:
@@ -141,7 +145,9 @@ class Adaptation:
         kept = usable & near & (sure >= bar[codes]) & (said.residual <= most)
         return np.where(kept, codes, -1)
 
-    def m_step(self, panel: Panel, sums: Array, n: Array) -> tuple[dict[str, Array], Array]:
+    def m_step(
+        self, panel: Panel, sums: Array, n: Array, *, own: bool = True
+    ) -> tuple[dict[str, Array], Array]:
         """Estimate the means again.
 
         Parameters
@@ -151,6 +157,8 @@ class Adaptation:
         sums, n
             (c, k) scaled expression summed over the trusted cells of each type, and (c,) their
             number.
+        own
+            Whether types have differences of their own.
 
         Returns
         -------
@@ -165,9 +173,9 @@ class Adaptation:
         weight = np.linalg.inv(inner)
         difference = sums[seen] / n[seen, None] - reference[seen]
         shift = weight.sum(axis=0) @ difference / weight.sum()
-        if self.own:
-            own = covariance[:, seen] @ weight @ (difference - shift)
-            class_mean[:, panel.genes] = reference + own
+        if own:
+            delta = covariance[:, seen] @ weight @ (difference - shift)
+            class_mean[:, panel.genes] = reference + delta
         gene_mean[panel.genes] += shift * tables["gene_scale"][panel.genes]
         return {**tables, "class_mean": class_mean, "gene_mean": gene_mean}, shift
 
@@ -183,14 +191,19 @@ class Adaptation:
         """Return what is said of a step on trusted cells, which is refused where they are few."""
         n = np.bincount(codes[codes >= 0], minlength=len(cell_types))
         seen = np.flatnonzero(n >= self.min_cells)
-        cells, why = int(n[seen].sum()), ""
-        if cells < self.enough or len(seen) < self.types:
-            why = (
-                f"it is sure of {cells:,} cells of {len(seen)} types, and needs {self.enough} "
-                f"cells of {self.types} types"
-            )
-        types, each = [cell_types[c] for c in seen], [int(n[c]) for c in seen]
-        return Adapted(why, cells, types, each, agreement=round(found.agreement, 4))
+        cells, least = int(n[seen].sum()), max(2, min(self.types, (len(n) + 1) // 2))
+        why = (
+            f"the model is sure of {cells:,} cells of {len(seen)} types, and needs {self.enough} "
+            f"cells of {least} types"
+        )
+        return Adapted(
+            refused=why if cells < self.enough or len(seen) < least else "",
+            cells=cells,
+            types=[cell_types[c] for c in seen],
+            cells_of_types=[int(n[c]) for c in seen],
+            own=cells >= self.share * (~found.genes.empty).sum(),
+            agreement=round(found.agreement, 4),
+        )
 
     def judged(self, adapted: Adapted, shift: Array, after: Round) -> Adapted:
         """Return what is said of a step that was made, which is undone if the pair agrees less."""

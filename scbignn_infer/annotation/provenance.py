@@ -130,6 +130,8 @@ class Adapted(msgspec.Struct, frozen=True):
         Why the model stayed as it was; empty where it did not.
     cells, types, cells_of_types
         Trusted cells, and types with enough of them.
+    own
+        Whether the means of types moved by themselves, too, and not by the shift alone.
     shift
         Root mean square of what all types share, in standard deviations of the reference.
     agreement, agreement_after
@@ -140,6 +142,7 @@ class Adapted(msgspec.Struct, frozen=True):
     cells: int = 0
     types: list[str] = []
     cells_of_types: list[int] = []
+    own: bool = False
     shift: float = 0.0
     agreement: float = 0.0
     agreement_after: float = 0.0
@@ -149,11 +152,12 @@ class Adapted(msgspec.Struct, frozen=True):
         """What was done, in one line."""
         if self.refused:
             return f"not adapted to the query: {self.refused}"
+        own = " and types by their own" if self.own else ""
         return (
             "adapted to the query (transductive: each label depends on the other cells): "
-            f"{self.cells:,} trusted cells, {len(self.types)} types, genes shifted by "
-            f"{self.shift:.2f} standard deviations; both levels agree on {self.agreement:.1%} of "
-            f"the cells before, {self.agreement_after:.1%} after"
+            f"{self.cells:,} trusted cells of {len(self.types)} types; genes were shifted by "
+            f"{self.shift:.2f} standard deviations{own}; both levels agree on "
+            f"{self.agreement:.1%} of the cells before, {self.agreement_after:.1%} after"
         )
 
 

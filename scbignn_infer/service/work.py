@@ -40,6 +40,7 @@ class Summary(msgspec.Struct):
     params: Document
     seconds: dict[str, float]
     warnings: list[str]
+    adapted: Document | msgspec.UnsetType = msgspec.UNSET
 
 
 Labels = msgspec.defstruct(
