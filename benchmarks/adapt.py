@@ -3,7 +3,8 @@
 Run: ``python benchmarks/adapt.py --models FOLDER --out FILE.json`` (needs the extra ``training``
 and ``SCBIGNN_DATA``). Models of one study, and twins of recipes without a study, are trained into
 FOLDER unless they are there. Every row is one method on one query, whole or without the cells of
-types that the model has not seen; scores are of the types that it knows.
+types that the model has not seen; scores are of the types that it knows. ``--few`` scores samples
+of four pairs instead, without the rule that few cells are left alone.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 from sklearn.metrics import f1_score
 
@@ -37,25 +40,43 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 PAIRS = (*tasks.PAIRS, ("zheng", "kang"))
 TWINS = {"mouse-pancreas": ("baron", "bastidas"), "human-pbmc": ("kang", "pbmc3k", "zheng")}
+LEFT_OUT = (
+    ("kang", "CD14 Mono", "pbmc3k"),
+    ("zheng", "NK", "pbmc3k"),
+    ("baron", "alpha", "neuca"),
+)
+"""A frequent type that the model of a study is not taught, and a query that has it."""
+FRESH: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("human-pancreas", "pancreas_enge_2017.h5ad", "cell_type", {"mesenchymal": "stellate"}),
+    ("human-pbmc", "pbmc_6studies_sccomp.h5ad", "cell_type_common", {}),
+)
+"""Studies that were not looked at while settings were chosen."""
 METHODS = {
     "without": None,
     "adapt": Adaptation(),
     "shift only": Adaptation(share=2.0),
     "gene level teaches itself": Adaptation(teacher="gene"),
 }
+FEW_PAIRS = (("kang", "pbmc3k"), ("pbmc3k", "kang"), ("zheng", "pbmc3k"), ("baron", "neuca"))
+FEW, DRAWS = (30, 60, 100, 150, 200, 300, 500), 4
 LEAST = 10
 """Cells that a type must have to be the worst."""
 
 
-def model_of(study: str, models: Path) -> Path:
-    """Return the bundle of one study, trained where there is none."""
-    if not (models / study).exists():
+def model_of(study: str, models: Path, left_out: str = "") -> Path:
+    """Return the bundle of one study, maybe without a type, trained where there is none."""
+    name = f"{study}-without-{left_out}".replace(" ", "-") if left_out else study
+    if not (models / name).exists():
         file = Source(file=tasks.FILES[study]).locate()
-        command = ["train", str(file), "--label-key", "cell_type_common", "--name", study]
+        if left_out:
+            cells = ad.read_h5ad(file)
+            file = models / f"{name}.h5ad"
+            cells[(cells.obs["cell_type_common"] != left_out).to_numpy()].write_h5ad(file)
+        command = ["train", str(file), "--label-key", "cell_type_common", "--name", name]
         options = ["--min-cells", "3", "--threads", "1", "-o", str(models)]
         program = "from scbignn_infer.cli import main; main()"
         subprocess.run([sys.executable, "-c", program, *command, *options], check=True)
-    return models / study
+    return models / name
 
 
 def labelled(recipe: Recipe, source: Source) -> Study:
@@ -66,14 +87,18 @@ def labelled(recipe: Recipe, source: Source) -> Study:
 
 
 def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
-    """Yield names, bundles and queries: pairs of studies, twins, and a shipped model."""
+    """Yield names, bundles and queries: pairs of studies, twins, and shipped models."""
     for reference, query in PAIRS:
         cells = tasks.study(query, "cell_type_common")
         yield f"{reference} -> {query}", model_of(reference, models), cells
-    for name, left_out in TWINS.items():
+    for reference, left_out, query in LEFT_OUT:
+        cells = tasks.study(query, "cell_type_common")
+        bundle = model_of(reference, models, left_out)
+        yield f"{reference} without {left_out} -> {query}", bundle, cells
+    for name, twins in TWINS.items():
         path = ROOT / "training" / "recipes" / f"{name}.toml"
         recipe = read_recipe(path)
-        for source in (s for s in recipe.reference if s.called in left_out):
+        for source in (s for s in recipe.reference if s.called in twins):
             bundle = twin(path, recipe, source, models)[1]
             yield f"{name} without {source.called}", bundle, labelled(recipe, source)
     for name, sources in OTHERS.items():
@@ -81,6 +106,11 @@ def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
         for source in sources:
             bundle = ROOT / "exported_models" / name
             yield f"{name} -> {source.called}", bundle, labelled(recipe, source)
+    for name, file, key, merge in FRESH:
+        cells = read_study(Source(file=file).locate(), label_key=key)
+        truth = np.array([merge.get(x, x) for x in cells.labels], object)
+        bundle = ROOT / "exported_models" / name
+        yield f"{name} -> {file.split('_')[1]}", bundle, replace(cells, labels=truth)
 
 
 def scores(found: Annotation, truth: Array) -> dict[str, Any]:
@@ -101,13 +131,44 @@ def scores(found: Annotation, truth: Array) -> dict[str, Any]:
     }
 
 
+def few_cells(models: Path) -> list[dict[str, Any]]:
+    """Return what a step changes on samples of a query, however few cells are trusted."""
+    rows = []
+    for reference, query in FEW_PAIRS:
+        annotator = Annotator.load(model_of(reference, models), device="cpu", threads=1)
+        annotator.adaptation = Adaptation(enough=1)
+        cells = tasks.pair(reference, query).query
+        for n, seed in product(FEW, range(DRAWS)):
+            chosen = np.random.default_rng(seed).permutation(len(cells.labels))[:n]
+            some = tasks.rows(cells, np.sort(chosen))
+            truth, gains = some.labels.astype(str), []
+            for adapt in (False, True):
+                rules = replace(annotator.rules, adapt=adapt)
+                found = annotator.annotate_matrix(some.counts, some.symbols, rules=rules)
+                gains.append(score(truth, found.best_labels))
+            adapted = found.provenance.adapted
+            row = {"task": f"{reference} -> {query}", "cells": n, "seed": seed}
+            row["trusted"] = adapted.cells if adapted else 0
+            rows.append(row | {k: round(gains[1][k] - v, 5) for k, v in gains[0].items()})
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a JSON list, a line for each row."""
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
 def main() -> None:
     """Write a JSON list of scores."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the models")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--few", action="store_true", help="score samples of few cells instead")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    if arguments.few:
+        write(arguments.out, few_cells(arguments.models))
+        return
     for name, bundle, cells in cases(arguments.models):
         annotator = Annotator.load(bundle, device="cpu", threads=1)
         inside = np.isin(cells.labels.astype(str), annotator.bundle.cell_types)
@@ -120,7 +181,7 @@ def main() -> None:
                 found = annotator.annotate_matrix(query.counts, query.symbols, rules=rules)
                 row = {"task": name, "view": view, "method": method, "cells": len(found)}
                 rows.append(row | scores(found, query.labels.astype(str)))
-        arguments.out.write_text(json.dumps(rows, indent=0))
+        write(arguments.out, rows)
     print(summarise(rows))
 
 

@@ -406,6 +406,7 @@ class Annotator:
         spec, panel, how = self.bundle.spec, choice.panel, self.adaptation
         types, n_types = Grouping.each(spec.cell_types), len(spec.cell_types)
         found = label(panel=panel, grouping=types)
+        known = found.scores.known  # a cell that is shifted is no more the same cell
         with clock.stage("adapt"):
             codes = how.trust(found, spec.temperature)
             adapted = how.record(found, codes, types.labels)
@@ -427,6 +428,7 @@ class Annotator:
                 found, panel = after, new
         if grouping.labels != types.labels:
             found = label(panel=panel, grouping=grouping)
+        found.scores.known = known
         return found, panel, adapted
 
     def _provenance(

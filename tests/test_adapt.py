@@ -195,9 +195,12 @@ def test_the_order_of_cells_and_threads_change_no_label(
     other = annotator.annotate_query(AnnDataQuery(blood[order].copy()))
     assert (other.labels == found.labels[order]).all()
     np.testing.assert_allclose(other.probabilities, found.probabilities[order], atol=1e-3)
-    three = Annotator(annotator.bundle, device="cpu", threads=3, adapt=True, batch_cells=50)
+    one, three = (
+        Annotator(annotator.bundle, device="cpu", threads=n, adapt=True, batch_cells=50)
+        for n in (1, 3)
+    )
     np.testing.assert_array_equal(
-        three.annotate_query(AnnDataQuery(blood)).probabilities, found.probabilities
+        *(a.annotate_query(AnnDataQuery(blood)).probabilities for a in (one, three))
     )
 
 
@@ -221,6 +224,20 @@ def test_cells_of_unseen_types_do_not_pull(
     assert b.cells <= 1.1 * a.cells
     assert (mixed.best_labels[:700] == alone.best_labels).mean() > 0.97
     assert (mixed.labels[700:] == "unknown").mean() > 0.8
+
+
+def test_cells_that_trained_the_model_are_still_recognised(
+    annotator: Annotator, real_data: Callable[[str], Path]
+) -> None:
+    taught = ad.read_h5ad(real_data("pbmc3k_seurat.h5ad"))[:1000]
+    found = annotator.annotate_query(AnnDataQuery(taught))
+    plain = annotator.annotate_query(
+        AnnDataQuery(taught), rules=replace(annotator.rules, adapt=False)
+    )
+    record = found.provenance.adapted
+    assert record is not None
+    assert record.refused == ""
+    assert found.provenance.training_cells == plain.provenance.training_cells > 100
 
 
 def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> None:

@@ -120,7 +120,7 @@ class Adaptation:
     strange: float = 1.5
     many: int = 20
     min_cells: int = 5
-    enough: int = 100
+    enough: int = 300
     types: int = 4
     share: float = 0.6
     prior: float = 100.0
@@ -201,7 +201,7 @@ class Adaptation:
             cells=cells,
             types=[cell_types[c] for c in seen],
             cells_of_types=[int(n[c]) for c in seen],
-            own=cells >= self.share * (~found.genes.empty).sum(),
+            own=bool(cells >= self.share * (~found.genes.empty).sum()),
             agreement=round(found.agreement, 4),
         )
 
