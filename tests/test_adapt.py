@@ -240,6 +240,18 @@ def test_cells_that_trained_the_model_are_still_recognised(
     assert found.provenance.training_cells == plain.provenance.training_cells > 100
 
 
+def test_another_tissue_teaches_nothing(
+    annotator: Annotator, real_data: Callable[[str], Path]
+) -> None:
+    islets = ad.read_h5ad(real_data("pancreas_baron_human1.h5ad"))
+    found = annotator.annotate_query(AnnDataQuery(islets))
+    record = found.provenance.adapted
+    assert record is not None
+    assert record.cells > 300
+    assert record.refused.endswith("it needs 300 cells, 40% of all, of 4 types")
+    assert (found.labels == "unknown").mean() > 0.9
+
+
 def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood[:60].copy())
     found = annotator.annotate_query(query)

@@ -98,8 +98,9 @@ class Adaptation:
         Types that fewer cells are called do not say what is typical.
     min_cells
         Types with fewer trusted cells do not count.
-    enough
-        Queries with fewer trusted cells are left alone.
+    enough, sure
+        Queries with fewer trusted cells, or a smaller share of them, are left alone: they are
+        small, or of another tissue.
     types
         So are those with fewer types of them, and with less than half of the model's: what a
         laboratory does to all genes cannot be told from what it does to two or three types.
@@ -121,6 +122,7 @@ class Adaptation:
     many: int = 20
     min_cells: int = 5
     enough: int = 300
+    sure: float = 0.4
     types: int = 4
     share: float = 0.6
     prior: float = 100.0
@@ -192,16 +194,18 @@ class Adaptation:
         n = np.bincount(codes[codes >= 0], minlength=len(cell_types))
         seen = np.flatnonzero(n >= self.min_cells)
         cells, least = int(n[seen].sum()), max(2, min(self.types, (len(n) + 1) // 2))
+        usable = int((~found.genes.empty).sum())
         why = (
-            f"the model is sure of {cells:,} cells of {len(seen)} types, and needs {self.enough} "
-            f"cells of {least} types"
+            f"the model is sure of {cells:,} of {usable:,} cells, of {len(seen)} types; it needs "
+            f"{self.enough} cells, {self.sure:.0%} of all, of {least} types"
         )
+        unsure = cells < max(self.enough, self.sure * usable) or len(seen) < least
         return Adapted(
-            refused=why if cells < self.enough or len(seen) < least else "",
+            refused=why if unsure else "",
             cells=cells,
             types=[cell_types[c] for c in seen],
             cells_of_types=[int(n[c]) for c in seen],
-            own=bool(cells >= self.share * (~found.genes.empty).sum()),
+            own=cells >= self.share * usable,
             agreement=round(found.agreement, 4),
         )
 
