@@ -87,7 +87,7 @@ def estimate(
     held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
     if adapt:  # the first round's embedding, logits, probabilities and genes stay
         held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
-    memory = START_BYTES + THREAD_BYTES * threads + held * n_cells + held_bytes
+    memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes
     memory += search.START_BYTES + search.CELL_BYTES * n_cells
     if report:
         memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells

@@ -324,3 +324,8 @@ def test_the_command_says_what_it_changed(
     assert record.said in told.stderr
     assert "each label depends on the other cells" in record.said
     assert f"{record.cells:,} trusted cells" in page.read_text()
+    labelled = ad.read_h5ad(tmp_path / "o.h5ad")
+    labelled.obs["truth"] = labelled.obs["scbignn_best_cell_type"].astype(str)
+    labelled.write_h5ad(tmp_path / "o.h5ad")
+    scored = run("evaluate", tmp_path / "o.h5ad", "--truth", "truth")
+    assert record.said in " ".join(scored.stderr.split())
