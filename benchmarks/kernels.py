@@ -69,7 +69,7 @@ def gene_level(annotator: Annotator) -> list[Row]:
     choice = annotator.choose(query)
     work = partial(
         gene_pass,
-        annotator.gene_level(choice),
+        annotator.gene_level(choice.panel),
         query,
         choice.matrix,
         workers=THREADS,

@@ -5,45 +5,48 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.annotation import scores
+from scbignn_infer.annotation.adapt import OF_TISSUES, Adaptation, Round, refuse_fixed, type_sums
 from scbignn_infer.annotation.annotation import Annotation
-from scbignn_infer.annotation.provenance import Genes, Matrix, Model, Params, Provenance, versions
+from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.provenance import (
+    Adapted,
+    Genes,
+    Matrix,
+    Model,
+    Params,
+    Provenance,
+    versions,
+)
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_beyond
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.bank import ReferenceBank
 from scbignn_infer.network.levels import GeneLevel, cell_pass, gene_pass
-from scbignn_infer.network.neighbors import (
-    Graph,
-    build_graph,
-    join_graphs,
-    search_for,
-    with_counts,
-)
-from scbignn_infer.network.sessions import (
-    Session,
-    choose_runtime,
-)
+from scbignn_infer.network.neighbors import build_graph, join_graphs, search_for, with_counts
+from scbignn_infer.network.panel import Panel
+from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_infer.network.trial import try_out
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_infer.query.reading import batches_of, choose, find_silent_genes, model_genes
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Unpack
 
     from scbignn_infer._types import Array, Progress
-    from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.network.neighbors import Graph
     from scbignn_infer.network.sessions import MakeSession
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
@@ -106,6 +109,8 @@ class Annotator:
                 expected="the graph of the query's cells",
                 do="leave out --write-graph (write_graph), or take graph 'query'",
             )
+        if chosen.adapt:
+            refuse_fixed(chosen.graph)
         self.bundle = bundle
         self.rules = Rules.of(bundle, **chosen.some(RuleKeywords))
         self.runtime = choose_runtime(chosen.device, chosen.threads)
@@ -114,6 +119,7 @@ class Annotator:
         self.memory_limit = chosen.memory_limit
         self.graph: GraphKind = chosen.graph
         self.write_graph = chosen.write_graph
+        self.adaptation = Adaptation()
         self._make_session = make_session
         self._genes = model_genes(bundle)
         self._sessions: dict[str, Session] = {}
@@ -163,10 +169,10 @@ class Annotator:
             narrow = self._narrow = kept, ReferenceBank(self.bundle, self.runtime, kept)
         return narrow[1]
 
-    def gene_level(self, choice: Choice) -> GeneLevel:
-        """Return the gene level for what :meth:`choose` found of a query."""
+    def gene_level(self, panel: Panel) -> GeneLevel:
+        """Return the gene level for the genes of a query."""
         session = self._session(self.bundle.spec.gene_level.file)
-        return GeneLevel.of(self.bundle.spec, session, choice.panel, self.batch_cells)
+        return GeneLevel.of(self.bundle.spec, session, panel, self.batch_cells)
 
     def neighbors(self, embedding: Array, bank: ReferenceBank | None = None) -> Graph:
         """Return the graph of some cells, by their embedding (n, d), with a part of the bank."""
@@ -225,7 +231,13 @@ class Annotator:
         return choose(query, self.bundle, reading, genes=self._genes)
 
     def estimate(
-        self, n_cells: int, *, output_bytes: int = 0, held_bytes: int = 0, report: bool = False
+        self,
+        n_cells: int,
+        *,
+        output_bytes: int = 0,
+        held_bytes: int = 0,
+        report: bool = False,
+        adapt: bool = False,
     ) -> Estimate:
         """Estimate what labelling takes.
 
@@ -239,6 +251,8 @@ class Annotator:
             What of the file is in memory, since its format is read whole.
         report
             Whether a report is drawn, too.
+        adapt
+            Whether the model is adapted to the cells first.
         """
         spec = self.bundle.spec
         return estimate(
@@ -250,6 +264,7 @@ class Annotator:
             output_bytes=output_bytes,
             held_bytes=held_bytes,
             report=report,
+            adapt=adapt,
         )
 
     def refuse_too_large(self, query: Query, expected: Estimate | None = None) -> None:
@@ -306,8 +321,22 @@ class Annotator:
             No matrix is usable, too few genes are the model's or they are of another species, or
             the memory limit is too low.
         """
-        self.refuse_too_large(query)
-        spec, workers, rules = self.bundle.spec, self.runtime.workers, rules or self.rules
+        return self.labelled(query, reading, choice=choice, rules=rules, progress=progress)[0]
+
+    def labelled(
+        self,
+        query: Query,
+        reading: Reading = AS_FOUND,
+        *,
+        choice: Choice | None = None,
+        rules: Rules | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Annotation, Panel]:
+        """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
+        rules = rules or self.rules
+        if rules.adapt:
+            refuse_fixed(self.graph)
+        self.refuse_too_large(query, self.estimate(query.n_cells, adapt=rules.adapt))
         clock = _Clock(query.n_cells, progress)
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
@@ -316,30 +345,17 @@ class Annotator:
             batches = []  # no cell is another's neighbour anyway
         else:
             most = max(map(len, batches), default=query.n_cells)
-            search_for(most).prepare(spec.gene_level.embedding_size, runtime=self.runtime)
-        with clock.stage("gene level") as report:
-            level = self.gene_level(choice)
-            genes = gene_pass(level, query, choice.matrix, workers=workers, report=report)
-        rules = rules.found(genes.logits, genes.empty)
-        n, grouping = query.n_cells, rules.grouping
-        bank, _ = self.bank_of(grouping), grouping.narrow(genes.logits)
-        said = scores.CellScores(n, grouping, spec.temperature)
-        builders, parts = set[str](), list[tuple[Any, Graph]]()
-        for cells in with_counts(batches, genes.empty):
-            with clock.stage("graph"):
-                graph = self.neighbors(genes.embedding[cells], bank)
-            builders.add(graph.builder)
-            with clock.stage("cell level") as report:
-                layers, own = spec.cell_level.layers, genes.logits[cells]
-                logits = cell_pass(
-                    layers, self._session, own, graph, workers=workers, report=report
-                )
-            with clock.stage("scores"):
-                logits = grouping.narrow(logits)
-                said.put(cells, logits, genes, graph, panel=choice.panel, bank=bank)
-            if self.write_graph:
-                parts.append((cells, graph))
-        return Annotation(
+            size = self.bundle.spec.gene_level.embedding_size
+            search_for(most).prepare(size, runtime=self.runtime)
+        label = partial(self._round, query, choice.matrix, batches, clock)
+        panel, adapted = choice.panel, None
+        if rules.adapt:
+            found, panel, adapted = self._adapted(query, choice, rules, label, clock)
+        else:
+            found = label(panel=panel, rules=rules)
+        genes, said, rules = found.genes, found.scores, found.rules
+        grouping = rules.grouping
+        annotation = Annotation(
             cell_types=grouping.labels,
             ontology_ids=grouping.ontology_ids,
             probabilities=said.probabilities,
@@ -350,7 +366,7 @@ class Annotator:
             embedding=genes.embedding,
             empty=genes.empty,
             **rules.limits,
-            graph=join_graphs(parts, n) if self.write_graph else None,
+            graph=join_graphs(found.graphs, query.n_cells) if self.write_graph else None,
             provenance=self._provenance(
                 choice,
                 rules,
@@ -358,11 +374,89 @@ class Annotator:
                 int(genes.foreign.sum()),
                 silent=find_silent_genes(query, choice, batches),
                 seconds=clock.seconds,
-                graph_builder="+".join(sorted(builders)) or "none",
+                adapted=adapted,
+                graph_builder="+".join(sorted(found.builders)) or "none",
                 batch_key=reading.batch_key or "",
                 n_batches=len(batches) or 1,
             ),
         )
+        return annotation, panel
+
+    def _round(
+        self,
+        query: Query,
+        matrix: str,
+        batches: list[Array],
+        clock: _Clock,
+        *,
+        panel: Panel,
+        rules: Rules,
+    ) -> Round:
+        """Run both levels over all cells, and score the labels."""
+        spec, workers = self.bundle.spec, self.runtime.workers
+        with clock.stage("gene level") as report:
+            level = self.gene_level(panel)
+            genes = gene_pass(level, query, matrix, workers=workers, report=report)
+        rules = rules.found(genes.logits, genes.empty)
+        grouping = rules.grouping
+        bank, _ = self.bank_of(grouping), grouping.narrow(genes.logits)
+        said = scores.CellScores(query.n_cells, grouping, spec.temperature)
+        found = Round(genes, said, rules)
+        for cells in with_counts(batches, genes.empty):
+            with clock.stage("graph"):
+                graph = self.neighbors(genes.embedding[cells], bank)
+            found.builders.add(graph.builder)
+            with clock.stage("cell level") as report:
+                layers, own = spec.cell_level.layers, genes.logits[cells]
+                logits = cell_pass(
+                    layers, self._session, own, graph, workers=workers, report=report
+                )
+            with clock.stage("scores"):
+                logits = grouping.narrow(logits)
+                said.put(cells, logits, genes, graph, panel=panel, bank=bank)
+            if self.write_graph:
+                found.graphs.append((cells, graph))
+        return found
+
+    def _adapted(
+        self,
+        query: Query,
+        choice: Choice,
+        rules: Rules,
+        label: Callable[..., Round],
+        clock: _Clock,
+    ) -> tuple[Round, Panel, Adapted]:
+        """Label by the model as it is, then as the cells have adapted it, if that may be."""
+        spec, panel, how = self.bundle.spec, choice.panel, self.adaptation
+        if rules.tissues is not None:
+            return label(panel=panel, rules=rules), panel, Adapted(refused=OF_TISSUES)
+        types, n_types = Grouping.each(spec.cell_types), len(spec.cell_types)
+        each = replace(rules, grouping=types)
+        found = label(panel=panel, rules=each)
+        known = found.scores.known  # a cell that is shifted is no more the same cell
+        with clock.stage("adapt"):
+            codes = how.trust(found, spec.temperature)
+            adapted = how.record(found, codes, types.labels)
+            if not adapted.refused:
+                n = np.bincount(codes[codes >= 0], minlength=n_types)
+                sums = type_sums(
+                    partial(query.blocks, choice.matrix),
+                    panel,
+                    codes,
+                    n_types=n_types,
+                    workers=self.runtime.workers,
+                )
+                statistics, shift = how.m_step(panel, sums, n, own=adapted.own)
+        if not adapted.refused:
+            new = Panel.of(self.bundle, choice, statistics)
+            after = label(panel=new, rules=each)
+            adapted = how.judged(adapted, shift, after)
+            if not adapted.refused:
+                found, panel = after, new
+        if rules.grouping.labels != types.labels:
+            found = label(panel=panel, rules=rules)
+        found.scores.known = known
+        return found, panel, adapted
 
     def _provenance(
         self,
@@ -373,6 +467,7 @@ class Annotator:
         *,
         silent: tuple[float, float],
         seconds: dict[str, float],
+        adapted: Adapted | None,
         **graphs: Any,
     ) -> Provenance:
         """Return what labels are based on; ``graphs`` says how those of the query were built."""
@@ -394,6 +489,7 @@ class Annotator:
                 device_note=self.runtime.note,
                 **graphs,
             ),
+            adapted=adapted,
             versions=versions(),
             seconds=seconds,
         )

@@ -51,19 +51,23 @@ def estimate(
     output_bytes: int = 0,
     held_bytes: int = 0,
     report: bool = False,
+    adapt: bool = False,
 ) -> Estimate:
     """Estimate time and memory from the sizes of what is held; a GPU only makes it quicker.
 
     ``output_bytes`` are of the file that will be copied; ``held_bytes`` are what of the file is in
-    memory, since its format is read whole.
+    memory, since its format is read whole. With ``adapt`` the cells are labelled twice.
     """
-    search = search_for(n_cells)
-    seconds = (SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)) / threads
+    search, rounds = search_for(n_cells), 2 if adapt else 1
+    a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
+    seconds = rounds * a_round / threads
     # float32: the embedding and its unit rows; logits and states of the cell level and
     # probabilities; indices and similarities of the graph while its own are dropped; a byte for
     # each of some genes.
     held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
-    memory = START_BYTES + THREAD_BYTES * threads + held * n_cells + held_bytes
+    if adapt:  # the first round's embedding, logits, probabilities and genes stay
+        held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
+    memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes
     memory += search.START_BYTES + search.CELL_BYTES * n_cells
     if report:
         memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells

@@ -96,11 +96,11 @@ def explain_cells(
             do="choose with --cells",
         )
     choice = annotator.choose(query, reading)
-    annotation = annotator.annotate_query(query, reading, choice=choice)
+    annotation, panel = annotator.labelled(query, reading, choice=choice)
     grouping = annotator.rules.on(annotation.provenance.tissue).grouping
     types = Grouping.by_level(annotator.bundle.spec.cell_types, 0).only(grouping.kept)
     near = _neighbor_codes(annotator, query, reading, annotation, grouping)
-    level = annotator.gene_level(choice)
+    level = annotator.gene_level(panel)
     labels, final = annotation.best_labels, annotation.labels
     explained = []
     for cell in cells:

@@ -238,6 +238,7 @@ class Job:
             output_bytes=self.cells.identity.size if self._copied else 0,
             held_bytes=self._bytes_held(),
             report=self.report is not None,
+            adapt=self.rules.adapt,
         )
         self.annotator.refuse_too_large(self.cells, self.expected)
 

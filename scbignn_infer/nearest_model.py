@@ -170,7 +170,7 @@ def _fits(
             annotator = Annotator(bundle, device=device, threads=threads, tissue=tissue)
             if choice.matrix not in rows:
                 rows[choice.matrix] = query.rows(choice.matrix, sample)
-            said = annotator.gene_level(choice).label(rows[choice.matrix])
+            said = annotator.gene_level(choice.panel).label(rows[choice.matrix])
             fits[name] = _fit(annotator, choice, rules, *said)
     return fits, refused
 

@@ -127,6 +127,11 @@ class Settings:
     level: int = _setting(
         0, "Coarser labels: number of steps up the Cell Ontology.", within=(0, None)
     )
+    adapt: bool = _setting(
+        False,
+        "Estimate the model's means once more with cells of the query that it is sure of; each "
+        "label then depends on the other cells.",
+    )
     groups: Mapping[str, str] | None = _setting(
         None,
         "Coarser labels: a map from type to group; in a file, a JSON object.",
@@ -173,6 +178,7 @@ class RuleKeywords(TypedDict, total=False):
     unknown_threshold: float | None
     max_novelty: float
     level: int
+    adapt: bool
     groups: Mapping[str, str] | None
     tissue: Sequence[str]
 

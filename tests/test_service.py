@@ -260,6 +260,9 @@ def test_each_request_has_its_own_wishes(client, cells):
     body = as_sparse(cells)
     plain = post(client, body, JSON).json()
     strict = post(client, body, JSON, threshold=1).json()
+    assert "adapted" not in strict["summary"]
+    adapted = post(client, body, JSON, adapt=True).json()["summary"]["adapted"]
+    assert adapted["refused"].startswith("the model is sure of ")
     assert set(strict["cell_type"]) == {"unknown"}
     assert strict["best_cell_type"] == plain["best_cell_type"]
     half = sorted(plain["novelty"])[len(plain["novelty"]) // 2]

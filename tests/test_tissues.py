@@ -156,7 +156,7 @@ class TestChosen:
         query = AnnDataQuery(cells)
         choice = annotator.choose(query)
         rows = query.rows(choice.matrix, np.arange(50))
-        _, log_p = annotator.gene_level(choice).label(rows)
+        _, log_p = annotator.gene_level(choice.panel).label(rows)
         given = np.exp(log_p.astype(np.float64)) * kept
         given /= given.sum(axis=1, keepdims=True)
         grouping = Rules.of(body, tissue=["lung"]).grouping
@@ -218,6 +218,15 @@ class TestChosen:
             ([""], "has no tissue ''"),
         ],
     )
+    def test_a_body_model_is_not_adapted_and_says_so(
+        self, label: Callable[..., Annotation]
+    ) -> None:
+        plain, asked = label(tissue="lung"), label(tissue="lung", adapt=True)
+        assert asked.labels.tolist() == plain.labels.tolist()
+        assert asked.provenance.adapted is not None
+        assert "a model of many tissues" in asked.summary()["adapted"]["refused"]
+        assert "adapted" not in plain.summary()
+
     def test_a_tissue_that_the_model_has_not_is_refused(
         self, body: ModelBundle, tissue: list[str], message: str
     ) -> None:

@@ -40,6 +40,12 @@ class Grouping:
     group: Array
 
     @classmethod
+    def each(cls, cell_types: Sequence[CellType]) -> Grouping:
+        """Make a group of each type."""
+        labels, ids = [c.label for c in cell_types], [c.ontology_id for c in cell_types]
+        return cls(labels, ids, np.arange(len(labels)))
+
+    @classmethod
     def of(cls, names: Sequence[tuple[str, str]]) -> Grouping:
         """Make groups of types with the same name and id."""
         groups = list(dict.fromkeys(label for label, _ in names))

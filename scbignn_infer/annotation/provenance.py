@@ -126,6 +126,46 @@ class Params(msgspec.Struct, frozen=True):
     device_note: str = ""
 
 
+class Adapted(msgspec.Struct, frozen=True):
+    """How the model's means were estimated once more with the query's cells, or why not.
+
+    Attributes
+    ----------
+    refused
+        Why the model stayed as it was; empty where it did not.
+    cells, types, cells_of_types
+        Trusted cells, and types with enough of them.
+    own
+        Whether the means of types moved by themselves, too, and not by the shift alone.
+    shift
+        Root mean square of what all types share, in standard deviations of the reference.
+    agreement, agreement_after
+        Share of the cells that both levels agree on, before and after.
+    """
+
+    refused: str = ""
+    cells: int = 0
+    types: list[str] = []
+    cells_of_types: list[int] = []
+    own: bool = False
+    shift: float = 0.0
+    agreement: float = 0.0
+    agreement_after: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """What was done, in one line."""
+        if self.refused:
+            return f"not adapted to the query: {self.refused}"
+        own = " and types by their own" if self.own else ""
+        return (
+            "adapted to the query (transductive: each label depends on the other cells): "
+            f"{self.cells:,} trusted cells of {len(self.types)} types; genes were shifted by "
+            f"{self.shift:.2f} standard deviations{own}; both levels agree on "
+            f"{self.agreement:.1%} of the cells before, {self.agreement_after:.1%} after"
+        )
+
+
 class Provenance(msgspec.Struct, frozen=True):
     """What an annotation is based on.
 
@@ -137,6 +177,8 @@ class Provenance(msgspec.Struct, frozen=True):
         Of a body model, the tissues whose types cells were called.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
+    adapted
+        How the model was adapted to the query, if that was asked.
     seconds
         That each step took.
     notes
@@ -154,6 +196,7 @@ class Provenance(msgspec.Struct, frozen=True):
     genes: Genes = Genes()
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
+    adapted: Adapted | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []
@@ -209,7 +252,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        kept = {name: said[name] for name in (*names, "tissue")}
+        kept = {name: said[name] for name in (*names, "tissue", "adapted")}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
@@ -287,7 +330,7 @@ class Provenance(msgspec.Struct, frozen=True):
 
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is said of few models alone, where it is empty."""
-    return {k: v for k, v in record.items() if v or k not in ("tissue", "why")}
+    return {k: v for k, v in record.items() if v or k not in ("tissue", "why", "adapted")}
 
 
 def versions() -> dict[str, str]:

@@ -36,6 +36,8 @@ class Rules:
         Those of a body model that are to be found from the cells, or None.
     tissue
         What is known of the tissue already.
+    adapt
+        Whether the model's means are first estimated once more with the query's cells.
 
     Examples
     --------
@@ -49,6 +51,7 @@ class Rules:
     max_novelty: float = 1.0
     tissues: Tissues | None = None
     tissue: FoundTissue = UNKNOWN_TISSUE
+    adapt: bool = False
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -81,7 +84,8 @@ class Rules:
             limits = NEVER_UNKNOWN, 1.0
         tissues = Tissues.of(spec)
         tissue = tissues.given(spec.name, chosen.tissue)
-        return cls(grouping, *limits, tissues if tissues.names else None).on(tissue)
+        known = tissues if tissues.names else None
+        return cls(grouping, *limits, known, adapt=chosen.adapt).on(tissue)
 
     def on(self, tissue: FoundTissue) -> Rules:
         """Return the rules for cells of a tissue: the types that it has not are gone."""

@@ -231,6 +231,8 @@ def _print_summary(summary: Summary) -> None:
     )
     if based.adaptation:
         console.print(based.adaptation, soft_wrap=True)
+    if based.adapted is not None:
+        console.print(based.adapted.said, soft_wrap=True)
     rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
     console.print(make_table(["label", "cells", "share"], rows))
     print_warnings(summary["warnings"])

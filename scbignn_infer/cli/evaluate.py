@@ -210,4 +210,5 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
 
 def _warnings_of(provenance: Provenance) -> list[str]:
     """Return why scores on these cells say nothing of new data."""
-    return [*filter(None, [provenance.adaptation]), *provenance.training_warnings()]
+    adapted = provenance.adapted.said if provenance.adapted else ""
+    return [*filter(None, [provenance.adaptation, adapted]), *provenance.training_warnings()]

@@ -70,6 +70,7 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
+    from scbignn_infer.annotation import adapt
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch import manifest, samples
     from scbignn_infer.model import registry
@@ -87,6 +88,8 @@ def annotate_samples(
             expected="--tissue NAME or --tissue any with --split and a body model",
             do="pass one, or leave out --split",
         )
+    if settings.adapt:
+        adapt.refuse_fixed("reference" if options.split else settings.graph)
     if options.split is not None and settings.graph != "reference":
         raise InputError(
             "a sample is to be divided on its own graph, on which labels depend on all cells",

@@ -294,9 +294,12 @@ class Panel:
     statistics: Mapping[str, Array]
 
     @classmethod
-    def of(cls, bundle: ModelBundle, choice: Choice) -> Panel:
-        """Work out the panel of a model for what is read of a file."""
-        spec, statistics, match = bundle.spec, bundle.statistics, choice.genes
+    def of(
+        cls, bundle: ModelBundle, choice: Choice, statistics: Mapping[str, Array] | None = None
+    ) -> Panel:
+        """Work out the panel of a model for what is read of a file; the tables may be others."""
+        spec, match = bundle.spec, choice.genes
+        statistics = bundle.statistics if statistics is None else statistics
         genes, tables = panel_tables(
             statistics,
             match.present,
@@ -320,12 +323,17 @@ class Panel:
         """Number of its first genes, which the residual compares with a type's profile."""
         return min(RESIDUAL_GENES, len(self.genes))
 
-    def scale(self, counts: Array, totals: Array) -> Array:
-        """Return scaled expression (n, n_scaled) of the first genes, in :data:`SCALED_STEPS`."""
-        first = slice(self.n_scaled)
+    def standardize(self, counts: Array, totals: Array) -> Array:
+        """Return scaled expression (n, g) of the first g genes, for counts (n, g) of them."""
+        first = slice(counts.shape[1])
         mean, scale = self.tables["gene_mean"][first], self.tables["gene_scale"][first]
-        shown = np.log1p(counts[:, first] * (TARGET_SUM / np.maximum(totals, 1.0)))
-        scaled = np.clip((shown - mean) / scale, -LIMIT, LIMIT)
+        shown = np.log1p(counts * (TARGET_SUM / np.maximum(totals, 1.0)))
+        scaled: Array = np.clip((shown - mean) / scale, -LIMIT, LIMIT)
+        return scaled
+
+    def scale(self, counts: Array, totals: Array) -> Array:
+        """Return :meth:`standardize` of the first ``n_scaled`` genes, in :data:`SCALED_STEPS`."""
+        scaled = self.standardize(counts[:, : self.n_scaled], totals)
         return np.rint(scaled * SCALED_STEPS).astype(np.int8)
 
     @cached_property

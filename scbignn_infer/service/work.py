@@ -42,6 +42,7 @@ class Summary(msgspec.Struct):
     warnings: list[str]
     tissue: Document | msgspec.UnsetType = msgspec.UNSET
     """Of a body model, the tissues whose types cells were called, and why."""
+    adapted: Document | msgspec.UnsetType = msgspec.UNSET
 
 
 Labels = msgspec.defstruct(
