@@ -210,14 +210,6 @@ class TestChosen:
         assert annotator.bank_of(grouping) is bank
         assert annotator.bank_of(annotator.rules.grouping) is annotator.bank
 
-    @pytest.mark.parametrize(
-        ("tissue", "message"),
-        [
-            (["moon"], r"toy-body has no tissue 'moon'; expected some of blood, fetal liver, lung"),
-            (["lung", "any"], "has no tissue 'any'; .*or any alone"),
-            ([""], "has no tissue ''"),
-        ],
-    )
     def test_a_body_model_is_not_adapted_and_says_so(
         self, label: Callable[..., Annotation]
     ) -> None:
@@ -227,6 +219,14 @@ class TestChosen:
         assert "a model of many tissues" in asked.summary()["adapted"]["refused"]
         assert "adapted" not in plain.summary()
 
+    @pytest.mark.parametrize(
+        ("tissue", "message"),
+        [
+            (["moon"], r"toy-body has no tissue 'moon'; expected some of blood, fetal liver, lung"),
+            (["lung", "any"], "has no tissue 'any'; .*or any alone"),
+            ([""], "has no tissue ''"),
+        ],
+    )
     def test_a_tissue_that_the_model_has_not_is_refused(
         self, body: ModelBundle, tissue: list[str], message: str
     ) -> None:
