@@ -64,7 +64,7 @@ def test_wheel_holds_what_it_should_and_no_more(wheel: Path) -> None:
         assert f"scbignn_infer/{name}" in names
     assert "scbignn_training/card.md.j2" in names
     assert not [n for n in names if n.endswith((".pyc", ".pkl", ".pickle"))]
-    assert wheel.stat().st_size < 16e6
+    assert wheel.stat().st_size < 60e6
 
 
 @pytest.fixture(scope="module")
