@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import scbignn_infer
 from scbignn_infer import Annotator, Rules
 from scbignn_infer.annotation.adapt import Adaptation, Round, type_sums
+from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.provenance import Adapted, Provenance
 from scbignn_infer.errors import InputError
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
@@ -60,7 +61,9 @@ def toy_round(p: Any, *, agree: float = 1.0, residual: Any = 0.5, empty: Any = F
     each = partial(np.broadcast_to, shape=len(p))
     genes = SimpleNamespace(logits=np.log(p), empty=each(empty))
     scores = SimpleNamespace(probabilities=p, agreement=each(agree), residual=each(residual))
-    return Round(genes, scores)  # type: ignore[arg-type]
+    labels = [str(code) for code in range(p.shape[1])]
+    rules = Rules(Grouping(labels, [""] * len(labels), np.arange(len(labels))), 0.5)
+    return Round(genes, scores, rules)  # type: ignore[arg-type]
 
 
 class TestMStep:
