@@ -112,6 +112,8 @@ def choose_model(
     ------
     BundleError
         No model is found, none resembles the query, or two do equally well.
+    InputError
+        No model has the tissue.
     """
     fits, refused = _fits(query, reading, device=device, threads=threads, tissue=tissue)
     ranked = sorted(fits, key=lambda name: fits[name].novelty)
@@ -153,15 +155,15 @@ def _fits(
     sample = sample_rows(query.n_cells, CHOICE_CELLS)
     rows: dict[str, sp.csr_matrix] = {}
     fits: dict[str, _Fit] = {}
-    refused: set[str] = set()
+    refused, tissues = set[str](), set[str]()
     for name, path in registry.list_models().items():
         with registry.passing_over(name):
             bundle = registry.load_model(path)
+            tissues.update(known.name for known in bundle.spec.tissues)
             try:
                 rules = Rules.of(bundle, tissue=tissue)
-            except InputError as error:
-                refused.add(error.found)
-                continue
+            except InputError:
+                continue  # it has no such tissue
             try:
                 choice = choose(query, bundle, reading, verdicts=verdicts)
             except GeneError as error:
@@ -172,6 +174,13 @@ def _fits(
                 rows[choice.matrix] = query.rows(choice.matrix, sample)
             said = annotator.gene_level(choice.panel).label(rows[choice.matrix])
             fits[name] = _fit(annotator, choice, rules, *said)
+    if tissue and not fits and not refused:
+        wished = [tissue] if isinstance(tissue, str) else tissue
+        raise InputError(
+            f"no model has the tissue '{', '.join(wished)}'",
+            expected=f"some of {', '.join(sorted(tissues)) or 'a body model'}, or any",
+            do="choose others with --tissue (tissue); see: scbignn-infer models list",
+        )
     return fits, refused
 
 

@@ -436,8 +436,11 @@ class TestWithoutModel:
         found = choose_model(AnnDataQuery(cells), device="cpu", tissue=["spleen"])
         assert (found.bundle.name, set(found.novelty)) == ("human-body", {"human-body"})
         assert found.why == "it knows spleen, the tissue chosen"
-        with pytest.raises(BundleError, match="no model is clearly meant"):
+        with pytest.raises(InputError, match="no model has the tissue 'moon'") as caught:
             choose_model(AnnDataQuery(cells), device="cpu", tissue=["moon"])
+        assert "lung" in caught.value.expected  # of the tissues that there are
+        with pytest.raises(BundleError, match=r"none can read it: .* the model is of mouse"):
+            choose_model(AnnDataQuery(cells), device="cpu", tissue=["mammary gland"])
 
     def test_strange_cells_have_no_model(self, pbmc_bundle: ModelBundle) -> None:
         counts = np.random.default_rng(0).poisson(0.5, (50, 2000)).astype(np.float32)
