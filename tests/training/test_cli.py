@@ -233,7 +233,7 @@ class TestOptions:
 
 @pytest.mark.usefixtures("no_work")
 class TestBadInput:
-    @pytest.mark.parametrize("missing", [0, 1, 3])
+    @pytest.mark.parametrize("missing", [0, 3])
     def test_an_option_is_missing(self, run, given, missing):
         width = 1 if missing == 0 else 2
         arguments = [*given[:missing], *given[missing + width :]]
@@ -324,6 +324,11 @@ class TestBadReferences:
     def test_no_label_column(self, last_line, parts):
         line = last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
         assert "no obs['celltype']" in line
+        assert "--label-key" in line
+
+    def test_no_label_key_and_no_schema(self, last_line, parts):
+        line = last_line(parts["labelled"], "--name", "x")
+        assert "CELLxGENE" in line
         assert "--label-key" in line
 
     def test_no_h5ad(self, last_line, recipe_file):

@@ -56,6 +56,11 @@ def check_terms(ontology: Mapping[str, str]) -> None:
             )
 
 
+def name_of(term: str) -> str:
+    """Return the name of a term, or nothing if the ontology has no such term."""
+    return _terms()[term][0] if term in _terms() else ""
+
+
 def is_below(term: str, wanted: Collection[str]) -> bool:
     """Tell whether a term is one of some terms or below one; an empty string is not."""
     return bool(term) and not _terms()[term][1].isdisjoint(wanted)
