@@ -29,6 +29,9 @@ RECIPE_PARAMETERS = (
     "study_key",
     "keep_label",
     "max_cells_per_type",
+    "description",
+    "licence",
+    "citation",
     "name",
     "unlabelled",
     "adapt",
@@ -81,6 +84,9 @@ RECIPE_PARAMETERS = (
     metavar="N",
     help="Of more cells of a type in a file take a sample, as even as possible over its studies.",
 )
+@click.option("--description", default="", help="Of the model, for its card.")
+@click.option("--licence", default="", help="Of the model and the cells, for its card.")
+@click.option("--citation", default="", help="Who measured the cells, for its card.")
 @click.option("--check", is_flag=True, help="Show what is odd in the labels, and train nothing.")
 @click.option("--name", help="Name of the model.")
 @click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
@@ -128,6 +134,9 @@ def train(
     study_key: tuple[str, ...],
     keep_label: tuple[str, ...],
     max_cells_per_type: int | None,
+    description: str,
+    licence: str,
+    citation: str,
     check: bool,
     name: str | None,
     output: Path,
@@ -164,6 +173,8 @@ def train(
     else:
         recipe = Recipe(
             name=name or "unnamed",
+            description=description,
+            licence=licence,
             species=species,
             tissue=tissue,
             label_key=label_key or "",
@@ -171,7 +182,10 @@ def train(
             max_cells_per_type=max_cells_per_type or 0,
             keep=list(keep_label),
             reference=[
-                msgspec.structs.replace(s, study_key=list(study_key)) for s in _named(references)
+                msgspec.structs.replace(
+                    s, study_key=list(study_key), citation=citation, licence=licence
+                )
+                for s in _named(references)
             ],
             profiles=[
                 ProfileSource(file=s.file, name=s.name, columns=_columns(profile_column))

@@ -52,9 +52,7 @@ def found_in(
 ) -> list[Finding]:
     """Return what is odd in the labels of some files, which were joined to a reference."""
     findings = [
-        Finding("not read", why, n, "")
-        for file in files
-        for why, n in file.left_out.items()
+        Finding("not read", why, n, "") for file in files for why, n in file.left_out.items()
     ]
     total = sum(len(f.labels) for f in files)
     for label, n in reference.dropped.items():
