@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from scbignn_infer.model.cell_ontology import plain
 from scbignn_training.blocks import dense
 from scbignn_training.sampling import place_in_type
 
@@ -79,7 +80,7 @@ def _spellings(files: Sequence[Study], merge: Mapping[str, str]) -> list[Finding
             n[merge.get(str(label), str(label))] += int(cells)
     alike: dict[str, list[str]] = defaultdict(list)
     for label in n:
-        alike[_plain(label)].append(label)
+        alike[plain(label)].append(label)
     return [
         Finding(
             "spelled in several ways",
@@ -87,17 +88,9 @@ def _spellings(files: Sequence[Study], merge: Mapping[str, str]) -> list[Finding
             sum(n[x] for x in labels),
             "merge them in a recipe, if they are one type",
         )
-        for plain, labels in alike.items()
-        if len(labels) > 1 and plain
+        for word, labels in alike.items()
+        if len(labels) > 1 and word
     ]
-
-
-def _plain(label: str) -> str:
-    """Return a label without case, signs, the word "cell" and plurals."""
-    label = label.lower().replace("+", " positive ").replace("\u03b3", "gamma")
-    words = re.sub(r"[^a-z0-9]+", " ", label).split()
-    kept = [w[:-1] if len(w) > 3 and w.endswith("s") else w for w in words]
-    return "".join(w for w in kept if w != "cell")
 
 
 def _one_study(reference: Reference) -> list[Finding]:
