@@ -32,7 +32,7 @@ def check_terms(ontology: Mapping[str, str]) -> None:
 
 def name_of(term: str) -> str:
     """Return the name of a term, or nothing if the ontology has no such term."""
-    return _terms()[term][0] if term in _terms() else ""
+    return all_terms()[term].label if term in all_terms() else ""
 
 
 def is_below(term: str, wanted: Collection[str]) -> bool:
