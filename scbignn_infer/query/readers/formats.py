@@ -19,6 +19,7 @@ from scbignn_infer.query.readers import (
     folders,
     loom,
     packed,
+    rds,
     stores,
     tables,
     tenx,
@@ -147,6 +148,19 @@ FORMATS = [
         how="blocks of cells are streamed",
         listed="a .loom file",
         suffixes=(".loom",),
+    ),
+    Format(
+        "`.rds` of R",
+        FILES,
+        rds.is_rds,
+        rds.RdsFile,
+        sign="the name",
+        how="Seurat 3 to 5 (the default assay; split layers are put together), "
+        "SingleCellExperiment, or a matrix of genes x cells; see [from R](from_r.md)",
+        listed="an .rds file of R",
+        suffixes=(".rds",),
+        extra="r",
+        count_values=rds.count_values,
     ),
     Format(
         "`.csv`, `.tsv`, `.txt`, also `.gz`",
