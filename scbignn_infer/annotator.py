@@ -15,6 +15,7 @@ from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.adapt import OF_TISSUES, Adaptation, Round, refuse_fixed, type_sums
 from scbignn_infer.annotation.annotation import Annotation
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import (
     Adapted,
     Genes,
@@ -355,11 +356,13 @@ class Annotator:
             found = label(panel=panel, rules=rules)
         genes, said, rules = found.genes, found.scores, found.rules
         grouping = rules.grouping
+        wider = Ontology.of(self.bundle.spec, grouping)
         annotation = Annotation(
             cell_types=grouping.labels,
             ontology_ids=grouping.ontology_ids,
+            wider=wider,
             probabilities=said.probabilities,
-            gene_level_codes=grouping.sum(np.exp(genes.logits)).argmax(axis=1),
+            gene_level_codes=wider.best(grouping.sum(np.exp(genes.logits))),
             neighbor_agreement=said.agreement,
             novelty=said.novelty,
             residual=said.residual,
@@ -400,7 +403,8 @@ class Annotator:
         rules = rules.found(genes.logits, genes.empty)
         grouping = rules.grouping
         bank, _ = self.bank_of(grouping), grouping.narrow(genes.logits)
-        said = scores.CellScores(query.n_cells, grouping, spec.temperature)
+        best = Ontology.of(spec, grouping).best
+        said = scores.CellScores(query.n_cells, grouping, spec.temperature, best)
         found = Round(genes, said, rules)
         for cells in with_counts(batches, genes.empty):
             with clock.stage("graph"):

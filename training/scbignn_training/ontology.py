@@ -8,27 +8,75 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.model.bundle import Term
+from scbignn_infer.model.bundle import Node, Term
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 BY_FUNCTION = frozenset(
     {
+        "afferent neuron",
+        "antibody secreting cell, CD19-positive",
+        "B cell, CD19-positive",
+        "blood cell",
+        "bone cell",
+        "branched duct epithelial cell",
+        "brush border epithelial cell",
+        "CD14-positive monocyte",
+        "cardiocyte",
         "cell",
+        "columnar/cuboidal epithelial cell",
+        "contractile cell",
+        "ecto-epithelial cell",
+        "efferent neuron",
         "electrically active cell",
         "electrically responsive cell",
         "electrically signaling cell",
+        "endo-epithelial cell",
+        "epithelial fate stem cell",
         "eukaryotic cell",
+        "glandular secretory epithelial cell",
+        "gut absorptive cell",
+        "haploid cell",
+        "interstitial cell",
+        "lymphocyte of B lineage, CD19-positive",
+        "mature natural killer cell",
+        "mature T cell",
+        "mature alpha-beta T cell",
+        "meso-epithelial cell",
         "motile cell",
+        "multi fate stem cell",
+        "multinucleate cell",
+        "native cell",
+        "neurecto-epithelial cell",
+        "neuron associated cell",
+        "neuronal receptor cell",
+        "non-branched duct epithelial cell",
         "nucleate cell",
-        "protein secreting cell",
+        "phagocyte",
+        "phagocyte (sensu Vertebrata)",
+        "precursor cell",
+        "professional antigen presenting cell",
+        "progenitor cell",
         "secretory cell",
+        "secretory epithelial cell",
+        "sensory receptor cell",
         "single nucleate cell",
+        "somatic cell",
+        "somatic stem cell",
+        "squamous epithelial cell",
         "stuff accumulating cell",
+        "supporting cell",
+        "syncytial cell",
+        "transitional epithelial cell",
     }
 )
-"""Terms that group cells across tissues and lineages, which nobody labels cells by."""
+"""Terms that group cells across tissues and lineages, by function, shape or germ layer, or by a
+marker that others have, too: nobody labels cells by them."""
+SECRETING, KNOWN = "secreting cell", frozenset({"antibody secreting cell"})
+"""The end of the names of terms by a product, and one that is a lineage."""
+VAGUE = 0.75
+"""Share of the types from which on a term that joins them says nothing."""
 
 
 @cache
@@ -75,17 +123,57 @@ def lineages(terms: Sequence[str]) -> list[list[Term]]:
     terms
         Ontology id of each type, or an empty string, which belongs to no group.
     """
-    above = [_terms()[t][1] if t else frozenset() for t in terms]
-    named: dict[frozenset[int], list[str]] = {}
-    for term in frozenset().union(*above):
-        members = frozenset(i for i, a in enumerate(above) if term in a)
-        if 1 < len(members) < len(terms) and _terms()[term][0] not in BY_FUNCTION:
-            named.setdefault(members, []).append(term)
+    named = _joined(terms)
     tree: dict[frozenset[int], Term] = {}
     for members in sorted(named, key=lambda m: (len(m), sorted(m))):
         if any(members & other and not other <= members for other in tree):
             continue
-        term = min(named[members], key=lambda t: (len(_terms()[t][0]), t))
+        term = named[members]
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
         tree[members] = Term(label=_terms()[term][0], ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]
+
+
+def nodes(terms: Sequence[str]) -> list[Node]:
+    """Return what joins types, narrow before wide: the labels of cells whose type is not sure.
+
+    They need not make a tree. A term that joins nearly all types is left out.
+
+    Parameters
+    ----------
+    terms
+        Ontology id of each type, or an empty string, which nothing joins.
+    """
+    named = _joined(terms)
+    return [
+        Node(
+            label=_terms()[named[members]][0],
+            ontology_id=named[members],
+            below=sorted({terms[i] for i in members}),
+        )
+        for members in sorted(named, key=lambda m: (len(m), sorted(m)))
+        if len(members) <= VAGUE * len(terms)
+    ]
+
+
+def _joined(terms: Sequence[str]) -> dict[frozenset[int], str]:
+    """Map types, by their places, to the term that they, not all types, have in common.
+
+    Of several terms the type's own id, if it is one of them, or the shortest name stands.
+    """
+    above = [_terms()[t][1] if t else frozenset() for t in terms]
+    named: dict[frozenset[int], list[str]] = {}
+    for term in frozenset().union(*above):
+        members = frozenset(i for i, a in enumerate(above) if term in a)
+        if 1 < len(members) < len(terms) and _is_label(_terms()[term][0]):
+            named.setdefault(members, []).append(term)
+    return {m: min(found, key=_usual(terms)) for m, found in named.items()}
+
+
+def _is_label(name: str) -> bool:
+    return name not in BY_FUNCTION and (name in KNOWN or not name.endswith(SECRETING))
+
+
+def _usual(terms: Collection[str]) -> Callable[[str], tuple[bool, int, str]]:
+    """Return what sorts terms: ids of types, then short names."""
+    return lambda term: (term not in terms, len(_terms()[term][0]), term)
