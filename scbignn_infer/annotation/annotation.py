@@ -14,7 +14,7 @@ from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import scipy.sparse as sp
 
@@ -218,7 +218,12 @@ class Annotation:
 
     def record(self) -> dict[str, Any]:
         """Return what stands in ``uns``: the provenance and the names of the classes."""
-        return {**self.provenance.record(), "cell_types": self.cell_types}
+        record = {**self.provenance.record(), "cell_types": self.cell_types}
+        names, joins = self.ontology.labels, self.ontology.joins
+        if joins:
+            codes = [" ".join(map(str, np.flatnonzero(self.ontology.holds[i]))) for i in joins]
+            record["joins"] = {"labels": [names[i] for i in joins], "types": codes}
+        return record
 
     def warnings(self) -> list[str]:
         """Return what the user should know before labels are believed."""
@@ -240,6 +245,22 @@ class Annotation:
             "empty": self.n_empty,
             "warnings": self.warnings(),
         }
+
+
+def joins_of(record: Mapping[str, Any], cell_types: list[str]) -> dict[str, list[str]]:
+    """Map labels that join types to these, as ``uns`` of a labelled file has them."""
+    joins = record.get("joins")
+    if not isinstance(joins, dict):
+        return {}
+    pairs = zip(joins.get("labels", ()), joins.get("types", ()), strict=False)
+    return {
+        str(label): [cell_types[int(i)] for i in str(codes).split() if _is_code(i, cell_types)]
+        for label, codes in pairs
+    }
+
+
+def _is_code(text: str, cell_types: list[str]) -> bool:
+    return text in map(str, range(len(cell_types)))
 
 
 @dataclass(frozen=True)

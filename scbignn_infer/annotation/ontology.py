@@ -90,6 +90,11 @@ class Ontology:
         size: Array = self.holds.sum(axis=1)
         return size
 
+    @property
+    def joins(self) -> list[int]:
+        """Codes of the labels that are true of several types."""
+        return np.flatnonzero(self.size > 1).tolist()
+
     def best(self, probabilities: Array) -> Array:
         """Return the best type (n,) by probabilities (n, n_types)."""
         best: Array = self.descend(probabilities) if self.descends else probabilities.argmax(axis=1)
