@@ -8,16 +8,13 @@ import numpy as np
 from scipy.special import softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.grouping import Grouping
+    from scbignn_infer.annotation.ontology import Ontology
     from scbignn_infer.network.bank import ReferenceBank
     from scbignn_infer.network.levels import GenePass
     from scbignn_infer.network.neighbors import Graph
     from scbignn_infer.network.panel import Panel
-
-    Best = Callable[[Array], Array]
 
 
 NOVELTY_WEIGHT, NOVELTY_POWER = 0.1, 20
@@ -154,12 +151,12 @@ class CellScores:
     """What is said of n cells, graph by graph; a cell in no graph is all novel.
 
     The temperature is that of :func:`calibrate`; the scores (n,) are those of :func:`agreement` and
-    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping, the
-    ``best`` of which each cell is called.
+    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping; the
+    ontology tells the best of these.
     """
 
-    def __init__(self, n: int, grouping: Grouping, temperature: float, best: Best) -> None:
-        self._grouping, self._temperature, self._best = grouping, temperature, best
+    def __init__(self, n: int, grouping: Grouping, temperature: float, ontology: Ontology) -> None:
+        self._grouping, self._temperature, self.ontology = grouping, temperature, ontology
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         self.agreement, self.residual, self.known = np.zeros((3, n), np.float32)
         self.novelty = np.ones(n, np.float32)
@@ -176,7 +173,7 @@ class CellScores:
     ) -> None:
         """Score the cells of a graph, by the cell level's logits and what the gene level said."""
         probabilities = self._grouping.sum(calibrate(logits, self._temperature))
-        self.probabilities[cells], codes = probabilities, self._best(probabilities)
+        self.probabilities[cells], codes = probabilities, self.ontology.best(probabilities)
         self.agreement[cells] = agreement(codes, graph, self._grouping.group)
         z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
