@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from scbignn_training.data import Reference
 
 Array = np.ndarray[Any, Any]
-BARS = np.arange(0.5, 0.96, 0.05)
+BARS = [i / 100 for i in range(50, 100, 5)]
 """Thresholds that are tried."""
 WRONG = 2.0
 """What a wrong label costs, where a right type earns 1."""
 SHARE, SHORT = 0.9, 0.03
 """The share that sets are fitted for, and by how much that of each study may fall short of it."""
-POWERS = np.arange(2.0, 0.95, -0.1)
+POWERS = [i / 10 for i in range(20, 9, -1)]
 
 
 def names_of(reference: Reference) -> list[tuple[str, str]]:
@@ -74,7 +74,7 @@ def fit_label_threshold(
         right = ontology.holds[label, codes]
         value = np.where(together < bar, 0.0, np.where(right, worth[label], -WRONG))
         earned.append(np.mean([value[studies == s].mean() for s in np.unique(studies)]))
-    return float(round(BARS[int(np.argmax(earned))], 2))
+    return BARS[int(np.argmax(earned))]
 
 
 def fit_sets(probabilities: Array, codes: Array, studies: Array) -> float:
@@ -93,5 +93,5 @@ def fit_sets(probabilities: Array, codes: Array, studies: Array) -> float:
     for power in POWERS:
         inside = before < SHARE**power
         if min(inside[studies == s].mean() for s in np.unique(studies)) >= SHARE - SHORT:
-            return float(round(power, 2))
+            return power
     return 1.0
