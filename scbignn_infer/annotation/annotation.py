@@ -51,12 +51,13 @@ class Annotation:
         (n_cells,) cells without a count on any known gene, or mostly of another species than the
         model's; they are unknown.
     confidence_threshold
-        A cell is called unknown where its :attr:`support` is below it.
+        A cell is called unknown where its :attr:`support` is below it, or below the
+        ``label_threshold`` if its label joins types.
     max_novelty
         A cell is called unknown where its novelty is above it, too.
     label_threshold
         A cell is given the deepest label whose types have this probability together, and is unknown
-        if there is none; 0: labels are types.
+        if there is none. 0: labels are types.
     sets
         The share of a cell's probability that the labels of its set hold; 0: no sets.
     wider
@@ -126,11 +127,12 @@ class Annotation:
     @property
     def codes(self) -> Array:
         """(n_cells,) final codes, of types or of what joins them; -1 is unknown."""
-        label, together = self._deepest
-        is_sure = (self.support >= self.confidence_threshold) & (self.novelty <= self.max_novelty)
-        if self.confidence_threshold > 0:
-            is_sure &= together >= self.label_threshold
-        return np.where(is_sure & ~self.empty, label, -1)
+        (label, together), least = self._deepest, self.confidence_threshold
+        is_sure = (self.support >= least) & (self.novelty <= self.max_novelty) & ~self.empty
+        if self.label_threshold and least > 0:
+            joins = self.ontology.size[label] > 1
+            is_sure &= np.where(joins, self.support, together) >= max(least, self.label_threshold)
+        return np.where(is_sure, label, -1)
 
     @cached_property
     def ontology(self) -> Ontology:
