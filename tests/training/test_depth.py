@@ -11,8 +11,9 @@ import pytest
 
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.ontology import Ontology
+from scbignn_infer.model.cell_ontology import BY_FUNCTION
 from scbignn_training.depth import BARS, fit_label_threshold, fit_sets
-from scbignn_training.ontology import BY_FUNCTION, nodes
+from scbignn_training.ontology import nodes
 
 NAMES = [("CD4", "CL:0000624"), ("CD8", "CL:0000625"), ("B", "CL:0000236"), ("Mk", "CL:0000556")]
 TERMS = [term for _, term in NAMES]
@@ -21,9 +22,9 @@ ONTOLOGY = Ontology.above(nodes(TERMS), TERMS, Grouping.of(NAMES))
 
 def ancestors() -> nx.DiGraph:
     graph = nx.DiGraph()
-    data = files("scbignn_training").joinpath("cell_ontology.tsv.gz").read_bytes()
+    data = files("scbignn_infer.model").joinpath("cell_ontology.tsv.gz").read_bytes()
     for line in gzip.decompress(data).decode().splitlines():
-        term, label, above = line.split("\t")
+        term, label, above, _ = line.split("\t")
         graph.add_node(term, label=label)
         graph.add_edges_from((term, other) for other in above.split())
     return graph

@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import Node, Term
+from scbignn_infer.model.cell_ontology import BY_FUNCTION
+from scbignn_infer.model.cell_ontology import terms as all_terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-BY_FUNCTION = frozenset(
-    {
-        "afferent neuron",
-        "antibody secreting cell, CD19-positive",
-        "B cell, CD19-positive",
-        "blood cell",
-        "bone cell",
-        "branched duct epithelial cell",
-        "brush border epithelial cell",
-        "CD14-positive monocyte",
-        "cardiocyte",
-        "cell",
-        "columnar/cuboidal epithelial cell",
-        "contractile cell",
-        "ecto-epithelial cell",
-        "efferent neuron",
-        "electrically active cell",
-        "electrically responsive cell",
-        "electrically signaling cell",
-        "endo-epithelial cell",
-        "epithelial fate stem cell",
-        "eukaryotic cell",
-        "glandular secretory epithelial cell",
-        "gut absorptive cell",
-        "haploid cell",
-        "interstitial cell",
-        "lymphocyte of B lineage, CD19-positive",
-        "mature natural killer cell",
-        "mature T cell",
-        "mature alpha-beta T cell",
-        "meso-epithelial cell",
-        "motile cell",
-        "multi fate stem cell",
-        "multinucleate cell",
-        "native cell",
-        "neurecto-epithelial cell",
-        "neuron associated cell",
-        "neuronal receptor cell",
-        "non-branched duct epithelial cell",
-        "nucleate cell",
-        "phagocyte",
-        "phagocyte (sensu Vertebrata)",
-        "precursor cell",
-        "professional antigen presenting cell",
-        "progenitor cell",
-        "secretory cell",
-        "secretory epithelial cell",
-        "sensory receptor cell",
-        "single nucleate cell",
-        "somatic cell",
-        "somatic stem cell",
-        "squamous epithelial cell",
-        "stuff accumulating cell",
-        "supporting cell",
-        "syncytial cell",
-        "transitional epithelial cell",
-    }
-)
-"""Terms that group cells across tissues and lineages, by function, shape or germ layer, or by a
-marker that others have, too: nobody labels cells by them."""
+
 SECRETING, KNOWN = "secreting cell", frozenset({"antibody secreting cell"})
 """The end of the names of terms by a product, and one that is a lineage."""
 VAGUE = 0.75
 """Share of the types from which on a term that joins them says nothing."""
-
-
-@cache
-def _terms() -> dict[str, tuple[str, frozenset[str]]]:
-    """Map each term to its label and its ancestors, itself among them."""
-    table = files("scbignn_training").joinpath("cell_ontology.tsv.gz").read_bytes()
-    rows = (line.split("\t") for line in gzip.decompress(table).decode().splitlines())
-    return {term: (label, frozenset([term, *above.split()])) for term, label, above in rows}
 
 
 def check_terms(ontology: Mapping[str, str]) -> None:
@@ -96,7 +28,7 @@ def check_terms(ontology: Mapping[str, str]) -> None:
         There is no such term, or it is deprecated.
     """
     for label, term in ontology.items():
-        if term and term not in _terms():
+        if term and term not in all_terms():
             raise InputError(
                 f"the ontology id '{term}' of '{label}'",
                 expected="a term of the Cell Ontology that is not deprecated, such as CL:0000236",
@@ -104,9 +36,14 @@ def check_terms(ontology: Mapping[str, str]) -> None:
             )
 
 
+def name_of(term: str) -> str:
+    """Return the name of a term, or nothing if the ontology has no such term."""
+    return all_terms()[term].label if term in all_terms() else ""
+
+
 def is_below(term: str, wanted: Collection[str]) -> bool:
     """Tell whether a term is one of some terms or below one; an empty string is not."""
-    return bool(term) and not _terms()[term][1].isdisjoint(wanted)
+    return bool(term) and not all_terms()[term].above.isdisjoint(wanted)
 
 
 def lineages(terms: Sequence[str]) -> list[list[Term]]:
@@ -130,7 +67,7 @@ def lineages(terms: Sequence[str]) -> list[list[Term]]:
             continue
         term = named[members]
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
-        tree[members] = Term(label=_terms()[term][0], ontology_id=term, level=level)
+        tree[members] = Term(label=all_terms()[term].label, ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]
 
 
@@ -147,7 +84,7 @@ def nodes(terms: Sequence[str]) -> list[Node]:
     named = _joined(terms)
     return [
         Node(
-            label=_terms()[named[members]][0],
+            label=all_terms()[named[members]].label,
             ontology_id=named[members],
             below=sorted({terms[i] for i in members}),
         )
@@ -161,11 +98,11 @@ def _joined(terms: Sequence[str]) -> dict[frozenset[int], str]:
 
     Of several terms the type's own id, if it is one of them, or the shortest name stands.
     """
-    above = [_terms()[t][1] if t else frozenset() for t in terms]
+    above = [all_terms()[t].above if t else frozenset() for t in terms]
     named: dict[frozenset[int], list[str]] = {}
     for term in frozenset().union(*above):
         members = frozenset(i for i, a in enumerate(above) if term in a)
-        if 1 < len(members) < len(terms) and _is_label(_terms()[term][0]):
+        if 1 < len(members) < len(terms) and _is_label(all_terms()[term].label):
             named.setdefault(members, []).append(term)
     return {m: min(found, key=_usual(terms)) for m, found in named.items()}
 
@@ -176,4 +113,4 @@ def _is_label(name: str) -> bool:
 
 def _usual(terms: Collection[str]) -> Callable[[str], tuple[bool, int, str]]:
     """Return what sorts terms: ids of types, then short names."""
-    return lambda term: (term not in terms, len(_terms()[term][0]), term)
+    return lambda term: (term not in terms, len(all_terms()[term].label), term)
