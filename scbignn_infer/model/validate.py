@@ -41,7 +41,7 @@ CONTROL = re.compile(
 LINE_BREAKS = re.compile(r"[\n\t]")
 MAX_TEXT = 200
 """Characters of a label, a name or a symbol."""
-MAX_TYPES, MAX_GENES, MAX_LAYERS, MAX_GROUPS = 10_000, 200_000, 16, 100
+MAX_TYPES, MAX_GENES, MAX_LAYERS, MAX_GROUPS, MAX_TERMS = 10_000, 200_000, 16, 100, 2_000
 TEMPERATURES = 0.01, 100.0
 """Training finds one from 0.1 to 10."""
 MAX_FILE_BYTES = 1 << 28
@@ -205,9 +205,9 @@ def _check_ontology(spec: BundleSpec) -> None:
     """Refuse terms without names and ids of their own, or above what is no type."""
     ids = {c.ontology_id for c in spec.cell_types} - {""}
     need(
-        len(spec.ontology) <= MAX_TYPES,
+        len(spec.ontology) <= MAX_TERMS,
         f"{len(spec.ontology):,} terms",
-        f"up to {MAX_TYPES:,}",
+        f"up to {MAX_TERMS:,}",
     )
     for what, words in (
         ("label", [node.label for node in spec.ontology]),
@@ -216,11 +216,11 @@ def _check_ontology(spec: BundleSpec) -> None:
         twice = _repeated(words)
         need(twice is None, f"the {what} {_shown(twice or '')} of two terms", "each term once")
     for node in spec.ontology:
-        odd = next((i for i in node.below if i not in ids), None)
+        odd = next((i for i in node.below if i not in ids), _repeated(node.below))
         need(
             odd is None,
             f"the term {_shown(node.label)} above {_shown(odd or '')}",
-            "ids of types of the model",
+            "ids of types of the model, each once",
         )
 
 
