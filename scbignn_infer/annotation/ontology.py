@@ -184,6 +184,17 @@ class Ontology:
 
     def _right_below(self, inside: Array) -> Array:
         """Return the widest sets of types (k, n_types) within a set of two or more."""
+        key = inside.tobytes()
+        if key not in self._branches:
+            self._branches[key] = self._widest(inside)
+        return self._branches[key]
+
+    @cached_property
+    def _branches(self) -> dict[bytes, Array]:
+        """What is right below the sets that have been met."""
+        return {}
+
+    def _widest(self, inside: Array) -> Array:
         alone = np.eye(self.n_types, dtype=bool)[inside]
         whole = (self.holds[: self.n_types][inside] >= inside).all(axis=1)
         if not whole.all():
