@@ -33,6 +33,7 @@ from tasks import rows as some_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from scbignn_infer import Annotation
     from scbignn_training.data import Study
     from scbignn_training.profile_types import ProfileType
     from scbignn_training.recipe import Recipe
@@ -232,14 +233,39 @@ def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
                 for way, wish in wishes.items()
             }
             called = {
-                way: np.array(a.ontology_ids)[a.probabilities.argmax(axis=1)]
+                way: np.array(a.ontology_ids)[a.ontology.best(a.probabilities)]
                 for way, a in said.items()
             }
             told = said["found"].provenance.tissue
             share = max(told.shares.values(), default=0.0)
             record = row(task, "scBiGNN", called, "".join(told.chosen), share, known=bool(own))
             unknown = float((said["given"].codes < 0).mean())
-            yield record | {"model": path.name, "how": told.how, "unknown": round(unknown, 3)}
+            record |= {"model": path.name, "how": told.how, "unknown": round(unknown, 3)}
+            yield record | labelled(task, said["given"])
+
+
+def labelled(task: Task, found: Annotation) -> dict[str, float]:
+    """Return the share of scored cells with a label of any depth, and that of true ones of these.
+
+    A label is true if it is above the true type, or below it.
+    """
+    truth = [task.terms.get(str(x), "") for x in task.cells.labels]
+    said = [
+        (label, term, size)
+        for label, term, size in zip(
+            found.label_ids, truth, found.ontology.size[found.codes], strict=True
+        )
+        if term
+    ]
+    given = [(label, term, size) for label, term, size in said if label]
+    true = [
+        term in terms()[label].above or label in terms()[term].above for label, term, _ in given
+    ]
+    return {
+        "labelled": round(len(given) / len(said), 4),
+        "true": round(float(np.mean(true)) if true else 0.0, 4),
+        "types_of_label": round(float(np.mean([size for *_, size in given])), 2),
+    }
 
 
 def _may_score(spec: Any, species: str, task: Task) -> bool:

@@ -289,7 +289,22 @@ STRICTNESS = {
     "unseen cells that keep a label": ("unseen_labelled", ".1%"),
     "seen cells called unknown": ("seen_unknown", ".1%"),
 }
+DEPTH = {
+    "model": ("model", ""),
+    "genes": ("view", ""),
+    "labels": ("depth", ""),
+    "threshold": ("threshold", ".2f"),
+    "cells": ("cells", ",d"),
+    "labelled": ("labelled", ".1%"),
+    "true": ("true", ".3f"),
+    "right type": ("right_type", ".1%"),
+    "right type behind a coarser label": ("hidden", ".1%"),
+    "unseen types: labelled": ("unseen_labelled", ".1%"),
+    "true type in the set": ("covered", ".3f"),
+    "types in a set": ("types_in_set", ".2f"),
+}
 PLAIN = {
+    "depth": DEPTH,
     "graph_kinds": GRAPH_KINDS,
     "unknown_types": UNKNOWN_TYPES,
     "sample_costs": SAMPLE_COSTS,

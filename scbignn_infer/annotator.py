@@ -282,8 +282,9 @@ class Annotator:
         annotation = Annotation(
             cell_types=grouping.labels,
             ontology_ids=grouping.ontology_ids,
+            wider=cell_scores.ontology,
             probabilities=cell_scores.probabilities,
-            gene_level_codes=grouping.sum(np.exp(genes.logits)).argmax(axis=1),
+            gene_level_codes=cell_scores.ontology.best(grouping.sum(np.exp(genes.logits))),
             neighbor_agreement=cell_scores.agreement,
             novelty=cell_scores.novelty,
             residual=cell_scores.residual,

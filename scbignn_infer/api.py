@@ -55,7 +55,10 @@ def annotate(
         ``None``, or the copy. These slots are written:
 
         ``obs[f"{key_added}_cell_type"]``
-            Final label, categorical; "unknown" below the threshold or above the novelty.
+            Final label, categorical: a type, or what joins types of which none is sure; "unknown"
+            below the threshold or above the novelty.
+        ``obs[f"{key_added}_cell_type_set"]``
+            With ``sets``, the labels that hold that share of the probability, joined by ``|``.
         ``obs[f"{key_added}_cell_type_ontology_id"]``
             Cell Ontology id or empty.
         ``obs[f"{key_added}_best_cell_type"]``

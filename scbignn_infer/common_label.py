@@ -92,7 +92,7 @@ def consensus(
     >>> from scbignn_infer import consensus
     >>> both = consensus({"one": ["CD4 T", "B"], "two": ["CD8 T", "naive B cell"]})
     >>> both.labels.tolist()
-    ['mature alpha-beta T cell', 'B cell']
+    ['alpha-beta T cell', 'B cell']
     """
     _check(columns, at_least)
     known = {label: _must_be_term(name) for label, name in names.items()}

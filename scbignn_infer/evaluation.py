@@ -11,9 +11,13 @@ import numpy as np
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from scbignn_infer._types import Array
+
+
+NO_JOINS: Mapping[str, Collection[str]] = {}
+"""Labels are types alone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,35 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Depths:
+    """How the final labels of the scored cells compare with the truth along the ontology.
+
+    Cells are counted. A label is ``finer`` if the truth joins its types with others, ``coarser`` if
+    it joins the types of the truth with others.
+    """
+
+    right: int
+    finer: int
+    coarser: int
+    wrong: int
+    unknown: int
+
+    @property
+    def true_share(self) -> float | None:
+        """Share of the labels given that are true: right, finer or coarser; ``None`` of none."""
+        called = self.right + self.finer + self.coarser + self.wrong
+        return 1 - self.wrong / called if called else None
+
+    @property
+    def said(self) -> str:
+        """One line that says it; empty without labels."""
+        if self.true_share is None:
+            return ""
+        counts = [f"{n:,} {kind}" for kind, n in asdict(self).items() if kind != "unknown"]
+        return f"{', '.join(counts)}; {self.true_share:.1%} are true"
+
+
+@dataclass(frozen=True)
 class Scores:
     """How well the cells whose true type the model knows were labelled."""
 
@@ -75,10 +108,15 @@ class Scores:
     al. 2015); ``None`` without confidences."""
     reliability: tuple[ReliabilityBin, ...] = ()
     """The bins that hold cells."""
+    depths: Depths | None = None
+    """Of the final labels; ``None`` where they are not known."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scores as JSON can hold them."""
-        return asdict(self) | {"confusion": self.confusion.tolist()}
+        told = asdict(self) | {"confusion": self.confusion.tolist()}
+        if self.depths is not None:
+            told["depths"] |= {"true_share": self.depths.true_share}
+        return told
 
 
 def score(
@@ -88,13 +126,17 @@ def score(
     cell_types: Sequence[str],
     *,
     confidence: Array | None = None,
+    final: Array | None = None,
+    joins: Mapping[str, Collection[str]] = NO_JOINS,
 ) -> Scores:
     """Compare labels with the truth; an InputError says that the model knows no true label.
 
     ``best`` (n,) are labels without rejection, with their ``confidence``; ``called`` tells where
-    the final one is not unknown. Cells of a type that the model lacks are left out.
+    the ``final`` one is not unknown. ``joins`` maps labels that join types to these. Cells whose
+    true label is neither a type nor such a label are left out; a best label below the true one is
+    right.
     """
-    known = np.isin(truth, cell_types)
+    known = np.isin(truth, [*cell_types, *joins])
     names, counts = np.unique(truth[~known], return_counts=True)
     left_out = {str(names[i]): int(counts[i]) for i in np.argsort(-counts, kind="stable")}
     if not known.any():
@@ -104,9 +146,12 @@ def score(
             do="rename the labels with --map, or choose another --truth or model",
         )
     truth, best, called = truth[known], best[known], called[known]
+    below = [b in joins.get(t, ()) for t, b in zip(truth, best, strict=True)]
+    best = np.where(below, truth, best)
     bins = () if confidence is None else reliability(confidence[known], truth == best)
     met = {*truth, *best}
-    labels = [c for c in cell_types if c in met]
+    labels = [c for c in (*cell_types, *joins) if c in met]
+    labels = list(dict.fromkeys(labels))
     labels += sorted(met.difference(labels))
     code = {label: i for i, label in enumerate(labels)}
     confusion = np.zeros((len(labels), len(labels)), np.int64)
@@ -136,7 +181,22 @@ def score(
         confusion=confusion,
         calibration_error=calibration_error(bins),
         reliability=bins,
+        depths=None if final is None else depths(truth, final[known], called, joins),
     )
+
+
+def depths(
+    truth: Array, final: Array, called: Array, joins: Mapping[str, Collection[str]] = NO_JOINS
+) -> Depths:
+    """Tell right labels (n,) from finer, coarser and wrong ones; those not called are unknown."""
+    types = {label: frozenset(joins.get(label, (label,))) for label in {*truth, *final}}
+    n: Counter[str] = Counter()
+    pairs = Counter(zip(truth.tolist(), final.tolist(), called.tolist(), strict=True))
+    for (true, said, is_called), cells in pairs.items():
+        a, b = types[said], types[true]
+        met = "right" if said == true else "finer" if a < b else "coarser" if b < a else "wrong"
+        n[met if is_called else "unknown"] += cells
+    return Depths(n["right"], n["finer"], n["coarser"], n["wrong"], n["unknown"])
 
 
 def reliability(confidence: Array, right: Array, n_bins: int = 10) -> tuple[ReliabilityBin, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from scbignn_infer.annotation.adapt import OF_TISSUES, Round, type_sums
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Adapted
 from scbignn_infer.annotation.scores import CellScores
 from scbignn_infer.network.levels import cell_pass, gene_pass
@@ -68,9 +69,10 @@ class Labelling:
         rules = rules.found(genes.logits, genes.empty)
         grouping = rules.grouping
         bank, _ = pair.bank_of(grouping.kept), grouping.narrow(genes.logits)
-        scores = CellScores(self.query.n_cells, grouping, pair.bundle.spec.temperature)
+        spec, n = pair.bundle.spec, self.query.n_cells
+        scores = CellScores(n, grouping, spec.temperature, Ontology.of(spec, grouping))
         done = Round(genes, scores, rules)
-        layers = pair.bundle.spec.cell_level.layers
+        layers = spec.cell_level.layers
         for cells in with_counts(self.batches, genes.empty):
             with self.clock.stage("graph"):
                 graph = pair.neighbors(genes.embedding[cells], bank)

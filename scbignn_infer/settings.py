@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T", bound=Callable[..., Any])
 GraphKind = Literal["query", "reference"]
+Depth = Literal["sure", "leaf"]
 Orientation = Literal["cells-by-genes", "genes-by-cells"]
 DEFAULT_KEY = "scbignn"
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -127,6 +128,17 @@ class Settings:
     level: int = _setting(
         0, "Coarser labels: number of steps up the Cell Ontology.", within=(0, None)
     )
+    depth: Depth = _setting(
+        "sure",
+        "Label a cell as deep down the Cell Ontology as is sure, if the model can; or always with "
+        "one of its types, a leaf.",
+    )
+    sets: float | None = _setting(
+        None,
+        "Also write the labels that together hold this share of a cell's probability, such as 0.9.",
+        metavar="SHARE",
+        within=(0, 1),
+    )
     adapt: bool = _setting(
         False,
         "Estimate the model's means once more with cells of the query that it is sure of; each "
@@ -178,6 +190,8 @@ class RuleKeywords(TypedDict, total=False):
     unknown_threshold: float | None
     max_novelty: float
     level: int
+    depth: Depth
+    sets: float | None
     adapt: bool
     groups: Mapping[str, str] | None
     tissue: Sequence[str]

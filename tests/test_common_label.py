@@ -139,7 +139,7 @@ class TestCommand:
         table = pd.read_csv(tmp_path / "c.csv", index_col=0)
         assert table.index.tolist() == ["a", "=b", "c"]
         assert table["consensus"].tolist() == [
-            "mature alpha-beta T cell",
+            "alpha-beta T cell",
             "B cell",
             "natural killer cell",
         ]

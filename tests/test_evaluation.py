@@ -132,3 +132,35 @@ def test_cells_without_a_label_in_either_are_left_out():
     assert (found.n_cells, found.share) == (1, 1)
     with pytest.raises(InputError, match="no cell has a label in both"):
         agreement(np.array(["B", ""], object), np.array(["", "B"], object))
+
+
+JOINS = {"T": ["CD4 T", "CD8 T"], "lymphocyte": ["CD4 T", "CD8 T", "B", "NK"], "odd": ["B", "NK"]}
+
+
+def test_finer_and_coarser_labels_are_told_from_wrong_ones():
+    truth = np.array(["CD4 T", "CD4 T", "T", "T", "T", "odd", "B", "B", "HSPC"], dtype=object)
+    final = np.array(["T", "NK", "CD8 T", "lymphocyte", "odd", "T", "B", "no", "B"], dtype=object)
+    best = np.array(["CD4 T", "NK", "CD8 T", "B", "B", "CD4 T", "B", "B", "B"], dtype=object)
+    called = final != "no"
+    scores = score(truth, best, called, TYPES, final=final, joins=JOINS)
+    told = scores.depths
+    assert (told.right, told.finer, told.coarser) == (1, 1, 2)
+    assert (told.wrong, told.unknown) == (3, 1)
+    assert told.true_share == pytest.approx(4 / 7)
+    assert told.said == "1 right, 1 finer, 2 coarser, 3 wrong; 57.1% are true"
+    assert scores.left_out == {"HSPC": 1}
+    assert scores.accuracy == pytest.approx(4 / 8)  # CD4 T, CD8 T as a T, B and B
+    assert scores.as_dict()["depths"]["true_share"] == told.true_share
+    json.dumps(scores.as_dict())
+    assert score(truth[:2], best[:2], called[:2], TYPES, joins=JOINS).depths is None
+
+
+@given(st.lists(st.tuples(labels, labels, st.booleans()), min_size=1, max_size=60))
+def test_without_what_joins_types_labels_are_right_or_wrong(cells):
+    truth, final, called = (np.array(side, dtype=object) for side in zip(*cells, strict=True))
+    scores = score(truth, final, called.astype(bool), TYPES, final=final)
+    assert (scores.depths.finer, scores.depths.coarser) == (0, 0)
+    assert scores.depths.true_share == scores.called_accuracy or scores.depths.true_share == (
+        pytest.approx(scores.called_accuracy)
+    )
+    assert scores.depths.unknown == (~called.astype(bool)).sum()

@@ -223,7 +223,7 @@ def test_labels_are_those_of_the_api(client, cells, annotator, form):
     expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
     columns = expected.columns("k")
     assert answer["cells"] == list(cells.obs_names)
-    for name in annotation.COLUMNS:
+    for name in annotation.ALWAYS:
         assert answer[name] == columns[f"k_{name}"].tolist(), name
     summary = answer["summary"]
     assert answer["model"] == expected.summary()["model"]
@@ -396,7 +396,11 @@ def test_the_description_holds_for_bodies_and_answers(client, cells):
     answer = post(client, as_sparse(cells), JSON)
     check(answer.json(), operation["responses"]["200"]["content"])
     labels = components["schemas"]["Labels"]
-    assert set(answer.json()) == set(labels["properties"]) == set(labels["required"])
+    assert set(answer.json()) == set(labels["required"])
+    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set"}
+    wished = post(client, as_sparse(cells), JSON, sets=0.9)
+    check(wished.json(), operation["responses"]["200"]["content"])
+    assert set(wished.json()) == set(labels["properties"])
     answer = post(client, as_sparse(cells), JSON, matrix="none")
     check(answer.json(), operation["responses"]["422"]["content"])
 

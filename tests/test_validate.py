@@ -206,6 +206,7 @@ def at(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 
 TYPES = ("cell_types", 0, "label")
 GROUP = {"label": "x", "ontology_id": "CL:1", "level": 1}
+TERM = {"label": "x", "ontology_id": "CL:1", "below": []}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,16 @@ GROUP = {"label": "x", "ontology_id": "CL:1", "level": 1}
         (at(*TYPES, value="\ud800bad"), "bundle.json"),
         (at("cell_types", 0, "ontology_id", value="\x1b"), r"the text '\x1b'"),
         (at("cell_types", 0, "lineage", value=[GROUP | {"level": 10**18}]), "groups up to level"),
+        (at("ontology", value=[TERM | {"below": ["CL:9"]}]), "the term 'x' above 'CL:9'"),
+        (at("ontology", value=[TERM, TERM | {"label": "y"}]), "the id 'CL:1' of two terms"),
+        (at("ontology", value=[TERM, TERM | {"ontology_id": "y"}]), "the label 'x' of two terms"),
+        (at("ontology", value=[TERM | {"label": "unknown"}]), "the label 'unknown'"),
+        (at("ontology", value=[TERM | {"label": "a\x1b"}]), r"the label of a term 'a\x1b'"),
+        (at("ontology", value=[TERM | {"ontology_id": "\x1b"}]), r"the text '\x1b'"),
+        (at("ontology", value=[TERM] * 3000), "3,000 terms; expected up to 2,000"),
+        (at("thresholds", "sets", value=0), "thresholds.sets 0.0; expected from 0.1 to 10"),
+        (at("thresholds", "label", value=2), "bundle.json does not hold"),
+        (at("best", value="x"), "bundle.json does not hold"),
         (at("genes", 1, "symbol", value="CD3D"), "the gene 'CD3D' twice"),
         (at("genes", 1, "symbol", value=""), "the gene ''"),
         (at("genes", 1, "symbol", value="\x9b"), r"the gene '\x9b'"),

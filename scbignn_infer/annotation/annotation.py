@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.annotation import scores
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import scipy.sparse as sp
 
@@ -49,9 +51,18 @@ class Annotation:
         (n_cells,) cells without a count on any known gene, or mostly of another species than the
         model's; they are unknown.
     confidence_threshold
-        A cell is called unknown where its :attr:`support` is below it.
+        A cell is called unknown where its :attr:`support` is below it, or below the
+        ``label_threshold`` if its label joins types.
     max_novelty
         A cell is called unknown where its novelty is above it, too.
+    label_threshold
+        A cell is given the deepest label whose types have this probability together, and is unknown
+        if there is none. 0: labels are types.
+    sets
+        The share of a cell's probability that the labels of its set hold; 0: no sets.
+    wider
+        The labels that cells may be given: the types, then what joins several; by default types
+        alone.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -83,6 +94,9 @@ class Annotation:
     empty: Array
     confidence_threshold: float
     max_novelty: float = 1.0
+    label_threshold: float = 0.0
+    sets: float = 0.0
+    wider: Ontology | None = None
     graph: sp.csr_matrix | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -97,24 +111,44 @@ class Annotation:
     @property
     def confidence(self) -> Array:
         """(n_cells,) calibrated probability of the best label."""
-        best: Array = self.probabilities.max(axis=1)
+        best: Array = self.probabilities[np.arange(len(self)), self._best]
         return best
 
     @property
     def support(self) -> Array:
-        """(n_cells,) confidence, less for cells that are unlike any of the reference."""
-        return scores.support(self.confidence, self.novelty, self.residual)
+        """(n_cells,) probability of the label, less for cells that are unlike the reference."""
+        return scores.support(self._deepest[1], self.novelty, self.residual)
 
     @property
     def best_codes(self) -> Array:
-        """(n_cells,) label codes without rejection; -1 for empty cells."""
-        return np.where(self.empty, -1, self.probabilities.argmax(axis=1))
+        """(n_cells,) codes of the best types, without rejection; -1 for empty cells."""
+        return np.where(self.empty, -1, self._best)
 
     @property
     def codes(self) -> Array:
-        """(n_cells,) final label codes; -1 is unknown."""
-        is_sure = (self.support >= self.confidence_threshold) & (self.novelty <= self.max_novelty)
-        return np.where(is_sure, self.best_codes, -1)
+        """(n_cells,) final codes, of types or of what joins them; -1 is unknown."""
+        (label, together), least = self._deepest, self.confidence_threshold
+        is_sure = (self.support >= least) & (self.novelty <= self.max_novelty) & ~self.empty
+        if self.label_threshold and least > 0:
+            joins = self.ontology.size[label] > 1
+            is_sure &= np.where(joins, self.support, together) >= max(least, self.label_threshold)
+        return np.where(is_sure, label, -1)
+
+    @cached_property
+    def ontology(self) -> Ontology:
+        """The labels that cells may be given."""
+        return self.wider or Ontology.flat(self.cell_types, self.ontology_ids)
+
+    @cached_property
+    def _best(self) -> Array:
+        return self.ontology.best(self.probabilities)
+
+    @cached_property
+    def _deepest(self) -> tuple[Array, Array]:
+        """Codes of the labels, and the probabilities of their types together."""
+        if not self.label_threshold:
+            return self._best, self.confidence
+        return self.ontology.deepest(self.probabilities, self.label_threshold)
 
     @property
     def labels(self) -> Array:
@@ -124,7 +158,7 @@ class Annotation:
     @property
     def label_ids(self) -> Array:
         """(n_cells,) Cell Ontology ids of the final labels, or empty strings."""
-        return np.array([*self.ontology_ids, ""], dtype=object)[self.codes]
+        return np.array([*self.ontology.ontology_ids, ""], dtype=object)[self.codes]
 
     @property
     def best_labels(self) -> Array:
@@ -136,18 +170,35 @@ class Annotation:
         """(n_cells,) labels of the gene level alone."""
         return self._names(np.where(self.empty, -1, self.gene_level_codes))
 
+    def sets_of(self, share: float) -> Array:
+        """Return the labels (n_cells,) that hold a share of the probability, joined by ``|``.
+
+        An empty cell has an empty set.
+        """
+        return self.ontology.sets(self.probabilities, share)
+
+    @cached_property
+    def label_sets(self) -> Array:
+        """(n_cells,) labels that hold the share :attr:`sets`."""
+        return self.sets_of(self.sets)
+
     def _names(self, codes: Array) -> Array:
-        return np.array([*self.cell_types, UNKNOWN], dtype=object)[codes]
+        return np.array([*self.ontology.labels, UNKNOWN], dtype=object)[codes]
 
     def counts(self) -> dict[str, int]:
         """Map each final label to its number of cells, most frequent first."""
         codes, n = np.unique(self.codes, return_counts=True)
-        names = [*self.cell_types, UNKNOWN]
+        names = [*self.ontology.labels, UNKNOWN]
         return {names[codes[i]]: int(n[i]) for i in np.argsort(-n, kind="stable")}
 
     def columns(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell columns as they stand in ``obs``, by name."""
-        return {f"{key}_{name}": column.values(self) for name, column in COLUMNS.items()}
+        return {f"{key}_{name}": column.values(self) for name, column in self.shown.items()}
+
+    @property
+    def shown(self) -> dict[str, Column]:
+        """The columns that there are: all but those that were not asked for."""
+        return {n: c for n, c in COLUMNS.items() if c.asked is None or c.asked(self)}
 
     def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell matrices as they stand in ``obsm``, by name."""
@@ -169,7 +220,12 @@ class Annotation:
 
     def record(self) -> dict[str, Any]:
         """Return what stands in ``uns``: the provenance and the names of the classes."""
-        return {**self.provenance.record(), "cell_types": self.cell_types}
+        record = {**self.provenance.record(), "cell_types": self.cell_types}
+        names, joins = self.ontology.labels, self.ontology.joins
+        if joins:
+            codes = [" ".join(map(str, np.flatnonzero(self.ontology.holds[i]))) for i in joins]
+            record["joins"] = {"labels": [names[i] for i in joins], "types": codes}
+        return record
 
     def warnings(self) -> list[str]:
         """Return what the user should know before labels are believed."""
@@ -193,12 +249,30 @@ class Annotation:
         }
 
 
+def joins_of(record: Mapping[str, Any], cell_types: list[str]) -> dict[str, list[str]]:
+    """Map labels that join types to these, as ``uns`` of a labelled file has them."""
+    joins = record.get("joins")
+    if not isinstance(joins, dict):
+        return {}
+    pairs = zip(joins.get("labels", ()), joins.get("types", ()), strict=False)
+    return {
+        str(label): [cell_types[int(i)] for i in str(codes).split() if _is_code(i, cell_types)]
+        for label, codes in pairs
+    }
+
+
+def _is_code(text: str, cell_types: list[str]) -> bool:
+    return text in map(str, range(len(cell_types)))
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of ``obs``: what gives its values, and the strings among them in their order."""
 
     of: Callable[[Annotation], Array]
     names: Callable[[Annotation], list[str]] | None = None
+    asked: Callable[[Annotation], bool] | None = None
+    """Whether it is there; by default it always is."""
 
     def values(self, annotation: Annotation) -> Array:
         """Return the values (n_cells,), strings or float32."""
@@ -207,20 +281,31 @@ class Column:
 
 
 def _label_names(annotation: Annotation) -> list[str]:
+    return [*annotation.ontology.labels, UNKNOWN]
+
+
+def _type_names(annotation: Annotation) -> list[str]:
     return [*annotation.cell_types, UNKNOWN]
 
 
 def _id_names(annotation: Annotation) -> list[str]:
-    return list(dict.fromkeys([*annotation.ontology_ids, ""]))
+    return list(dict.fromkeys([*annotation.ontology.ontology_ids, ""]))
+
+
+def _set_names(annotation: Annotation) -> list[str]:
+    return sorted(set(annotation.label_sets))
 
 
 COLUMNS = {
     "cell_type": Column(lambda a: a.labels, _label_names),
     "cell_type_ontology_id": Column(lambda a: a.label_ids, _id_names),
-    "best_cell_type": Column(lambda a: a.best_labels, _label_names),
+    "cell_type_set": Column(lambda a: a.label_sets, _set_names, lambda a: a.sets > 0),
+    "best_cell_type": Column(lambda a: a.best_labels, _type_names),
     "confidence": Column(lambda a: a.confidence),
-    "gene_level_cell_type": Column(lambda a: a.gene_level_labels, _label_names),
+    "gene_level_cell_type": Column(lambda a: a.gene_level_labels, _type_names),
     "neighbor_agreement": Column(lambda a: a.neighbor_agreement),
     "novelty": Column(lambda a: a.novelty),
 }
 """The per-cell columns by name, without their prefix: files, tables and services have each."""
+ALWAYS = {name: column for name, column in COLUMNS.items() if column.asked is None}
+"""Those that no setting asks for."""

@@ -32,6 +32,10 @@ class Rules:
         Cells are unknown below it, by their :attr:`~scbignn_infer.Annotation.support`.
     max_novelty
         Cells are unknown above it, too, by their novelty.
+    least
+        Labels are the deepest whose types are as probable together; 0: labels are types.
+    sets
+        The share of a cell's probability that a set of labels holds; 0: no sets.
     tissues
         Those of a body model that are to be found from the cells, or None.
     tissue
@@ -49,6 +53,8 @@ class Rules:
     grouping: Grouping
     threshold: float
     max_novelty: float = 1.0
+    least: float = 0.0
+    sets: float = 0.0
     tissues: Tissues | None = None
     tissue: FoundTissue = UNKNOWN_TISSUE
     adapt: bool = False
@@ -56,7 +62,12 @@ class Rules:
     @property
     def limits(self) -> dict[str, Any]:
         """What an annotation and its record keep of when cells are unknown."""
-        return {"confidence_threshold": self.threshold, "max_novelty": self.max_novelty}
+        return {
+            "confidence_threshold": self.threshold,
+            "max_novelty": self.max_novelty,
+            "label_threshold": self.least,
+            "sets": self.sets,
+        }
 
     @classmethod
     @shown(RuleKeywords)
@@ -80,12 +91,15 @@ class Rules:
             grouping = Grouping.by_map(spec.cell_types, chosen.groups)
         usual, threshold = spec.thresholds.confidence, chosen.unknown_threshold
         limits = (usual if threshold is None else threshold), chosen.max_novelty
+        least = spec.thresholds.label if chosen.depth == "sure" else 0.0
+        least = max(least, threshold or 0.0) if least else 0.0
         if not chosen.unknown:
             limits = NEVER_UNKNOWN, 1.0
         tissues = Tissues.of(spec)
         tissue = tissues.given(spec.name, chosen.tissue)
         known = tissues if tissues.names else None
-        return cls(grouping, *limits, known, adapt=chosen.adapt).on(tissue)
+        depth = least, chosen.sets or 0.0
+        return cls(grouping, *limits, *depth, known, adapt=chosen.adapt).on(tissue)
 
     def on(self, tissue: FoundTissue) -> Rules:
         """Return the rules for cells of a tissue: the types that it has not are gone."""

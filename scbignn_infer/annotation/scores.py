@@ -10,6 +10,7 @@ from scipy.special import softmax
 if TYPE_CHECKING:
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.grouping import Grouping
+    from scbignn_infer.annotation.ontology import Ontology
     from scbignn_infer.network.bank import ReferenceBank
     from scbignn_infer.network.levels import GenePass
     from scbignn_infer.network.neighbors import Graph
@@ -150,11 +151,12 @@ class CellScores:
     """What is said of n cells, graph by graph; a cell in no graph is all novel.
 
     The temperature is that of :func:`calibrate`; the scores (n,) are those of :func:`agreement` and
-    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping.
+    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping; the
+    ontology tells the best of these.
     """
 
-    def __init__(self, n: int, grouping: Grouping, temperature: float) -> None:
-        self._grouping, self._temperature = grouping, temperature
+    def __init__(self, n: int, grouping: Grouping, temperature: float, ontology: Ontology) -> None:
+        self._grouping, self._temperature, self.ontology = grouping, temperature, ontology
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         self.agreement, self.residual, self.known = np.zeros((3, n), np.float32)
         self.novelty = np.ones(n, np.float32)
@@ -171,7 +173,7 @@ class CellScores:
     ) -> None:
         """Score the cells of a graph, by the cell level's logits and what the gene level said."""
         probabilities = self._grouping.sum(calibrate(logits, self._temperature))
-        self.probabilities[cells], codes = probabilities, probabilities.argmax(1)
+        self.probabilities[cells], codes = probabilities, self.ontology.best(probabilities)
         self.agreement[cells] = agreement(codes, graph, self._grouping.group)
         z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)

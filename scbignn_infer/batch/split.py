@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.batch.samples import (
     done,
@@ -132,10 +133,12 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
             for name in ARRAYS:
                 held[name].append(arrays[name])
     whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
+    rules = annotator.rules
     return Annotation(
-        cell_types=annotator.rules.grouping.labels,
-        ontology_ids=annotator.rules.grouping.ontology_ids,
+        cell_types=rules.grouping.labels,
+        ontology_ids=rules.grouping.ontology_ids,
+        wider=Ontology.of(annotator.bundle.spec, rules.grouping),
         **whole,
-        **annotator.rules.limits,
+        **rules.limits,
         provenance=Provenance.joined(based),
     )

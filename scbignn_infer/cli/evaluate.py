@@ -85,17 +85,19 @@ def evaluate(
         labels.final != UNKNOWN,
         labels.cell_types,
         confidence=labels.confidence,
+        final=labels.final,
+        joins=labels.joins,
     )
     compared: Summary | None = None
     if other is not None:
-        known = np.isin(true, labels.cell_types) & (other != "")
+        known = np.isin(true, [*labels.cell_types, *labels.joins]) & (other != "")
         compared = {
             "key": against,
             "agreement": asdict(evaluation.agreement(labels.best, other)),
             "scores": None,
         }
         if known.any():
-            theirs = evaluation.score(true, other, known, labels.cell_types)
+            theirs = evaluation.score(true, other, known, labels.cell_types, joins=labels.joins)
             compared["scores"] = {"accuracy": theirs.accuracy, "macro_f1": theirs.macro_f1}
     for warning in labels.warnings:
         make_console(stderr=True).print(f"warning: {warning}", soft_wrap=True)
@@ -119,12 +121,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels that are scored, (n,) each, the types that their model knows, and what to say."""
+    """Labels that are scored, (n,) each, their model's types, what joins these, what to say."""
 
     best: Any
     final: Any
     confidence: Any
     cell_types: list[str]
+    joins: dict[str, list[str]]
     warnings: list[str]
 
 
@@ -144,6 +147,7 @@ def _print_scores(scores: Scores, compared: Summary | None) -> None:
             "called unknown": f"{scores.unknown_share:.1%}",
             "accuracy of the called": as_score(scores.called_accuracy),
             "calibration error": as_score(scores.calibration_error),
+            "labels given": scores.depths.said if scores.depths else "",
         },
     )
     rows = [
@@ -187,6 +191,7 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
     """Return the labels that annotate has written."""
     import numpy as np
 
+    from scbignn_infer.annotation.annotation import joins_of
     from scbignn_infer.annotation.provenance import Provenance
 
     do = "run scbignn-infer annotate first"
@@ -198,12 +203,14 @@ def _written_labels(cells: FileQuery, key: str) -> _Labels:
             expected=f"obs['{names[0]}']",
             do=do,
         )
+    types = [str(c) for c in record["cell_types"]]
     best, final, confidence = (np.array(_labels(cells, name, do), dtype=object) for name in names)
     return _Labels(
         best,
         final,
         confidence.astype(np.float64),
-        [str(c) for c in record["cell_types"]],
+        types,
+        joins_of(record, types),
         _warnings_of(Provenance.from_record(record)),
     )
 

@@ -187,6 +187,14 @@ def _print_tissue(entry: Summary) -> None:
         console.print(f"source: {source}", soft_wrap=True)
 
 
+def _labels_of(spec: BundleSpec) -> str:
+    """Say how deep labels are."""
+    if not spec.thresholds.label:
+        return ""
+    names = ", ".join(node.label for node in reversed(spec.ontology))
+    return f"as deep as is sure to {spec.thresholds.label:.3g}: the types, {names}"
+
+
 def _print_card(spec: BundleSpec, path: Path) -> None:
     console, training = make_console(), spec.training
     console.print(f"{spec.name} {spec.version}", style="bold")
@@ -205,6 +213,7 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",
             "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
             f"(temperature {spec.temperature:.3g})",
+            "labels": _labels_of(spec),
             "cells": f"{training.n_cells:,}, seed {training.seed}",
         },
     )

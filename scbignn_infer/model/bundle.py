@@ -57,6 +57,15 @@ class Term(Record, frozen=True, kw_only=True):
     level: Count
 
 
+class Node(Record, frozen=True, kw_only=True):
+    """A term of the Cell Ontology that joins types: a label for cells whose type is not sure."""
+
+    label: str
+    ontology_id: str
+    below: list[str]
+    """Ontology ids of the types that it is true of."""
+
+
 class CellType(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One class of the model; its position is the label code."""
 
@@ -129,10 +138,14 @@ class GraphSpec(Record, frozen=True, kw_only=True):
     metric: Literal["cosine"] = "cosine"
 
 
-class Thresholds(Record, frozen=True, kw_only=True):
+class Thresholds(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Below ``confidence`` a cell is called unknown."""
 
     confidence: Share
+    label: Share = 0.0
+    """What the types of a label that may be coarser must sum to; 0: labels are types."""
+    sets: float = 1.0
+    """A set of labels for a share s holds s to this power of the probability."""
 
 
 class Dataset(Record, frozen=True, kw_only=True):
@@ -280,6 +293,11 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     licence: str = ""
     genes: list[Gene]
     cell_types: list[CellType]
+    ontology: list[Node] = []
+    """What joins the types, in labels that are as deep as is sure."""
+    best: Literal["flat", "descent"] = "flat"
+    """How the best type is found: the most probable one, or down the ontology, at each step by the
+    sum of the types below."""
     tissues: list[Tissue] = []
     """Of a body model; others have none."""
     preprocessing: Preprocessing

@@ -41,7 +41,7 @@ CONTROL = re.compile(
 LINE_BREAKS = re.compile(r"[\n\t]")
 MAX_TEXT = 200
 """Characters of a label, a name or a symbol."""
-MAX_TYPES, MAX_GENES, MAX_LAYERS, MAX_GROUPS = 10_000, 200_000, 16, 100
+MAX_TYPES, MAX_GENES, MAX_LAYERS, MAX_GROUPS, MAX_TERMS = 10_000, 200_000, 16, 100, 2_000
 TEMPERATURES = 0.01, 100.0
 """Training finds one from 0.1 to 10."""
 MAX_FILE_BYTES = 1 << 28
@@ -97,6 +97,8 @@ MAY_BE_ZERO = ("ridge", "graph_factors", "codes")
 """Tables that may hold zeros alone."""
 SMALLEST, LARGEST = 1e-6, 1e6
 """Of decimals that must be above 0, and of all: what float32 can still reckon with."""
+POWERS = 0.1, 10.0
+"""Of a share, to which the labels of a set are taken."""
 MAX_VALUES = 1 << 26
 """Values of all tables of a file together."""
 MAX_HEADER = 1000
@@ -107,6 +109,7 @@ def check_record(spec: BundleSpec) -> None:
     """Refuse a record that contradicts itself or that nothing could be labelled by."""
     _check_words(spec)
     _check_types(spec)
+    _check_ontology(spec)
     _check_tissues(spec)
     _check_genes(spec)
     _check_numbers(spec)
@@ -140,6 +143,7 @@ def _check_words(spec: BundleSpec) -> None:
         ("type", [c.called for c in spec.cell_types]),
         ("tissue", [t.name for t in spec.tissues]),
         ("label of a group", [t.label for c in spec.cell_types for t in c.lineage]),
+        ("label of a term", [node.label for node in spec.ontology]),
         ("gene", [g.symbol for g in spec.genes]),
     ):
         bad = bad_word(words)
@@ -149,6 +153,7 @@ def _check_words(spec: BundleSpec) -> None:
             f"1 to {MAX_TEXT} letters, without control characters",
         )
     ids = [i for c in spec.cell_types for i in (c.ontology_id, *(t.ontology_id for t in c.lineage))]
+    ids += [i for node in spec.ontology for i in (node.ontology_id, *node.below)]
     rest = (spec.tissue, spec.tissues, spec.description, spec.licence, spec.assays, spec.training)
     texts = [*ids, *(g.ensembl_id for g in spec.genes), *_texts(msgspec.to_builtins(rest))]
     if CONTROL.search(LINE_BREAKS.sub("", "".join(texts))):
@@ -180,7 +185,9 @@ def _check_types(spec: BundleSpec) -> None:
     twice = _repeated(labels)
     need(twice is None, f"the label {_shown(twice or '')} twice", "each label once")
     groups = [t for c in spec.cell_types for t in c.lineage]
-    for word in [*labels, *(c.called for c in spec.cell_types), *(t.label for t in groups)]:
+    called = [c.called for c in spec.cell_types]
+    terms = [*(t.label for t in groups), *(node.label for node in spec.ontology)]
+    for word in [*labels, *called, *terms]:
         need(
             word not in RESERVED,
             f"the label '{word}', which the runtime gives itself",
@@ -192,6 +199,29 @@ def _check_types(spec: BundleSpec) -> None:
         f"groups up to level {levels:,}",
         f"up to {MAX_GROUPS}",
     )
+
+
+def _check_ontology(spec: BundleSpec) -> None:
+    """Refuse terms without names and ids of their own, or above what is no type."""
+    ids = {c.ontology_id for c in spec.cell_types} - {""}
+    need(
+        len(spec.ontology) <= MAX_TERMS,
+        f"{len(spec.ontology):,} terms",
+        f"up to {MAX_TERMS:,}",
+    )
+    for what, words in (
+        ("label", [node.label for node in spec.ontology]),
+        ("id", [node.ontology_id for node in spec.ontology]),
+    ):
+        twice = _repeated(words)
+        need(twice is None, f"the {what} {_shown(twice or '')} of two terms", "each term once")
+    for node in spec.ontology:
+        odd = next((i for i in node.below if i not in ids), _repeated(node.below))
+        need(
+            odd is None,
+            f"the term {_shown(node.label)} above {_shown(odd or '')}",
+            "ids of types of the model, each once",
+        )
 
 
 def _check_tissues(spec: BundleSpec) -> None:
@@ -237,6 +267,7 @@ def _check_numbers(spec: BundleSpec) -> None:
     genes = len(spec.genes)
     for what, value, least, most in (
         ("temperature", spec.temperature, *TEMPERATURES),
+        ("thresholds.sets", spec.thresholds.sets, *POWERS),
         ("graph.n_neighbors", spec.graph.n_neighbors, 1, 1000),
         ("preprocessing.panel_genes", spec.preprocessing.panel_genes, 1, MAX_GENES),
         ("preprocessing.min_genes", spec.preprocessing.min_genes, 1, genes),

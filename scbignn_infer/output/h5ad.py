@@ -281,7 +281,8 @@ def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) ->
         for name, values in slots.columns.items():
             _remove(file, "obs", name)
             write_elem(obs, name, values)
-        order = [str(c) for c in obs.attrs.get("column-order", ())]
+        stale = slots.stale.get("obs", ())
+        order = [str(c) for c in obs.attrs.get("column-order", ()) if str(c) not in stale]
         order += [c for c in slots.columns if c not in order]
         obs.attrs["column-order"] = np.array(order, dtype=object)
         others = {"obsm": slots.matrices, "obsp": slots.pairs, "uns": slots.records}
@@ -326,8 +327,10 @@ def check_lengths(n_cells: int, slots: Slots, source: Path) -> None:
 def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     """Add the slots of an annotation to an AnnData in memory."""
     for slot, names in slots.stale.items():
+        held = getattr(adata, slot)
         for name in names:
-            getattr(adata, slot).pop(name, None)
+            if name in held:
+                del held[name]
     for name, values in slots.columns.items():
         adata.obs[name] = values
     for name, values in slots.matrices.items():

@@ -57,5 +57,5 @@ def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:
         f"{key}_{name}": as_column(
             column.values(annotation), column.names(annotation) if column.names else ()
         )
-        for name, column in COLUMNS.items()
+        for name, column in annotation.shown.items()
     }

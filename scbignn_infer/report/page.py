@@ -94,7 +94,8 @@ def write_report(
 
 def _label(annotation: Annotation, label: str) -> tuple[object, ...]:
     """Return a label with its id, cells, share, and medians of confidence and novelty."""
-    ids = dict(zip(annotation.cell_types, annotation.ontology_ids, strict=True))
+    ontology = annotation.ontology
+    ids = dict(zip(ontology.labels, ontology.ontology_ids, strict=True))
     cells = annotation.labels == label
     medians = (np.median(v[cells]) for v in (annotation.confidence, annotation.novelty))
     return label, ids.get(label, ""), cells.sum(), cells.mean(), *medians

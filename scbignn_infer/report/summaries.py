@@ -27,7 +27,8 @@ def write_scores(
     types = [(k, c.precision, c.recall, c.f1, c.n) for k, c in scores.per_class.items()]
     left_out = ", ".join(f"{k or '(none)'} {n:,}" for k, n in scores.left_out.items())
     parts = {"scores": scores, "types": types, "left_out": left_out, "against": against}
-    write_page(target, "scores", name=name, warnings=warnings, **parts)
+    depths = scores.depths.said if scores.depths else ""
+    write_page(target, "scores", name=name, warnings=warnings, depths=depths, **parts)
 
 
 def write_model(target: Path, name: str, types: Mapping[str, Interpretation]) -> None:

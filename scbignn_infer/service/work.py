@@ -14,7 +14,7 @@ import msgspec
 
 from scbignn_infer import label_file
 from scbignn_infer._types import Document
-from scbignn_infer.annotation.annotation import COLUMNS
+from scbignn_infer.annotation.annotation import ALWAYS, COLUMNS
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
@@ -50,8 +50,9 @@ Labels = msgspec.defstruct(
     [
         ("model", Document),
         ("cells", list[str]),
-        *((name, list[str] if column.names else list[float]) for name, column in COLUMNS.items()),
+        *((name, list[str] if column.names else list[float]) for name, column in ALWAYS.items()),
         ("summary", Summary),
+        *((name, list[str] | msgspec.UnsetType, msgspec.UNSET) for name in COLUMNS.keys() - ALWAYS),
     ],
     namespace={"__doc__": "The model, and in each list a value for each cell."},
     module=__name__,
@@ -154,6 +155,6 @@ def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
     return Labels(
         model=summary["model"],
         cells=names,
-        **{name: column.values(annotation).tolist() for name, column in COLUMNS.items()},
+        **{name: column.values(annotation).tolist() for name, column in annotation.shown.items()},
         summary=msgspec.convert(summary | {"seconds": summary["stages"]}, Summary),
     )

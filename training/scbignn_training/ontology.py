@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.model.bundle import Term
+from scbignn_infer.model.bundle import Node, Term
 from scbignn_infer.model.cell_ontology import BY_FUNCTION
 from scbignn_infer.model.cell_ontology import terms as all_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+
+SECRETING, KNOWN = "secreting cell", frozenset({"antibody secreting cell"})
+"""The end of the names of terms by a product, and one that is a lineage."""
+VAGUE = 0.75
+"""Share of the types from which on a term that joins them says nothing."""
 
 
 def check_terms(ontology: Mapping[str, str]) -> None:
@@ -54,17 +60,57 @@ def lineages(terms: Sequence[str]) -> list[list[Term]]:
     terms
         Ontology id of each type, or an empty string, which belongs to no group.
     """
-    above = [all_terms()[t].above if t else frozenset() for t in terms]
-    named: dict[frozenset[int], list[str]] = {}
-    for term in frozenset().union(*above):
-        members = frozenset(i for i, a in enumerate(above) if term in a)
-        if 1 < len(members) < len(terms) and all_terms()[term].label not in BY_FUNCTION:
-            named.setdefault(members, []).append(term)
+    named = _joined(terms)
     tree: dict[frozenset[int], Term] = {}
     for members in sorted(named, key=lambda m: (len(m), sorted(m))):
         if any(members & other and not other <= members for other in tree):
             continue
-        term = min(named[members], key=lambda t: (len(all_terms()[t].label), t))
+        term = named[members]
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
         tree[members] = Term(label=all_terms()[term].label, ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]
+
+
+def nodes(terms: Sequence[str]) -> list[Node]:
+    """Return what joins types, narrow before wide: the labels of cells whose type is not sure.
+
+    They need not make a tree. A term that joins nearly all types is left out.
+
+    Parameters
+    ----------
+    terms
+        Ontology id of each type, or an empty string, which nothing joins.
+    """
+    named = _joined(terms)
+    return [
+        Node(
+            label=all_terms()[named[members]].label,
+            ontology_id=named[members],
+            below=sorted({terms[i] for i in members}),
+        )
+        for members in sorted(named, key=lambda m: (len(m), sorted(m)))
+        if len(members) <= VAGUE * len(terms)
+    ]
+
+
+def _joined(terms: Sequence[str]) -> dict[frozenset[int], str]:
+    """Map types, by their places, to the term that they, not all types, have in common.
+
+    Of several terms the type's own id, if it is one of them, or the shortest name stands.
+    """
+    above = [all_terms()[t].above if t else frozenset() for t in terms]
+    named: dict[frozenset[int], list[str]] = {}
+    for term in frozenset().union(*above):
+        members = frozenset(i for i, a in enumerate(above) if term in a)
+        if 1 < len(members) < len(terms) and _is_label(all_terms()[term].label):
+            named.setdefault(members, []).append(term)
+    return {m: min(found, key=_usual(terms)) for m, found in named.items()}
+
+
+def _is_label(name: str) -> bool:
+    return name not in BY_FUNCTION and (name in KNOWN or not name.endswith(SECRETING))
+
+
+def _usual(terms: Collection[str]) -> Callable[[str], tuple[bool, int, str]]:
+    """Return what sorts terms: ids of types, then short names."""
+    return lambda term: (term not in terms, len(all_terms()[term].label), term)

@@ -28,6 +28,7 @@ from scbignn_infer.plain import encodable
 from scbignn_infer.query.gene_names import SPECIES, GeneNames
 from scbignn_training.card import model_card
 from scbignn_training.data import Cells
+from scbignn_training.depth import joining
 from scbignn_training.em import run_gene_level
 from scbignn_training.export import check_parity, export_cell_level, export_gene_level
 from scbignn_training.gene_level import Panel
@@ -208,8 +209,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     net = model.pair.gene.net
     interpretation = _interpretation(model, recipe)
     simulation = recipe.simulation.as_record() if recipe.profiles else {}
-    ontology = reference.ontology | recipe.ontology
-    terms = [ontology.get(t, "") for t in reference.cell_types]
+    terms = [reference.ontology.get(t, "") for t in reference.cell_types]
     ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     datasets = _labelled(recipe, reference)
@@ -235,6 +235,8 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             _cell_type(reference, t, term, lineage)
             for t, term, lineage in zip(reference.cell_types, terms, lineages(terms), strict=True)
         ],
+        ontology=joining(reference),
+        best=recipe.best,
         tissues=tissues(reference.cell_types, reference.meant, recipe.tested),
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevelSpec(
@@ -253,7 +255,11 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             settings={"share": settings.cell_share, "shield": str(settings.shield)},
         ),
         graph=b.GraphSpec(n_neighbors=settings.n_neighbors),
-        thresholds=b.Thresholds(confidence=round(model.threshold, 4)),
+        thresholds=b.Thresholds(
+            confidence=round(model.threshold, 4),
+            label=model.label_threshold,
+            sets=model.sets,
+        ),
         temperature=round(model.temperature, 4),
         training=b.Training(
             datasets=datasets,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -154,6 +154,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cannot_tell: list[str] = []
     """What the model was found unable to tell, in words, for its card."""
     notes: list[str] = []
+    best: Literal["flat", "descent"] = "flat"
+    """How the best type is found, see ``BundleSpec``."""
+    label_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """What the types of a label that may be coarser must sum to; 0: labels are types; by default
+    fitted on studies left out."""
     tested: dict[str, str] = {}
     """By tissue, on which cells its types were tested and with what result."""
     settings: Settings = Settings()

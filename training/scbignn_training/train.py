@@ -34,6 +34,7 @@ from scbignn_training.data import (
     unlabelled_cells,
     well_known,
 )
+from scbignn_training.depth import fit_label_threshold, fit_sets, labels_of
 from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gaps import Gaps
@@ -99,6 +100,9 @@ class Model:
         What was held out for the history.
     temperature, threshold
         Of the final probabilities.
+    label_threshold, sets
+        How sure a label must be that may be coarser than a type, and the power of the share of
+        sets.
     bank, bank_codes, novelty_quantiles, residual_quantiles
         Reference embeddings (m, d), their label codes, and quantiles of held-out distances and
         residuals.
@@ -135,6 +139,8 @@ class Model:
     confusions: list[Confusion]
     calibration: Calibration
     n_unlabelled: list[int]
+    label_threshold: float = 0.0
+    sets: float = 1.0
     device: str = "cpu"
     species: str = ""
     tissue: str = ""
@@ -208,6 +214,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
     model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
+    if recipe.label_threshold is not None:
+        model = replace(model, label_threshold=recipe.label_threshold)
     tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
     assays = dict.fromkeys(a for c in cells for a in c.assays)
     return replace(model, species=species, tissue=", ".join(tissues), assays=list(assays))
@@ -295,7 +303,7 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     joined = join(cells, merge=recipe.merge, drop=drop, min_cells=recipe.min_cells)
     meant = {t.label: t for p in profiles for t in p.meant}
     said = {label: term for c in cells for label, term in c.ontology.items()}
-    ontology = said | ontology_of(profiles, recipe.merge)
+    ontology = said | ontology_of(profiles, recipe.merge) | recipe.ontology
     return replace(joined, ontology=ontology, meant=meant)
 
 
@@ -409,12 +417,20 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
             n_cells=len(y),
         )
     return replace(
-        model,
+        _with_depth(model, probabilities, truth[judged], batches[judged]),
         temperature=temperature,
         calibration=calibration(probabilities, truth[judged]),
         held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
         confusions=confusions(truth, called, types),
     )
+
+
+def _with_depth(model: Model, probabilities: Array, codes: Array, studies: Array) -> Model:
+    """Fit how sure labels of any depth must be, and sets of them, on unseen cells of studies."""
+    grouping, ontology = labels_of(model.reference)
+    cells = grouping.sum(probabilities), grouping.group[codes], studies
+    threshold = fit_label_threshold(ontology, *cells)
+    return replace(model, label_threshold=threshold, sets=fit_sets(*cells))
 
 
 def _quantiles(parts: list[Array], judged: Array) -> Array:
@@ -540,6 +556,9 @@ def _calibrated(
     temperature = fit_temperature(np.concatenate(logits), np.concatenate(codes))
     clean = [i for i, shown in enumerate(crossfit.clean) if shown]
     truth = np.concatenate([codes[i] for i in clean])
+    every = calibrate(np.concatenate(logits), temperature)
+    shown = np.arange(len(codes)) % (len(codes) // len(clean))
+    views = np.repeat(shown, [len(y) for y in codes])
     probabilities = calibrate(np.concatenate([logits[i] for i in clean]), temperature)
     best = probabilities.argmax(axis=1)
     off = [
@@ -556,7 +575,7 @@ def _calibrated(
         run.iteration(history[0])
     rows = even(labelled.codes, BANK_CELLS, settings.seed)
     bank, _ = run_cells(pair.gene, labelled.subset(rows), settings)
-    return Model(
+    model = Model(
         pair=pair,
         reference=reference,
         history=history,
@@ -577,6 +596,7 @@ def _calibrated(
         calibration=calibration(probabilities, truth),
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
+    return _with_depth(model, every, np.concatenate(codes), views)
 
 
 def _out_of_fold(graphs: list[CellGraph], logits: list[Array], codes: list[Array]) -> EMIteration:
