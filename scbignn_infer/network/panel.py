@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.blas import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,7 @@ RESIDUAL_NOISE = 0.3
 """Added to the spread of a gene within types, so that none decides by being still."""
 
 
+@one_blas_thread
 def panel_tables(
     statistics: Mapping[str, Array], present: Array, *, net_genes: int, panel_genes: int
 ) -> tuple[Array, dict[str, Array]]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,6 +78,8 @@ def cuda_driver_loads() -> bool:
 
 def installed_packages() -> dict[str, str]:
     """Map each installed onnxruntime distribution to its version."""
+    from importlib.metadata import PackageNotFoundError, version
+
     versions = {}
     for name in PACKAGES:
         try:
