@@ -97,10 +97,8 @@ class GeneNames:
         self.gene: dict[str, str] = dict(zip(ids, ids, strict=True))
         self.gene.update(zip(symbols, ids, strict=True))
         self.symbols = set(symbols)
-        named = [
-            (gene, names.count("|") + 1) for gene, names in zip(ids, others, strict=True) if names
-        ]
-        genes = chain.from_iterable(repeat(gene, n) for gene, n in named)
+        named = [(gene, names) for gene, names in zip(ids, others, strict=True) if names]
+        genes = chain.from_iterable(repeat(gene, names.count("|") + 1) for gene, names in named)
         self.gene.update(zip("|".join(filter(None, others)).split("|"), genes, strict=True))
         for symbol, n in Counter(symbols).items():
             if n > 1:
