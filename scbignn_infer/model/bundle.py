@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,8 +38,11 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen record of ``bundle.json``; unknown or missing fields are refused."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A frozen record of ``bundle.json``; unknown or missing fields are refused.
+
+    None holds itself, so that Python need not look for cycles in tens of thousands of them.
+    """
 
 
 class Gene(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -384,6 +387,15 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 VERSION = msgspec.json.Decoder(_Version)
+
+
+class _Species(msgspec.Struct, frozen=True):
+    """The one field of a record that says whether the others are worth reading."""
+
+    species: str
+
+
+SPECIES = msgspec.json.Decoder(_Species)
 REQUIRED_FILES = ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz")
 Fetch = Callable[[str, int], bytes]
 """Gives the bytes of a file of a bundle, one beyond a number where it has more."""
@@ -446,6 +458,16 @@ def read_bundle(path: str | Path) -> ModelBundle:
             except Flaw as flaw:
                 raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
     return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+
+
+def read_species(path: Path) -> str:
+    """Return the species that a bundle says it is of, unchecked; nothing if it cannot be read."""
+    undecodable = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+    with suppress(BundleError, Flaw, OSError, *undecodable):
+        zipped = path.suffix == ".zip"
+        with _open_zip(path) if zipped else _open_folder(path) as fetch:
+            return SPECIES.decode(fetch(RECORD, MAX_RECORD_BYTES)).species
+    return ""
 
 
 def _checked(fetch: Fetch, name: str, record: FileRecord) -> bytes:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from functools import cache
 from importlib.resources import files
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class GeneNames:
         self.gene: dict[str, str] = dict(zip(ids, ids, strict=True))
         self.gene.update(zip(symbols, ids, strict=True))
         self.symbols = set(symbols)
-        named = [(gene, names) for gene, names in zip(ids, others, strict=True) if names]
-        genes = chain.from_iterable(repeat(gene, names.count("|") + 1) for gene, names in named)
-        self.gene.update(zip("|".join(filter(None, others)).split("|"), genes, strict=True))
+        named, others = list(compress(ids, others)), list(filter(None, others))
+        genes = map(repeat, named, [names.count("|") + 1 for names in others])
+        self.gene.update(zip("|".join(others).split("|"), chain.from_iterable(genes), strict=True))
         for symbol, n in Counter(symbols).items():
             if n > 1:
                 del self.gene[symbol]
@@ -125,6 +125,20 @@ def shapes_of(names: Iterable[str]) -> dict[str, int]:
     """Count the names that only one species has, for each."""
     text = "\n".join(names)
     return {species: len(shape.findall(text)) for species, shape in SHAPES.items()}
+
+
+def surely_of(columns: Iterable[Iterable[str]]) -> str | None:
+    """Tell the one species of which some names surely are, and none is of another's shape.
+
+    ``columns`` are all by which genes may be matched; no table of genes is read.
+    """
+    found = [shapes_of(names) for names in columns]
+    seen = {species for shapes in found for species, n in shapes.items() if n}
+    if len(seen) == 1:
+        (species,) = seen
+        if any(shapes[species] >= SURE for shapes in found):
+            return species
+    return None
 
 
 def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
