@@ -186,7 +186,7 @@ class Densifier:
         foreign
             (n_file_genes,) which genes are of another species, in a file of two.
         """
-        column = np.full(len(share) + 1, len(panel), np.int64)
+        column = np.full(len(share) + 1, len(panel), np.int32)  # as scipy's sparse matrices have
         column[panel] = np.arange(len(panel))
         known = reference_index >= 0
         return cls(
@@ -233,7 +233,7 @@ class Densifier:
         # toarray adds up repeated columns, so duplicated genes are summed; the last column
         # gathers what the panel does not hold.
         panel = sp.csr_matrix(
-            (linear.data, self.panel_column[rows.indices], rows.indptr),
+            (linear.data, self.panel_column.take(rows.indices), rows.indptr),
             shape=(rows.shape[0], self.panel_size + 1),
         ).toarray()
         if self.foreign is not None:
@@ -259,7 +259,7 @@ class Densifier:
                 expected="column indices within the gene table",
                 do="the file is damaged; write it again from its source",
             )
-        if len(values) and not (np.isfinite(values).all() and values.min() >= 0):
+        if len(values) and not 0 <= values.min() <= values.max() < np.inf:
             raise InputError(
                 "the matrix holds NaN, infinite or negative values",
                 expected="counts or log1p values, finite and not negative",
