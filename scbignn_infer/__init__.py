@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.annotator import Annotator
-    from scbignn_infer.api import annotate, explain
+    from scbignn_infer.api import annotate, embed, explain
+    from scbignn_infer.bound import Bound
     from scbignn_infer.errors import (
         BundleError,
         DeviceError,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Annotation": "annotation.annotation",
     "Annotator": "annotator",
+    "Bound": "bound",
     "BundleError": "errors",
     "CellExplanation": "explanation",
     "DeviceError": "errors",
@@ -41,6 +43,7 @@ _HOME = {
     "Rules": "annotation.rules",
     "ScBiGNNError": "errors",
     "annotate": "api",
+    "embed": "api",
     "explain": "api",
     "list_models": "model.registry",
     "load_model": "model.registry",
@@ -50,6 +53,7 @@ _HOME = {
 __all__ = [
     "Annotation",
     "Annotator",
+    "Bound",
     "BundleError",
     "CellExplanation",
     "DeviceError",
@@ -62,6 +66,7 @@ __all__ = [
     "Rules",
     "ScBiGNNError",
     "annotate",
+    "embed",
     "explain",
     "list_models",
     "load_model",

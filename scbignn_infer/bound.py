@@ -88,13 +88,13 @@ class Bound:
             As :meth:`annotate`.
         """
         query = MatrixQuery(matrix, self.gene_names)
-        return embed(self.annotator.pair, query, self._choose(query))
+        return embed_cells(self.annotator.pair, query, self._choose(query))
 
     def _choose(self, query: MatrixQuery) -> Choice:
         return choose(query, self.annotator.bundle, self.reading, fits=self._fits)
 
 
-def embed(pair: Pair, query: Query, choice: Choice) -> Array:
+def embed_cells(pair: Pair, query: Query, choice: Choice) -> Array:
     """Return the embedding (n_cells, d) of the cells of a query, without labelling them."""
     level, workers = pair.gene_level(choice.panel), pair.runtime.workers
     return gene_pass(level, query, choice.matrix, workers=workers, report=_say_nothing).embedding

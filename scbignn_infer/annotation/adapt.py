@@ -155,7 +155,7 @@ class Adaptation:
         kept = usable & near & (sure >= bar[codes]) & (said.residual <= most)
         return np.where(kept, codes, -1)
 
-    @one_blas_thread
+    @one_blas_thread()
     def m_step(
         self, panel: Panel, sums: Array, n: Array, *, own: bool = True
     ) -> tuple[dict[str, Array], Array]:

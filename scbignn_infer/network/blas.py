@@ -1,42 +1,30 @@
 """numpy's linear algebra on one thread, whatever number the calling program has chosen.
 
-The matrices here are small. On all cores BLAS would wait more than it works and the setting
+The matrices here are small. On all cores BLAS would wait more than it works, and the setting
 ``threads`` would not be kept; on one, results do not depend on the machine's cores either.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import ContextDecorator
+from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from threadpoolctl import ThreadpoolController
 
+_holding = threading.RLock()
+"""Held within: the number is one of the process, and who sets it must be who gives it back."""
 
-class _OneThread(ContextDecorator):
-    """Holds BLAS to one thread while any thread is within; the number before then comes back.
 
-    The number is one of the process: it cannot be held for one thread alone.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._within = 0
-
-    def __enter__(self) -> Self:
-        with self._lock:
-            if self._within == 0:
-                self._limit = _controller().limit(limits=1, user_api="blas")
-            self._within += 1
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._within -= 1
-            if self._within == 0:
-                self._limit.restore_original_limits()
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS to one thread; afterwards the number is what it was."""
+    with _holding, _controller().limit(limits=1, user_api="blas"):
+        yield
 
 
 @cache
@@ -45,6 +33,3 @@ def _controller() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-one_blas_thread = _OneThread()

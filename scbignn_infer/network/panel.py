@@ -37,7 +37,7 @@ RESIDUAL_NOISE = 0.3
 """Added to the spread of a gene within types, so that none decides by being still."""
 
 
-@one_blas_thread
+@one_blas_thread()
 def panel_tables(
     statistics: Mapping[str, Array], present: Array, *, net_genes: int, panel_genes: int
 ) -> tuple[Array, dict[str, Array]]:

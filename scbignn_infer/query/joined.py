@@ -39,7 +39,7 @@ def shown_genes(rows: sp.csr_matrix, cells: Array) -> Array:
     return np.packbits(rows[cells].toarray() > 0, axis=1)
 
 
-@one_blas_thread
+@one_blas_thread()
 def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, float]:
     """Tell which share of common genes part of the cells never show, and how large that part is.
 

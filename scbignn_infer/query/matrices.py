@@ -354,7 +354,7 @@ def _by_size(rows: sp.csr_matrix) -> Verdict:
     return Verdict("unknown", f"fractions up to {high:.3g}, neither linear nor log1p of CP10k")
 
 
-@one_blas_thread
+@one_blas_thread()
 def _smoothness(rows: sp.csr_matrix) -> str:
     """Say that values were smoothed over cells, as by MAGIC or scVI, or nothing.
 
