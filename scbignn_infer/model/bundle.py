@@ -22,10 +22,11 @@ import msgspec
 from scbignn_infer.errors import BundleError, Flaw
 from scbignn_infer.model.archives import one_line, open_archive, unpack
 from scbignn_infer.model.onnx_graph import check_graph
+from scbignn_infer.model.shipped import SHIPPED
 from scbignn_infer.model.validate import check_record, graph_levels, read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     import numpy as np
 
@@ -324,7 +325,7 @@ class ModelBundle:
     def __init__(self, path: Path, spec: BundleSpec, files: dict[str, bytes], sha256: str) -> None:
         self.path, self.spec, self.sha256 = path, spec, sha256
         self._files = files
-        self.tried_out = False
+        self.tried_out = self.tried_out_on_cpu = False
         """Whether its graphs have run on a few made-up cells; the runtime does that once."""
 
     def __repr__(self) -> str:
@@ -417,13 +418,16 @@ def of_bundle(path: Path) -> Iterator[None]:
         raise BundleError(f"{path}: {flaw.found}", expected=flaw.expected, do=FETCH_AGAIN) from None
 
 
-def read_bundle(path: str | Path) -> ModelBundle:
+def read_bundle(path: str | Path, *, known: Collection[str] = SHIPPED) -> ModelBundle:
     """Read and check a bundle.
 
     Parameters
     ----------
     path
         A bundle folder, or a .zip of one.
+    known
+        Checksums of bundles that were checked whole before, by default the shipped models. Of these
+        the files need only be what the checksums say.
 
     Returns
     -------
@@ -441,6 +445,7 @@ def read_bundle(path: str | Path) -> ModelBundle:
     zipped = path.suffix == ".zip" and os.path.isfile(path)  # noqa: PTH113 - which never raises
     with of_bundle(path), _open_zip(path) if zipped else _open_folder(path) as fetch:
         raw = fetch(RECORD, MAX_RECORD_BYTES)
+        sha256 = hashlib.sha256(raw).hexdigest()
         if len(raw) > MAX_RECORD_BYTES:
             raise Flaw(f"{RECORD} is larger than {MAX_RECORD_BYTES >> 20} MiB", "a shorter record")
         spec = _decode(raw, path)
@@ -450,14 +455,22 @@ def read_bundle(path: str | Path) -> ModelBundle:
                 raise Flaw(
                     f"{RECORD} does not list {name}", f"the files {', '.join(REQUIRED_FILES)}"
                 )
-        check_record(spec)
+        if sha256 not in known:
+            check_record(spec)
         files = {name: _checked(fetch, name, spec.files[name]) for name in sorted(spec.files)}
-        for name, level in graph_levels(spec).items():
-            try:
-                check_graph(files[name], level)
-            except Flaw as flaw:
-                raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
-    return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+        if sha256 not in known:
+            _check_graphs(spec, files)
+    bundle = ModelBundle(path, spec, files, sha256)
+    bundle.tried_out_on_cpu = sha256 in known
+    return bundle
+
+
+def _check_graphs(spec: BundleSpec, files: Mapping[str, bytes]) -> None:
+    for name, level in graph_levels(spec).items():
+        try:
+            check_graph(files[name], level)
+        except Flaw as flaw:
+            raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
 
 
 def read_species(path: Path) -> str:

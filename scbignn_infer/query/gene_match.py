@@ -289,15 +289,12 @@ class Lookup:
     def __init__(self, genes: ModelGenes, *, any_case: bool = False) -> None:
         self._case = str.upper if any_case else str
         self._names = GeneNames.of(genes.species) if genes.species in SPECIES else None
-        places = zip(reversed(genes.symbols), range(len(genes.symbols) - 1, -1, -1), strict=True)
-        self._by_symbol = {self._case(name): i for name, i in places if name}
+        self._symbols = genes.symbols
+        symbols = list(map(self._case, genes.symbols)) if any_case else genes.symbols
+        places = range(len(symbols) - 1, -1, -1)  # of one name twice, the first gene has it
+        self._by_symbol = dict(zip(reversed(symbols), places, strict=True))
+        self._by_symbol.pop("", None)
         self._by_id = {name: i for i, name in enumerate(genes.ensembl_ids) if name}
-        if self._names is not None:
-            # Two symbols of the model that are one gene's names are told apart by neither.
-            gene_of = [self._names.gene.get(name, "") for name in genes.symbols]
-            n = Counter(gene_of)
-            by_gene = {gene: i for i, gene in enumerate(gene_of) if gene and n[gene] == 1}
-            self._by_id = by_gene | self._by_id
 
     def __call__(self, values: Sequence[str]) -> tuple[Array, int]:
         """Return the position of each name in the model, -1 if none, and how many are others."""
@@ -321,9 +318,23 @@ class Lookup:
     def _find_other(self, name: str) -> int:
         """Return the position of the gene with another name than the model's, -1 if none."""
         i = self._by_id.get(name, -1)
-        if i < 0 and self._names is not None:
-            i = self._by_id.get(self._names.gene.get(name, ""), -1)
-        return i
+        gene = None if i >= 0 or self._names is None else self._names.gene.get(name)
+        if gene is None:
+            return i
+        i = self._by_id.get(gene, -1)
+        return self._by_gene.get(gene, -1) if i < 0 else i
+
+    @cached_property
+    def _by_gene(self) -> dict[str, int]:
+        """The position of each gene of the model by the id that its symbol stands for.
+
+        Two symbols of the model that are one gene's names are told apart by neither.
+        """
+        if self._names is None:
+            return {}
+        genes = list(map(self._names.gene.get, self._symbols))
+        n = Counter(genes)
+        return {gene: i for i, gene in enumerate(genes) if gene and n[gene] == 1}
 
     def _add_copies(
         self, names: Sequence[str], parts: Mapping[int, list[str]], index: Array
