@@ -132,13 +132,10 @@ def surely_of(columns: Iterable[Iterable[str]]) -> str | None:
 
     ``columns`` are all by which genes may be matched; no table of genes is read.
     """
-    found = [shapes_of(names) for names in columns]
+    found = [shapes_of(name for name in names if not NO_NAME.match(name)) for names in columns]
     seen = {species for shapes in found for species, n in shapes.items() if n}
-    if len(seen) == 1:
-        (species,) = seen
-        if any(shapes[species] >= SURE for shapes in found):
-            return species
-    return None
+    sure = {species for shapes in found for species, n in shapes.items() if n >= SURE}
+    return sure.pop() if len(seen) == len(sure) == 1 else None
 
 
 def species_of(names: Iterable[str]) -> tuple[str, bool] | None:
