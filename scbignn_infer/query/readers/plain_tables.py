@@ -14,8 +14,6 @@ import numpy as np
 from scbignn_infer.query.readers.columns import INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from scbignn_infer._types import Array
 
 NUMBERS = "biuf"
@@ -82,8 +80,10 @@ def _form(node: Any) -> tuple[Any, Any]:
 
 def _order(table: Any) -> list[str] | None:
     """Return the names of the columns, if they are texts."""
-    names: Iterable[Any] = np.ravel(table.attrs.get("column-order", [])).tolist()
-    return list(names) if all(isinstance(name, str) and name for name in names) else None
+    if "column-order" not in table.attrs:
+        return None
+    names: list[Any] = np.ravel(table.attrs["column-order"]).tolist()
+    return names if all(isinstance(name, str) and name for name in names) else None
 
 
 def _is_numbers(node: Any) -> bool:
