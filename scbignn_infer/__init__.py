@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.annotator import Annotator
-    from scbignn_infer.api import annotate, explain
+    from scbignn_infer.api import annotate, embed, explain
+    from scbignn_infer.bound import Bound
     from scbignn_infer.common_label import consensus
     from scbignn_infer.errors import (
         BundleError,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Annotation": "annotation.annotation",
     "Annotator": "annotator",
+    "Bound": "bound",
     "BundleError": "errors",
     "CellExplanation": "explanation",
     "DeviceError": "errors",
@@ -43,6 +45,7 @@ _HOME = {
     "ScBiGNNError": "errors",
     "annotate": "api",
     "consensus": "common_label",
+    "embed": "api",
     "explain": "api",
     "list_models": "model.registry",
     "load_model": "model.registry",
@@ -52,6 +55,7 @@ _HOME = {
 __all__ = [
     "Annotation",
     "Annotator",
+    "Bound",
     "BundleError",
     "CellExplanation",
     "DeviceError",
@@ -65,6 +69,7 @@ __all__ = [
     "ScBiGNNError",
     "annotate",
     "consensus",
+    "embed",
     "explain",
     "list_models",
     "load_model",

@@ -17,6 +17,7 @@ from scbignn_infer.annotation.provenance import (
     versions,
 )
 from scbignn_infer.annotation.rules import Rules
+from scbignn_infer.bound import Bound
 from scbignn_infer.errors import InputError
 from scbignn_infer.estimate import estimate, refuse_too_large
 from scbignn_infer.labelling import Clock, Labelling
@@ -24,8 +25,9 @@ from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.neighbors import join_graphs, search_for
 from scbignn_infer.network.pair import Pair
 from scbignn_infer.network.sessions import choose_runtime
+from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.readers import MatrixQuery
-from scbignn_infer.query.reading import batches_of, choose, find_silent_genes, model_genes
+from scbignn_infer.query.reading import batches_of, choose, find_silent_genes
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ class Annotator:
         self.memory_limit = chosen.memory_limit
         self.write_graph = chosen.write_graph
         self.adaptation = Adaptation()
-        self._genes = model_genes(bundle)
+        self.fits = GeneFits(bundle)
 
     @classmethod
     @shown(LabelKeywords)
@@ -156,6 +158,23 @@ class Annotator:
         query = MatrixQuery(matrix, gene_names)
         return self.annotate_query(query, reading, rules=rules, progress=progress)
 
+    def bind(self, gene_names: Sequence[str], *, reading: Reading = AS_FOUND) -> Bound:
+        """Match genes once, for matrices that all have them as their columns.
+
+        Parameters
+        ----------
+        gene_names
+            (n_genes,) symbols or Ensembl ids.
+        reading
+            The user's wishes on how matrices are read.
+
+        Raises
+        ------
+        GeneError
+            Too few genes are the model's, or they are of another species.
+        """
+        return Bound(self, gene_names, reading)
+
     def choose(self, query: Query, reading: Reading = AS_FOUND) -> Choice:
         """Decide which matrix and which gene names to use, without labelling.
 
@@ -171,7 +190,7 @@ class Annotator:
         InputError
             No matrix is usable, too few genes are the model's, or they are of another species.
         """
-        return choose(query, self.bundle, reading, genes=self._genes)
+        return choose(query, self.bundle, reading, fits=self.fits)
 
     def estimate(
         self,

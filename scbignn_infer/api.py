@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from scbignn_infer.annotator import Annotator
+from scbignn_infer.bound import embed_cells
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
 from scbignn_infer.output import slots
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from scbignn_infer._types import Array
     from scbignn_infer.explanation import CellExplanation
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.settings import Reading
@@ -117,6 +119,48 @@ def annotate(
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None
+
+
+@shown(LabelKeywords)
+def embed(
+    adata: ad.AnnData,
+    model: str | Path | ModelBundle,
+    *,
+    reading: Reading = AS_FOUND,
+    **settings: Unpack[LabelKeywords],
+) -> Array:
+    """Embed the cells of an AnnData by the gene level alone, without labelling them.
+
+    Parameters
+    ----------
+    adata, model
+        As in :func:`annotate`; nothing is written.
+    reading
+        How the cells are read.
+    **settings
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_cells, d) float32, what :func:`annotate` writes as ``obsm[f"X_{key_added}"]``.
+
+    Raises
+    ------
+    InputError, BundleError, DeviceError
+        As in :func:`annotate`.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> import anndata as ad
+    >>> import scbignn_infer
+    >>> adata = ad.read_h5ad(files("scbignn_infer") / "examples" / "pbmc700.h5ad")
+    >>> scbignn_infer.embed(adata, "human-pbmc", threads=1).shape
+    (700, 96)
+    """
+    query = AnnDataQuery(adata)
+    annotator = Annotator.load(model, **settings)
+    return embed_cells(annotator.pair, query, annotator.choose(query, reading))
 
 
 @shown(LabelKeywords)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 
@@ -93,6 +92,8 @@ class MissingExtraError(ScBiGNNError):
 
 def packages_of(extra: str) -> str:
     """Return the packages of an extra as pip takes them, wherever this package came from."""
+    from importlib.metadata import PackageNotFoundError, requires
+
     try:
         needs = requires("scbignn-infer") or []
     except PackageNotFoundError:  # imported from a folder that was never installed

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import logsumexp
 
+from scbignn_infer.annotation.chances import logsumexp
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.neighbors import with_counts
@@ -160,7 +160,7 @@ def gene_effects(
 def _log_odds(logits: Array, own: Array) -> Array:
     """Return log p / (1 - p) of some classes, which does not stand still where a cell is sure."""
     mine, others = (logits[:, side].astype(np.float64) for side in (own, ~own))
-    odds: Array = logsumexp(mine, axis=1) - logsumexp(others, axis=1)
+    odds: Array = (logsumexp(mine) - logsumexp(others))[:, 0]
     return odds
 
 

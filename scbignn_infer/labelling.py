@@ -107,7 +107,8 @@ class Labelling:
                     panel, *self._sums(codes, len(types.labels)), own=adapted.own
                 )
         if not adapted.refused:
-            new = Panel.of(self.pair.bundle, self.choice, statistics)
+            new = Panel.of(self.pair.bundle, self.choice.genes, statistics)
+            new = replace(new, densify=panel.densify)
             after = self.round(new, each)
             adapted = how.judged(adapted, shift, after)
             if not adapted.refused:

@@ -13,7 +13,11 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, GeneError, InputError
 from scbignn_infer.model import registry
+from scbignn_infer.model.bundle import read_species
+from scbignn_infer.query.gene_match import other_species
+from scbignn_infer.query.gene_names import SPECIES, surely_of
 from scbignn_infer.query.matrices import sample_rows
+from scbignn_infer.query.readers import INDEX
 from scbignn_infer.query.reading import choose, judge_matrices
 from scbignn_infer.settings import AS_FOUND
 
@@ -156,7 +160,13 @@ def _fits(
     rows: dict[str, sp.csr_matrix] = {}
     fits: dict[str, _Fit] = {}
     refused, tissues = set[str](), set[str]()
+    columns = {} if tissue else query.gene_columns(next(iter(verdicts)))
+    surely = None if reading.allow_species_mismatch else surely_of(columns.values())
     for name, path in registry.list_models().items():
+        if surely and (other := read_species(path)) in SPECIES and other != surely:
+            values = columns.get(reading.gene_column or INDEX, columns[INDEX])
+            refused.add(other_species(values, surely, other).found)
+            continue
         with registry.passing_over(name):
             bundle = registry.load_model(path)
             tissues.update(known.name for known in bundle.spec.tissues)

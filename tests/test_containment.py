@@ -482,10 +482,12 @@ def test_a_matrix_that_memory_does_not_hold(tmp_path):
         open_query(tmp_path, most_bytes=90)
 
 
-@pytest.mark.parametrize("inner", ["obs", "obs/more/deep"])
-def test_a_group_that_holds_itself_is_refused_at_once(h5ad, inner):
+@pytest.mark.parametrize(("inner", "key"), [("obs", "again"), ("obs/more/deep", "more")])
+def test_a_group_that_holds_itself_is_refused_at_once(h5ad, inner, key):
     with h5py.File(h5ad, "r+") as file:
         file.require_group(inner)
         file[f"{inner}/again"] = file["obs"]
-    with open_query(h5ad) as query, pytest.raises(InputError, match=r"'obs' .* holds itself"):
-        query.obs_column("n")
+    with open_query(h5ad) as query:
+        with pytest.raises(InputError, match=r"'obs' .* holds itself"):
+            query.obs_column(key)
+        assert len(query.obs_column("n")) == 20  # a column is read without the others

@@ -416,3 +416,24 @@ def test_a_genome_of_one_species_alone_is_no_mixture():
 def test_numbers_for_names_are_named_as_the_cause(names, said):
     with pytest.raises(GeneError, match=said):
         match({"index": names}, species="human", symbols=HUMAN, ids=[""] * 4)
+
+
+@pytest.mark.parametrize(
+    ("columns", "species"),
+    [
+        ([["HLA-A", "LINC00115", "C1orf112", "CD3E"] * 5], "human"),
+        ([["Cd3e", "Xkr4", "H2-Aa", "Gm1992"] * 5], "mouse"),
+        ([["CD3E", "CD8A"] * 20, [f"ENSG{i:011}" for i in range(40)]], "human"),
+        ([["CD3E", "CD8A"] * 20], None),
+        ([["HLA-A", "LINC00115"] * 20 + ["Cd3e"]], None),
+        ([["HLA-A", "LINC00115"] * 20, ["Cd3e"] * 40], None),
+        ([["HLA-A", "LINC00115"] + ["CD3E"] * 38], None),
+        ([[f"Gene{i}" for i in range(40)]], None),
+        ([], None),
+    ],
+)
+def test_a_species_is_sure_of_shapes_alone(columns, species):
+    assert gene_names.surely_of(columns) == species
+    for names in columns if species else ():
+        told = gene_names.species_of(names)
+        assert told is None or told[0] == species

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from scbignn_infer.query.readers import stored as columns
-from scbignn_infer.query.readers.stored import ColumnStored
+from scbignn_infer.query.readers.stored import ColumnStored, RowStored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,3 +104,32 @@ def test_memory_does_not_grow_with_the_file(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 40 * (1 << 16) < matrix.nnz * 8
+
+
+@pytest.mark.parametrize("chunk", [None, 50])
+@pytest.mark.parametrize("gap", [0, 20, 1 << 12])
+@pytest.mark.parametrize("read", [30, 1 << 20])
+def test_sampled_rows_are_read_together_where_little_lies_between(
+    matrix: sp.csc_matrix,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk: int | None,
+    gap: int,
+    read: int,
+) -> None:
+    monkeypatch.setattr(columns, "GAP_VALUES", gap)
+    monkeypatch.setattr(columns, "READ_VALUES", read)
+    rows = matrix.tocsr()
+    group = h5py.File(tmp_path / "a.h5", "w").create_group("X")
+    for name in ("data", "indices", "indptr"):
+        group.create_dataset(name, data=getattr(rows, name), chunks=chunk and (chunk,))
+    stored = RowStored(group, rows.shape)
+    for wanted in ([0, 1, 2, 9, 30, 31, 56], [5], [], [0, 56], list(range(57))):
+        some = np.array(wanted, np.int64)
+        np.testing.assert_array_equal(stored[some].toarray(), rows[some].toarray())
+        for run in stored._runs(some):
+            ends = rows.indptr[run + 1]
+            between = rows.indptr[run[1:]] - ends[:-1]
+            assert between.max(initial=0) <= max(gap, chunk or 1)
+            most = read + np.diff(rows.indptr).max()
+            assert len(run) == 1 or ends[-1] - rows.indptr[run[0]] <= most

@@ -28,7 +28,7 @@ FLOORS = (
     {"query"},
     {"annotation"},
     {"output"},
-    {"child", "common_label", "estimate", "evaluation", "labelling"},
+    {"bound", "child", "common_label", "estimate", "evaluation", "labelling"},
     {"annotator", "doctor"},
     {"explanation", "nearest_model"},
     {"report"},
@@ -177,6 +177,42 @@ def test_matrices_need_neither_anndata_nor_pandas() -> None:
         "a.annotate_matrix(np.random.default_rng(0).poisson(1, (20, 300)), genes)"
     )
     assert not loaded_after(code) & {*HEAVY, "anndata", "pandas", "h5py", "pynndescent"}
+
+
+UNUSED = {
+    *HEAVY,
+    "anndata",
+    "asyncio",
+    "dask",
+    "distributed",
+    "fastapi",
+    "jinja2",
+    "matplotlib",
+    "multiprocessing",
+    "numcodecs",
+    "pandas",
+    "pyarrow",
+    "pynndescent",
+    "umap",
+    "zarr",
+}
+"""What takes long to be imported and has no part in a plain labelling."""
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.h5ad"])
+@pytest.mark.parametrize("model", [(), ("-m", "human-pbmc")], ids=["chosen", "named"])
+def test_a_plain_labelling_loads_what_it_uses_alone(
+    tmp_path: Path, example: Path, output: str, model: tuple[str, ...]
+) -> None:
+    words = ["annotate", str(example), *model, "-o", str(tmp_path / output), "--threads", "1", "-q"]
+    code = (
+        "from scbignn_infer.cli import main\n"
+        f"main({words!r}, standalone_mode=False)\n"
+        "held = {'scipy.special', 'scipy.linalg', 'scipy.sparse.linalg', 'scbignn_infer.apart'}\n"
+        "assert not held & set(sys.modules), held & set(sys.modules)"
+    )
+    assert not loaded_after(code) & UNUSED
+    assert (tmp_path / output).stat().st_size > 1000
 
 
 def test_public_functions_take_few_positional_arguments() -> None:

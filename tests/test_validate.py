@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from click.testing import CliRunner
 
 from scbignn_infer.annotation import annotation
 from scbignn_infer.annotator import Annotator
+from scbignn_infer.cli import main
 from scbignn_infer.errors import BundleError, Flaw
+from scbignn_infer.model import bundle as bundles
 from scbignn_infer.model import onnx_graph, validate
 from scbignn_infer.model.bundle import read_bundle
 from scbignn_infer.model.onnx_graph import check_graph
+from scbignn_infer.model.shipped import SHIPPED
 from scbignn_infer.model.validate import TABLES, read_tables
+from scbignn_infer.network import pair
 from scbignn_infer.network.sessions import Session
 
 if TYPE_CHECKING:
@@ -575,3 +581,61 @@ def test_a_shipped_model_with_nan_among_its_weights_is_refused(shipped: Path) ->
     data[start : start + 4000] = b"\xff" * 4000  # NaN, wherever a number begins
     (shipped / "gene_level.onnx").write_bytes(data)
     assert "weights that are NaN" in refused(save(shipped))
+
+
+class TestShippedModelsAreKnownByTheirChecksum:
+    """What was checked whole is not checked once more; anything else is, as ever."""
+
+    def test_the_list_is_that_of_the_shipped_models(self) -> None:
+        folders = (REPOSITORY / "exported_models").iterdir()
+        found = {hashlib.sha256((f / "bundle.json").read_bytes()).hexdigest() for f in folders}
+        assert found == SHIPPED, "run: python training/tables/make_shipped.py"
+
+    def test_one_that_is_known_is_not_looked_through(
+        self, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def never(*arguments: object) -> None:
+            pytest.fail("checked")
+
+        for name in ("check_record", "check_graph"):
+            monkeypatch.setattr(bundles, name, never)
+        monkeypatch.setattr(pair, "try_out", never)
+        bundle = read_bundle(shipped)
+        annotator = Annotator(bundle, device="cpu", threads=1)
+        counts = np.random.default_rng(0).poisson(1.0, (3, 500))
+        assert len(annotator.annotate_matrix(counts, bundle.gene_symbols[:500])) == 3
+
+    def test_a_session_of_the_callers_is_tried_out(self, shipped: Path) -> None:
+        made = []
+
+        def make(name: str, graph: bytes) -> Any:
+            made.append(name)
+            return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+        Annotator(read_bundle(shipped), device="cpu", make_session=make)
+        assert sorted(made) == ["cell_level.onnx", "gene_level.onnx"]
+
+    @pytest.mark.parametrize("name", ["cell_level.onnx", "reference.npz", "statistics.npz"])
+    def test_its_files_are_what_the_checksums_say(self, shipped: Path, name: str) -> None:
+        data = bytearray((shipped / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (shipped / name).write_bytes(data)
+        with pytest.raises(BundleError, match=f"{name} was altered"):
+            read_bundle(shipped)
+
+    def test_one_whose_record_differs_is_checked(self, shipped: Path) -> None:
+        raw = (shipped / "bundle.json").read_bytes()
+        (shipped / "bundle.json").write_bytes(raw + b" ")
+        assert not read_bundle(shipped).tried_out_on_cpu
+        assert "is carried by" in refused(save(shipped, genes=lambda g: g[::-1]))
+
+    def test_verify_checks_it_whole(self, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        looked: list[str] = []
+        plain = bundles.check_graph
+        monkeypatch.setattr(
+            bundles, "check_graph", lambda *a: (looked.append("graph"), plain(*a))[1]
+        )
+        trial = pair.try_out
+        monkeypatch.setattr(pair, "try_out", lambda *a: (looked.append("run"), trial(*a))[1])
+        done = CliRunner().invoke(main, ["models", "verify", str(shipped)])
+        assert (done.exit_code, looked) == (0, ["graph", "graph", "run"])

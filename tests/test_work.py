@@ -75,10 +75,12 @@ def test_a_matrix_is_read_once_and_its_sample_once_more(
     stored = int(np.prod(cells.shape)) if form == "dense" else cells.X.nnz
     name = "/X" if form == "dense" else "/X/data"
     # Rows of CSC are only found by reading all; it fits, so that the sample is of what was read.
-    most = 1.0 if form == "csc" else 1.05 + SAMPLE_ROWS / 3000
+    # Of CSR, what lies between two sampled rows is read with them, if it is little.
+    sample = {"csc": 0.0, "csr": 1.0, "dense": 0.05 + SAMPLE_ROWS / 3000}[form]
+    most = 1.0 + sample
     assert stored <= reads.values[name] <= most * stored
     other = reads.values[name.replace("/X", "/layers/other")]
-    assert other <= (1.0 if form == "csc" else 0.05 + SAMPLE_ROWS / 3000) * stored
+    assert other <= (sample or 1.0) * stored
 
 
 def test_choosing_a_model_judges_the_matrices_once(
@@ -94,7 +96,8 @@ def test_choosing_a_model_judges_the_matrices_once(
         annotation = Annotator(bundle, device="cpu", threads=1).annotate_query(query, choice=choice)
     assert bundle.name == "human-pbmc"
     assert len(judged) == 1
-    assert reads.values["/X/data"] <= 1.4 * 3000 * blood.X.nnz / 700
+    # By the judge, by the candidates and for the labels; what lies between sampled rows is little.
+    assert reads.values["/X/data"] <= 3 * 3000 * blood.X.nnz / 700 + 1
     assert len(annotation) == 3000
 
 

@@ -41,6 +41,7 @@ from msgspec.structs import replace
 from scbignn_infer.annotation.provenance import Adapted
 from scbignn_infer.annotation.scores import calibrate
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.blas import one_blas_thread
 from scbignn_infer.network.levels import READ_CELLS
 from scbignn_infer.network.parallel import in_order
 
@@ -154,6 +155,7 @@ class Adaptation:
         kept = usable & near & (sure >= bar[codes]) & (said.residual <= most)
         return np.where(kept, codes, -1)
 
+    @one_blas_thread()
     def m_step(
         self, panel: Panel, sums: Array, n: Array, *, own: bool = True
     ) -> tuple[dict[str, Array], Array]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import logsumexp
 
+from scbignn_infer.annotation.chances import logsumexp
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Grouping:
             for i in range(0, len(log_p), BLOCK):
                 rows = log_p[i : i + BLOCK]
                 rows[:, ~kept] = GONE
-                rows -= logsumexp(rows, axis=1, keepdims=True)
+                rows -= logsumexp(rows)
         return log_p
 
     def sum(self, probabilities: Array) -> Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import softmax
+
+from scbignn_infer.annotation.chances import softmax
 
 if TYPE_CHECKING:
     from scbignn_infer._types import Array
@@ -29,7 +30,7 @@ RESIDUAL_TOP = 10
 
 def calibrate(logits: Array, temperature: float) -> Array:
     """Return softmax(logits / temperature) as float32, rows summing to 1."""
-    return np.asarray(softmax(logits.astype(np.float64) / temperature, axis=1), np.float32)
+    return np.asarray(softmax(logits.astype(np.float64) / temperature), np.float32)
 
 
 def support(confidence: Array, novelty: Array, residual: Array) -> Array:

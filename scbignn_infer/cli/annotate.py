@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scbignn_infer.annotation.provenance import Genes
+    from scbignn_infer.apart import JobApart
     from scbignn_infer.estimate import Estimate
+    from scbignn_infer.label_file import Job
     from scbignn_infer.settings import Settings
 
 Summary = dict[str, Any]
@@ -151,7 +153,6 @@ def annotate(
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    from scbignn_infer.apart import JobApart
     from scbignn_infer.label_file import Job, ReportFile
 
     target = _target(query, options.output, in_place=options.in_place)
@@ -160,6 +161,8 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
         page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
+        from scbignn_infer.apart import JobApart
+
         make = partial(JobApart, seconds=common.time_limit)
     with (
         show_progress(hidden=common.silent) as progress,

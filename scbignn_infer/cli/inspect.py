@@ -109,7 +109,8 @@ def _fit(
     """Say how a file fits a model; a damaged model among those listed hides no other."""
     from scbignn_infer.model import registry
     from scbignn_infer.query import gene_match
-    from scbignn_infer.query.reading import join, model_genes, refuse
+    from scbignn_infer.query.gene_fit import GeneFits
+    from scbignn_infer.query.reading import join, refuse
 
     entry: Summary = {"name": name, "version": "", "fits": False, "reason": "no usable matrix"}
     try:
@@ -119,17 +120,18 @@ def _fit(
             raise
         return entry | {"reason": error.found}
     entry |= {"name": bundle.name, "version": bundle.spec.version}
-    wanted, reason = model_genes(bundle), ""
+    fits, reason = GeneFits(bundle), ""
     try:
-        matrix, match, _ = join(cells, wanted, reading, verdicts)
+        matrix, fit, _ = join(cells, fits, reading, verdicts)
     except GeneError:
         raise
     except InputError:
         return entry
     try:
-        refuse(cells, matrix, match, wanted, reading)
+        refuse(cells, matrix, fit, fits.genes, reading)
     except GeneError as error:
         reason = f"{error.found}; expected {error.expected}"
+    match = fit.match
     low = match.coverage < gene_match.LOW_COVERAGE
     return entry | {
         "fits": not reason,

@@ -83,11 +83,12 @@ def _tissue_of(entry: Summary) -> str:
 
 def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
     """Describe a model, or say what is wrong with it; with ``run``, label a few cells first."""
+    from scbignn_infer.model import bundle as bundles
     from scbignn_infer.model import registry
 
     entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
     try:
-        bundle = registry.load_model(path)
+        bundle = bundles.read_bundle(path, known=()) if run else registry.load_model(path)
         if run:
             from scbignn_infer.annotator import Annotator
 

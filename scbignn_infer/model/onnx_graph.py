@@ -258,7 +258,7 @@ class _Walk:
         elif kind == FLOAT:
             top = bytes(raw[3::4])  # of sign and exponent; these two begin beyond 1e38
             need(
-                not {0x7F, 0xFF} & set(top),
+                0x7F not in top and 0xFF not in top,
                 "weights that are NaN, infinite or huge",
                 "finite weights",
             )

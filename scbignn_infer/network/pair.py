@@ -54,7 +54,9 @@ class Pair:
         self._sessions: dict[str, Session] = {}
         self._opening = threading.Lock()
         self._narrow: tuple[Array, ReferenceBank] | None = None
-        try_out(bundle, self.session)
+        done = runtime.provider == "cpu" and make_session is None and bundle.tried_out_on_cpu
+        if not done:
+            try_out(bundle, self.session)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in NOT_PICKLED}

@@ -8,7 +8,7 @@ on the present genes and the imputation of absent ones. Nothing is fitted on the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.blas import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
-    from scbignn_infer.query.reading import Choice
+    from scbignn_infer.query.gene_match import GeneMatch
 
 TARGET_SUM = 1e4
 RESIDUAL_GENES = 128
@@ -36,6 +37,7 @@ RESIDUAL_NOISE = 0.3
 """Added to the spread of a gene within types, so that none decides by being still."""
 
 
+@one_blas_thread()
 def panel_tables(
     statistics: Mapping[str, Array], present: Array, *, net_genes: int, panel_genes: int
 ) -> tuple[Array, dict[str, Array]]:
@@ -184,7 +186,7 @@ class Densifier:
         foreign
             (n_file_genes,) which genes are of another species, in a file of two.
         """
-        column = np.full(len(share) + 1, len(panel), np.int64)
+        column = np.full(len(share) + 1, len(panel), np.int32)  # as scipy's sparse matrices have
         column[panel] = np.arange(len(panel))
         known = reference_index >= 0
         return cls(
@@ -213,6 +215,11 @@ class Densifier:
             values = np.expm1(values * np.float32(self.log_base))
         return sp.csr_matrix((values, rows.indices, rows.indptr), shape=rows.shape)
 
+    def totals(self, rows: sp.csr_matrix) -> Array:
+        """Return the totals (n,) alone."""
+        self._check(rows)
+        return self._totals(self._linear(rows))
+
     def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array]:
         """Return counts (n, k) and totals (n, 1) as float32; an empty cell has total 0.
 
@@ -221,8 +228,30 @@ class Densifier:
         InputError
             The rows hold NaN, infinite or negative values, or indices beyond their genes.
         """
-        values = np.asarray(rows.data, np.float32)
-        columns = rows.indices
+        self._check(rows)
+        linear = self._linear(rows)
+        # toarray adds up repeated columns, so duplicated genes are summed; the last column
+        # gathers what the panel does not hold.
+        panel = sp.csr_matrix(
+            (linear.data, self.panel_column.take(rows.indices), rows.indptr),
+            shape=(rows.shape[0], self.panel_size + 1),
+        ).toarray()
+        if self.foreign is not None:
+            panel[self.mostly_foreign(rows)] = 0
+        return np.ascontiguousarray(panel[:, :-1]), self._totals(linear)[:, None]
+
+    def _totals(self, linear: sp.csr_matrix) -> Array:
+        """Return the totals (n,) of rows of linear values."""
+        sums = linear @ self.shared
+        cut = self.state == "log1p-cut"
+        totals = np.where(sums > 0, self.target_sum, 0.0) if cut else sums / self.share
+        if self.foreign is not None:
+            totals[linear @ self.foreign > linear @ (1 - self.foreign)] = 0
+        return totals.astype(np.float32)
+
+    def _check(self, rows: sp.csr_matrix) -> None:
+        """Raise an InputError if rows hold what no cell has."""
+        values, columns = np.asarray(rows.data, np.float32), rows.indices
         if len(columns) and not 0 <= columns.min() <= columns.max() < len(self.shared):
             wrong = columns.min() if columns.min() < 0 else columns.max()
             raise InputError(
@@ -230,28 +259,12 @@ class Densifier:
                 expected="column indices within the gene table",
                 do="the file is damaged; write it again from its source",
             )
-        if len(values) and not (np.isfinite(values).all() and values.min() >= 0):
+        if len(values) and not 0 <= values.min() <= values.max() < np.inf:
             raise InputError(
                 "the matrix holds NaN, infinite or negative values",
                 expected="counts or log1p values, finite and not negative",
                 do="choose another matrix with --matrix, or mend the file",
             )
-        n, linear = rows.shape[0], self._linear(rows)
-        sums = linear @ self.shared
-        totals = (
-            np.where(sums > 0, self.target_sum, 0.0)
-            if self.state == "log1p-cut"
-            else sums / self.share
-        )
-        # toarray adds up repeated columns, so duplicated genes are summed; the last column
-        # gathers what the panel does not hold.
-        panel = sp.csr_matrix(
-            (linear.data, self.panel_column[columns], rows.indptr), shape=(n, self.panel_size + 1)
-        ).toarray()
-        if self.foreign is not None:
-            foreign = self.mostly_foreign(rows)
-            panel[foreign], totals[foreign] = 0, 0
-        return np.ascontiguousarray(panel[:, :-1]), totals.astype(np.float32)[:, None]
 
 
 def within_spread(statistics: Mapping[str, Array], genes: Array) -> Array:
@@ -295,10 +308,10 @@ class Panel:
 
     @classmethod
     def of(
-        cls, bundle: ModelBundle, choice: Choice, statistics: Mapping[str, Array] | None = None
+        cls, bundle: ModelBundle, match: GeneMatch, statistics: Mapping[str, Array] | None = None
     ) -> Panel:
-        """Work out the panel of a model for what is read of a file; the tables may be others."""
-        spec, match = bundle.spec, choice.genes
+        """Work out the panel of a model for genes, and rows of counts; the tables may be others."""
+        spec = bundle.spec
         statistics = bundle.statistics if statistics is None else statistics
         genes, tables = panel_tables(
             statistics,
@@ -310,13 +323,16 @@ class Panel:
             match.reference_index,
             statistics["gene_share"],
             genes,
-            choice.verdict.state,
-            base=choice.verdict.base,
-            target_sum=choice.target_sum,
+            "counts",
             foreign=match.foreign,
         )
         symbols = [bundle.gene_symbols[i] for i in genes]
         return cls(genes, symbols, tables, densify, statistics)
+
+    def of_rows(self, state: str, base: float, target_sum: float = TARGET_SUM) -> Panel:
+        """Return the panel for rows that hold something else; see :class:`Densifier`."""
+        densify = replace(self.densify, state=state, log_base=math.log(base), target_sum=target_sum)
+        return replace(self, densify=densify)
 
     @property
     def n_scaled(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scbignn_infer.errors import InputError, OutputError, reason
+from scbignn_infer.output.elements import Categories, write_element
 from scbignn_infer.output.strings import plain_strings
 from scbignn_infer.query.identity import changed
 
@@ -121,13 +122,8 @@ def _no_slots(path: Path, name: str, what: str) -> InputError:
 
 
 def as_column(values: Array, categories: Sequence[str]) -> Any:
-    """Return strings as a categorical with unused categories dropped, numbers as they are."""
-    import pandas as pd
-
-    if values.dtype != object:
-        return values
-    present = set(values)
-    return pd.Categorical(values, categories=[c for c in categories if c in present])
+    """Return strings with those of the categories that they are, numbers as they are."""
+    return Categories.of(values, categories) if values.dtype == object else values
 
 
 @contextmanager
@@ -269,8 +265,6 @@ def _hdf5(path: Path, mode: Literal["r+", "w"], stop: threading.Event) -> Iterat
 
 
 def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) -> None:
-    from anndata.io import write_elem
-
     with _hdf5(path, "r+", stop) as file:
         check_inside(file, source)
         obs = file["obs"]
@@ -280,7 +274,7 @@ def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) ->
                 _remove(file, group, name)
         for name, values in slots.columns.items():
             _remove(file, "obs", name)
-            write_elem(obs, name, values)
+            write_element(obs, name, values)
         stale = slots.stale.get("obs", ())
         order = [str(c) for c in obs.attrs.get("column-order", ()) if str(c) not in stale]
         order += [c for c in slots.columns if c not in order]
@@ -288,10 +282,10 @@ def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) ->
         others = {"obsm": slots.matrices, "obsp": slots.pairs, "uns": slots.records}
         for group, values in others.items():
             if values and group not in file:
-                write_elem(file, group, {})
+                write_element(file, group, {})
             for name, value in values.items():
                 _remove(file, group, name)
-                write_elem(file[group], name, value)
+                write_element(file[group], name, value)
 
 
 def _remove(file: h5py.File, group: str, name: str) -> None:
@@ -332,7 +326,7 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
             if name in held:
                 del held[name]
     for name, values in slots.columns.items():
-        adata.obs[name] = values
+        adata.obs[name] = values.as_pandas() if isinstance(values, Categories) else values
     for name, values in slots.matrices.items():
         adata.obsm[name] = values
     for name, values in slots.pairs.items():

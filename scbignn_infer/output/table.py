@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import csv
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from scbignn_infer.output.elements import Categories
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -14,15 +21,55 @@ if TYPE_CHECKING:
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+INDEX = "cell"
+"""What the column of the cells' names is called."""
+ROWS_AT_ONCE = 4096
 
 
-def write_table(table: pd.DataFrame, path: Path, suffix: str) -> None:
+@dataclass(frozen=True)
+class Table:
+    """Columns by name, numbers or strings, with a row a cell."""
+
+    cells: Sequence[str]
+    columns: Mapping[str, Any]
+
+    def write_text(self, file: TextIO, separator: str = ",") -> None:
+        """Write text as pandas does, which would take long to be imported."""
+        writer = csv.writer(file, delimiter=separator, lineterminator=os.linesep)
+        writer.writerow([INDEX, *self.columns])
+        for i in range(0, len(self.cells), ROWS_AT_ONCE):
+            writer.writerows(self._rows(slice(i, i + ROWS_AT_ONCE)))
+
+    def _rows(self, rows: slice) -> Iterator[tuple[str, ...]]:
+        texts: list[Sequence[str] | Array] = []
+        for values in self.columns.values():
+            if isinstance(values, Categories):
+                texts.append(list(Categories(values.codes[rows], values.categories)))
+            elif values.dtype == object:
+                texts.append(list(values[rows]))
+            else:
+                texts.append(np.where(values[rows] == values[rows], values[rows].astype(str), ""))
+        return zip(self.cells[rows], *texts, strict=True)
+
+    def as_pandas(self) -> pd.DataFrame:
+        """Return the same in pandas."""
+        import pandas as pd
+
+        columns = {
+            name: values.as_pandas() if isinstance(values, Categories) else values
+            for name, values in self.columns.items()
+        }
+        return pd.DataFrame(columns, index=pd.Index(self.cells, name=INDEX))
+
+
+def write_table(table: Table, path: Path, suffix: str) -> None:
     """Write the table of an annotation as ``.csv``, ``.tsv`` or ``.parquet``."""
     if suffix == ".parquet":
         with open(path, "r+b") as file:
-            table.to_parquet(file)  # without the name, which pyarrow wants in UTF-8
-    else:
-        table.to_csv(path, sep="\t" if suffix == ".tsv" else ",")
+            table.as_pandas().to_parquet(file)  # without the name, which pyarrow wants in UTF-8
+        return
+    with open(path, "w", encoding="utf-8", newline="") as text:
+        table.write_text(text, "\t" if suffix == ".tsv" else ",")
 
 
 def make_table(
@@ -30,12 +77,7 @@ def make_table(
     columns: Mapping[str, Any],
     probabilities: Array,
     cell_types: Sequence[str],
-) -> pd.DataFrame:
+) -> Table:
     """Return a table with a row a cell: the columns, then the probability of each type."""
-    import pandas as pd
-
-    table = pd.DataFrame(dict(columns), index=pd.Index(cell_names, name="cell"))
-    chances = pd.DataFrame(
-        probabilities, columns=[f"probability_{c}" for c in cell_types], index=table.index
-    )
-    return pd.concat([table, chances], axis=1)
+    chances = zip((f"probability_{c}" for c in cell_types), probabilities.T, strict=True)
+    return Table(cell_names, {**columns, **dict(chances)})

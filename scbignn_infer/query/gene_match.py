@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -242,14 +243,19 @@ def refuse_unfit(
 def _refuse_other_species(values: Sequence[str], genes: ModelGenes) -> None:
     names = (name for v in values for name in plain_names(str(v)))
     told = species_of(names) if genes.species in SPECIES else None
-    if told is None or told[0] == genes.species:
-        return
-    species, upper = told
+    if told is not None and told[0] != genes.species:
+        raise other_species(values, told[0], genes.species, upper=told[1])
+
+
+def other_species(
+    values: Sequence[str], species: str, of_model: str, *, upper: bool = False
+) -> GeneError:
+    """Return the error of genes of another species than the model, maybe in upper case."""
     shown = ", ".join(str(v) for v in values[:3])
-    raise GeneError(
+    return GeneError(
         f"the genes are of {species}{', in upper case' if upper else ''} ({shown}) "
-        f"and the model is of {genes.species}",
-        expected=f"genes of {genes.species}",
+        f"and the model is of {of_model}",
+        expected=f"genes of {of_model}",
         do=f"choose a model of {species}, or pass --allow-species-mismatch "
         "(allow_species_mismatch=True) to match symbols in any case",
     )
@@ -283,16 +289,12 @@ class Lookup:
     def __init__(self, genes: ModelGenes, *, any_case: bool = False) -> None:
         self._case = str.upper if any_case else str
         self._names = GeneNames.of(genes.species) if genes.species in SPECIES else None
-        named = [(i, n) for i, n in enumerate(genes.symbols) if n]
-        self._by_symbol = {self._case(name): i for i, name in reversed(named)}
+        self._symbols = genes.symbols
+        symbols = list(map(self._case, genes.symbols)) if any_case else genes.symbols
+        places = range(len(symbols) - 1, -1, -1)  # of one name twice, the first gene has it
+        self._by_symbol = dict(zip(reversed(symbols), places, strict=True))
+        self._by_symbol.pop("", None)
         self._by_id = {name: i for i, name in enumerate(genes.ensembl_ids) if name}
-        if self._names is not None:
-            # Two symbols of the model that are one gene's names are told apart by neither.
-            by_gene: dict[str, list[int]] = {}
-            for i, name in named:
-                if gene := self._names.gene.get(name):
-                    by_gene.setdefault(gene, []).append(i)
-            self._by_id = {g: i[0] for g, i in by_gene.items() if len(i) == 1} | self._by_id
 
     def __call__(self, values: Sequence[str]) -> tuple[Array, int]:
         """Return the position of each name in the model, -1 if none, and how many are others."""
@@ -316,9 +318,23 @@ class Lookup:
     def _find_other(self, name: str) -> int:
         """Return the position of the gene with another name than the model's, -1 if none."""
         i = self._by_id.get(name, -1)
-        if i < 0 and self._names is not None:
-            i = self._by_id.get(self._names.gene.get(name, ""), -1)
-        return i
+        gene = None if i >= 0 or self._names is None else self._names.gene.get(name)
+        if gene is None:
+            return i
+        i = self._by_id.get(gene, -1)
+        return self._by_gene.get(gene, -1) if i < 0 else i
+
+    @cached_property
+    def _by_gene(self) -> dict[str, int]:
+        """The position of each gene of the model by the id that its symbol stands for.
+
+        Two symbols of the model that are one gene's names are told apart by neither.
+        """
+        if self._names is None:
+            return {}
+        genes = list(map(self._names.gene.get, self._symbols))
+        n = Counter(genes)
+        return {gene: i for i, gene in enumerate(genes) if gene and n[gene] == 1}
 
     def _add_copies(
         self, names: Sequence[str], parts: Mapping[int, list[str]], index: Array

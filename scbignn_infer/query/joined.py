@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbignn_infer.network.blas import one_blas_thread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,8 @@ SAMPLE = 256
 """Cells that are looked at."""
 SURE_CELLS = 16
 """A gene that half of the cells show is silent in so many by chance once in 65,536 times."""
+FEWEST_CELLS = 2 * SURE_CELLS
+"""Of fewer, part and others together, nothing is told."""
 SEGMENTS = 16
 """Stretches of the file that are looked at where no batches are given."""
 AXES = 2
@@ -35,6 +39,7 @@ def shown_genes(rows: sp.csr_matrix, cells: Array) -> Array:
     return np.packbits(rows[cells].toarray() > 0, axis=1)
 
 
+@one_blas_thread()
 def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, float]:
     """Tell which share of common genes part of the cells never show, and how large that part is.
 
@@ -44,7 +49,7 @@ def silent_genes(shows: Array, batches: Sequence[Array] = ()) -> tuple[float, fl
     differ most.
     """
     n, total = len(shows), shows.sum(axis=0)
-    if n < 2 * SURE_CELLS:
+    if n < FEWEST_CELLS:
         return 0.0, 0.0
     worst, silent = 0.0, np.zeros(0, np.int64)
     for cells in batches or _parts(shows, total):

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.blas import one_blas_thread
 from scbignn_infer.query import layer_names
 
 if TYPE_CHECKING:
@@ -353,6 +354,7 @@ def _by_size(rows: sp.csr_matrix) -> Verdict:
     return Verdict("unknown", f"fractions up to {high:.3g}, neither linear nor log1p of CP10k")
 
 
+@one_blas_thread()
 def _smoothness(rows: sp.csr_matrix) -> str:
     """Say that values were smoothed over cells, as by MAGIC or scVI, or nothing.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.network.panel import TARGET_SUM, Densifier, Panel
-from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.query.joined import SAMPLE, shown_genes, silent_genes
+from scbignn_infer.network.panel import TARGET_SUM
+from scbignn_infer.query.gene_fit import GeneFits
+from scbignn_infer.query.gene_match import genes_only, match_genes, refuse_unfit
+from scbignn_infer.query.joined import FEWEST_CELLS, SAMPLE, shown_genes, silent_genes
 from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
 from scbignn_infer.query.matrices import choose_matrix, judge, passed_over, sample_rows
 from scbignn_infer.query.readers.query import refuse_counts_in_obsm
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
-    from scbignn_infer.query.gene_match import GeneMatch
+    from scbignn_infer.network.panel import Panel
+    from scbignn_infer.query.gene_fit import GeneFit
+    from scbignn_infer.query.gene_match import GeneMatch, ModelGenes
     from scbignn_infer.query.matrices import Verdict
     from scbignn_infer.query.readers import Query
     from scbignn_infer.settings import Reading
@@ -44,8 +47,8 @@ class Choice:
 
     matrix: str
     verdicts: dict[str, Verdict]
-    genes: GeneMatch
-    bundle: ModelBundle = field(repr=False)
+    fit: GeneFit = field(repr=False)
+    """Its genes in the model."""
     target_sum: float = TARGET_SUM
     """Total that each cell had before it was cut, if the matrix is a cut of log-values."""
     passed_over: dict[str, str] = field(default_factory=dict)
@@ -56,10 +59,20 @@ class Choice:
         """What the chosen matrix holds."""
         return self.verdicts[self.matrix]
 
+    @property
+    def bundle(self) -> ModelBundle:
+        """The model."""
+        return self.fit.bundle
+
+    @property
+    def genes(self) -> GeneMatch:
+        """The join of its genes with the model's."""
+        return self.fit.match
+
     @cached_property
     def panel(self) -> Panel:
-        """Its genes in the model, worked out when they are first asked for."""
-        return Panel.of(self.bundle, self)
+        """Its genes in the model, for rows of what it holds."""
+        return self.fit.panel.of_rows(self.verdict.state, self.verdict.base, self.target_sum)
 
     @property
     def doubt(self) -> str:
@@ -113,47 +126,35 @@ def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
     return values if mask is None else values[:, np.flatnonzero(mask)]
 
 
-def model_genes(bundle: ModelBundle) -> ModelGenes:
-    """Return the genes of a model; those whose means differ between its types weigh more."""
-    spec = bundle.spec
-    class_mean = bundle.statistics["class_mean"][:, : spec.gene_level.net_genes]
-    return ModelGenes(
-        bundle.gene_symbols,
-        [g.ensembl_id for g in spec.genes],
-        spec.species,
-        class_mean.var(axis=0),
-        spec.preprocessing.min_genes,
-    )
-
-
 def choose(
     query: Query,
     bundle: ModelBundle,
     reading: Reading = AS_FOUND,
     *,
     verdicts: Mapping[str, Verdict] | None = None,
-    genes: ModelGenes | None = None,
+    fits: GeneFits | None = None,
 ) -> Choice:
     """Decide which matrix and which gene names to use for a model.
 
-    ``verdicts`` and ``genes`` are what :func:`judge_matrices` and :func:`model_genes` return, where
-    they were asked already. An InputError says that no matrix is usable, that too few genes are the
+    ``verdicts`` are what :func:`judge_matrices` returns, and ``fits`` of the model, where there are
+    some already. An InputError says that no matrix is usable, that too few genes are the
     model's, or that they are of another species.
     """
     verdicts = dict(judge_matrices(query) if verdicts is None else verdicts)
-    wanted = genes or model_genes(bundle)
-    matrix, match, rivals = join(query, wanted, reading, verdicts)
-    refuse(query, matrix, match, wanted, reading)
-    choice = Choice(matrix, verdicts, match, bundle, passed_over=rivals)
+    fits = fits or GeneFits(bundle)
+    matrix, fit, rivals = join(query, fits, reading, verdicts)
+    refuse(query, matrix, fit, fits.genes, reading)
+    choice = Choice(matrix, verdicts, fit, passed_over=rivals)
     if choice.verdict.state != "log1p-cut":
         return choice
     return replace(choice, target_sum=_target_sum(query, choice))
 
 
-def refuse(
-    query: Query, matrix: str, match: GeneMatch, genes: ModelGenes, reading: Reading
-) -> None:
+def refuse(query: Query, matrix: str, fit: GeneFit, genes: ModelGenes, reading: Reading) -> None:
     """Raise if the genes of a matrix do not fit a model, and say where a matrix is transposed."""
+    if reading.min_gene_coverage in fit.accepted:
+        return
+    match = fit.match
     try:
         refuse_unfit(
             match,
@@ -173,13 +174,14 @@ def refuse(
                 do="turn it round (adata.T) and write it again",
             ) from None
         raise
+    fit.accepted.add(reading.min_gene_coverage)
 
 
 def find_silent_genes(
     query: Query, choice: Choice, batches: Sequence[Array]
 ) -> tuple[float, float]:
     """Return which share of common genes part of the cells never show, and how large that is."""
-    if choice.verdict.shown is None:
+    if choice.verdict.shown is None or len(choice.verdict.shown) < FEWEST_CELLS:
         return 0.0, 0.0
     index, foreign = choice.genes.reference_index, choice.genes.foreign
     mask, _ = genes_only(query.gene_columns(choice.matrix))
@@ -198,28 +200,23 @@ def find_silent_genes(
 
 
 def join(
-    query: Query, genes: ModelGenes, reading: Reading, verdicts: Mapping[str, Verdict]
-) -> tuple[str, GeneMatch, dict[str, str]]:
-    """Return the best matrix, its genes' join with a model's, and why others were passed over.
+    query: Query, fits: GeneFits, reading: Reading, verdicts: Mapping[str, Verdict]
+) -> tuple[str, GeneFit, dict[str, str]]:
+    """Return the best matrix, how its genes fit a model, and why others were passed over.
 
     Whether the genes are enough is not asked. An InputError says that no matrix is usable.
     """
     if not any(verdict.usable for verdict in verdicts.values()):
         refuse_counts_in_obsm(query)
-    matches: dict[str, GeneMatch] = {}
+    found: dict[str, GeneFit] = {}
     for name in verdicts:
-        if name != "raw" and matches.keys() - {"raw"}:
-            matches[name] = next(m for n, m in matches.items() if n != "raw")  # of the same table
-            continue
-        matches[name] = match_genes(
-            query.gene_columns(name),
-            genes,
-            column=reading.gene_column,
-            any_case=reading.allow_species_mismatch,
-        )
-    n_genes = {name: match.n_shared for name, match in matches.items()}
+        if name != "raw" and found.keys() - {"raw"}:
+            found[name] = next(fit for n, fit in found.items() if n != "raw")  # of the same table
+        else:
+            found[name] = fits.of(query.gene_columns(name), reading)
+    n_genes = {name: fit.match.n_shared for name, fit in found.items()}
     matrix = choose_matrix(verdicts, reading.matrix, n_genes)
-    return matrix, matches[matrix], passed_over(verdicts, n_genes)
+    return matrix, found[matrix], passed_over(verdicts, n_genes)
 
 
 def batches_of(query: Query, key: str | None) -> list[Array]:
@@ -236,17 +233,8 @@ def _target_sum(query: Query, choice: Choice) -> float:
     The shared genes' part of it is known, and which part they are of the reference's counts.
     Where that is near 10,000, it is taken to be that; other bases than e have no usual total.
     """
-    share = choice.bundle.statistics["gene_share"]
-    nothing = np.zeros(0, np.int64)
-    densify = Densifier.make(
-        choice.genes.reference_index,
-        share,
-        nothing,
-        "log1p",
-        base=choice.verdict.base,
-        foreign=choice.genes.foreign,
-    )
-    _, totals = densify(query.rows(choice.matrix, sample_rows(query.n_cells)))
+    rows = query.rows(choice.matrix, sample_rows(query.n_cells))
+    totals = choice.fit.panel.of_rows("log1p", choice.verdict.base).densify.totals(rows)
     totals = totals[totals > 0]
     guess = float(np.median(totals)) if len(totals) else TARGET_SUM
     near = 1 / USUAL_WITHIN < guess / TARGET_SUM < USUAL_WITHIN

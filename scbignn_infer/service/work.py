@@ -18,7 +18,7 @@ from scbignn_infer.annotation.annotation import ALWAYS, COLUMNS
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
-from scbignn_infer.output.table import make_table
+from scbignn_infer.output.table import make_table, write_table
 from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
 from scbignn_infer.service.models import Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
@@ -144,7 +144,7 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         table = make_table(
             names, annotation.columns(), annotation.probabilities, annotation.cell_types
         )
-        question.answer.write_text(table.to_csv(), encoding="utf-8", newline="")
+        write_table(table, question.answer, ".csv")
     else:
         question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
 

@@ -132,7 +132,8 @@ class GeneLevel(nn.Module):
         z = ((x - tables.gene_mean) / tables.gene_scale).clamp(-LIMIT, LIMIT)
         factors = z @ tables.impute_in
         guess = (factors @ tables.impute_out * self.net_scale + self.net_mean).clamp(min=0)
-        return z, factors, torch.where(tables.net_present > 0.5, x[:, tables.net_position], guess)
+        shown = x.index_select(1, tables.net_position)  # exported as one Gather
+        return z, factors, torch.where(tables.net_present > 0.5, shown, guess)
 
     def parts(self, counts: Tensor, totals: Tensor, tables: Tables) -> tuple[Tensor, ...]:
         """Return the embedding, and what network, discriminant and logistic head say.
@@ -176,7 +177,7 @@ class GeneLevel(nn.Module):
             Of the panel's genes.
         """
         explained = (factors @ tables.misfit_inner * factors).sum(1)
-        misfit = (z * z) @ tables.misfit_weight - explained
+        misfit = (z * z * tables.misfit_weight).sum(1) - explained
         return (MOST_MISFIT / misfit.clamp(min=MOST_MISFIT)).pow(4)[:, None]
 
     def discriminant(self, z: Tensor, tables: Tables) -> Tensor:

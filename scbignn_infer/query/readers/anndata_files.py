@@ -9,6 +9,7 @@ import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.query.layer_names import LAYERS
+from scbignn_infer.query.readers import plain_tables
 from scbignn_infer.query.readers.bounds import (
     MOST_MATRICES,
     MOST_NAME,
@@ -17,6 +18,7 @@ from scbignn_infer.query.readers.bounds import (
     refuse_many,
     weigh,
 )
+from scbignn_infer.query.readers.columns import INDEX
 from scbignn_infer.query.readers.files import FileQuery, HeldFile
 from scbignn_infer.query.readers.stored import ColumnStored, RowStored, numbers
 
@@ -41,6 +43,7 @@ class AnnDataFile(FileQuery):
         self._group = source.root if group is None else group
         self._nodes: dict[str, Any] = {}
         self._tables: dict[str, pd.DataFrame] = {}
+        self._genes: dict[str, dict[str, list[str]]] = {}
         super().__init__(source)
         refuse_many(f"'obs' of {self.path}", self.n_cells, self._most)
 
@@ -63,13 +66,41 @@ class AnnDataFile(FileQuery):
         if index is None:
             return super()._cell_names()
         weigh(index, f"the names of cells in {self.path}", self._most, MOST_NAME)
-        return [str(c) for c in read_element(index)]
+        plain = plain_tables.is_plain(self._group["obs"])
+        names = plain_tables.index_of(self._group["obs"]) if plain else None
+        return [str(c) for c in read_element(index)] if names is None else names
 
     def _obs(self) -> pd.DataFrame:
         return self._table("obs")
 
+    def _obs_column(self, key: str) -> list[str]:
+        obs = self._group.get("obs")
+        if plain_tables.is_plain(obs) and key in obs:
+            weigh(obs[key], f"'obs' of {self.path}", self._most)
+            values = plain_tables.column(obs, key)
+            if values is not None and len(values) == self.n_cells:
+                return values
+        return super()._obs_column(key)
+
     def _var(self, matrix: str) -> pd.DataFrame:
-        return self._table("raw/var" if matrix == "raw" else "var")
+        return self._table(_gene_table(matrix))
+
+    def _gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        name = _gene_table(matrix)
+        if name not in self._genes:
+            self._genes[name] = self._plain_genes(name) or super()._gene_columns(matrix)
+        return dict(self._genes[name])
+
+    def _plain_genes(self, name: str) -> dict[str, list[str]] | None:
+        """Return the columns of texts of a gene table, if it is a plain one."""
+        node, what = self._group.get(name), f"'{name}' of {self.path}"
+        if not plain_tables.is_plain(node):
+            return None
+        weigh(node, what, self._most)
+        columns = plain_tables.text_columns(node)
+        if columns is not None:
+            refuse_long_names(columns[INDEX], what)
+        return columns
 
     def _table(self, name: str) -> pd.DataFrame:
         if name not in self._tables:
@@ -138,7 +169,7 @@ class AnnDataFile(FileQuery):
         node = self._group["raw/X" if matrix == "raw" else matrix]
         form = dict(node.attrs)
         shape = tuple(map(int, node.shape if hasattr(node, "shape") else form["shape"]))
-        expected = (self.n_cells, len(self._var(matrix)))
+        expected = (self.n_cells, len(self._gene_columns(matrix)[INDEX]))
         if shape != expected:
             raise InputError(
                 f"{matrix} of {self.path} has the shape {shape}",
@@ -195,6 +226,10 @@ def open_h5ad(source: Source) -> FileQuery:
 
     is_old = isinstance(source.root.get("obs"), h5py.Dataset)
     return OldH5adFile(source) if is_old else H5adFile(source)
+
+
+def _gene_table(matrix: str) -> str:
+    return "raw/var" if matrix == "raw" else "var"
 
 
 def _is_null(node: Any) -> bool:

@@ -88,6 +88,12 @@ class BaseQuery(ABC):
     def _cell_names(self) -> list[str]:
         return [str(c) for c in self._obs().index]
 
+    def _obs_column(self, key: str) -> list[str]:
+        return column_of(self._obs(), key, self.name)
+
+    def _gene_columns(self, matrix: str) -> dict[str, list[str]]:
+        return string_columns(self._var(matrix))
+
     def errors(self) -> AbstractContextManager[None]:
         """Return what surrounds all reading, to say in one line why it failed."""
         return nullcontext()
@@ -100,7 +106,7 @@ class BaseQuery(ABC):
     def obs_column(self, key: str) -> list[str]:
         """Return a column of ``obs`` as strings."""
         with self.errors():
-            return column_of(self._obs(), key, self.name)
+            return self._obs_column(key)
 
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
@@ -110,7 +116,7 @@ class BaseQuery(ABC):
     def gene_columns(self, matrix: str) -> dict[str, list[str]]:
         """Return the index and the string columns of the matrix's gene table."""
         with self.errors():
-            return string_columns(self._var(matrix))
+            return self._gene_columns(matrix)
 
     def rows(self, matrix: str, indices: Array) -> sp.csr_matrix:
         """Return the rows at ascending ``indices``."""

@@ -14,6 +14,9 @@ HELD_VALUES = 1 << 24
 """Stored values that are held by rows at once (about 270 MB while they are turned)."""
 READ_VALUES = 1 << 20
 """Stored values that are read at once."""
+GAP_VALUES = 1 << 12
+"""Stored values between two rows that are read with them, since a read of its own takes longer; or
+those of a chunk, which is unpacked as a whole."""
 SMALL_CHUNK = 1 << 20
 """Bytes of a chunk that is unpacked anew each time; HDF5 holds as much itself."""
 VALUES_A_PLACE = 8
@@ -29,18 +32,18 @@ class Stretches:
 
     def __init__(self, values: Any) -> None:
         self._values = values
-        self._chunk = (values.chunks or (1,))[0]
+        self.chunk: int = (values.chunks or (1,))[0]
         self._start, self._held = 0, np.empty(0, values.dtype)
 
     def __getitem__(self, stored: slice) -> Array:
         """Return the values from one place up to another."""
         start, stop = stored.start, stored.stop
-        if self._chunk * self._values.dtype.itemsize <= SMALL_CHUNK:
+        if self.chunk * self._values.dtype.itemsize <= SMALL_CHUNK:
             return np.asarray(self._values[start:stop])
         if not self._start <= start <= stop <= self._start + len(self._held):
             self._held = np.empty(0, self._values.dtype)  # let go before the next
-            self._start = start // self._chunk * self._chunk
-            end = -(-stop // self._chunk) * self._chunk
+            self._start = start // self.chunk * self.chunk
+            end = -(-stop // self.chunk) * self.chunk
             self._held = np.asarray(self._values[self._start : end])
         return self._held[start - self._start : stop - self._start].copy()  # may be changed
 
@@ -56,8 +59,7 @@ class RowStored:
     def __getitem__(self, rows: slice | Array) -> sp.csr_matrix:
         """Return rows by a slice, or by an ascending array of row numbers."""
         if not isinstance(rows, slice):
-            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
-            parts = [self[int(run[0]) : int(run[-1]) + 1] for run in runs]
+            parts = [self[int(run[0]) : int(run[-1]) + 1][run - run[0]] for run in self._runs(rows)]
             return sp.csr_matrix(sp.vstack(parts)) if parts else self[:0]
         start, stop, _ = rows.indices(self.shape[0])
         ends = self._indptr[start : max(start, stop) + 1]
@@ -67,6 +69,15 @@ class RowStored:
         return sp.csr_matrix(
             (values, indices, ends - ends[0]), shape=(len(ends) - 1, self.shape[1])
         )
+
+    def _runs(self, rows: Array) -> list[Array]:
+        """Divide ascending row numbers where it is worth a read of its own."""
+        if not len(rows):
+            return []
+        first, last = self._indptr[rows], self._indptr[rows + 1]
+        far = first[1:] - last[:-1] > max(GAP_VALUES, self._data.chunk)
+        full = np.diff(first // READ_VALUES) > 0
+        return np.split(rows, np.flatnonzero(far | full) + 1)
 
 
 def pointers(group: Any, n: int, places: int) -> Array:
