@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from scbignn_infer.network.sessions import MakeSession
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
-    from scbignn_infer.settings import GraphKind, Reading
+    from scbignn_infer.settings import GraphKind, Reading, SearchName
 
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
@@ -118,6 +118,8 @@ class Annotator:
         self.batch_cells = chosen.batch_cells or BATCH_CELLS[self.runtime.provider]
         self.memory_limit = chosen.memory_limit
         self.graph: GraphKind = chosen.graph
+        search_for(0, chosen.neighbors)  # refuses what is none
+        self.search: SearchName = chosen.neighbors
         self.write_graph = chosen.write_graph
         self.adaptation = Adaptation()
         self._make_session = make_session
@@ -179,7 +181,8 @@ class Annotator:
         if self.graph == "reference":
             return (bank or self.bank).graph(embedding)
         k = self.bundle.spec.graph.n_neighbors
-        return build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
+        search = search_for(len(embedding), self.search)
+        return build_graph(embedding, k, runtime=self.runtime, seed=self.seed, search=search)
 
     def annotate_matrix(
         self,
@@ -261,6 +264,7 @@ class Annotator:
             n_classes=len(spec.cell_types),
             n_neighbors=spec.graph.n_neighbors,
             threads=self.runtime.threads,
+            neighbors=self.search,
             output_bytes=output_bytes,
             held_bytes=held_bytes,
             report=report,
@@ -346,7 +350,7 @@ class Annotator:
         else:
             most = max(map(len, batches), default=query.n_cells)
             size = self.bundle.spec.gene_level.embedding_size
-            search_for(most).prepare(size, runtime=self.runtime)
+            search_for(most, self.search).prepare(size, runtime=self.runtime)
         label = partial(self._round, query, choice.matrix, batches, clock)
         panel, adapted = choice.panel, None
         if rules.adapt:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.network.neighbors import search_for
+from scbignn_infer.network.neighbors import AUTO, search_for
 from scbignn_infer.network.panel import RESIDUAL_GENES
 from scbignn_infer.query.readers import values_held
 
@@ -48,6 +48,7 @@ def estimate(
     n_classes: int,
     n_neighbors: int,
     threads: int,
+    neighbors: str = AUTO,
     output_bytes: int = 0,
     held_bytes: int = 0,
     report: bool = False,
@@ -58,7 +59,7 @@ def estimate(
     ``output_bytes`` are of the file that will be copied; ``held_bytes`` are what of the file is in
     memory, since its format is read whole. With ``adapt`` the cells are labelled twice.
     """
-    search, rounds = search_for(n_cells), 2 if adapt else 1
+    search, rounds = search_for(n_cells, neighbors), 2 if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
     # float32: the embedding and its unit rows; logits and states of the cell level and

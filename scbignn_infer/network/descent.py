@@ -81,7 +81,7 @@ def _approximate(embedding: Array, k: int, threads: int, seed: int) -> Array:
         unit = unit_rows(embedding)
         exact, _ = ExactSearch(unit, Runtime("cpu", 0, threads)).nearest(unit[repair], k)
         indices[repair] = exact
-    return np.asarray(indices, np.int64)
+    return np.asarray(indices, np.int32)
 
 
 def _similarity(embedding: Array, indices: Array) -> Array:
