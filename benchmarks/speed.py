@@ -5,9 +5,9 @@ Run: ``python benchmarks/speed.py FOLDER --out benchmarks/results/speed.json [--
 environment is that of ``peers/README.md``). FOLDER receives the files: cells of pbmc3k drawn again
 and again, each count thinned binomially, uncompressed CSR. A million cells take 7 GB, twice while
 they are annotated. Seconds, CPU and peak memory are the operating system's account of the finished
-process. Up to ``--most-peers`` cells CellTypist runs in turn with the package, ``--pairs`` times, so
-that whatever else the machine does meets both; majority voting and scanpy run once. All read h5ad
-and write the same kind of file, ``--write``; a row has the load of the machine before its run.
+process. Up to ``--most-peers`` cells CellTypist runs in turn with the package, ``--pairs`` times:
+whatever else the machine does meets both. Majority voting and scanpy run once, with ``--voting``.
+All read h5ad and write the same kind of file, ``--write``; a row has the load before its run.
 ``--variants N`` then annotates N cells stored in other ways.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 START_SECONDS, START_BYTES = 2.0, 300_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
-"""What a worker of the gene level or of exact search holds at once."""
+"""What a worker of the gene level or of a search holds at once."""
 SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
 REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
@@ -62,10 +62,10 @@ def estimate(
     search, rounds = search_for(n_cells, neighbors), 2 if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
-    # float32: the embedding and its unit rows; logits and states of the cell level and
+    # float32: the embedding and its cells of length 1; logits and states of the cell level and
     # probabilities; indices and similarities of the graph while its own are dropped; a byte for
     # each of some genes.
-    held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
+    held = 8 * embedding_size + 24 * n_classes + 24 * n_neighbors + RESIDUAL_GENES
     if adapt:  # the first round's embedding, logits, probabilities and genes stay
         held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
+import scbignn_infer
 from scbignn_infer.errors import InputError
+from scbignn_infer.label_file import Job
 from scbignn_infer.network import exact, ivf, neighbors
 from scbignn_infer.network.exact import unit_rows
 from scbignn_infer.network.neighbors import build_graph, search_for
 from scbignn_infer.network.sessions import Runtime
+from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.network.neighbors import Graph
 
 CPU = Runtime("cpu", 0, 1)
+EXAMPLE = Path(scbignn_infer.__file__).parent / "examples" / "pbmc700.h5ad"
 N = 4000
 
 
@@ -74,6 +79,19 @@ def test_nearly_all_true_neighbours_are_found(points: Any, seed: int) -> None:
 def test_the_number_of_threads_changes_no_bit(name: str, points: Any) -> None:
     found = [graph_of(points(), threads, name) for threads in (1, 2, 4)]
     assert len({g.indices.tobytes() + g.similarity.tobytes() for g in found}) == 1
+
+
+@pytest.mark.parametrize("name", ["exact", "ivf"])
+def test_threads_change_no_byte_of_a_table(name: str, tmp_path: Path) -> None:
+    """From the file to the labels, with several lists of cells."""
+    tables = set()
+    for threads in (1, 2, 4):
+        settings = Settings(model="human-pbmc", device="cpu", threads=threads, neighbors=name)
+        with Job(EXAMPLE, tmp_path / f"{threads}.csv", settings) as job:
+            job.run()
+        assert job.annotation.provenance.params.graph_builder == name
+        tables.add((tmp_path / f"{threads}.csv").read_bytes())
+    assert len(tables) == 1
 
 
 def test_most_pairs_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
