@@ -99,13 +99,9 @@ def test_most_pairs_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = 0
 
     class Counted(exact.ExactSearch):
-        def _lay_out(self, columns: np.ndarray, runtime: Runtime) -> None:
-            super()._lay_out(columns, runtime)
-            self.m = columns.shape[1]
-
         def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
             nonlocal pairs
-            pairs += len(queries) * self.m
+            pairs += len(queries) * self.width
             return super().nearest(queries, k)
 
     monkeypatch.setattr(ivf, "ExactSearch", Counted)

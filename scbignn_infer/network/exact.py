@@ -75,9 +75,10 @@ class ExactSearch:
         return search
 
     def _lay_out(self, columns: Array, runtime: Runtime) -> None:
-        m = columns.shape[1]
-        self._groups = m // GROUP
-        self._block = max(1, min(MAX_BLOCK, BLOCK_VALUES // m))
+        self.width = columns.shape[1]
+        """Rows of the bank and those that fill its last group: a query is compared with all."""
+        self._groups = self.width // GROUP
+        self._block = max(1, min(MAX_BLOCK, BLOCK_VALUES // self.width))
         self._workers = runtime.workers
         self._run = search_session(runtime).holding(bank=columns)
 
