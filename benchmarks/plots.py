@@ -146,7 +146,7 @@ def panels() -> Figure | None:
 
 def speed() -> Figure | None:
     """Draw seconds and peak memory of whole processes against cells, all axes logarithmic."""
-    found = [r for r in report.results("speed") or [] if "file_mb" not in r]
+    found = report.medians([r for r in report.results("speed") or [] if "file_mb" not in r])
     if not found:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4))

@@ -101,11 +101,13 @@ class Annotator:
         self.bundle = bundle
         self.rules = Rules.of(bundle, **chosen.some(RuleKeywords))
         self.runtime = choose_runtime(chosen.device, chosen.threads)
+        search_for(0, chosen.neighbors)  # refuses what is none
         self.pair = Pair(
             bundle,
             self.runtime,
             batch_cells=chosen.batch_cells,
             graph=chosen.graph,
+            search=chosen.neighbors,
             seed=chosen.seed,
             make_session=make_session,
         )
@@ -223,6 +225,7 @@ class Annotator:
             n_classes=len(spec.cell_types),
             n_neighbors=spec.graph.n_neighbors,
             threads=self.runtime.threads,
+            neighbors=self.pair.search,
             output_bytes=output_bytes,
             held_bytes=held_bytes,
             report=report,
@@ -290,7 +293,7 @@ class Annotator:
         else:
             most = max(map(len, batches), default=query.n_cells)
             size = self.bundle.spec.gene_level.embedding_size
-            search_for(most).prepare(size, runtime=self.runtime)
+            search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         panel, adapted = choice.panel, None
         if rules.adapt:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.network.neighbors import search_for
+from scbignn_infer.network.neighbors import AUTO, search_for
 from scbignn_infer.network.panel import RESIDUAL_GENES
 from scbignn_infer.query.readers import values_held
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 START_SECONDS, START_BYTES = 2.0, 300_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
-"""What a worker of the gene level or of exact search holds at once."""
+"""What a worker of the gene level or of a search holds at once."""
 SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
 REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
@@ -50,6 +50,7 @@ def estimate(
     n_classes: int,
     n_neighbors: int,
     threads: int,
+    neighbors: str = AUTO,
     output_bytes: int = 0,
     held_bytes: int = 0,
     report: bool = False,
@@ -60,13 +61,13 @@ def estimate(
     ``output_bytes`` are of the file that will be copied; ``held_bytes`` are what of the file is in
     memory, since its format is read whole. With ``adapt`` the cells are labelled twice.
     """
-    search, rounds = search_for(n_cells), 2 if adapt else 1
+    search, rounds = search_for(n_cells, neighbors), 2 if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
-    # float32: the embedding and its unit rows; logits and states of the cell level and
+    # float32: the embedding and its cells of length 1; logits and states of the cell level and
     # probabilities; indices and similarities of the graph while its own are dropped; a byte for
     # each of some genes.
-    held = 8 * embedding_size + 24 * n_classes + 60 * n_neighbors + RESIDUAL_GENES
+    held = 8 * embedding_size + 24 * n_classes + 24 * n_neighbors + RESIDUAL_GENES
     if adapt:  # the first round's embedding, logits, probabilities and genes stay
         held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,8 @@ class Job:
         self.query, self.target, self.settings, self.report = query, target, settings, report
         self._held = annotator
         self._overwrite, self._replace = overwrite, overwrite or replace
-        self._tell = progress or (lambda stage, done, total: None)
+        self._progress = progress or (lambda stage, done, total: None)
+        self._has_read = Event()
         self._add_slots: Callable[[Slots], None] | None = None
         self._reference_distance: dict[str, float] | None = None
         self._why = ""
@@ -144,7 +146,7 @@ class Job:
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
             if self._copied:
-                copy = h5ad.copying(self.cells.identity, self._drafts[0].path)
+                copy = h5ad.copying(self.cells.identity, self._drafts[0].path, self._has_read)
                 self._add_slots = stack.enter_context(copy)
             self.choice = choice or self.annotator.choose(self.cells, self.settings.reading)
             self._inspected = round(perf_counter() - self._start, 4)
@@ -202,6 +204,12 @@ class Job:
             **annotation.summary(),
             "seconds": round(perf_counter() - self._start, 3),
         }
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        """Pass progress on; the file is copied from when the graph is built, no more read."""
+        if stage == "graph":
+            self._has_read.set()
+        self._progress(stage, done, total)
 
     @property
     def _copied(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
 T = TypeVar("T", bound=Callable[..., Any])
 GraphKind = Literal["query", "reference"]
 Depth = Literal["sure", "leaf"]
+SearchName = Literal["auto", "exact", "ivf", "pynndescent"]
 Orientation = Literal["cells-by-genes", "genes-by-cells"]
 DEFAULT_KEY = "scbignn"
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -98,7 +99,7 @@ class Settings:
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = _setting(None, "CPU threads; by default all.", within=(1, None))
     seed: int = _setting(
-        0, "Seed of the approximate graph search, used above 100,000 cells.", within=(0, None)
+        0, "Seed of the approximate graph search, used above 20,000 cells.", within=(0, None)
     )
     batch_cells: int | None = _setting(
         None,
@@ -160,6 +161,11 @@ class Settings:
         "Take neighbours from the query, or from the model's reference, whose cells do not change "
         "with the query.",
     )
+    neighbors: SearchName = _setting(
+        "auto",
+        "How neighbours are searched: exact, ivf (lists of similar cells) or pynndescent; auto "
+        "takes exact up to 20,000 cells, and ivf above.",
+    )
     write_graph: bool = _setting(False, "Write the cell graph for scanpy, too.")
 
     @classmethod
@@ -206,6 +212,7 @@ class LabelKeywords(RuleKeywords, total=False):
     batch_cells: int | None
     memory_limit: int | None
     graph: GraphKind
+    neighbors: SearchName
     write_graph: bool
 
 

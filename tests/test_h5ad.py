@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -17,12 +18,15 @@ import pandas as pd
 import pytest
 from anndata.io import write_elem
 
+import scbignn_infer
 from scbignn_infer.errors import InputError, OutputError
+from scbignn_infer.label_file import Job
 from scbignn_infer.output import atomic
 from scbignn_infer.output import h5ad as writers
 from scbignn_infer.output.strings import plain_strings
 from scbignn_infer.output.table import make_table, write_table
 from scbignn_infer.query.identity import Identity
+from scbignn_infer.settings import Settings
 
 SLOTS = {"obs": ["k_cell_type"], "obsm": ["X_k"], "uns": ["k"]}
 
@@ -139,6 +143,7 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path):
         from scbignn_infer.output import h5ad as writers
         from scbignn_infer.errors import OutputError
         from scbignn_infer.query.identity import Identity
+from scbignn_infer.settings import Settings
         source, target = Path({str(h5ad)!r}), Path({str(tmp_path / "out.h5ad")!r})
         seen, whole = Identity.of(source), anndata.read_h5ad(source)
         big = np.random.default_rng(0).random((20, 20_000), np.float32)
@@ -251,6 +256,42 @@ def test_a_block_that_fails_ends_the_copy_and_leaves_nothing(h5ad, tmp_path, mon
         raise KeyboardInterrupt
     assert len(copied) < 100 < h5ad.stat().st_size
     assert files(tmp_path) == ["query.h5ad"]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_copy_waits_until_it_may_begin(h5ad, values, tmp_path, told):
+    begin = threading.Event()
+    with (
+        atomic.drafting(tmp_path / "out.h5ad") as draft,
+        writers.copying(Identity.of(h5ad), draft.path, begin) as finish,
+    ):
+        time.sleep(0.05)
+        assert not draft.path.stat().st_size
+        if told:
+            begin.set()
+            limit = time.monotonic() + 60
+            while draft.path.stat().st_size < h5ad.stat().st_size and time.monotonic() < limit:
+                time.sleep(0.01)
+            assert draft.path.read_bytes() == h5ad.read_bytes()
+        finish(values)
+        assert "k_cell_type" in ad.read_h5ad(draft.path).obs
+
+
+def test_a_file_is_copied_once_it_was_read(tmp_path):
+    """What is read and what is written do not get into each other's way."""
+    query = Path(scbignn_infer.__file__).parent / "examples" / "pbmc700.h5ad"
+    sizes = {}
+    settings = Settings(model="human-pbmc", device="cpu", threads=1)
+
+    def note(stage, done, total):
+        drafts = [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+        now = max((p.stat().st_size for p in drafts), default=0)
+        sizes[stage] = max(now, sizes.get(stage, 0))
+
+    with Job(query, tmp_path / "out.h5ad", settings, progress=note) as job:
+        job.run()
+    assert sizes["inspect"] == sizes["gene level"] == 0
+    assert "scbignn_cell_type" in ad.read_h5ad(tmp_path / "out.h5ad").obs
 
 
 def test_a_block_that_never_finishes_leaves_nothing(h5ad, tmp_path):

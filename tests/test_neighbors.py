@@ -44,7 +44,7 @@ def test_exact_search_finds_the_true_neighbours(
     graph = build_graph(z, 15, runtime=CPU)
     expected, expected_similarity = oracle(z, 15)
     assert graph.builder == "exact"
-    assert graph.indices.dtype == np.int64
+    assert graph.indices.dtype == np.int32
     np.testing.assert_array_equal(graph.indices, expected)
     np.testing.assert_allclose(graph.similarity, expected_similarity, atol=1e-5)
     np.testing.assert_array_equal(graph.reach, graph.similarity[:, -1])
@@ -159,9 +159,10 @@ def test_only_what_needs_pynndescent_compiles_it_ahead(monkeypatch: pytest.Monke
             asked.append(data.shape)
 
     monkeypatch.setattr(pynndescent, "NNDescent", Noted)
-    search_for(neighbors.EXACT_MAX_CELLS).prepare(16, runtime=CPU)
+    for name in ("exact", "ivf"):
+        search_for(10**6, name).prepare(16, runtime=CPU)
     assert not asked
-    search_for(neighbors.EXACT_MAX_CELLS + 1).prepare(16, runtime=CPU)
+    search_for(10**6, "pynndescent").prepare(16, runtime=CPU)
     for thread in threading.enumerate():
         if thread.name == "scbignn-compile":
             thread.join()

@@ -44,7 +44,10 @@ def main() -> None:
     ad.settings.allow_write_nullable_strings = True  # its pins of pandas and anndata disagree
     for name in found.predicted_labels:
         cells.obs[name] = found.predicted_labels[name].astype(str).astype("category")
-    cells.write_h5ad(arguments.output)
+    if arguments.output.suffix == ".csv":
+        cells.obs[list(found.predicted_labels)].to_csv(arguments.output)
+    else:
+        cells.write_h5ad(arguments.output)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,19 @@ NOVELTY_WEIGHT, NOVELTY_POWER = 0.1, 20
 RESIDUAL_WEIGHT, RESIDUAL_FREE, RESIDUAL_MOST = 0.5, 0.8, 1.0
 
 
+CHUNK = 4096
+"""Cells whose probabilities are worked out, or whose neighbours are added up, at once."""
 RESIDUAL_TOP = 10
 """Genes that decide how far a cell is from the profile of its type."""
 
 
 def calibrate(logits: Array, temperature: float) -> Array:
     """Return softmax(logits / temperature) as float32, rows summing to 1."""
-    return np.asarray(softmax(logits.astype(np.float64) / temperature), np.float32)
+    found = np.empty(logits.shape, np.float32)
+    for i in range(0, len(logits), CHUNK):
+        rows = slice(i, i + CHUNK)
+        found[rows] = softmax(logits[rows].astype(np.float64) / temperature)
+    return found
 
 
 def support(confidence: Array, novelty: Array, residual: Array) -> Array:
@@ -83,8 +89,8 @@ def residual(
     """
     farthest = np.empty(len(scaled), np.float32)
     top = min(RESIDUAL_TOP, scaled.shape[1])
-    for i in range(0, len(scaled), 4096):
-        rows = slice(i, i + 4096)
+    for i in range(0, len(scaled), CHUNK):
+        rows = slice(i, i + CHUNK)
         total = scaled[rows].astype(np.float32)
         for column in neighbor_indices[rows].T:
             total += scaled[column]

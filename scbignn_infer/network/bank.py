@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.sessions import Runtime
 
+BLOCK = 1 << 16
+"""Cells that are scaled to length 1 at once: a copy of all would be what the memory peaks with."""
 SAME_CELL = 1e-5
 """Cells nearer to a reference cell than this are that cell, but for the rounding to 16 bits. Of
 25,000 cells of files that no model was trained on, none came nearer to one than 2e-3."""
@@ -40,9 +42,14 @@ class ReferenceBank:
 
     def distance(self, embedding: Array) -> tuple[Array, Array]:
         """Return the distance of cells (n, d) to the nearest of the bank, and which are it."""
-        cells = unit_rows(embedding)
-        indices, similarity = self._search.nearest(cells, 1)
-        return 1 - similarity[:, 0], same_cells(cells, self.rows, indices[:, 0])
+        distance, same = np.empty(len(embedding), np.float32), np.empty(len(embedding), dtype=bool)
+        for i in range(0, len(embedding), BLOCK):
+            part = slice(i, i + BLOCK)
+            cells = unit_rows(embedding[part])
+            indices, similarity = self._search.nearest(cells, 1)
+            distance[part] = 1 - similarity[:, 0]
+            same[part] = same_cells(cells, self.rows, indices[:, 0])
+        return distance, same
 
     def novelty(self, distance: Array) -> Array:
         """Place distances (n,) among those of held-out reference cells, from 0 to 1."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
 
 NAME = "pynndescent"
-START_BYTES, CELL_BYTES = 540_000_000, 60
+START_BYTES, CELL_BYTES = 540_000_000, 600
 """What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""
 SECONDS_A_DESCENT = 1.5e-4
 """Of one thread, for one cell."""
@@ -81,7 +81,7 @@ def _approximate(embedding: Array, k: int, threads: int, seed: int) -> Array:
         unit = unit_rows(embedding)
         exact, _ = ExactSearch(unit, Runtime("cpu", 0, threads)).nearest(unit[repair], k)
         indices[repair] = exact
-    return np.asarray(indices, np.int64)
+    return np.asarray(indices, np.int32)
 
 
 def _similarity(embedding: Array, indices: Array) -> Array:

@@ -48,6 +48,13 @@ def unit_rows(embedding: Array) -> Array:
     return np.asarray(embedding / np.maximum(norm, 1e-12), np.float32)
 
 
+def empty_columns(m: int, size: int) -> Array:
+    """Return room (size + 1, m or more) for a bank (m, size), its rows as the first columns."""
+    columns = np.zeros((size + 1, m + -m % GROUP), np.float32)
+    columns[-1, m:] = NO_CELL  # met by the 1 at the end of each query
+    return columns
+
+
 class ExactSearch:
     """Exact cosine search of a bank (m, d), with rows of length 1, in onnxruntime, on CPU or GPU.
 
@@ -56,19 +63,29 @@ class ExactSearch:
     """
 
     def __init__(self, bank: Array, runtime: Runtime) -> None:
-        m = len(bank)
-        columns = np.zeros((bank.shape[1] + 1, m + -m % GROUP), np.float32)
-        columns[:-1, :m] = bank.T
-        columns[-1, m:] = NO_CELL  # met by the 1 at the end of each query
-        self._groups = columns.shape[1] // GROUP
-        self._block = max(1, min(MAX_BLOCK, BLOCK_VALUES // m))
+        columns = empty_columns(len(bank), bank.shape[1])
+        columns[:-1, : len(bank)] = bank.T
+        self._lay_out(columns, runtime)
+
+    @classmethod
+    def of_columns(cls, columns: Array, runtime: Runtime) -> ExactSearch:
+        """Return the search of a bank that fills :func:`empty_columns`."""
+        search = cls.__new__(cls)
+        search._lay_out(columns, runtime)
+        return search
+
+    def _lay_out(self, columns: Array, runtime: Runtime) -> None:
+        self.width = columns.shape[1]
+        """Rows of the bank and those that fill its last group: a query is compared with all."""
+        self._groups = self.width // GROUP
+        self._block = max(1, min(MAX_BLOCK, BLOCK_VALUES // self.width))
         self._workers = runtime.workers
         self._run = search_session(runtime).holding(bank=columns)
 
     def nearest(self, queries: Array, k: int) -> tuple[Array, Array]:
         """Find the ``k`` bank rows, at most m, most similar to each query (n, d) of length 1.
 
-        Returns indices and similarities (n, k), int64 and float32, most similar first.
+        Returns indices and similarities (n, k), int32 and float32, most similar first.
         """
         n, block = len(queries), self._block
         size, groups = np.array([k], np.int64), np.array([min(k, self._groups)], np.int64)
@@ -78,7 +95,7 @@ class ExactSearch:
             rows = np.column_stack([rows, np.ones(len(rows), np.float32)])
             return self._run(queries=rows, k=size, groups=groups)
 
-        indices = np.empty((n, k), np.int64)
+        indices = np.empty((n, k), np.int32)
         similarity = np.empty((n, k), np.float32)
         starts = range(0, n, block)
         found = in_order(run, starts, workers=self._workers)

@@ -188,4 +188,6 @@ def _label_and_scale(level: GeneLevel, block: sp.csr_matrix) -> tuple[Array, ...
 
 def _update_cells(rows: slice, *, run: Run, by_cell: dict[str, Array]) -> tuple[Array, ...]:
     """Run one layer of the cell level for a chunk of cells, which look at the state of all."""
-    return run(**{name: values[rows] for name, values in by_cell.items()})
+    chunk = {name: values[rows] for name, values in by_cell.items()}
+    chunk["neighbor_indices"] = chunk["neighbor_indices"].astype(np.int64)
+    return run(**chunk)

@@ -1,4 +1,4 @@
-"""The kNN graph of the cells: its searches, one of which is chosen by the number of cells."""
+"""The kNN graph of the cells: its searches, one of which is chosen by name or number of cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from scbignn_infer.network import descent, exact
+from scbignn_infer.errors import InputError
+from scbignn_infer.network import descent, exact, ivf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
     from scbignn_infer.network.sessions import Runtime
 
-EXACT_MAX_CELLS = 100_000
-"""Up to here exact search is used: it costs no compilation and finds every neighbour."""
+EXACT_MAX_CELLS = 20_000
+"""Up to here exact search is taken: it finds every neighbour, and hardly takes longer."""
+AUTO = "auto"
+"""Asks for the search that is fastest for the number of cells, of those that find nearly all."""
 
 
 class Search(Protocol):
@@ -44,13 +47,29 @@ class Search(Protocol):
         """Return about what a thread takes for so many cells of so many dimensions."""
 
 
-SEARCHES: tuple[tuple[int, Search], ...] = ((EXACT_MAX_CELLS, exact), (sys.maxsize, descent))
-"""Each search, and the most cells that it is taken for."""
+SEARCHES: tuple[tuple[int, Search], ...] = (
+    (EXACT_MAX_CELLS, exact),
+    (sys.maxsize, ivf),
+    (0, descent),
+)
+"""Each search, and the most cells for which :data:`AUTO` takes it, before those below."""
 
 
-def search_for(n_cells: int) -> Search:
-    """Return the search for a number of cells."""
-    return next(search for most, search in SEARCHES if n_cells <= most)
+def search_for(n_cells: int, name: str = AUTO) -> Search:
+    """Return a search by its name, by default that for a number of cells.
+
+    An InputError says that there is none.
+    """
+    if name == AUTO:
+        return next(search for most, search in SEARCHES if n_cells <= most)
+    for _, search in SEARCHES:
+        if name == search.NAME:
+            return search
+    raise InputError(
+        f"neighbors '{name}'",
+        expected=" or ".join([AUTO, *(search.NAME for _, search in SEARCHES)]),
+        do="choose one of these",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Graph:
     """The neighbours of n cells among themselves."""
 
     indices: Array
-    """(n, k) int64, most similar first."""
+    """(n, k) int32, most similar first."""
     similarity: Array
     """(n, k) float32."""
     builder: str
@@ -101,7 +120,7 @@ def build_graph(
     search = search or search_for(n)
     if n == 1:
         one = np.ones((1, 1), np.float32)
-        return Graph(np.zeros((1, 1), np.int64), one, search.NAME, one[0], alone=True)
+        return Graph(np.zeros((1, 1), np.int32), one, search.NAME, one[0], alone=True)
     nearest = search.nearest(embedding, min(n_neighbors, n - 1) + 1, runtime=runtime, seed=seed)
     indices, similarity = _without_self(*nearest)
     return Graph(indices, similarity, search.NAME, similarity.min(axis=1))
@@ -132,7 +151,7 @@ def join_graphs(parts: Sequence[tuple[Any, Graph]], n: int) -> sp.csr_matrix:
 def _without_self(indices: Array, similarity: Array) -> tuple[Array, Array]:
     """Drop the cell itself from each row, or the last column where it is not listed."""
     n, width = indices.shape
-    itself = indices == np.arange(n)[:, None]
+    itself = indices == np.arange(n, dtype=np.int32)[:, None]
     itself[~itself.any(axis=1), -1] = True
     keep = ~itself
     return indices[keep].reshape(n, width - 1), similarity[keep].reshape(n, width - 1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from scbignn_infer.network.bank import ReferenceBank
 from scbignn_infer.network.levels import GeneLevel
-from scbignn_infer.network.neighbors import build_graph
+from scbignn_infer.network.neighbors import build_graph, search_for
 from scbignn_infer.network.sessions import Session
 from scbignn_infer.network.trial import try_out
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scbignn_infer.network.neighbors import Graph
     from scbignn_infer.network.panel import Panel
     from scbignn_infer.network.sessions import MakeSession, Runtime
-    from scbignn_infer.settings import GraphKind
+    from scbignn_infer.settings import GraphKind, SearchName
 
 BATCH_CELLS = {"cpu": 256, "cuda": 4096}
 """A batch that stays in a CPU's cache, and one that is worth a GPU's while."""
@@ -33,7 +33,7 @@ class Pair:
 
     Threads may share one, and it can be pickled: sessions are opened where it is unpickled.
     ``make_session`` is that of :class:`~scbignn_infer.Annotator`; ``graph`` says among which cells
-    neighbours are sought, and ``seed`` is of that search.
+    neighbours are sought, ``search`` how, and ``seed`` is of that search.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Pair:
         *,
         batch_cells: int | None = None,
         graph: GraphKind = "query",
+        search: SearchName = "auto",
         seed: int = 0,
         make_session: MakeSession | None = None,
     ) -> None:
         self.bundle, self.runtime = bundle, runtime
         self.batch_cells = batch_cells or BATCH_CELLS[runtime.provider]
         self.graph: GraphKind = graph
+        self.search: SearchName = search
         self.seed = seed
         self._make_session = make_session
         self._sessions: dict[str, Session] = {}
@@ -97,4 +99,5 @@ class Pair:
         if self.graph == "reference":
             return (bank or self.bank).graph(embedding)
         k = self.bundle.spec.graph.n_neighbors
-        return build_graph(embedding, k, runtime=self.runtime, seed=self.seed)
+        search = search_for(len(embedding), self.search)
+        return build_graph(embedding, k, runtime=self.runtime, seed=self.seed, search=search)

@@ -127,16 +127,23 @@ def as_column(values: Array, categories: Sequence[str]) -> Any:
 
 
 @contextmanager
-def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]:
+def copying(
+    source: Identity, target: Path, begin: threading.Event | None = None
+) -> Iterator[Callable[[Slots], None]]:
     """Copy an h5ad file while the block works; X is never rewritten.
 
     What the block gets is called once: it waits for the copy and adds the slots. The file that was
-    opened is copied, and none that has taken its path.
+    opened is copied, and none that has taken its path. The copy waits for ``begin``, if that is
+    given, or until the slots are there: whoever reads the file is not held up by the writing.
     """
-    with source.opened() as old, _writer() as (pool, stop):
-        copied = pool.submit(_copy, old, source.path, target, stop)
+    if begin is None:
+        begin = threading.Event()
+        begin.set()
+    with source.opened() as old, _writer() as (pool, stop), _released(begin, stop):
+        copied = pool.submit(_copy, old, source.path, target, stop, begin)
 
         def finish(slots: Slots) -> None:
+            begin.set()
             copied.result()
             try:
                 pool.submit(_add_slots, target, slots, source.path, stop).result()
@@ -148,6 +155,16 @@ def copying(source: Identity, target: Path) -> Iterator[Callable[[Slots], None]]
                 ) from None
 
         yield finish
+
+
+@contextmanager
+def _released(begin: threading.Event, stop: threading.Event) -> Iterator[None]:
+    """Let nothing wait for ``begin`` once the block has ended, and stop it."""
+    try:
+        yield
+    finally:
+        stop.set()
+        begin.set()
 
 
 @contextmanager
@@ -164,8 +181,11 @@ def _writer() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
         pool.shutdown()
 
 
-def _copy(old: FileIO, source: Path, target: Path, stop: threading.Event) -> None:
-    """Copy the bytes of an open file, and no further once ``stop`` is set."""
+def _copy(
+    old: FileIO, source: Path, target: Path, stop: threading.Event, begin: threading.Event
+) -> None:
+    """Copy the bytes of an open file after ``begin``, and no further once ``stop`` is set."""
+    begin.wait()
     with open(target, "wb", buffering=0) as new:
         left, within_the_system = os.fstat(old.fileno()).st_size, hasattr(os, "copy_file_range")
         while left > 0 and not stop.is_set():
