@@ -333,8 +333,16 @@ DEPTH = {
     "true type in the set": ("covered", ".3f"),
     "types in a set": ("types_in_set", ".2f"),
 }
+DESCENT = {
+    "species": ("species", ""),
+    "data set": ("set", ""),
+    "tissue": ("tissue", ""),
+    "most probable type": ("flat", ".3f"),
+    "down the ontology": ("descent", ".3f"),
+}
 PLAIN = {
     "depth": DEPTH,
+    "descent": DESCENT,
     "graph_kinds": GRAPH_KINDS,
     "unknown_types": UNKNOWN_TYPES,
     "sample_costs": SAMPLE_COSTS,

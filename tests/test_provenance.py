@@ -85,6 +85,8 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
             "n_batches": 1,
             "confidence_threshold": 0.5,
             "max_novelty": 1.0,
+            "label_threshold": 0.0,
+            "sets": 0.0,
             "temperature": 1.5212,
             "seed": 0,
             "threads": 1,
