@@ -332,7 +332,7 @@ def _cut(cells: Study, symbols: list[str]) -> sp.csr_matrix:
     return sp.csr_matrix(cells.counts[:, [column[s] for s in symbols]])
 
 
-def _arrays(counts: sp.csr_matrix, symbols: list[str]) -> dict[str, Array]:
+def _arrays(counts: sp.csr_matrix, symbols: list[str]) -> dict[str, Any]:
     parts = {name: getattr(counts, name) for name in ("data", "indices", "indptr")}
     return {**parts, "symbols": np.array(symbols)}
 

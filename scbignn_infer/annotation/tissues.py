@@ -190,7 +190,7 @@ class Tissues:
             p = np.exp(log_p[rows][~empty[rows]], dtype=np.float64)
             cells += p.sum(axis=0)
         n, own = max(int((~empty).sum()), 1), ~self.everywhere
-        votes = np.bincount(self.place[own], cells[own], minlength=len(self.names))
+        votes: Array = np.bincount(self.place[own], cells[own], minlength=len(self.names))
         told = float(votes.sum())
         votes, telling = votes / max(told, 1e-12), round(told / n, 4)
         organs, organ = np.unique(self.organs, return_inverse=True)
