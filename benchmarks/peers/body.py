@@ -19,8 +19,9 @@ import scipy.sparse as sp
 
 Array = np.ndarray[Any, Any]
 Scores = Callable[[sp.csr_matrix, Array], Array]
-HVG, C, LIMIT = 2000, 0.01, 10.0
-"""Of the logistic regression: the most variable genes, its regularisation, the largest z-score."""
+HVG, C, LIMIT = 1500, 0.01, 10.0
+"""The most variable genes, on which the regressions are trained in time; the logistic regression's
+strength, and its largest z-score."""
 
 
 def read(path: Path) -> tuple[sp.csr_matrix, Array, dict[str, Array]]:
@@ -38,22 +39,27 @@ def log1p(counts: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(sp.diags_array(1e4 / totals) @ counts).log1p()
 
 
+def variable(x: sp.csr_matrix) -> tuple[Array, Array, Array]:
+    """Return the most variable genes, their means and standard deviations."""
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    variance = np.asarray(x.power(2).mean(axis=0)).ravel() - mean**2
+    best = np.argsort(-variance / (mean + 0.05), kind="stable")[:HVG]
+    return best, mean[best], np.sqrt(variance[best]) + 1e-3
+
+
 def logistic(reference: Path) -> Scores:
     """Train a multinomial regression on z-scores of the most variable genes."""
     from sklearn.linear_model import LogisticRegression
 
     counts, symbols, more = read(reference)
     x = log1p(counts)
-    mean = np.asarray(x.mean(axis=0)).ravel()
-    variance = np.asarray(x.power(2).mean(axis=0)).ravel() - mean**2
-    best = np.argsort(-variance / (mean + 0.05), kind="stable")[:HVG]
-    sd = np.sqrt(variance[best]) + 1e-3
+    best, mean, sd = variable(x)
 
     def scaled(values: sp.csr_matrix) -> Array:
-        z: Array = np.clip((values.toarray() - mean[best]) / sd, -LIMIT, LIMIT).astype(np.float32)
+        z: Array = np.clip((values.toarray() - mean) / sd, -LIMIT, LIMIT).astype(np.float32)
         return z
 
-    model = LogisticRegression(C=C, max_iter=200).fit(scaled(x[:, best]), more["codes"])
+    model = LogisticRegression(C=C, max_iter=60, tol=1e-3).fit(scaled(x[:, best]), more["codes"])
 
     def score(query: sp.csr_matrix, names: Array) -> Array:
         found: Array = model.decision_function(scaled(_columns(log1p(query), names, symbols[best])))
@@ -69,6 +75,7 @@ def celltypist(reference: Path) -> Scores:
     import pandas as pd
 
     counts, symbols, more = read(reference)
+    best = variable(log1p(counts))[0]
 
     def table(values: sp.csr_matrix, names: Array) -> ad.AnnData:
         index = np.arange(values.shape[0]).astype(str)
@@ -76,7 +83,14 @@ def celltypist(reference: Path) -> Scores:
         return ad.AnnData(log1p(values), obs=pd.DataFrame(index=index), var=var)
 
     labels = more["codes"].astype(str)
-    model = peer.train(table(counts, symbols), labels, n_jobs=1, use_SGD=True, random_state=0)
+    model = peer.train(
+        table(counts, symbols)[:, best].copy(),
+        labels,
+        n_jobs=1,
+        use_SGD=True,
+        check_expression=False,
+        random_state=0,
+    )
 
     def score(query: sp.csr_matrix, names: Array) -> Array:
         found = peer.annotate(table(query, names), model).decision_matrix
