@@ -300,7 +300,9 @@ def export(recipe: Recipe, folder: Path) -> None:
     Both have the genes that all data sets of profiles measured. Data sets that are of a file's own
     cells are left out.
     """
-    sets = [p for p in read_tables(recipe) if p.name not in LEAKS]
+    files = list(tasks(recipe.species))
+    leaking = [d for d, start in LEAKS.items() if any(f.name.startswith(start) for f in files)]
+    sets = [p for p in read_tables(recipe) if p.name not in leaking]
     symbols = sorted(set[str].intersection(*(set(p.symbols) for p in sets)))
     labels = np.array(sorted({t.label for p in sets for t in p.meant}))
     code = {label: i for i, label in enumerate(labels.tolist())}
@@ -321,7 +323,7 @@ def export(recipe: Recipe, folder: Path) -> None:
         means=means / means.sum(axis=1, keepdims=True),
         mean_codes=np.array([code[t.label] for p in sets for t in p.meant]),
     )
-    for task in tasks(recipe.species):
+    for task in files:
         cells = _matching_case(task.cells, symbols)
         shared = sorted(set(symbols) & set(cells.symbols))
         np.savez(own / f"query {task.name}.npz", **_arrays(_cut(cells, shared), shared))
