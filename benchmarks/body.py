@@ -419,8 +419,24 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_file(rows: list[dict[str, Any]]) -> str:
+    """Return macro-F1 of each file with the tissue given, and what was found, as a table."""
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    lines = [
+        f"| file | cells | {' | '.join(methods)} | tissue found |",
+        "| --- " * (len(methods) + 3) + "|",
+    ]
+    for key in dict.fromkeys((r["species"], r["task"]) for r in rows):
+        own = {r["method"]: r for r in rows if (r["species"], r["task"]) == key}
+        f1 = [f"{own[m]['given_macro_f1']:.3f}" if m in own else "" for m in methods]
+        first = next(iter(own.values()))
+        found = "yes" if first["right"] else first["found"] or "none is clear"
+        lines.append(f"| {key[0]}: {key[1]} | {first['cells']:,} | {' | '.join(f1)} | {found} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Score models and baselines, and print the table."""
+    """Score models and baselines, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path, help="bundles, twins last")
     parser.add_argument("--baselines", action="append", type=Path, default=[], metavar="RECIPE")
@@ -442,7 +458,7 @@ def main() -> None:
             found.append(record)
             print(json.dumps(record), flush=True)
             arguments.out.write_text(json.dumps(found, indent=0) + "\n")
-    print(summary(found))
+    print(summary(found), by_file(found), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -369,6 +369,12 @@ class TestFound:
         assert set(labels[tissues.kept(["blood", "spleen"])]) == {*blood, "lung macrophage"}
         assert tissues.kept([]).all()
 
+    def test_a_young_tissue_has_the_types_of_its_organ(self, body: ModelBundle) -> None:
+        tissues, labels = self.of_ages(body), np.array([c.label for c in self.AGES])
+        everywhere = {"blood T", "spleen T", "spleen plasma", "lung macrophage"}
+        assert set(labels[tissues.kept(["fetal brain"])]) - everywhere == {"young neuron", "neuron"}
+        assert set(labels[tissues.kept(["brain"])]) - everywhere == {"neuron"}
+
     def test_empty_cells_have_no_say(self, body: ModelBundle) -> None:
         log_p = np.log(np.full((40, 6), 1e-9) + np.eye(6)[[0] * 10 + [1] * 30]).astype(np.float32)
         empty = np.arange(40) >= 10

@@ -162,13 +162,22 @@ class Tissues:
         return FoundTissue("given", chosen, self._untested(chosen))
 
     def kept(self, chosen: Sequence[str]) -> Array:
-        """Return the classes (n_classes,) that stay if some tissues are chosen; all if none is."""
+        """Return the classes (n_classes,) that stay if some tissues are chosen; all if none is.
+
+        A young tissue grows into all types of its organ: those that are not known of its age stay
+        from the other ages.
+        """
         if not chosen:
             return np.ones(len(self.place), dtype=bool)
         own = [self.names.index(name) for name in chosen]
         stays = self.everywhere & ~self.resident if self.fluid[own].all() else self.everywhere
-        within: Array = np.isin(self.place, own)
-        return within | stays
+        stays = stays | np.isin(self.place, own)
+        for i in own:
+            if self.organs[i] != self.names[i]:
+                known = np.isin(self.types, self.types[self.place == i])
+                stays |= (self.organs[self.place] == self.organs[i]) & (self.place >= 0) & ~known
+        kept: Array = stays
+        return kept
 
     def find(self, log_p: Array, empty: Array) -> FoundTissue:
         """Find the tissue of some cells.
