@@ -24,8 +24,9 @@ ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.02
 COMMON_SHARE, MOST_TELLING = 0.8, 0.1
 """If no tissue is clear and at most the second share of the cells tell: the share of all cells that
 are of the types of blood, spleen or other tissues all of whose types occur everywhere."""
-TIE = 0.05
-"""Such a tissue is named with those whose share is at most this much smaller."""
+AGE, TIE = 0.25, 0.5
+"""Ages of an organ, and tissues like blood, are taken together with the first of them if they have
+at least this share of its cells."""
 MOST_SHARES = 5
 """Tissues that are named with their shares."""
 NONE = 0.005
@@ -68,7 +69,7 @@ class FoundTissue(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.how == "any":
             return "any: the types of all tissues"
         if self.how == "common":
-            share = max(self.shares.values())
+            share = self.shares.get(self.chosen[0], 0.0)
             return f"{' or '.join(names)}, since {share:.0%} of the cells are of such types"
         own = sum(share for name, share in self.shares.items() if name in self.chosen)
         others = [f"{k}, {share:.0%}" for k, share in self.shares.items() if k not in self.chosen]
@@ -208,10 +209,14 @@ class Tissues:
         enough = told >= max(ENOUGH_CELLS, ENOUGH_SHARE * n)
         if enough and best >= CLEAR_SHARE and second <= best / 2:
             ages = np.where(organ == by_organ.argmax(), votes, 0.0)
-            return self._taken("found", telling, votes, ages >= ages.max() / 2)
+            return self._taken("found", telling, votes, ages, AGE)
         common, together = self._commonness(cells / n)
         if told <= MOST_TELLING * n and together >= COMMON_SHARE:
-            return self._taken("common", telling, common, common >= common.max() - TIE)
+            shared = ~own & (self.place >= 0)
+            mass = np.bincount(self.place[shared], cells[shared], minlength=len(self.names))
+            nearest = np.where(common > 0, mass / n, 0.0)
+            evidence = nearest if nearest.max() >= ENOUGH_SHARE else common
+            return self._taken("common", telling, common, evidence, TIE)
         return FoundTissue("unclear", telling=telling, shares=self._largest(votes))
 
     def _commonness(self, cells: Array) -> tuple[Array, float]:
@@ -230,9 +235,11 @@ class Tissues:
         order = np.argsort(-shares, kind="stable")[:MOST_SHARES]
         return {self.names[i]: round(float(shares[i]), 4) for i in order if shares[i] >= NONE}
 
-    def _taken(self, how: str, telling: float, shares: Array, which: Array) -> FoundTissue:
-        order = np.argsort(-np.round(shares, 4), kind="stable")
-        chosen = [self.names[i] for i in order if which[i]]
+    def _taken(
+        self, how: str, telling: float, shares: Array, evidence: Array, least: float
+    ) -> FoundTissue:
+        order = np.argsort(-np.round(evidence, 4), kind="stable")
+        chosen = [self.names[i] for i in order if evidence[i] >= least * evidence.max()]
         return FoundTissue(how, chosen, self._untested(chosen), telling, self._largest(shares))
 
     def _untested(self, chosen: Sequence[str]) -> list[str]:
