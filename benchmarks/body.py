@@ -5,6 +5,8 @@ Run: ``python benchmarks/body.py MODEL... --out FILE.json`` (needs the extra ``t
 its study: give twins that leave studies out after the shipped one. What the labels of the files
 mean stands in ``body_truth.tsv``. A prediction that is finer than the label counts as right, by
 the Cell Ontology. With ``--baselines RECIPE`` the profiles of a recipe are scored without a model.
+``--export FOLDER`` writes its simulated cells and the files for ``peers/body.py``, and ``--peers
+FOLDER`` scores what that has written; the peers' reference leaves out all data sets that leak.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import softmax
 
 from profiles import PSEUDO, SIZE, markers
@@ -27,6 +30,7 @@ from scbignn_infer.model.cell_ontology import terms
 from scbignn_infer.model.validate import ANY_TISSUE
 from scbignn_training.data import read_study
 from scbignn_training.recipe import Source, read_recipe
+from scbignn_training.simulate import simulate
 from scbignn_training.train import read_tables
 from tasks import rows as some_rows
 
@@ -46,6 +50,8 @@ LEAKS = {
     "Adult_Brain_Darmanis": "brain_darmanis",
 }
 """Data sets of profiles that are means of the cells of a file, by the start of its name."""
+LEFT_OUT = LEAKS["Adult_Pancreas_HCA"]
+"""A file that the peers do not label: without its study hardly an islet is among the profiles."""
 CLEAR_SHARE, ENOUGH_CELLS, ENOUGH_SHARE = 0.5, 5.0, 0.02
 """As in ``scbignn_infer.annotation.tissues``."""
 GENES = 1000
@@ -115,6 +121,11 @@ class Classes:
         clear = enough and best >= CLEAR_SHARE and second <= best / 2
         return str(names[share.argmax()]) if clear else "", float(best)
 
+    def stay(self, places: frozenset[str]) -> Array:
+        """Return the classes of some tissues and those that occur everywhere; all without any."""
+        own = np.isin(self.places, list(places))
+        return own | self.everywhere if own.any() else np.ones_like(own)
+
     def called(self, probabilities: Array, places: frozenset[str] = frozenset()) -> Array:
         """Return the most probable type of each cell, by its ontology id.
 
@@ -126,8 +137,7 @@ class Classes:
             Tissues whose classes stay, with those of types that occur everywhere; if the model has
             none of them, all stay.
         """
-        stay = np.isin(self.places, list(places))
-        stay = stay | self.everywhere if stay.any() else np.ones_like(stay)
+        stay = self.stay(places)
         terms, which = np.unique(self.terms[stay], return_inverse=True)
         summed = np.zeros((len(probabilities), len(terms)))
         np.add.at(summed.T, which, probabilities[:, stay].T)
@@ -238,7 +248,8 @@ def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
             }
             told = said["found"].provenance.tissue
             share = max(told.shares.values(), default=0.0)
-            record = row(task, "scBiGNN", called, "".join(told.chosen), share, known=bool(own))
+            record = row(task, "scBiGNN", called, " + ".join(told.chosen), share, known=bool(own))
+            record["right"] = bool(told.chosen) and task.places.issuperset(told.chosen)
             unknown = float((said["given"].codes < 0).mean())
             record |= {"model": path.name, "how": told.how, "unknown": round(unknown, 3)}
             yield record | labelled(task, said["given"])
@@ -311,6 +322,78 @@ def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:
             yield row(task, method, called, tissue, share, known=known)
 
 
+def export(recipe: Recipe, folder: Path) -> None:
+    """Write simulated cells and profiles of a recipe, and the files to label, for the peers.
+
+    Both have the genes that all data sets of profiles measured. Data sets that are of a file's own
+    cells are left out.
+    """
+    files = [f for f in tasks(recipe.species) if not f.name.startswith(LEFT_OUT)]
+    leaking = [d for d, start in LEAKS.items() if any(f.name.startswith(start) for f in files)]
+    sets = [p for p in read_tables(recipe) if p.name not in leaking]
+    symbols = sorted(set[str].intersection(*(set(p.symbols) for p in sets)))
+    labels = np.array(sorted({t.label for p in sets for t in p.meant}))
+    code = {label: i for i, label in enumerate(labels.tolist())}
+    studies = [simulate(p, recipe.simulation, recipe.settings.seed) for p in sets]
+    counts = sp.vstack([_cut(s, symbols) for s in studies]).tocsr()
+    means = np.concatenate([p.means[:, np.searchsorted(p.symbols, symbols)] for p in sets])
+    meant = {t.label: t for p in sets for t in p.meant}
+    own = folder / recipe.species
+    own.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        own / "reference.npz",
+        **_arrays(counts, symbols),
+        codes=np.array([code[str(x)] for s in studies for x in s.labels]),
+        labels=labels,
+        terms=np.array([meant[label].ontology_id for label in labels.tolist()]),
+        places=np.array([meant[label].place for label in labels.tolist()]),
+        everywhere=np.array([meant[label].everywhere for label in labels.tolist()]),
+        means=means / means.sum(axis=1, keepdims=True),
+        mean_codes=np.array([code[t.label] for p in sets for t in p.meant]),
+    )
+    for task in files:
+        cells = _matching_case(task.cells, symbols)
+        shared = sorted(set(symbols) & set(cells.symbols))
+        np.savez(own / f"query {task.name}.npz", **_arrays(_cut(cells, shared), shared))
+
+
+def _cut(cells: Study, symbols: list[str]) -> sp.csr_matrix:
+    column = {s: i for i, s in enumerate(cells.symbols)}
+    return sp.csr_matrix(cells.counts[:, [column[s] for s in symbols]])
+
+
+def _arrays(counts: sp.csr_matrix, symbols: list[str]) -> dict[str, Any]:
+    parts = {name: getattr(counts, name) for name in ("data", "indices", "indptr")}
+    return {**parts, "symbols": np.array(symbols)}
+
+
+def peers(recipe: Recipe, folder: Path) -> Iterator[dict[str, Any]]:
+    """Score what the peers say: the best class of each cell, among those that may stay."""
+    own = folder / recipe.species
+    with np.load(own / "reference.npz") as file:
+        classes = Classes(file["terms"], file["places"], file["everywhere"])
+    for task in tasks(recipe.species):
+        for path in sorted(own.glob(f"* {task.name}.npz")):
+            method = path.name.removesuffix(f" {task.name}.npz")
+            if method == "query":
+                continue
+            with np.load(path) as file:
+                scores = file["scores"]
+            every = np.eye(len(classes.terms))
+            tissue, share = classes.found(every[scores.argmax(axis=1)])
+            ways = {
+                "given": task.places,
+                "found": frozenset([tissue] if tissue else []),
+                "any": frozenset[str](),
+            }
+            called = {
+                way: classes.terms[np.where(classes.stay(places), scores, -np.inf).argmax(axis=1)]
+                for way, places in ways.items()
+            }
+            known = bool(np.isin(classes.places, list(task.places)).any())
+            yield row(task, method, called, tissue, share, known=known)
+
+
 def _matching_case(cells: Study, symbols: list[str]) -> Study:
     """Return cells with gene names in the case of the profiles, where they are in another."""
     if len(set(symbols) & set(cells.symbols)) > 0.1 * len(symbols):
@@ -364,21 +447,46 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_file(rows: list[dict[str, Any]]) -> str:
+    """Return macro-F1 of each file with the tissue given, and what was found, as a table."""
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    lines = [
+        f"| file | cells | {' | '.join(methods)} | tissue found |",
+        "| --- " * (len(methods) + 3) + "|",
+    ]
+    for key in dict.fromkeys((r["species"], r["task"]) for r in rows):
+        own = {r["method"]: r for r in rows if (r["species"], r["task"]) == key}
+        f1 = [f"{own[m]['given_macro_f1']:.3f}" if m in own else "" for m in methods]
+        first = next(iter(own.values()))
+        found = "yes" if first["right"] else first["found"] or "none is clear"
+        lines.append(f"| {key[0]}: {key[1]} | {first['cells']:,} | {' | '.join(f1)} | {found} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Score models and baselines, and print the table."""
+    """Score models and baselines, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path, help="bundles, twins last")
     parser.add_argument("--baselines", action="append", type=Path, default=[], metavar="RECIPE")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write it for the peers")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER", help="score what they have written")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found: list[dict[str, Any]] = []
-    parts = [models(arguments.models), *(baselines(read_recipe(r)) for r in arguments.baselines)]
+    recipes = [read_recipe(r) for r in arguments.baselines]
+    if arguments.export:
+        for recipe in recipes:
+            export(recipe, arguments.export)
+        return
+    parts = [models(arguments.models), *map(baselines, recipes)]
+    if arguments.peers:
+        parts += [peers(recipe, arguments.peers) for recipe in recipes]
     for part in parts:
         for record in part:
             found.append(record)
             print(json.dumps(record), flush=True)
             arguments.out.write_text(json.dumps(found, indent=0) + "\n")
-    print(summary(found))
+    print(summary(found), by_file(found), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -297,6 +297,87 @@ class TestFound:
         assert found.chosen == {"unclear": [], "found": ["lung"], "common": ["blood"]}[how]
         assert ("none is clear" in found.said) == (how == "unclear")
 
+    AGES = (
+        CellType(label="young neuron", tissue="fetal brain"),
+        CellType(label="neuron", tissue="brain"),
+        CellType(label="alveolar cell", tissue="lung"),
+        CellType(label="lung macrophage", tissue="lung", everywhere=True, resident=True),
+        CellType(label="blood T", name="T cell", tissue="blood", everywhere=True),
+        CellType(label="spleen T", name="T cell", tissue="spleen", everywhere=True),
+        CellType(label="spleen plasma", tissue="spleen", everywhere=True),
+    )
+
+    def of_ages(self, body: ModelBundle) -> Tissues:
+        own = [
+            Tissue(name="blood", fluid=True),
+            Tissue(name="brain"),
+            Tissue(name="fetal brain", organ="brain"),
+            Tissue(name="lung"),
+            Tissue(name="spleen"),
+        ]
+        return Tissues.of(msgspec.structs.replace(body.spec, cell_types=self.AGES, tissues=own))
+
+    def found(self, body: ModelBundle, *cells: int) -> FoundTissue:
+        """Return the tissue of so many cells of each type of ``AGES``."""
+        log_p = np.log(np.repeat(np.eye(7) + 1e-9, cells, axis=0)).astype(np.float32)
+        return self.of_ages(body).find(log_p, np.zeros(len(log_p), bool))
+
+    @pytest.mark.parametrize(
+        ("cells", "chosen"),
+        [
+            ((40, 30, 30), ["fetal brain", "brain"]),  # neither alone is clear
+            ((20, 50, 30), ["brain", "fetal brain"]),
+            ((10, 60, 30), ["brain"]),
+            ((0, 70, 30), ["brain"]),
+            ((30, 29, 41), []),
+        ],
+    )
+    def test_ages_of_an_organ_stand_together(
+        self, body: ModelBundle, cells: tuple[int, int, int], chosen: list[str]
+    ) -> None:
+        found = self.found(body, *cells, 0, 0, 0, 0)
+        assert (found.how, found.chosen) == ("found" if chosen else "unclear", chosen)
+        if len(chosen) > 1 and cells[0] == 40:
+            assert found.said == (
+                "fetal brain (not tested on cells) and brain (not tested on cells), 70% of the "
+                "cells that tell; second: lung, 30%"
+            )
+
+    @pytest.mark.parametrize(
+        ("cells", "how", "chosen"),
+        [
+            ((0, 0, 0, 0, 60, 40, 0), "common", ["blood", "spleen"]),
+            ((0, 0, 0, 0, 35, 65, 0), "common", ["spleen", "blood"]),
+            ((0, 0, 0, 0, 70, 30, 0), "common", ["blood"]),  # T cells may be of both
+            ((0, 0, 0, 0, 60, 30, 10), "common", ["blood", "spleen"]),
+            ((0, 0, 0, 10, 90, 0, 0), "common", ["blood"]),
+            ((3, 1, 4, 0, 92, 0, 0), "common", ["blood"]),  # no organ has most of these
+            ((6, 3, 9, 0, 82, 0, 0), "unclear", []),  # too many tell
+            ((3, 1, 4, 15, 77, 0, 0), "unclear", []),
+        ],
+    )
+    def test_cells_of_blood_may_be_of_several_tissues(
+        self, body: ModelBundle, cells: tuple[int, ...], how: str, chosen: list[str]
+    ) -> None:
+        found = self.found(body, *cells)
+        assert (found.how, found.chosen) == (how, chosen)
+        if len(chosen) > 1:
+            assert " or " in found.said
+
+    def test_a_fluid_has_no_resident_types(self, body: ModelBundle) -> None:
+        tissues, labels = self.of_ages(body), np.array([c.label for c in self.AGES])
+        blood = {"blood T", "spleen T", "spleen plasma"}
+        assert set(labels[tissues.kept(["blood"])]) == blood
+        assert set(labels[tissues.kept(["spleen"])]) == {*blood, "lung macrophage"}
+        assert set(labels[tissues.kept(["blood", "spleen"])]) == {*blood, "lung macrophage"}
+        assert tissues.kept([]).all()
+
+    def test_a_young_tissue_has_the_types_of_its_organ(self, body: ModelBundle) -> None:
+        tissues, labels = self.of_ages(body), np.array([c.label for c in self.AGES])
+        everywhere = {"blood T", "spleen T", "spleen plasma", "lung macrophage"}
+        assert set(labels[tissues.kept(["fetal brain"])]) - everywhere == {"young neuron", "neuron"}
+        assert set(labels[tissues.kept(["brain"])]) - everywhere == {"neuron"}
+
     def test_empty_cells_have_no_say(self, body: ModelBundle) -> None:
         log_p = np.log(np.full((40, 6), 1e-9) + np.eye(6)[[0] * 10 + [1] * 30]).astype(np.float32)
         empty = np.arange(40) >= 10

@@ -47,8 +47,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(cls, bundle: ModelBundle) -> Model:
         """Return what is said of a model."""
         spec = bundle.spec
-        simulated = all(d.role == "profiles" for d in spec.training.datasets)
-        return cls(spec.name, spec.version, bundle.sha256, simulated)
+        return cls(spec.name, spec.version, bundle.sha256, spec.training.from_profiles)
 
 
 class Matrix(msgspec.Struct, frozen=True):

@@ -21,8 +21,12 @@ CLEAR_SHARE = 0.6
 """Of the cells that tell, for a tissue that is taken; the next may have half of its share."""
 ENOUGH_CELLS, ENOUGH_SHARE = 5.0, 0.02
 """Cells that must tell: so many, and this share of all."""
-COMMON_SHARE = 0.8
-"""Of all cells, if hardly one tells, for a tissue all of whose types occur everywhere: blood."""
+COMMON_SHARE, MOST_TELLING = 0.8, 0.1
+"""If no tissue is clear and at most the second share of the cells tell: the share of all cells that
+are of the types of blood, spleen or other tissues all of whose types occur everywhere."""
+AGE, TIE = 0.25, 0.5
+"""Ages of an organ, and tissues like blood, are taken together with the first of them if they have
+at least this share of its cells."""
 MOST_SHARES = 5
 """Tissues that are named with their shares."""
 NONE = 0.005
@@ -41,7 +45,7 @@ class FoundTissue(msgspec.Struct, frozen=True, omit_defaults=True):
         as in blood), ``unclear`` (none was clear, so all types stay), ``any`` (all stay, as the
         user wished); empty for a model without tissues.
     chosen
-        The tissues; empty if all types stay.
+        The tissues; empty if all types stay. Of a ``common`` one, all that the cells may be of.
     untested
         Those of them on whose cells the model was not tested.
     telling
@@ -60,18 +64,19 @@ class FoundTissue(msgspec.Struct, frozen=True, omit_defaults=True):
     def said(self) -> str:
         """One line that says it; empty for a model without tissues."""
         names = [name + " (not tested on cells)" * (name in self.untested) for name in self.chosen]
-        shares = [f"{name}, {share:.0%}" for name, share in self.shares.items()]
         if self.how in ("", "given"):
             return ", ".join(names)
         if self.how == "any":
             return "any: the types of all tissues"
-        if self.how in ("found", "common"):
-            share = next(iter(self.shares.values()))
-            if self.how == "common":
-                return f"{names[0]}, since {share:.0%} of the cells are of its types"
-            second = f"; second: {shares[1]}" if len(shares) > 1 else ""
-            return f"{names[0]}, {share:.0%} of the cells that tell{second}"
-        most = f" (most: {'; '.join(shares[:2])} of the cells that tell)" if shares else ""
+        if self.how == "common":
+            share = self.shares.get(self.chosen[0], 0.0)
+            return f"{' or '.join(names)}, since {share:.0%} of the cells are of such types"
+        own = sum(share for name, share in self.shares.items() if name in self.chosen)
+        others = [f"{k}, {share:.0%}" for k, share in self.shares.items() if k not in self.chosen]
+        if self.how == "found":
+            second = f"; second: {others[0]}" if others else ""
+            return f"{' and '.join(names)}, {own:.0%} of the cells that tell{second}"
+        most = f" (most: {'; '.join(others[:2])} of the cells that tell)" if others else ""
         return f"none is clear{most}: the types of all tissues"
 
 
@@ -91,16 +96,25 @@ class Tissues:
         Whether the model was tested on cells of each.
     place
         (n_classes,) the tissue of each class, -1 without one.
+    organs
+        Of each tissue, the tissue of any age.
+    fluid
+        Of each tissue, whether all of its cells circulate.
     everywhere
         (n_classes,) classes that stay whatever tissue is chosen.
+    resident
+        (n_classes,) those that no fluid has.
     types
         (n_classes,) names of the types.
     """
 
     names: list[str]
     tested: list[bool]
+    organs: Array
+    fluid: Array
     place: Array
     everywhere: Array
+    resident: Array
     types: Array
 
     @classmethod
@@ -110,8 +124,11 @@ class Tissues:
         return cls(
             names,
             [bool(tissue.tested) for tissue in spec.tissues],
+            np.array([tissue.organ or tissue.name for tissue in spec.tissues]),
+            np.array([tissue.fluid for tissue in spec.tissues]),
             np.array([names.index(c.tissue) if c.tissue else -1 for c in spec.cell_types]),
             np.array([c.everywhere or not c.tissue for c in spec.cell_types]),
+            np.array([c.resident for c in spec.cell_types]),
             np.array([c.called for c in spec.cell_types]),
         )
 
@@ -146,17 +163,29 @@ class Tissues:
         return FoundTissue("given", chosen, self._untested(chosen))
 
     def kept(self, chosen: Sequence[str]) -> Array:
-        """Return the classes (n_classes,) that stay if some tissues are chosen; all if none is."""
+        """Return the classes (n_classes,) that stay if some tissues are chosen; all if none is.
+
+        A young tissue grows into all types of its organ: those that are not known of its age stay
+        from the other ages.
+        """
         if not chosen:
             return np.ones(len(self.place), dtype=bool)
-        within: Array = np.isin(self.place, [self.names.index(name) for name in chosen])
-        return within | self.everywhere
+        own = [self.names.index(name) for name in chosen]
+        stays = self.everywhere & ~self.resident if self.fluid[own].all() else self.everywhere
+        stays = stays | np.isin(self.place, own)
+        for i in own:
+            if self.organs[i] != self.names[i]:
+                known = np.isin(self.types, self.types[self.place == i])
+                stays |= (self.organs[self.place] == self.organs[i]) & (self.place >= 0) & ~known
+        kept: Array = stays
+        return kept
 
     def find(self, log_p: Array, empty: Array) -> FoundTissue:
         """Find the tissue of some cells.
 
         Each cell votes with the probabilities of the classes that one tissue alone has; those that
-        occur everywhere abstain. If nearly all abstain, the tissue may be one that has no other.
+        occur everywhere abstain. Tissues of one organ at several ages stand together. If nearly all
+        cells abstain, the tissue may be one that has no other types.
 
         Parameters
         ----------
@@ -171,32 +200,47 @@ class Tissues:
             p = np.exp(log_p[rows][~empty[rows]], dtype=np.float64)
             cells += p.sum(axis=0)
         n, own = max(int((~empty).sum()), 1), ~self.everywhere
-        votes = np.bincount(self.place[own], cells[own], minlength=len(self.names))
+        votes: Array = np.bincount(self.place[own], cells[own], minlength=len(self.names))
         told = float(votes.sum())
-        shares, telling = self._largest(votes / max(told, 1e-12)), round(told / n, 4)
+        votes, telling = votes / max(told, 1e-12), round(told / n, 4)
+        organs, organ = np.unique(self.organs, return_inverse=True)
+        by_organ = np.bincount(organ, votes, minlength=len(organs))
+        second, best = np.sort(np.append(by_organ, 0.0))[-2:]
         enough = told >= max(ENOUGH_CELLS, ENOUGH_SHARE * n)
-        best, second, *_ = [*shares.values(), 0.0, 0.0]
         if enough and best >= CLEAR_SHARE and second <= best / 2:
-            return self._taken("found", telling, shares)
-        common = self._largest(self._commonness(cells) / n)
-        if not enough and next(iter(common.values()), 0.0) >= COMMON_SHARE:
-            return self._taken("common", telling, common)
-        return FoundTissue("unclear", telling=telling, shares=shares)
+            ages = np.where(organ == by_organ.argmax(), votes, 0.0)
+            return self._taken("found", telling, votes, ages, AGE)
+        common, together = self._commonness(cells / n)
+        if told <= MOST_TELLING * n and together >= COMMON_SHARE:
+            shared = ~own & (self.place >= 0)
+            mass = np.bincount(self.place[shared], cells[shared], minlength=len(self.names))
+            nearest = np.where(common > 0, mass / n, 0.0)
+            evidence = nearest if nearest.max() >= ENOUGH_SHARE else common
+            return self._taken("common", telling, common, evidence, TIE)
+        return FoundTissue("unclear", telling=telling, shares=self._largest(votes))
 
-    def _commonness(self, cells: Array) -> Array:
-        """Return how many cells (n_classes,) are of the types of each tissue without other ones."""
+    def _commonness(self, cells: Array) -> tuple[Array, float]:
+        """Return what share of the cells is of the types of each tissue without other ones.
+
+        The second is the share of the cells that are of the types of any of them.
+        """
         found = np.zeros(len(self.names))
-        for i in set(range(len(self.names))) - set(self.place[~self.everywhere].tolist()):
+        common = set(range(len(self.names))) - set(self.place[~self.everywhere].tolist())
+        for i in common:
             found[i] = cells[np.isin(self.types, self.types[self.place == i])].sum()
-        return found
+        types = self.types[np.isin(self.place, list(common))]
+        return found, float(cells[np.isin(self.types, types)].sum())
 
     def _largest(self, shares: Array) -> dict[str, float]:
         order = np.argsort(-shares, kind="stable")[:MOST_SHARES]
         return {self.names[i]: round(float(shares[i]), 4) for i in order if shares[i] >= NONE}
 
-    def _taken(self, how: str, telling: float, shares: dict[str, float]) -> FoundTissue:
-        chosen = [next(iter(shares))]
-        return FoundTissue(how, chosen, self._untested(chosen), telling, shares)
+    def _taken(
+        self, how: str, telling: float, shares: Array, evidence: Array, least: float
+    ) -> FoundTissue:
+        order = np.argsort(-np.round(evidence, 4), kind="stable")
+        chosen = [self.names[i] for i in order if evidence[i] >= least * evidence.max()]
+        return FoundTissue(how, chosen, self._untested(chosen), telling, self._largest(shares))
 
     def _untested(self, chosen: Sequence[str]) -> list[str]:
         return [name for name in chosen if not self.tested[self.names.index(name)]]

@@ -140,14 +140,18 @@ def show(name: str, tissue: str | None, as_json: bool) -> None:
 
 def _tissue_entry(spec: BundleSpec, chosen: Sequence[str]) -> Summary:
     """Describe the types that cells may be called if some tissues are chosen; none: any."""
+    from scbignn_infer.annotation.tissues import Tissues
+
     known = [t for t in spec.tissues if t.name in chosen or not chosen]
     names = [t.name for t in known]
     own = [c for c in spec.cell_types if c.tissue in names]
     called = {c.called for c in own}
-    others = {c.called: None for c in spec.cell_types if c.everywhere and c.called not in called}
+    stays = zip(spec.cell_types, Tissues.of(spec).kept(names), strict=True)
+    others = {c.called: None for c, kept in stays if kept and c.called not in called}
     return {
         "model": spec.name,
         "tissues": {t.name: t.tested for t in known},
+        "cells_are": spec.training.cells_are,
         "types": [
             {
                 "name": c.called,
@@ -181,7 +185,8 @@ def _print_tissue(entry: Summary) -> None:
         )
         for t in entry["types"]
     ]
-    console.print(make_table(["type", "ontology", "tissue", "everywhere", "training cells"], rows))
+    titles = ["type", "ontology", "tissue", "everywhere", entry["cells_are"]]
+    console.print(make_table(titles, rows))
     others = ", ".join(entry["others"])
     print_pairs(console, {"also": others and f"{others} (of other tissues; occur everywhere)"})
     for source in dict.fromkeys(entry["sources"]):
@@ -215,7 +220,7 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
             f"(temperature {spec.temperature:.3g})",
             "labels": _labels_of(spec),
-            "cells": f"{training.n_cells:,}, seed {training.seed}",
+            training.cells_are: f"{training.n_cells:,}, seed {training.seed}",
         },
     )
     types = [
@@ -229,12 +234,13 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
         )
         for c in spec.cell_types
     ]
-    titles = ["label", "ontology", "levels", "training cells", "F1 out of fold", "F1 held out"]
+    titles = ["label", "ontology", "levels", training.cells_are, "F1 out of fold", "F1 held out"]
     console.print(make_table(titles, types))
     for set_ in training.datasets:
         known = (set_.title, set_.citation, set_.accession, set_.licence)
         details = "; ".join(filter(None, known))
-        line = f"{set_.role} {set_.file} ({set_.n_cells:,} cells): {details}"
+        kind = "simulated cells" if set_.role == "profiles" else "cells"
+        line = f"{set_.role} {set_.file} ({set_.n_cells:,} {kind}): {details}"
         console.print(line, soft_wrap=True)
     if training.adaptation:
         console.print(training.adaptation, soft_wrap=True)

@@ -83,6 +83,8 @@ class CellType(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One of the model's tissues; empty: of none."""
     everywhere: bool = False
     """Whether it stays whatever tissue is chosen: immune, vascular and stromal types."""
+    resident: bool = False
+    """Whether it never circulates: it does not stay if the chosen tissues are all fluid."""
 
     @property
     def called(self) -> str:
@@ -96,6 +98,10 @@ class Tissue(Record, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     tested: str = ""
     """On which independent cells it was tested, and the score; empty: on none."""
+    organ: str = ""
+    """The tissue of any age, where the name tells an age; empty: the name."""
+    fluid: bool = False
+    """Whether all of its cells circulate, as those of blood."""
 
 
 class Preprocessing(Record, frozen=True, kw_only=True):
@@ -264,6 +270,16 @@ class Training(Record, frozen=True, kw_only=True):
     cannot_tell: list[str] = []
     """What the model was found unable to tell, in words."""
     notes: list[str] = []
+
+    @property
+    def from_profiles(self) -> bool:
+        """Whether all cells were simulated from mean expression."""
+        return all(d.role == "profiles" for d in self.datasets)
+
+    @property
+    def cells_are(self) -> str:
+        """What its cells are called where they are counted."""
+        return "simulated cells" if self.from_profiles else "training cells"
 
     @property
     def adapted_to(self) -> list[str]:

@@ -224,15 +224,21 @@ def _check_ontology(spec: BundleSpec) -> None:
         )
 
 
+def _check_tissue(name: str) -> None:
+    need(
+        TISSUE.fullmatch(name) and name != ANY_TISSUE,
+        f"the tissue {_shown(name)}",
+        f"lower-case words, and not '{ANY_TISSUE}'",
+    )
+
+
 def _check_tissues(spec: BundleSpec) -> None:
     """Each class is of a tissue that is listed; classes of one name are one type."""
     names = [tissue.name for tissue in spec.tissues]
     for name in names:
-        need(
-            TISSUE.fullmatch(name) and name != ANY_TISSUE,
-            f"the tissue {_shown(name)}",
-            f"lower-case words, and not '{ANY_TISSUE}'",
-        )
+        _check_tissue(name)
+    for tissue in spec.tissues:
+        _check_tissue(tissue.organ or tissue.name)
     twice = _repeated(names)
     need(twice is None, f"the tissue {_shown(twice or '')} twice", "each tissue once")
     used = {c.tissue for c in spec.cell_types} - {""}

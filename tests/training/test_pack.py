@@ -331,6 +331,9 @@ def test_a_tissue_says_on_what_it_was_tested_or_nothing():
     meant = {t.label: t for t in types}
     found = pack.tissues([*meant, "of no tissue"], meant, {"lung": "Someone: .9"})
     assert [(t.name, t.tested) for t in found] == [("fetal liver", ""), ("lung", "Someone: .9")]
+    assert [(t.organ, t.fluid) for t in found] == [("liver", False), ("", False)]
+    blood = ProfileType("T cell", "CL:0000084", "blood", "adult", "s")
+    assert pack.tissues([blood.label], {blood.label: blood}, {})[0].fluid
     with pytest.raises(InputError, match="tests of 'moon'"):
         pack.tissues(list(meant), meant, {"moon": "nobody"})
 

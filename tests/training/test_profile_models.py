@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import scbignn_infer
 from scbignn_infer.annotator import Annotator
+from scbignn_infer.cli import main
 from scbignn_training.cli import train as command
 from scbignn_training.pack import write_bundle
 from scbignn_training.recipe import ProfileSource, Recipe, Source
@@ -82,7 +83,13 @@ def test_the_bundle_says_what_it_learned_from(packed):
     assert {c.label: c.ontology_id for c in spec.cell_types}["alpha"] == "CL:0000171"
     assert spec.training.settings["simulation_cells"] == 40
     assert set(spec.training.held_out_scores) == {"half 0", "half 1"}
-    assert "profiles" in (packed / "README.md").read_text()
+    card = (packed / "README.md").read_text()
+    assert "| cell type | Cell Ontology | simulated cells |" in card
+    assert "320 simulated cells; seed" in card
+    assert "training cells" not in card
+    shown = CliRunner().invoke(main, ["models", "show", str(packed)]).output
+    assert "simulated cells" in shown
+    assert "training cells" not in shown
 
 
 def test_novelty_is_of_data_sets_left_out(trained):
@@ -92,12 +99,12 @@ def test_novelty_is_of_data_sets_left_out(trained):
     assert trained.held_out.by_study.keys() == {0, 1}
 
 
-def test_the_same_recipe_gives_the_same_bytes(trained, recipe_of_profiles):
-    again = train(recipe_of_profiles)
-    for name, table in trained.pair.gene.statistics.items():
-        assert again.pair.gene.statistics[name].tobytes() == table.tobytes(), name
-    assert again.bank.tobytes() == trained.bank.tobytes()
-    assert again.threshold == trained.threshold
+def test_the_same_recipe_gives_the_same_bytes(packed, recipe_of_profiles, tmp_path):
+    again = write_bundle(train(recipe_of_profiles), recipe_of_profiles, tmp_path)
+    names = sorted(p.name for p in packed.iterdir())
+    assert names == sorted(p.name for p in again.iterdir())
+    for name in set(names) - {"bundle.json", "README.md"}:  # these tell the seconds that it took
+        assert (again / name).read_bytes() == (packed / name).read_bytes(), name
 
 
 def test_cells_and_profiles_are_joined_by_all_genes(table, pancreas, recipe_of_profiles):
@@ -139,6 +146,27 @@ def test_wrong_options_are_one_line_and_write_nothing(table, pancreas, tmp_path,
     names = {"TABLE": str(table), "CELLS": str(pancreas)}
     arguments = [names.get(a, a) for a in arguments]
     result = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "out"), "--quiet"])
+    assert result.exit_code != 0
+    assert says in result.output + str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: ad.AnnData(-t.X, t.obs, t.var), "negative or infinite"),
+        (lambda t: t[[0, 4]].copy(), "has 1 cell types"),
+        (lambda t: ad.AnnData(t.X, t.obs.assign(dataset="one"), t.var), "has 2 profiles of"),
+        (lambda t: ad.AnnData(t.X * (t.obs_names != "p2")[:, None], t.obs, t.var), "without expr"),
+        (lambda t: ad.AnnData(t.X, t.obs.assign(ontology_id="CL:9"), t.var), "'CL:9'"),
+        (lambda t: ad.AnnData(t.X, t.obs), "no gene names"),
+    ],
+    ids=["negative", "one type", "twice", "zeros", "ontology", "no names"],
+)
+def test_a_table_of_nonsense_is_one_line_and_writes_nothing(table, tmp_path, change, says):
+    change(ad.read_h5ad(table)).write_h5ad(tmp_path / "bad.h5ad")
+    arguments = ["--profiles", str(tmp_path / "bad.h5ad"), "--name", "x", "--quiet"]
+    result = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "out")])
     assert result.exit_code != 0
     assert says in result.output + str(result.exception)
     assert not (tmp_path / "out").exists()

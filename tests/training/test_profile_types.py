@@ -18,7 +18,8 @@ from pathlib import Path
 import anndata as ad
 import pytest
 
-from scbignn_training.ontology import _terms, check_terms
+from scbignn_infer.model.cell_ontology import terms as all_terms
+from scbignn_training.ontology import check_terms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCBIGNN_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -135,7 +136,7 @@ def read(path: Path) -> list[Row]:
 
 def above(term: str) -> frozenset[str]:
     """Return a term and all that the ontology has above it."""
-    return _terms()[term][1]
+    return all_terms()[term].above
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_a_label_is_a_term_by_the_name_that_the_ontology_gives_it(types: list[Ro
     terms = {row["label"]: row["ontology_id"] for row in types if row["label"]}
     check_terms(terms)
     for label, term in terms.items():
-        assert _terms()[term][0] == SHORT.get(label, label), (label, term)
+        assert all_terms()[term].label == SHORT.get(label, label), (label, term)
     assert not set(SHORT) - set(terms)
 
 

@@ -156,6 +156,18 @@ class TestTypes:
         assert not made("CL:0002062")  # alveolar type 1
         assert not made("CL:0000625", "fetal")
 
+    def test_what_circulates_is_told_by_the_ontology(self):
+        def made(term):
+            return ProfileType("", term, "lung", "adult", "").resident
+
+        assert made("CL:0000235")  # macrophage
+        assert made("CL:0000583")  # alveolar macrophage, below it
+        assert made("CL:0000097")  # mast cell
+        assert made("CL:0000057")  # fibroblast, of no blood lineage
+        assert not made("CL:0000576")  # monocyte
+        assert not made("CL:0000940")  # MAIT
+        assert not made("CL:0000786")  # plasma cell
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [(None, "cannot read"), ("library\tuse\np\tyes\n", "has no column"), ("", "has no column")],

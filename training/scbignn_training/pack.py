@@ -34,6 +34,7 @@ from scbignn_training.export import check_parity, export_cell_level, export_gene
 from scbignn_training.gene_level import Panel
 from scbignn_training.interpret import CELLS, interpret
 from scbignn_training.ontology import lineages
+from scbignn_training.profile_types import FLUIDS
 from scbignn_training.sampling import place_in_type
 
 if TYPE_CHECKING:
@@ -307,7 +308,11 @@ def _cell_type(reference: Reference, label: str, term: str, lineage: list[b.Term
     if meant is None:
         return record
     return msgspec.structs.replace(
-        record, name=meant.name, tissue=meant.place, everywhere=meant.everywhere
+        record,
+        name=meant.name,
+        tissue=meant.place,
+        everywhere=meant.everywhere,
+        resident=meant.everywhere and meant.resident,
     )
 
 
@@ -321,7 +326,8 @@ def tissues(
     InputError
         A test is told of a tissue that no class has.
     """
-    places = sorted({meant[label].place for label in labels if label in meant})
+    types = {meant[label].place: meant[label] for label in labels if label in meant}
+    places = sorted(types)
     unknown = sorted(set(tested) - set(places))
     if unknown:
         raise InputError(
@@ -329,7 +335,15 @@ def tissues(
             expected=f"a tissue of the model: {', '.join(places) or 'it has none'}",
             do="mend tested in the recipe",
         )
-    return [b.Tissue(name=place, tested=tested.get(place, "")) for place in places]
+    return [
+        b.Tissue(
+            name=place,
+            tested=tested.get(place, ""),
+            organ=types[place].tissue if types[place].tissue != place else "",
+            fluid=types[place].tissue in FLUIDS,
+        )
+        for place in places
+    ]
 
 
 def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:

@@ -28,6 +28,17 @@ EVERYWHERE = frozenset(
     }
 )
 """Terms below which types occur in any tissue: blood, vessels, connective tissue, nerves."""
+FLUIDS = frozenset({"blood"})
+"""Tissues all of whose cells circulate."""
+CIRCULATES = frozenset({"CL:0000988"})  # hematopoietic cell
+RESIDENT = frozenset(
+    {
+        "CL:0000097",  # mast cell
+        "CL:0000235",  # macrophage
+        "CL:0000844",  # germinal center B cell
+    }
+)
+"""Terms below these whose types never circulate, by their definition."""
 AT_HOME = frozenset(
     {
         "CL:0000091",  # Kupffer cell
@@ -92,6 +103,11 @@ class ProfileType:
         """Whether any adult tissue has the type, by the ontology."""
         by_term = is_below(self.ontology_id, EVERYWHERE) and not is_below(self.ontology_id, AT_HOME)
         return self.age == ADULT and by_term
+
+    @property
+    def resident(self) -> bool:
+        """Whether the type never circulates, by the ontology."""
+        return not is_below(self.ontology_id, CIRCULATES) or is_below(self.ontology_id, RESIDENT)
 
     @property
     def label(self) -> str:
