@@ -261,6 +261,6 @@ def test_functions_fit_a_screen() -> None:
 
 
 LONG = {
-    "models._print_card",  # one table after another
+    "show._print_card",  # one table after another
     "pack._spec",  # a record with many fields
 }

@@ -1,0 +1,20 @@
+"""``models``: look at models, check them, and share them."""
+
+from __future__ import annotations
+
+import click
+
+from scbignn_infer.cli.explain import explain_model
+from scbignn_infer.cli.models.show import list_, show
+from scbignn_infer.cli.models.verify import verify
+
+__all__ = ["models"]
+
+
+@click.group()
+def models() -> None:
+    """List, show, explain, verify, share or install models."""
+
+
+for command in (explain_model, list_, show, verify):
+    models.add_command(command)
