@@ -30,7 +30,7 @@ FLOORS = (
     {"output"},
     {"child", "estimate", "evaluation"},
     {"annotator", "doctor"},
-    {"explanation", "nearest_model"},
+    {"explanation", "nearest_model", "sharing"},
     {"report"},
     {"api", "label_file"},
     {"apart", "batch"},

@@ -349,7 +349,7 @@ class ModelBundle:
         return [g.symbol for g in self.spec.genes]
 
     def read(self, name: str) -> bytes:
-        """Return the checked bytes of one file of the bundle."""
+        """Return the checked bytes of one file of the bundle, or those of its record."""
         return self._files[name]
 
     @cached_property
@@ -445,7 +445,7 @@ def read_bundle(path: str | Path) -> ModelBundle:
                 check_graph(files[name], level)
             except Flaw as flaw:
                 raise Flaw(f"{name}: {flaw.found}", flaw.expected) from None
-    return ModelBundle(path, spec, files, hashlib.sha256(raw).hexdigest())
+    return ModelBundle(path, spec, files | {RECORD: raw}, hashlib.sha256(raw).hexdigest())
 
 
 def _checked(fetch: Fetch, name: str, record: FileRecord) -> bytes:
@@ -514,7 +514,7 @@ def _open_folder(path: Path) -> Iterator[Fetch]:
         if not os.path.lexists(file):
             raise Flaw(f"the file {name} is missing", f"{name} beside {RECORD}")
         try:
-            return _read_regular(file, most)
+            return read_regular(file, most)
         except OSError as error:
             raise Flaw(
                 f"the file {name} cannot be read ({error.strerror})", "a file that can be read"
@@ -523,7 +523,7 @@ def _open_folder(path: Path) -> Iterator[Fetch]:
     yield fetch
 
 
-def _read_regular(file: Path, most: int) -> bytes:
+def read_regular(file: Path, most: int) -> bytes:
     """Read a file up to one byte beyond ``most``; a pipe or a device is never waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     regular = stat.S_ISREG(file.stat().st_mode)  # devices are not even opened

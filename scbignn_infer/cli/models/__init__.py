@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from scbignn_infer.cli.explain import explain_model
+from scbignn_infer.cli.models.share import freeze, install, pack, remove, sign
 from scbignn_infer.cli.models.show import list_, show
 from scbignn_infer.cli.models.verify import verify
 
@@ -16,5 +17,8 @@ def models() -> None:
     """List, show, explain, verify, share or install models."""
 
 
-for command in (explain_model, list_, show, verify):
+for command in (
+    *(list_, show, explain_model, verify),
+    *(install, remove, pack, sign, freeze),
+):
     models.add_command(command)

@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING
 import click
 
 from scbignn_infer.cli.models.entries import model_entry
-from scbignn_infer.cli.options import json_option
+from scbignn_infer.cli.options import FILE, json_option
 from scbignn_infer.cli.printing import as_megabytes, describe_error, print_json, say
 from scbignn_infer.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from scbignn_infer.cli.models.entries import Summary
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--key", type=FILE, help="The owner of this public key must have signed them.")
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
-    """Check models: checksums, contents and a run.
+def verify(ctx: click.Context, names: Sequence[str], key: Path | None, as_json: bool) -> None:
+    """Check models: checksums, contents, a run and signatures.
 
     Reads every file of each NAME (or path with a slash), or of all models that can be found, and
-    labels a few made-up cells.
+    labels a few made-up cells. An installed model must be the file that was installed.
     """
     from scbignn_infer.model import registry
 
@@ -37,7 +39,7 @@ def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
             do=f"install one, or set {registry.MODEL_PATH_VARIABLE}",
         )
     chosen = {name: registry.find_model(name) for name in names} if names else found
-    entries = [model_entry(name, path, run=True) for name, path in chosen.items()]
+    entries = [_verified(name, path, key) for name, path in chosen.items()]
     problems = sum(bool(e["problem"]) for e in entries)
     if as_json:
         print_json({"models": entries, **_why(problems, len(entries))})
@@ -47,6 +49,26 @@ def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
             say(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
     if problems:
         ctx.exit(1)
+
+
+def _verified(name: str, path: Path, key: Path | None) -> Summary:
+    """Describe a model that was tried out, or say what is wrong with it."""
+    from scbignn_infer.model import registry
+    from scbignn_infer.sharing.installing import changed_since
+    from scbignn_infer.sharing.packing import contents
+    from scbignn_infer.sharing.signatures import verify as verify_signature
+
+    entry = model_entry(name, path, run=True)
+    if not entry["problem"]:
+        entry["problem"] = changed_since(path)
+    if key is None or entry["problem"]:
+        return entry
+    try:
+        bundle = registry.load_model(path)
+        verify_signature(path, bundle.name, contents(bundle), key)
+    except BundleError as error:
+        entry["problem"] = str(error)
+    return entry
 
 
 def _why(problems: int, n: int) -> Summary:
