@@ -59,6 +59,8 @@ def read_gene_list(path: Path) -> list[str]:
     genes = [line.partition("\t")[0].strip() for line in text.rstrip().splitlines()]
     if len(text) > MAX_LIST_BYTES or len(genes) > MAX_GENES:
         raise _no_list(path, "it is too long")
+    if not genes:
+        raise _no_list(path, "it is empty")
     if "" in genes:
         raise _no_list(path, f"line {genes.index('') + 1} is empty")
     return genes
