@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[training]' --group dev
+# What the JavaScript of docs/share.md needs; without npm its test is skipped.
+if command -v npm >/dev/null; then npm ci --ignore-scripts --silent --prefix tests/javascript; fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy

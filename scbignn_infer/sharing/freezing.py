@@ -62,7 +62,8 @@ def read_gene_list(path: Path) -> list[str]:
     if not genes:
         raise _no_list(path, "it is empty")
     if "" in genes:
-        raise _no_list(path, f"line {genes.index('') + 1} is empty")
+        n = genes.index("") + 1
+        raise _no_list(path, f"line {n} is empty")
     return genes
 
 
