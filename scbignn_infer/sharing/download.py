@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 30.0
 """For which a server may be silent."""
+MAX_SECONDS = 3600.0
+"""For which a file may take to come, so that no server keeps a command for ever."""
 URL = re.compile(r"[!-~]+")
 CHUNK = 1 << 16
 MAX_REDIRECTS = 5
@@ -69,7 +72,12 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def download(
-    url: str, most: int, *, token: str | None = None, timeout: float = TIMEOUT_SECONDS
+    url: str,
+    most: int,
+    *,
+    token: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    seconds: float = MAX_SECONDS,
 ) -> Iterator[bytes]:
     """Yield the bytes of a file at an https address.
 
@@ -83,6 +91,8 @@ def download(
         Sent to the host of the address, and to no other that it leads to.
     timeout
         Seconds for which the server may be silent.
+    seconds
+        For which the whole may take.
 
     Raises
     ------
@@ -93,7 +103,7 @@ def download(
     what = plain_address(url)
     try:
         with _answer(url, token, timeout) as answer:
-            yield from _body(answer, what, most)
+            yield from _body(answer, what, most, time.monotonic() + seconds)
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", error)
         said = reason(why) if isinstance(why, BaseException) else str(why)
@@ -135,15 +145,21 @@ def _answer(url: str, token: str | None, timeout: float) -> Any:
     )
 
 
-def _body(answer: Any, what: str, most: int) -> Iterator[bytes]:
-    """Yield what the server sends, up to a size; what it announces must come."""
+def _body(answer: Any, what: str, most: int, until: float) -> Iterator[bytes]:
+    """Yield what the server sends, up to a size and a time; what it announces must come."""
     announced = answer.headers.get("Content-Length", "")
     size = int(announced) if announced.isdecimal() else None
     done = 0
     if size is not None and size > most:
         raise too_large(what, size, most)
-    while chunk := answer.read(CHUNK):
+    while chunk := answer.read1(CHUNK):  # what is there, without waiting for more
         done += len(chunk)
+        if time.monotonic() > until:
+            raise BundleError(
+                f"{what} is too slow: {done:,} bytes until now",
+                expected="a server that sends the file in time",
+                do=TRY_AGAIN,
+            )
         if done > most:
             raise too_large(what, done, most)
         yield chunk

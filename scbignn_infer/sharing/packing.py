@@ -23,8 +23,10 @@ CARD, SIGNATURE = "README.md", "model.sig"
 BESIDE = (CARD, SIGNATURE)
 """Files that a bundle may have and that its record does not list."""
 MAX_BESIDE_BYTES = 1 << 20
-MAX_PACKED_BYTES = 1 << 30
+MAX_PACKED_BYTES = 1 << 29
 """Of a packed model, and of all that is in it; that of the largest shipped model has 14 MB."""
+MAX_REST_BYTES = 1 << 25
+"""Of the record and what lies beside it."""
 OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices."""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
@@ -50,6 +52,13 @@ def write_packed(bundle: ModelBundle, path: Path) -> None:
     versions of zlib compress differently, and dates are left out.
     """
     check_name(bundle.name)
+    size = sum(file.size for file in bundle.spec.files.values())
+    if size > MAX_PACKED_BYTES - MAX_REST_BYTES:
+        raise BundleError(
+            f"the model {bundle.name} has {size:,} bytes",
+            expected=f"up to {MAX_PACKED_BYTES - MAX_REST_BYTES:,}, since more is not installed",
+            do="train it with fewer types or genes",
+        )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, data in sorted(contents(bundle).items()):
             member = zipfile.ZipInfo(f"{bundle.name}/{name}", LONG_AGO)
@@ -105,7 +114,9 @@ def members(path: Path) -> dict[str, bytes]:
             )
             found[name] = unpack(archive, member, min(MAX_FILE_BYTES, left))
             left -= len(found[name])
-            need(left >= 0, "the .zip unpacks to more than 1 GiB", "a packed model, which is small")
+            need(
+                left >= 0, "the .zip unpacks to more than 512 MiB", "a packed model, which is small"
+            )
         return found
 
 

@@ -500,7 +500,7 @@ def test_a_size_that_is_too_large_is_refused_before_a_byte_is_taken(run, home, s
 
     server["/m.zip"] = answer
     line = run("models", "install", f"{server.url}/m.zip", code=1).stderr
-    assert "has 1,073,741,825 bytes or more" in line
+    assert "has 536,870,913 bytes or more" in line
     assert left(home) == []
 
 
@@ -524,6 +524,21 @@ def test_a_silent_server_is_not_waited_for(server):
     server["/m.zip"] = lambda request: server.over.wait(60)
     with pytest.raises(BundleError, match=r"cannot fetch .*timed out"):
         list(download(f"{server.url}/m.zip", 1000, timeout=0.2))
+
+
+def test_a_slow_server_is_not_waited_for(server):
+    """A byte now and then would keep a command for ever."""
+
+    def answer(request):
+        request.send_response(200)
+        request.send_header("Content-Length", "100000")
+        request.end_headers()
+        while not server.over.wait(0.02):
+            request.wfile.write(b"x")
+
+    server["/m.zip"] = answer
+    with pytest.raises(BundleError, match="is too slow: "):
+        list(download(f"{server.url}/m.zip", 1 << 20, seconds=0.3))
 
 
 def test_no_server(run, home):
