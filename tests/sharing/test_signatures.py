@@ -70,6 +70,21 @@ def test_an_unsigned_model_is_refused(run, home, packed, keys, toy):
     assert "is not signed" in run("models", "verify", toy, "--key", public, code=1).stdout
 
 
+def test_what_is_not_signed_is_not_run(keys, toy):
+    _, public = keys()
+    code = (
+        "import sys\n"
+        "from scbignn_infer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 1\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, "models", "verify", str(toy), "--key", str(public)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "is not signed" in done.stdout
+
+
 def test_another_key_is_refused(run, home, sent, signed, keys):
     _, other = keys("other")
     line = run("models", "install", sent, "--key", other, code=1).stderr

@@ -52,23 +52,27 @@ def verify(ctx: click.Context, names: Sequence[str], key: Path | None, as_json: 
 
 
 def _verified(name: str, path: Path, key: Path | None) -> Summary:
-    """Describe a model that was tried out, or say what is wrong with it."""
-    from scbignn_infer.model import registry
+    """Describe a model that was tried out, or say what is wrong with it: then it is not run."""
     from scbignn_infer.sharing.installing import changed_since
+
+    problem = changed_since(path) or (_not_signed(path, key) if key else "")
+    if problem:
+        return {"name": name, "path": str(path), "version": None, "problem": problem}
+    return model_entry(name, path, run=True)
+
+
+def _not_signed(path: Path, key: Path) -> str:
+    """Say why a model is not one that the owner of a public key has signed."""
+    from scbignn_infer.model import registry
     from scbignn_infer.sharing.packing import contents
     from scbignn_infer.sharing.signatures import verify as verify_signature
 
-    entry = model_entry(name, path, run=True)
-    if not entry["problem"]:
-        entry["problem"] = changed_since(path)
-    if key is None or entry["problem"]:
-        return entry
     try:
         bundle = registry.load_model(path)
         verify_signature(path, bundle.name, contents(bundle), key)
     except BundleError as error:
-        entry["problem"] = str(error)
-    return entry
+        return str(error)
+    return ""
 
 
 def _why(problems: int, n: int) -> Summary:
