@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
 
 CHUNK = 1 << 20
+COMING = ".install."
+"""How the name of a file begins that is not whole yet."""
+OLD_SECONDS = 86_400
 NOTHING = "nothing was installed"
 
 
@@ -149,9 +153,16 @@ def _not_written(folder: Path, error: OSError) -> OutputError:
 
 @contextmanager
 def _new_file(folder: Path) -> Iterator[Path]:
-    """Make an empty file for what comes, hidden from the list of models; it goes in the end."""
+    """Make an empty file for what comes, hidden from the list of models; it goes in the end.
+
+    Those of commands that were killed more than a day ago go, too.
+    """
+    for old in folder.glob(f"{COMING}*{PACKED}"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > OLD_SECONDS:
+                old.unlink()
     try:
-        number, name = tempfile.mkstemp(dir=folder, prefix=".install.", suffix=PACKED)
+        number, name = tempfile.mkstemp(dir=folder, prefix=COMING, suffix=PACKED)
     except OSError as error:
         raise _not_written(folder, error) from None
     os.close(number)

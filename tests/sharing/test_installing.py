@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -568,6 +569,15 @@ def test_an_interrupted_download_leaves_no_model(run, start, until, home, packed
     assert "toy" not in registry.list_models()  # and what a killed one leaves is hidden
     run("models", "install", packed)
     assert registry.load_model("toy").name == "toy"
+
+
+def test_what_killed_commands_left_goes_a_day_later(run, home, packed):
+    home.mkdir(parents=True)
+    for name, age in ((".install.old.scbignn.zip", 90_000), (".install.new.scbignn.zip", 80_000)):
+        (home / name).write_bytes(b"x")
+        os.utime(home / name, (time.time() - age,) * 2)
+    run("models", "install", packed)
+    assert left(home) == [".install.new.scbignn.zip", "toy.json", "toy.scbignn.zip"]
 
 
 # --- afterwards ----------------------------------------------------------------------------------
