@@ -1,4 +1,4 @@
-"""Bytes from an https address, bounded. With ``hub.py`` the only code that uses a network."""
+"""Bytes from an https address, bounded. With ``hub.py`` the only code that fetches anything."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def install(
     """Install a packed model.
 
     From a file, from an address that begins with https://, or from a repository on Hugging Face's
-    hub, hf://owner/name. No other command uses the network. Nothing of the model is run.
+    hub, hf://owner/name. No other command fetches anything. Nothing of the model is run.
     """
     from scbignn_infer.model import registry
     from scbignn_infer.sharing import installing
