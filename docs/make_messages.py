@@ -29,12 +29,18 @@ its class. [Annotate your data](annotate.md#messages) says more about the most f
 explains the [warnings](annotate.md#warnings).
 """
 CELLS, OPTIONS, USAGE = "The file and its cells", "Options and arguments", "Wrong use of a command"
+SHARING = "Sharing models"
 FILES, DEVICE, REST = "The files of a model", "Device and installation", "While a command runs"
 AREAS = (
     *(CELLS, "The genes", "The model", FILES, OPTIONS, USAGE, "The output", DEVICE, REST),
-    *("Many samples", "The service", "Training"),
+    *("Many samples", "The service", "Training", SHARING),
 )
-OF_FOLDER = {"batch": "Many samples", "service": "The service", "training": "Training"}
+OF_FOLDER = {
+    "batch": "Many samples",
+    "service": "The service",
+    "training": "Training",
+    "sharing": SHARING,
+}
 OF_CLASS = {
     "GeneError": "The genes",
     "BundleError": "The model",
@@ -214,7 +220,7 @@ def rows(source: Source, folder: str) -> Iterator[Row]:
             told = [call.args[-1], passed["expected"], passed["do"]]
         else:
             continue
-        area = OF_FOLDER.get(folder) or OF_CLASS.get(name)
+        area = FILES if name == "Flaw" else OF_FOLDER.get(folder) or OF_CLASS.get(name)
         area = area or (CELLS if folder in ("query", "network", "output") else OPTIONS)
         expected, do = (" *or* ".join(map(code, source.texts(part))) for part in told[1:])
         for found in source.texts(told[0]):

@@ -54,6 +54,16 @@ def blas_on_one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test see, or put anything beside, the models that the user has installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        data = tmp_path_factory.mktemp("data")
+        for name in ("XDG_DATA_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(data))
+        yield
+
+
 @pytest.fixture(scope="session")
 def pbmc_bundle() -> ModelBundle:
     """Return the shipped model of human blood."""

@@ -24,6 +24,7 @@ from scbignn_infer.query.readers import anndata_files
 
 COMMANDS = (
     "annotate",
+    "consensus",
     "doctor",
     "evaluate",
     "example",

@@ -30,7 +30,7 @@ FLOORS = (
     {"output"},
     {"bound", "child", "common_label", "estimate", "evaluation", "labelling"},
     {"annotator", "doctor"},
-    {"explanation", "nearest_model"},
+    {"explanation", "nearest_model", "sharing"},
     {"report"},
     {"api", "label_file"},
     {"apart", "batch"},
@@ -297,6 +297,6 @@ def test_functions_fit_a_screen() -> None:
 
 
 LONG = {
-    "models._print_card",  # one table after another
+    "show._print_card",  # one table after another
     "pack._spec",  # a record with many fields
 }

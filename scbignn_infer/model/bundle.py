@@ -387,7 +387,7 @@ class ModelBundle:
         return [g.symbol for g in self.spec.genes]
 
     def read(self, name: str) -> bytes:
-        """Return the checked bytes of one file of the bundle."""
+        """Return the checked bytes of one file of the bundle, or those of its record."""
         return self._files[name]
 
     @cached_property
@@ -494,7 +494,7 @@ def read_bundle(path: str | Path, *, known: Collection[str] = SHIPPED) -> ModelB
         files = {name: _checked(fetch, name, spec.files[name]) for name in sorted(spec.files)}
         if sha256 not in known:
             _check_graphs(spec, files)
-    bundle = ModelBundle(path, spec, files, sha256)
+    bundle = ModelBundle(path, spec, files | {RECORD: raw}, sha256)
     bundle.tried_out_on_cpu = sha256 in known
     return bundle
 
@@ -583,7 +583,7 @@ def _open_folder(path: Path) -> Iterator[Fetch]:
         if not os.path.lexists(file):
             raise Flaw(f"the file {name} is missing", f"{name} beside {RECORD}")
         try:
-            return _read_regular(file, most)
+            return read_regular(file, most)
         except OSError as error:
             raise Flaw(
                 f"the file {name} cannot be read ({error.strerror})", "a file that can be read"
@@ -592,7 +592,7 @@ def _open_folder(path: Path) -> Iterator[Fetch]:
     yield fetch
 
 
-def _read_regular(file: Path, most: int) -> bytes:
+def read_regular(file: Path, most: int) -> bytes:
     """Read a file up to one byte beyond ``most``; a pipe or a device is never waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     regular = stat.S_ISREG(file.stat().st_mode)  # devices are not even opened

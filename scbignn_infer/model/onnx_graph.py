@@ -279,7 +279,7 @@ class _Walk:
     def _packed(self, data: memoryview) -> list[int]:
         values, at = [], 0
         while at < len(data):
-            value, at = _varint(data, at)
+            value, at = read_varint(data, at)
             values.append(_signed(value))
             self._count()
         return values
@@ -293,17 +293,17 @@ class _Walk:
         at, end = 0, len(data)
         while at < end:
             self._count()
-            key, at = _varint(data, at)
+            key, at = read_varint(data, at)
             number, way = key >> 3, key & 7
             name, expected = kind.fields.get(number, ("", None))
             value: int | memoryview
             if way == VARINT:
-                value, at = _varint(data, at)
+                value, at = read_varint(data, at)
                 value = _signed(value)
             elif way in (EIGHT, PART, FOUR):
                 size = 8 if way == EIGHT else 4
                 if way == PART:
-                    size, at = _varint(data, at)
+                    size, at = read_varint(data, at)
                 value, at = data[at : at + size], at + size
                 need(at <= end, "a field beyond the end", "a whole ONNX file")
             else:
@@ -328,7 +328,8 @@ def _check_integers(raw: memoryview) -> None:
     )
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Return the number at a place in a message, and the place after it."""
     value = 0
     for place in range(10):
         if at >= len(data):

@@ -7,6 +7,7 @@ to lie there does not take the place of a model.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +20,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MODEL_PATH_VARIABLE = "SCBIGNN_MODEL_PATH"
+PACKED = ".scbignn.zip"
+"""How the name of a packed model ends."""
 
 
 def model_folders() -> list[Path]:
     """Return the folders searched for bundles, first come first served.
 
     Those of ``$SCBIGNN_MODEL_PATH`` (separated like ``$PATH``), the checkout's ``exported_models``
-    when the package is installed in editable mode, then the models inside the wheel.
+    when the package is installed in editable mode, then the models inside the wheel, then those
+    that ``models install`` has put into the user's folder: none of them hides a shipped one.
     """
     package = Path(__file__).resolve().parents[1]
     named = [Path(p) for p in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if p]
-    return [*named, package.parent / "exported_models", package / "exported_models"]
+    shipped = [package.parent / "exported_models", package / "exported_models"]
+    installed = user_folder()
+    return [*named, *shipped, *([installed] if installed else [])]
+
+
+def user_folder() -> Path | None:
+    """Return the user's folder of models, where the platform keeps data of programs.
+
+    That is below ``%LOCALAPPDATA%`` on Windows, ``~/Library/Application Support`` on macOS, and
+    ``$XDG_DATA_HOME`` or ``~/.local/share`` elsewhere; ``None`` for a user without a home.
+    """
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - which never raises
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        named = os.environ.get("XDG_DATA_HOME", "")
+        data = Path(named) if Path(named).is_absolute() else home / ".local" / "share"
+    return data / "scbignn-infer" / "models" if data.is_absolute() else None
 
 
 def list_models() -> dict[str, Path]:
@@ -38,13 +61,14 @@ def list_models() -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        Sorted by name; names are those of the folders (or .zip files without their suffix).
+        Sorted by name; names are those of the folders, or of .zip files without their suffix
+        (``.zip`` or ``.scbignn.zip``).
         Entries that begin with a dot are left out: ``train`` writes there what is not whole yet.
 
     Warns
     -----
     UserWarning
-        A folder of ``$SCBIGNN_MODEL_PATH`` cannot be read.
+        A folder of models cannot be read.
 
     Examples
     --------
@@ -54,7 +78,7 @@ def list_models() -> dict[str, Path]:
     """
     paths: dict[str, Path] = {}
     for folder in model_folders():
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 - which never raises
             continue
         try:
             entries = sorted(folder.iterdir())
@@ -71,7 +95,7 @@ def list_models() -> dict[str, Path]:
             if _is_bundle(entry):
                 paths.setdefault(entry.name, entry)
             elif entry.suffix == ".zip":
-                paths.setdefault(entry.stem, entry)
+                paths.setdefault(entry.stem.removesuffix(Path(PACKED).stem), entry)
     return dict(sorted(paths.items()))
 
 

@@ -8,6 +8,7 @@ import anndata as ad
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ import scbignn_infer
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError
 from scbignn_infer.model import onnx_graph
+from scbignn_infer.sharing.freezing import freeze
 from scbignn_training.augment import cut_genes
 from scbignn_training.cell_level import FORMS as CELL_FORMS
 from scbignn_training.data import Cells
@@ -121,6 +123,16 @@ def test_cells_never_seen_get_the_labels_of_the_torch_pair(trained, annotation, 
     np.testing.assert_allclose(annotation.embedding, graph.embedding, atol=1e-3)
     gene_level = graph.gene_logits.numpy().argmax(axis=1)
     assert annotation.gene_level_codes.tolist() == gene_level.tolist()
+
+
+def test_a_frozen_graph_says_what_the_gene_level_says(trained, annotation, query):
+    frozen = freeze(scbignn_infer.load_model(trained[2]), list(query.var_names))
+    session = onnxruntime.InferenceSession(frozen.graph, providers=["CPUExecutionProvider"])
+    counts = np.asarray(query.X.toarray(), np.float32)
+    totals = np.zeros((len(counts), 1), np.float32)
+    found, embedding = session.run(None, {"counts": counts, "totals": totals})
+    assert found.argmax(axis=1).tolist() == annotation.gene_level_codes.tolist()
+    np.testing.assert_allclose(embedding, annotation.embedding, atol=1e-4)
 
 
 def test_they_are_mostly_right(annotation, query):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import torch
 from scipy.special import softmax
@@ -16,6 +18,7 @@ from scipy.special import softmax
 import scbignn_infer
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, InputError, OutputError
+from scbignn_infer.model import onnx_graph
 from scbignn_infer.model.bundle import StudyScores
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_infer.query.readers import open_query
@@ -64,6 +67,25 @@ class TestTheBundle:
         assert set(contents(bundle)) == FILES
         assert bundle.name == "tiny"
         assert bundle.stat().st_mode & 0o777 == 0o755
+
+    @pytest.mark.parametrize("level", ["gene level", "cell level"])
+    def test_the_graphs_tell_what_they_are(self, bundle, recipe, level):
+        """Whoever has the file alone can read what goes in and comes out, in which unit."""
+        graph = onnx.load(bundle / f"{level.replace(' ', '_')}.onnx")
+        onnx.checker.check_model(graph, full_check=True)
+        about = {p.key: p.value for p in graph.metadata_props}
+        assert len(about) == len(graph.metadata_props)
+        assert (about["model"], about["model_version"]) == (recipe.name, recipe.version)
+        assert about["bundle_format"] == "2"
+        told = json.loads(about["inputs"]), json.loads(about["outputs"])
+        inputs, outputs = onnx_graph.LEVELS[level]
+        assert [set(t) for t in told] == [set(inputs), set(outputs)]
+        for values, texts in zip((graph.graph.input, graph.graph.output), told, strict=True):
+            assert {v.name: v.doc_string for v in values} == texts
+            for value in values:
+                shape = value.type.tensor_type.shape.dim
+                named = re.findall(r"\(([^()]*)\)", value.doc_string)[-1:]
+                assert [len(shape)] == [len(n.split(",")) for n in named or [""]] or not shape
 
     def test_the_record_tells_what_the_model_was_made_from(self, bundle, model, recipe):
         spec = scbignn_infer.load_model(bundle).spec
@@ -359,7 +381,8 @@ def test_parity_is_checked_on_cells_of_the_reference(model, recipe, monkeypatch,
     monkeypatch.setattr(pack, "check_parity", lambda *arguments: seen.append(arguments))
     files = pack._files(model, recipe)
     ((graphs, panel, level, graph, cells),) = seen
-    assert graphs == (files["gene_level.onnx"], files["cell_level.onnx"])
+    assert graphs == (b"gene", b"cell")
+    assert all(files[f"{g.decode()}_level.onnx"].startswith(g) for g in graphs)
     assert level is model.pair.cell
     assert panel.level is model.pair.gene
     every = model.reference.counts[:, :600].toarray()

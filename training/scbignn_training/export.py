@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from scbignn_infer.errors import BundleError
+from scbignn_infer.model.bundle import FORMAT_VERSION
 from scbignn_infer.network.exact import GROUP
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_training.cell_level import CellStep
@@ -31,6 +33,32 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 OPSET = 18
 TOLERANCE = 1e-4
+MEANING = {
+    "counts": "counts of the panel's genes (cells, panel_genes); not normalised",
+    "totals": "counts of each cell over all genes (cells, 1); at least 1",
+    "gene_mean": "mean of log1p(counts per 10,000) in the reference (panel_genes)",
+    "gene_scale": "its standard deviation (panel_genes)",
+    "class_weight": "weights of the discriminant head (panel_genes, classes)",
+    "class_norm": "norms of the classes in it (classes)",
+    "class_prior": "natural logarithm of the training cells of each class (classes)",
+    "impute_in": "from scaled expression to factor scores (panel_genes, factors)",
+    "impute_out": "from factor scores to absent genes (factors, network_genes)",
+    "net_present": "1 for genes of the network that are present, else 0 (network_genes)",
+    "net_position": "their places in the panel (network_genes)",
+    "misfit_weight": "weights of squared scaled expression in the misfit (panel_genes)",
+    "misfit_inner": "weights of factor scores in the misfit (factors, factors)",
+    "cell_embedding": "embedding (cells, size); without unit, compare by cosine",
+    "gene_logits": "natural log-probabilities of the gene level (cells, classes)",
+    "state": "probabilities of all cells (all_cells, classes)",
+    "reach": "least similarity among the neighbours of each cell (all_cells)",
+    "own": "natural log-probabilities of the chunk's cells so far (cells, classes)",
+    "neighbor_indices": "neighbours of the chunk's cells among all (cells, neighbors)",
+    "neighbor_similarity": "their cosines, largest first (cells, neighbors)",
+    "layer": "which layer, from 0",
+    "cell_logits": "natural log-probabilities after this layer (cells, classes)",
+    "new_state": "the same as probabilities (cells, classes)",
+}
+"""What goes into the graphs and what comes out, with units and shapes: it is written into them."""
 STEP_INPUTS = (
     "state",
     "reach",
@@ -104,6 +132,12 @@ def _export(
     for node in model.graph.node:  # names of source files are no business of the bundle
         del node.metadata_props[:]
         node.doc_string = ""
+    ends = {"inputs": model.graph.input, "outputs": model.graph.output}
+    for values in ends.values():
+        for value in values:
+            value.doc_string = MEANING[value.name]
+    told = {key: json.dumps({v.name: v.doc_string for v in ends[key]}) for key in ends}
+    helper.set_model_props(model, {"bundle_format": str(FORMAT_VERSION), **told})
     serialised: bytes = model.SerializeToString()
     return serialised
 

@@ -26,6 +26,7 @@ from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_infer.network.trial import try_out
 from scbignn_infer.plain import encodable
 from scbignn_infer.query.gene_names import SPECIES, GeneNames
+from scbignn_infer.sharing import onnx_file
 from scbignn_training.card import model_card
 from scbignn_training.data import Cells
 from scbignn_training.depth import joining
@@ -165,9 +166,12 @@ def _files(model: Model, recipe: Recipe) -> dict[str, bytes]:
         "novelty_quantiles": model.novelty_quantiles,
         "residual_quantiles": model.residual_quantiles,
     }
+    name = onnx_file.message(
+        *onnx_file.metadata({"model": recipe.name, "model_version": recipe.version})
+    )  # more of a message's fields may follow its bytes
     return {
-        "gene_level.onnx": gene,
-        "cell_level.onnx": cell,
+        "gene_level.onnx": gene + name,
+        "cell_level.onnx": cell + name,
         "statistics.npz": _npz(tables),
         "reference.npz": _npz(bank),
     }

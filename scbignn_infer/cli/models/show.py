@@ -1,49 +1,38 @@
-"""``models``: list, show, explain and verify what is installed."""
+"""``models list`` and ``models show``: what there is, and the card of one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from scbignn_infer.cli.explain import explain_model
+from scbignn_infer.cli.models.entries import model_entry
 from scbignn_infer.cli.options import json_option
 from scbignn_infer.cli.printing import (
     as_megabytes,
     as_score,
-    describe_error,
     make_console,
     make_table,
     print_json,
     print_pairs,
     say,
 )
-from scbignn_infer.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from scbignn_infer.cli.models.entries import Summary
     from scbignn_infer.model.bundle import BundleSpec
 
-Summary = dict[str, Any]
 
-
-@click.group()
-def models() -> None:
-    """List, show, explain or verify models."""
-
-
-models.add_command(explain_model)
-
-
-@models.command("list")
+@click.command("list")
 @json_option
 def list_(as_json: bool) -> None:
     """List the models, by tissue."""
     from scbignn_infer.model import registry
 
-    entries = [_model_entry(name, path) for name, path in registry.list_models().items()]
+    entries = [model_entry(name, path) for name, path in registry.list_models().items()]
     if as_json:
         print_json({"models": entries})
         return
@@ -81,34 +70,7 @@ def _tissue_of(entry: Summary) -> str:
     return f"{n} tissues" if n else str(entry.get("tissue", ""))
 
 
-def _model_entry(name: str, path: Path, *, run: bool = False) -> Summary:
-    """Describe a model, or say what is wrong with it; with ``run``, label a few cells first."""
-    from scbignn_infer.model import bundle as bundles
-    from scbignn_infer.model import registry
-
-    entry: Summary = {"name": name, "path": str(path), "version": None, "problem": ""}
-    try:
-        bundle = bundles.read_bundle(path, known=()) if run else registry.load_model(path)
-        if run:
-            from scbignn_infer.annotator import Annotator
-
-            Annotator(bundle, device="cpu", threads=1)
-    except BundleError as error:
-        return entry | {"problem": str(error)}
-    spec = bundle.spec
-    return entry | {
-        "version": spec.version,
-        "species": spec.species,
-        "tissue": spec.tissue,
-        **({"tissues": [t.name for t in spec.tissues]} if spec.tissues else {}),
-        "cell_types": bundle.type_names,
-        "files": len(spec.files),
-        "size": sum(f.size for f in spec.files.values()),
-        "sha256": bundle.sha256,
-    }
-
-
-@models.command()
+@click.command()
 @click.argument("name")
 @click.option("--tissue", metavar="NAME", help="Of a body model: the types of this tissue alone.")
 @json_option
@@ -271,47 +233,3 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
     print_pairs(console, {"merged": ", ".join(merged), "dropped": ", ".join(dropped)})
     for note in training.notes:
         console.print(f"note: {note}", soft_wrap=True)
-
-
-@models.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
-@json_option
-@click.pass_context
-def verify(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
-    """Check models: checksums, contents and a run.
-
-    Reads every file of each NAME (or path with a slash), or of all models that can be found, and
-    labels a few made-up cells.
-    """
-    from scbignn_infer.model import registry
-
-    found = registry.list_models()
-    if not names and not found:
-        raise BundleError(
-            "no model was found",
-            expected=f"one in {', '.join(map(str, registry.model_folders()))}",
-            do=f"install one, or set {registry.MODEL_PATH_VARIABLE}",
-        )
-    chosen = {name: registry.find_model(name) for name in names} if names else found
-    entries = [_model_entry(name, path, run=True) for name, path in chosen.items()]
-    problems = sum(bool(e["problem"]) for e in entries)
-    if as_json:
-        print_json({"models": entries, **_why(problems, len(entries))})
-    else:
-        for e in entries:
-            details = e["problem"] or f"{e['files']} files, {as_megabytes(e['size'])}"
-            say(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
-    if problems:
-        ctx.exit(1)
-
-
-def _why(problems: int, n: int) -> Summary:
-    """Return what the JSON document says of all models, if some are damaged."""
-    if not problems:
-        return {}
-    error = BundleError(
-        f"{problems} of {n} models cannot be used",
-        expected="models whose files match their checksums",
-        do="install the broken models again",
-    )
-    return {"error": describe_error(error)}
