@@ -47,6 +47,10 @@ class CellExplanation:
         Calibrated probability of the best label.
     novelty
         How unlike the reference it is, as in :class:`~scbignn_infer.Annotation`.
+    support, threshold
+        The confidence less what novelty and residual take from it, and what it is compared with.
+    reason
+        Why it is unknown, or nothing.
     neighbor_agreement
         Weighted share of its neighbours with the same best label.
     gene_level
@@ -71,6 +75,9 @@ class CellExplanation:
     best_label: str
     confidence: float
     novelty: float
+    support: float
+    threshold: float
+    reason: str
     neighbor_agreement: float
     gene_level: dict[str, float]
     cell_level: dict[str, float]
@@ -102,6 +109,7 @@ def explain_cells(
     near = _neighbor_codes(annotator, query, reading, annotation, grouping)
     level = annotator.pair.gene_level(panel)
     labels, final = annotation.best_labels, annotation.labels
+    support, reasons = annotation.support, annotation.unknown_reasons
     explained = []
     for cell in cells:
         i = place[cell]
@@ -124,6 +132,9 @@ def explain_cells(
                 best_label=str(labels[i]),
                 confidence=float(annotation.confidence[i]),
                 novelty=float(annotation.novelty[i]),
+                support=float(support[i]),
+                threshold=annotation.confidence_threshold,
+                reason=str(reasons[i]),
                 neighbor_agreement=float(annotation.neighbor_agreement[i]),
                 gene_level=_most_probable(types.sum(np.exp(logits[None]))[0], types.labels),
                 cell_level=_most_probable(annotation.probabilities[i], annotation.cell_types),

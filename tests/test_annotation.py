@@ -106,6 +106,8 @@ def test_columns_and_matrices_have_the_promised_names(annotation: Annotation) ->
         "key_gene_level_cell_type",
         "key_neighbor_agreement",
         "key_novelty",
+        "key_support",
+        "key_unknown_reason",
     ]
     assert columns["key_cell_type"].tolist() == annotation.labels.tolist()
     assert columns["key_cell_type_ontology_id"].tolist() == ["CL:1", "", "", "", ""]

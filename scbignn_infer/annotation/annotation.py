@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
 
 UNKNOWN = "unknown"
+REASONS = ("", "unsure", "novel", "genes do not fit", "empty", "other species")
+"""Why a cell is unknown; nothing for the others."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Annotation:
         A cell is called unknown where its :attr:`support` is below it.
     max_novelty
         A cell is called unknown where its novelty is above it, too.
+    penalties
+        (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
+    foreign
+        (n_cells,) of the empty cells, those of another species.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -83,6 +89,8 @@ class Annotation:
     empty: Array
     confidence_threshold: float
     max_novelty: float = 1.0
+    penalties: Array | None = None
+    foreign: Array | None = None
     graph: sp.csr_matrix | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -102,8 +110,34 @@ class Annotation:
 
     @property
     def support(self) -> Array:
-        """(n_cells,) confidence, less for cells that are unlike any of the reference."""
-        return scores.support(self.confidence, self.novelty, self.residual)
+        """(n_cells,) confidence less the penalties, which is compared with the threshold."""
+        taken = self.penalties
+        if taken is None:
+            taken = scores.penalties(self.novelty, self.residual)
+        less: Array = self.confidence - taken.sum(axis=1)
+        return less
+
+    @property
+    def reason_codes(self) -> Array:
+        """(n_cells,) why cells are unknown, as positions in :data:`REASONS`; 0 of labelled ones.
+
+        A cell is unsure if its confidence alone is below the threshold. Otherwise it is novel if it
+        is above the novelty asked for, or if its novelty takes more of the confidence than its
+        genes do.
+        """
+        taken = self.penalties
+        if taken is None:
+            taken = scores.penalties(self.novelty, self.residual)
+        unsure = self.confidence < self.confidence_threshold
+        novel = (self.novelty > self.max_novelty) | (taken[:, 0] >= taken[:, 1])
+        found = np.where(unsure, 1, np.where(novel, 2, 3))
+        found = np.where(self.empty, 4, np.where(self.codes < 0, found, 0))
+        return found if self.foreign is None else np.where(self.foreign, 5, found)
+
+    @property
+    def unknown_reasons(self) -> Array:
+        """(n_cells,) why cells are unknown; empty strings for labelled ones."""
+        return np.array(REASONS, dtype=object)[self.reason_codes]
 
     @property
     def best_codes(self) -> Array:
@@ -180,6 +214,12 @@ class Annotation:
             novelty=float(np.median(self.novelty)),
         )
 
+    def unknown_counts(self) -> dict[str, int]:
+        """Map each reason why cells are unknown to its number of cells, most frequent first."""
+        n = np.bincount(self.reason_codes, minlength=len(REASONS))[1:]
+        order = np.argsort(-n, kind="stable")
+        return {REASONS[i + 1]: int(n[i]) for i in order if n[i]}
+
     def summary(self) -> dict[str, Any]:
         """Return what commands and services say of all cells."""
         labels = self.counts()
@@ -188,6 +228,7 @@ class Annotation:
             **self.provenance.summary(),
             "labels": labels,
             "unknown": labels.get(UNKNOWN, 0),
+            "unknown_reasons": self.unknown_counts(),
             "empty": self.n_empty,
             "warnings": self.warnings(),
         }
@@ -222,5 +263,7 @@ COLUMNS = {
     "gene_level_cell_type": Column(lambda a: a.gene_level_labels, _label_names),
     "neighbor_agreement": Column(lambda a: a.neighbor_agreement),
     "novelty": Column(lambda a: a.novelty),
+    "support": Column(lambda a: a.support),
+    "unknown_reason": Column(lambda a: a.unknown_reasons, lambda a: list(REASONS)),
 }
 """The per-cell columns by name, without their prefix: files, tables and services have each."""

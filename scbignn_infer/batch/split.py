@@ -46,6 +46,8 @@ ARRAYS = (
     "residual",
     "embedding",
     "empty",
+    "penalties",
+    "foreign",
 )
 """What an annotation holds of each cell."""
 

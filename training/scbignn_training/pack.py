@@ -254,6 +254,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         graph=b.GraphSpec(n_neighbors=settings.n_neighbors),
         thresholds=b.Thresholds(confidence=round(model.threshold, 4)),
         temperature=round(model.temperature, 4),
+        certainty=model.certainty,
         training=b.Training(
             datasets=datasets,
             cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},
