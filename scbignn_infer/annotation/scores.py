@@ -29,10 +29,10 @@ RESIDUAL_TOP = 10
 
 MANY_CELLS, MANY_TYPES = 20, 3
 """A type of fewer cells says nothing of a file as a whole, nor do fewer types."""
-NOVEL_FROM, UNLIKE_FROM = 0.9, 0.75
+NOVEL_FROM, UNLIKE_FROM = 0.9, 0.85
 """Quantiles of held-out reference cells from which on distance and residual count against a
 cell."""
-STRANGE_WEIGHT = 1.5
+STRANGE_WEIGHT = 2.0
 """Of the logarithm of how many times these are exceeded."""
 DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
 """How many times as far as the reference's own cells a file may be as a whole: so much is put down

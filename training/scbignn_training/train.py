@@ -384,7 +384,7 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
     certainty = model.certainty
-    if certainty is not None:
+    if certainty is not None and all(o.probes for o in outcomes):
         certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
         probabilities = np.concatenate([_sure(certainty, o) for o in outcomes])
     if has_drawn:
