@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 CUTS = (None, 2000, 500)
-MOST_CELLS = 3000
+MOST_CELLS = 1000
 LINES = Source(file="cellbench_sc_mixology.h5ad", name="cell lines")
 ISLETS = Source(file="pancreas_baron_human1.h5ad", name="baron")
 NEUCA = Source(file="pancreas_baron_neuca_2000g.h5ad", name="baron, other donors")

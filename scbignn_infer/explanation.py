@@ -47,10 +47,6 @@ class CellExplanation:
         Calibrated probability of the best label.
     novelty
         How unlike the reference it is, as in :class:`~scbignn_infer.Annotation`.
-    support, threshold
-        The confidence less what novelty and residual take from it, and what it is compared with.
-    reason
-        Why it is unknown, or nothing.
     neighbor_agreement
         Weighted share of its neighbours with the same best label.
     gene_level
@@ -64,6 +60,10 @@ class CellExplanation:
         mean: by how much the log-odds of the label at the gene level would fall with the mean.
     missing
         Genes that speak against it because the cell lacks them, likewise.
+    support, threshold
+        The confidence less what novelty and residual take from it, and what it is compared with.
+    reason
+        Why it is unknown, or nothing.
 
     Examples
     --------
@@ -75,15 +75,15 @@ class CellExplanation:
     best_label: str
     confidence: float
     novelty: float
-    support: float
-    threshold: float
-    reason: str
     neighbor_agreement: float
     gene_level: dict[str, float]
     cell_level: dict[str, float]
     neighbors: dict[str, int]
     present: dict[str, float]
     missing: dict[str, float]
+    support: float = 0.0
+    threshold: float = 0.0
+    reason: str = ""
 
 
 def explain_cells(
