@@ -37,7 +37,7 @@ STRANGE_WEIGHT = 2.0
 DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
 """How many times as far as the reference's own cells a file may be as a whole: so much is put down
 to the laboratory. The last is that of the residual for a file of few types, which may be new."""
-MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.4, 5.0)
+MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.2, 5.0)
 """What the temperature was fitted on, and what it may be."""
 
 
