@@ -384,6 +384,47 @@ def adapted(found: list[Row]) -> list[str]:
     return lines
 
 
+def calibrated(found: list[Row]) -> list[str]:
+    """Return a table of studies: before the certainty, and with it."""
+    lines = [
+        "| model and file | genes | accuracy | calibration error | known types called unknown "
+        "| precision of the called | cells of unseen types | labelled | area under the curve |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    figures = ("ece", "known_unknown", "precision", "unseen_labelled", "auroc")
+    keys = dict.fromkeys((r["model"], r["tests"], r["file"], r["genes"]) for r in found)
+    for key in (k for k in keys if k[1] != "foreign"):
+        old, new = _both_rules(found, key)
+        cells = [f"{_shown(old.get(f))} → {_shown(new.get(f))}" for f in figures]
+        said = f"{key[0]}: {key[2]}", str(key[3]), _shown(new["accuracy"]), *cells[:3]
+        n = new.get("unseen")
+        lines.append(
+            "| " + " | ".join((*said, *((str(n), *cells[3:]) if n else ("", "", "")))) + " |"
+        )
+    return lines
+
+
+def foreign(found: list[Row]) -> list[str]:
+    """Return a table of files of another tissue: how far apart, and how many keep a label."""
+    lines = ["| model and file | genes | times as far | labelled |", "|---|---|---|---|"]
+    keys = dict.fromkeys((r["model"], r["tests"], r["file"], r["genes"]) for r in found)
+    for key in (k for k in keys if k[1] == "foreign"):
+        old, new = _both_rules(found, key)
+        shares = f"{_shown(old['called'])} → {_shown(new['called'])}"
+        lines.append(f"| {key[0]}: {key[2]} | {key[3]} | {new['apart']:.1f} | {shares} |")
+    return lines
+
+
+def _both_rules(found: list[Row], key: tuple[Any, ...]) -> list[Row]:
+    """Return the rows of one file before and now."""
+    own = [r for r in found if (r["model"], r["tests"], r["file"], r["genes"]) == key]
+    return [next(r for r in own if r["rule"] == rule) for rule in ("before", "now")]
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
 def few_cells(found: list[Row]) -> list[str]:
     """Return a table of steps on samples of a query: gains, mean and worst draw."""
     lines = ["| pair | cells | trusted | accuracy | worst draw | macro-F1 | worst draw |"]
@@ -434,6 +475,9 @@ def main() -> None:
         page = fill(page, "panels", panels(cut))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
+    if certain := results("calibration"):
+        page = fill(page, "calibration", calibrated(certain))
+        page = fill(page, "foreign", foreign(certain))
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     if whole := results("speed"):

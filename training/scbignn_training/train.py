@@ -497,7 +497,7 @@ def _split_outcomes(
         found = em.validate(pair, held_out, settings)
         if reference.simulated.any():
             found = _with_strangeness(found, pair, start.labelled, held_out[0], settings)
-        else:
+        elif len(held_out) == 1:
             found = replace(found, probes=_study_probes(pair, held_out[0], settings))
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
