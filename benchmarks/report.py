@@ -386,11 +386,11 @@ def adapted(found: list[Row]) -> list[str]:
 
 def calibrated(found: list[Row]) -> list[str]:
     """Return a table of studies: before the certainty, and with it."""
-    lines = [
-        "| model and file | genes | accuracy | calibration error | known types called unknown "
-        "| precision of the called | cells of unseen types | labelled | area under the curve |",
-        "|---|---|---|---|---|---|---|---|---|",
+    names = [
+        *("model and file", "genes", "accuracy", "calibration error", "known types called unknown"),
+        *("precision of the called", "cells of unseen types", "labelled", "area under the curve"),
     ]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     figures = ("ece", "known_unknown", "precision", "unseen_labelled", "auroc")
     keys = dict.fromkeys((r["model"], r["tests"], r["file"], r["genes"]) for r in found)
     for key in (k for k in keys if k[1] != "foreign"):
@@ -475,9 +475,9 @@ def main() -> None:
         page = fill(page, "panels", panels(cut))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
-    if certain := results("calibration"):
-        page = fill(page, "calibration", calibrated(certain))
-        page = fill(page, "foreign", foreign(certain))
+    certain = results("calibration") or []
+    for name, lines in (("calibration", calibrated(certain)), ("foreign", foreign(certain))):
+        page = fill(page, name, lines)
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     if whole := results("speed"):
