@@ -449,6 +449,13 @@ def fill(page: str, name: str, lines: list[str]) -> str:
     return filled
 
 
+def fill_certainty(page: str, found: list[Row]) -> str:
+    """Put the tables of confidence and of foreign files in their places, if there are rows."""
+    if not found:
+        return page
+    return fill(fill(page, "calibration", calibrated(found)), "foreign", foreign(found))
+
+
 def main() -> None:
     """Fill the page."""
     peers = rows("celltypist") + rows("singler") + rows("scanvi")
@@ -475,9 +482,7 @@ def main() -> None:
         page = fill(page, "panels", panels(cut))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
-    certain = results("calibration") or []
-    for name, lines in (("calibration", calibrated(certain)), ("foreign", foreign(certain))):
-        page = fill(page, name, lines)
+    page = fill_certainty(page, results("calibration") or [])
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     if whole := results("speed"):
