@@ -437,6 +437,47 @@ def adapted(found: list[Row]) -> list[str]:
     return lines
 
 
+def calibrated(found: list[Row]) -> list[str]:
+    """Return a table of studies: before the certainty, and with it."""
+    names = [
+        *("model and file", "genes", "accuracy", "calibration error", "known types called unknown"),
+        *("precision of the called", "cells of unseen types", "labelled", "area under the curve"),
+    ]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    figures = ("ece", "known_unknown", "precision", "unseen_labelled", "auroc")
+    keys = dict.fromkeys((r["model"], r["tests"], r["file"], r["genes"]) for r in found)
+    for key in (k for k in keys if k[1] != "foreign"):
+        old, new = _both_rules(found, key)
+        cells = [f"{_shown(old.get(f))} → {_shown(new.get(f))}" for f in figures]
+        said = f"{key[0]}: {key[2]}", str(key[3]), _shown(new["accuracy"]), *cells[:3]
+        n = new.get("unseen")
+        lines.append(
+            "| " + " | ".join((*said, *((str(n), *cells[3:]) if n else ("", "", "")))) + " |"
+        )
+    return lines
+
+
+def foreign(found: list[Row]) -> list[str]:
+    """Return a table of files of another tissue: how far apart, and how many keep a label."""
+    lines = ["| model and file | genes | times as far | labelled |", "|---|---|---|---|"]
+    keys = dict.fromkeys((r["model"], r["tests"], r["file"], r["genes"]) for r in found)
+    for key in (k for k in keys if k[1] == "foreign"):
+        old, new = _both_rules(found, key)
+        shares = f"{_shown(old['called'])} → {_shown(new['called'])}"
+        lines.append(f"| {key[0]}: {key[2]} | {key[3]} | {new['apart']:.1f} | {shares} |")
+    return lines
+
+
+def _both_rules(found: list[Row], key: tuple[Any, ...]) -> list[Row]:
+    """Return the rows of one file before and now."""
+    own = [r for r in found if (r["model"], r["tests"], r["file"], r["genes"]) == key]
+    return [next(r for r in own if r["rule"] == rule) for rule in ("before", "now")]
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
 def few_cells(found: list[Row]) -> list[str]:
     """Return a table of steps on samples of a query: gains, mean and worst draw."""
     lines = ["| pair | cells | trusted | accuracy | worst draw | macro-F1 | worst draw |"]
@@ -459,6 +500,13 @@ def fill(page: str, name: str, lines: list[str]) -> str:
     if n != 1:
         raise SystemExit(f"{PAGE} has {n} places for the table '{name}'")
     return filled
+
+
+def fill_certainty(page: str, found: list[Row]) -> str:
+    """Put the tables of confidence and of foreign files in their places, if there are rows."""
+    if not found:
+        return page
+    return fill(fill(page, "calibration", calibrated(found)), "foreign", foreign(found))
 
 
 def main() -> None:
@@ -487,6 +535,7 @@ def main() -> None:
         page = fill(page, "panels", panels(cut))
     if parts := rows("ablation"):
         page = fill(page, "ablation", ablation(parts))
+    page = fill_certainty(page, results("calibration") or [])
     if studies := rows("held_out_studies"):
         page = fill(page, "held out", held_out(studies + rows("held_out_celltypist")))
     if whole := results("speed"):

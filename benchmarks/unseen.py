@@ -27,7 +27,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from scbignn_infer.annotation.scores import smooth, support
+from scbignn_infer.annotation.scores import smooth
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.exact import ExactSearch, unit_rows
@@ -138,6 +138,7 @@ def signals(folder: Path) -> dict[str, Array]:
         "probabilities": found.probabilities,
         "novelty": found.novelty,
         "residual": found.residual,
+        "support": found.support,
         "smoothed distance": smooth(1 - nearest[:, 0], graph.indices),
     }
 
@@ -197,7 +198,7 @@ def score(folder: Path) -> list[dict[str, Any]]:
         "confidence": 1 - found["confidence"],
         "distance": found["smoothed distance"],
         "residual": found["residual"],
-        "scBiGNN": -support(found["confidence"], found["novelty"], found["residual"]),
+        "scBiGNN": -found["support"],
         "logistic regression": 1 - found["regression"],
     }
     if (folder / "celltypist.npz").exists():
@@ -217,8 +218,7 @@ def strictness(folders: list[Path]) -> list[dict[str, Any]]:
     shares: dict[tuple[str, float], list[tuple[float, float]]] = {}
     for folder in folders:
         found, unseen = outcome(folder)
-        own = support(found["confidence"], found["novelty"], found["residual"])
-        kept = own >= load_model(folder / "model").spec.thresholds.confidence
+        kept = found["support"] >= load_model(folder / "model").spec.thresholds.confidence
         across = "across studies" if "->" in folder.name else "studies"
         kind = "fresh studies" if fresh(folder) else across
         for most in NOVELTIES:

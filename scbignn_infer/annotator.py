@@ -312,6 +312,8 @@ class Annotator:
             residual=cell_scores.residual,
             embedding=genes.embedding,
             empty=genes.empty,
+            penalties=cell_scores.penalties,
+            foreign=genes.foreign,
             **done.rules.limits,
             graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
             provenance=Provenance(
@@ -325,6 +327,7 @@ class Annotator:
                     find_silent_genes(query, choice, batches),
                 ),
                 tissue=done.rules.tissue,
+                apart=cell_scores.apart_as_a_whole(~genes.empty),
                 params=Params.of(
                     self.pair,
                     done,

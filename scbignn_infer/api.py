@@ -73,6 +73,10 @@ def annotate(
             Weighted share of graph neighbours with the same best label.
         ``obs[f"{key_added}_novelty"]``
             How unlike the reference, as a quantile of held-out reference cells.
+        ``obs[f"{key_added}_support"]``
+            Confidence less penalties, which the threshold is compared with.
+        ``obs[f"{key_added}_unknown_reason"]``
+            Why a cell is unknown, or empty.
         ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
             Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
         ``uns[key_added]``

@@ -60,6 +60,10 @@ class CellExplanation:
         mean: by how much the log-odds of the label at the gene level would fall with the mean.
     missing
         Genes that speak against it because the cell lacks them, likewise.
+    support, threshold
+        The confidence less what novelty and residual take from it, and what it is compared with.
+    reason
+        Why it is unknown, or nothing.
 
     Examples
     --------
@@ -77,6 +81,9 @@ class CellExplanation:
     neighbors: dict[str, int]
     present: dict[str, float]
     missing: dict[str, float]
+    support: float = 0.0
+    threshold: float = 0.0
+    reason: str = ""
 
 
 def explain_cells(
@@ -102,6 +109,7 @@ def explain_cells(
     near = _neighbor_codes(annotator, query, reading, annotation, grouping)
     level = annotator.pair.gene_level(panel)
     labels, final = annotation.best_labels, annotation.labels
+    support, reasons = annotation.support, annotation.unknown_reasons
     explained = []
     for cell in cells:
         i = place[cell]
@@ -124,6 +132,9 @@ def explain_cells(
                 best_label=str(labels[i]),
                 confidence=float(annotation.confidence[i]),
                 novelty=float(annotation.novelty[i]),
+                support=float(support[i]),
+                threshold=annotation.confidence_threshold,
+                reason=str(reasons[i]),
                 neighbor_agreement=float(annotation.neighbor_agreement[i]),
                 gene_level=_most_probable(types.sum(np.exp(logits[None]))[0], types.labels),
                 cell_level=_most_probable(annotation.probabilities[i], annotation.cell_types),

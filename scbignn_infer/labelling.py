@@ -14,10 +14,11 @@ from scbignn_infer.annotation.adapt import OF_TISSUES, Round, type_sums
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Adapted
-from scbignn_infer.annotation.scores import CellScores
+from scbignn_infer.annotation.scores import CellScores, temperature_for
 from scbignn_infer.network.levels import cell_pass, gene_pass
 from scbignn_infer.network.neighbors import with_counts
 from scbignn_infer.network.panel import Panel
+from scbignn_infer.query.reading import typical_misfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,7 @@ class Labelling:
         grouping = rules.grouping
         bank, _ = pair.bank_of(grouping.kept), grouping.narrow(genes.logits)
         spec, n = pair.bundle.spec, self.query.n_cells
-        scores = CellScores(n, grouping, spec.temperature, Ontology.of(spec, grouping))
+        scores = CellScores(n, grouping, self._temperature(panel), Ontology.of(spec, grouping))
         done = Round(genes, scores, rules)
         layers = spec.cell_level.layers
         for cells in with_counts(self.batches, genes.empty):
@@ -100,7 +101,7 @@ class Labelling:
         each = replace(rules, grouping=types)
         before = kept = self.round(panel, each)
         with self.clock.stage("adapt"):
-            codes = how.trust(before, self.pair.bundle.spec.temperature)
+            codes = how.trust(before, before.scores.temperature)
             adapted = how.record(before, codes, types.labels)
             if not adapted.refused:
                 statistics, shift = how.m_step(
@@ -117,6 +118,13 @@ class Labelling:
             kept = self.round(panel, rules)
         kept.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
         return kept, panel, adapted
+
+    def _temperature(self, panel: Panel) -> float:
+        """Return the temperature for the query's cells, by what is known of them."""
+        misfit = self.choice.misfit
+        if misfit is not None and panel is not self.choice.panel:  # as the cells have adapted it
+            misfit = typical_misfit(self.query, self.choice.matrix, panel)
+        return temperature_for(self.pair.bundle.spec, self.choice.genes.coverage, misfit)
 
     def _sums(self, codes: Array, n_types: int) -> tuple[Array, Array]:
         """Return the expression of the cells of each type, summed, and their number."""

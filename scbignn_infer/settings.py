@@ -116,7 +116,7 @@ class Settings:
     )
     unknown_threshold: float | None = _setting(
         None,
-        "Call cells with less confidence unknown (novelty lowers it); by default the model's.",
+        "Call cells with less support (confidence less penalties) unknown; by default the model's.",
         metavar="CONFIDENCE",
         within=(0, 1),
     )

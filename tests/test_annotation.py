@@ -83,6 +83,27 @@ def test_cells_above_the_novelty_asked_for_are_unknown_too(annotation: Annotatio
     assert both.codes.tolist() == [-1] * 5
 
 
+def test_it_is_said_why_a_cell_is_unknown(annotation: Annotation) -> None:
+    expected = ["", "unsure", "genes do not fit", "novel", "empty"]
+    assert annotation.unknown_reasons.tolist() == expected
+    assert annotation.unknown_counts() == dict.fromkeys(expected[1:], 1)
+    foreign = replace(annotation, foreign=np.array([False] * 4 + [True]))
+    assert foreign.unknown_reasons.tolist() == [*expected[:-1], "other species"]
+    lax = replace(annotation, confidence_threshold=-2.0)
+    assert lax.unknown_reasons.tolist() == [""] * 4 + ["empty"]
+    strict = replace(lax, max_novelty=0.4)
+    assert strict.unknown_reasons.tolist() == ["", "novel", "novel", "novel", "empty"]
+
+
+def test_penalties_that_were_measured_take_the_place_of_the_old_rule(
+    annotation: Annotation,
+) -> None:
+    penalties = np.array([[0.5, 0.1], [0.0, 0.0], [0.0, 0.1], [0.0, 0.2], [0.0, 0.0]])
+    found = replace(annotation, penalties=penalties)
+    np.testing.assert_allclose(found.support, [0.3, 0.4, 0.7, 0.35, 0], rtol=1e-6)
+    assert found.unknown_reasons.tolist() == ["novel", "unsure", "", "genes do not fit", "empty"]
+
+
 def test_a_cell_at_the_threshold_keeps_its_label() -> None:
     at = scores.support(np.float64([0.5]), np.float64([0.0]), np.float64([0.8]))
     assert at.tolist() == [0.5]
@@ -106,6 +127,8 @@ def test_columns_and_matrices_have_the_promised_names(annotation: Annotation) ->
         "key_gene_level_cell_type",
         "key_neighbor_agreement",
         "key_novelty",
+        "key_support",
+        "key_unknown_reason",
     ]
     assert columns["key_cell_type"].tolist() == annotation.labels.tolist()
     assert columns["key_cell_type_ontology_id"].tolist() == ["CL:1", "", "", "", ""]
@@ -172,6 +195,27 @@ def test_the_residual_is_that_of_a_loop() -> None:
     assert few[0] == pytest.approx(
         float((np.abs(smoothed - mean[codes[0], :3]) / spread[:3]).mean())
     )
+
+
+@pytest.mark.parametrize("laboratory", [0.0, 40.0])
+def test_what_all_types_share_is_the_laboratorys(laboratory: float) -> None:
+    rng = np.random.default_rng(0)
+    mean = rng.normal(0, 30, (4, 12))
+    codes = np.repeat([0, 1, 2, 3], [50, 50, 50, 10])
+    shift = laboratory * rng.normal(size=12)
+    scaled = mean[codes] + shift + rng.normal(0, 2, (160, 12))
+    scaled[codes == 2] += rng.normal(0, 200, 12)  # a type that the model does not know
+    found = scores.common_shift(scaled, codes, mean)
+    np.testing.assert_allclose(found, shift, atol=2)
+    few = scores.common_shift(scaled[codes < 2], codes[codes < 2], mean)
+    assert (few == 0).all(), "two types may both be new"
+
+
+def test_a_typical_value_is_that_of_types_not_of_cells() -> None:
+    codes = np.repeat([0, 1, 2, 3], [1000, 30, 30, 5])
+    values = np.array([9.0, 1, 2, 50])[codes]
+    assert scores.typical(values, codes) == 2  # of 9, 1 and 2: the last type is too small
+    assert scores.typical(values[-5:], codes[-5:]) == 50
 
 
 def test_the_spread_within_types_has_noise_added() -> None:

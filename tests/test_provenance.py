@@ -115,7 +115,7 @@ def test_uns_holds_each_key_in_its_order(example: Path) -> None:
     assert list(found.summary()) == [
         "cells",
         *("model", "adaptation", "reference_distance", "matrix", "genes", "params", "stages"),
-        *("labels", "unknown", "empty", "warnings"),
+        *("labels", "unknown", "unknown_reasons", "empty", "warnings"),
     ]
     assert found.summary()["genes"] == record["genes"]
     assert set(found.summary()["stages"]) == {

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
 
 UNKNOWN = "unknown"
+REASONS = ("", "unsure", "novel", "genes do not fit", "empty", "other species")
+"""Why a cell is unknown; nothing for the others."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Annotation:
     wider
         The labels that cells may be given: the types, then what joins several; by default types
         alone.
+    penalties
+        (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
+    foreign
+        (n_cells,) of the empty cells, those of another species.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -97,6 +103,8 @@ class Annotation:
     label_threshold: float = 0.0
     sets: float = 0.0
     wider: Ontology | None = None
+    penalties: Array | None = None
+    foreign: Array | None = None
     graph: sp.csr_matrix | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -116,8 +124,34 @@ class Annotation:
 
     @property
     def support(self) -> Array:
-        """(n_cells,) probability of the label, less for cells that are unlike the reference."""
-        return scores.support(self._deepest[1], self.novelty, self.residual)
+        """(n_cells,) probability of the label less penalties, compared with the threshold."""
+        taken = self.penalties
+        if taken is None:
+            taken = scores.penalties(self.novelty, self.residual)
+        less: Array = self._deepest[1] - taken.sum(axis=1)
+        return less
+
+    @property
+    def reason_codes(self) -> Array:
+        """(n_cells,) why cells are unknown, as positions in :data:`REASONS`; 0 of labelled ones.
+
+        A cell is unsure if the probability of its label alone is below the threshold. Otherwise
+        it is novel if it is above the novelty asked for, or if its novelty takes more of the
+        confidence than its genes do.
+        """
+        taken = self.penalties
+        if taken is None:
+            taken = scores.penalties(self.novelty, self.residual)
+        unsure = self._deepest[1] < self._needed
+        novel = (self.novelty > self.max_novelty) | (taken[:, 0] >= taken[:, 1])
+        found = np.where(unsure, 1, np.where(novel, 2, 3))
+        found = np.where(self.empty, 4, np.where(self.codes < 0, found, 0))
+        return found if self.foreign is None else np.where(self.foreign, 5, found)
+
+    @property
+    def unknown_reasons(self) -> Array:
+        """(n_cells,) why cells are unknown; empty strings for labelled ones."""
+        return np.array(REASONS, dtype=object)[self.reason_codes]
 
     @property
     def best_codes(self) -> Array:
@@ -129,10 +163,16 @@ class Annotation:
         """(n_cells,) final codes, of types or of what joins them; -1 is unknown."""
         (label, together), least = self._deepest, self.confidence_threshold
         is_sure = (self.support >= least) & (self.novelty <= self.max_novelty) & ~self.empty
-        if self.label_threshold and least > 0:
+        if self._needed > least:
             joins = self.ontology.size[label] > 1
-            is_sure &= np.where(joins, self.support, together) >= max(least, self.label_threshold)
+            is_sure &= np.where(joins, self.support, together) >= self._needed
         return np.where(is_sure, label, -1)
+
+    @property
+    def _needed(self) -> float:
+        """What the probability of a label must be, before penalties."""
+        least = self.confidence_threshold
+        return max(least, self.label_threshold) if least > 0 else least
 
     @cached_property
     def ontology(self) -> Ontology:
@@ -236,6 +276,12 @@ class Annotation:
             novelty=float(np.median(self.novelty)),
         )
 
+    def unknown_counts(self) -> dict[str, int]:
+        """Map each reason why cells are unknown to its number of cells, most frequent first."""
+        n = np.bincount(self.reason_codes, minlength=len(REASONS))[1:]
+        order = np.argsort(-n, kind="stable")
+        return {REASONS[i + 1]: int(n[i]) for i in order if n[i]}
+
     def summary(self) -> dict[str, Any]:
         """Return what commands and services say of all cells."""
         labels = self.counts()
@@ -244,6 +290,7 @@ class Annotation:
             **self.provenance.summary(),
             "labels": labels,
             "unknown": labels.get(UNKNOWN, 0),
+            "unknown_reasons": self.unknown_counts(),
             "empty": self.n_empty,
             "warnings": self.warnings(),
         }
@@ -305,6 +352,8 @@ COLUMNS = {
     "gene_level_cell_type": Column(lambda a: a.gene_level_labels, _type_names),
     "neighbor_agreement": Column(lambda a: a.neighbor_agreement),
     "novelty": Column(lambda a: a.novelty),
+    "support": Column(lambda a: a.support),
+    "unknown_reason": Column(lambda a: a.unknown_reasons, lambda a: list(REASONS)),
 }
 """The per-cell columns by name, without their prefix: files, tables and services have each."""
 ALWAYS = {name: column for name, column in COLUMNS.items() if column.asked is None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.annotation.ontology import Ontology
+    from scbignn_infer.model.bundle import BundleSpec, Certainty
     from scbignn_infer.network.bank import ReferenceBank
     from scbignn_infer.network.levels import GenePass
     from scbignn_infer.network.neighbors import Graph
@@ -29,6 +31,19 @@ CHUNK = 4096
 RESIDUAL_TOP = 10
 """Genes that decide how far a cell is from the profile of its type."""
 
+MANY_CELLS, MANY_TYPES = 20, 3
+"""A type of fewer cells says nothing of a file as a whole, nor do fewer types."""
+NOVEL_FROM, UNLIKE_FROM = 0.9, 0.85
+"""Quantiles of held-out reference cells from which on distance and residual count against a
+cell."""
+STRANGE_WEIGHT = 2.0
+"""Of the logarithm of how many times these are exceeded."""
+DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
+"""How many times as far as the reference's own cells a file may be as a whole: so much is put down
+to the laboratory. The last is that of the residual for a file of few types, which may be new."""
+MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.2, 5.0)
+"""What the temperature was fitted on, and what it may be."""
+
 
 def calibrate(logits: Array, temperature: float) -> Array:
     """Return softmax(logits / temperature) as float32, rows summing to 1."""
@@ -39,31 +54,56 @@ def calibrate(logits: Array, temperature: float) -> Array:
     return found
 
 
-def support(confidence: Array, novelty: Array, residual: Array) -> Array:
-    r"""Return what decides whether a cell is called unknown: confidence, less what is strange.
+def temperature_for(spec: BundleSpec, coverage: float, misfit: float | None) -> float:
+    """Return the temperature of a model for a file, by its coverage and its cells' misfit."""
+    if spec.certainty is None or misfit is None:
+        return spec.temperature
+    return temperature_by(spec.certainty, coverage, misfit)
 
-    :math:`c - 0.1 \nu^{20} - 0.5 \min(\max(r - 0.8, 0), 1)`: only cells beyond nearly all of the
-    reference lose by their novelty, and only those whose genes are far from the type that they are
-    called by their residual. A study of another laboratory is novel as a whole, and its cells keep
-    a label that is sure. That the sum tells types that a model never saw better than any part is
-    in docs/benchmarks.md.
+
+def temperature_by(certainty: Certainty, coverage: float, misfit: float) -> float:
+    """Return what a model's record of its certainty says of a file."""
+    slopes = certainty.misfit, certainty.coverage
+    log_t = certainty.constant + float(np.dot(slopes, certainty_terms(coverage, misfit)))
+    return float(np.clip(math.exp(log_t), *TEMPERATURES))
+
+
+def certainty_terms(coverage: float, misfit: float) -> Array:
+    """Return what the logarithm of the temperature depends on: misfit and coverage."""
+    return np.log([np.clip(misfit, *MISFITS), np.clip(coverage, *COVERAGES)])
+
+
+def penalties(novelty: Array, residual: Array) -> Array:
+    r"""Return what novelty and residual take from the confidence (n, 2), in models of old.
+
+    :math:`0.1 \nu^{20}` and :math:`0.5 \min(\max(r - 0.8, 0), 1)`: only cells beyond nearly all of
+    the reference lose by their novelty, and only those whose genes are far from the type that they
+    are called by their residual.
 
     Parameters
     ----------
-    confidence, novelty, residual
+    novelty, residual
         (n,) of the cells, see :class:`Annotation`.
     """
     strange = np.clip(np.asarray(residual) - RESIDUAL_FREE, 0, RESIDUAL_MOST)
-    score: Array = (
-        confidence
-        - NOVELTY_WEIGHT * np.asarray(novelty) ** NOVELTY_POWER
-        - RESIDUAL_WEIGHT * strange
-    )
+    novel = NOVELTY_WEIGHT * np.asarray(novelty) ** NOVELTY_POWER
+    return np.stack([novel, RESIDUAL_WEIGHT * strange], axis=1)
+
+
+def support(confidence: Array, novelty: Array, residual: Array) -> Array:
+    """Return what decides whether a cell is unknown in models of old: see :func:`penalties`."""
+    score: Array = confidence - penalties(novelty, residual).sum(axis=1)
     return score
 
 
 def residual(
-    scaled: Array, neighbor_indices: Array, codes: Array, class_mean: Array, spread: Array
+    scaled: Array,
+    neighbor_indices: Array,
+    codes: Array,
+    class_mean: Array,
+    spread: Array,
+    *,
+    shift: Array | float = 0.0,
 ) -> Array:
     """Tell how far genes of a cell and its neighbours are from the type that it is called.
 
@@ -81,6 +121,8 @@ def residual(
     class_mean, spread
         (c, g) profiles of the types, and (g,) standard deviations within types; in the unit of
         ``scaled``.
+    shift
+        (g,) what the types of the query have in common, see :func:`common_shift`.
 
     Returns
     -------
@@ -95,9 +137,34 @@ def residual(
         for column in neighbor_indices[rows].T:
             total += scaled[column]
         smoothed = total / (1 + neighbor_indices.shape[1])
-        off = np.abs(smoothed - class_mean[codes[rows]]) / spread
+        off = np.abs(smoothed - shift - class_mean[codes[rows]]) / spread
         farthest[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
     return farthest
+
+
+def common_shift(scaled: Array, codes: Array, class_mean: Array) -> Array:
+    """Return by how much all types of a query differ from their profiles, (g,).
+
+    It is the median over the types that have many cells, so that no type decides by its size, and
+    0 where few types have. Parameters as in :func:`residual`.
+    """
+    many = _many(codes)
+    if len(many) < MANY_TYPES:
+        return np.zeros(scaled.shape[1])
+    off = [scaled[codes == c].mean(axis=0, dtype=np.float64) - class_mean[c] for c in many]
+    shift: Array = np.median(off, axis=0)
+    return shift
+
+
+def typical(values: Array, codes: Array) -> float:
+    """Return the median over types of the median value of their cells; small types do not count."""
+    types = _many(codes) or np.unique(codes)
+    return float(np.median([np.median(values[codes == c]) for c in types]))
+
+
+def _many(codes: Array) -> list[int]:
+    """Return the types that many cells are called."""
+    return [int(c) for c in np.flatnonzero(np.bincount(codes) >= MANY_CELLS)]
 
 
 def agreement(codes: Array, graph: Graph, group: Array) -> Array:
@@ -132,6 +199,29 @@ def smooth(values: Array, neighbor_indices: Array) -> Array:
     return smoothed
 
 
+class Strangeness(NamedTuple):
+    """How strange n cells are to a model.
+
+    Attributes
+    ----------
+    novelty, residual
+        (n,) see :class:`Annotation`.
+    known
+        (n,) cells that the model was trained on.
+    penalties
+        (n, 2) what novelty and residual take from the confidence.
+    apart
+        How many times as far from the reference's cells as these are from each other the typical
+        cell is; 0 where that is not known.
+    """
+
+    novelty: Array
+    residual: Array
+    known: Array
+    penalties: Array
+    apart: float = 0.0
+
+
 def strangeness(
     embedding: Array,
     scaled: Array,
@@ -140,18 +230,31 @@ def strangeness(
     *,
     panel: Panel,
     bank: ReferenceBank,
-) -> tuple[Array, Array, Array]:
-    """Tell novelty and residual (n,) of cells to a model, and which it was trained on.
+) -> Strangeness:
+    """Tell how strange cells are to a model, by embedding (n, d) and scaled genes (n, g).
 
-    The gene level made the embedding (n, d) and the scaled genes (n, g) of the cells; label codes
-    (n,) are of the model's types. A graph without neighbours among the cells gives no residual.
+    Label codes (n,) are of the model's types. A graph without neighbours among the cells gives no
+    residual.
     """
     distance, known = bank.distance(embedding)
-    novelty, near = bank.novelty(smooth(distance, graph.within)), graph.within
+    distance, near = smooth(distance, graph.within), graph.within
     if not near.size:
-        return novelty, np.zeros(len(distance), np.float32), known
-    relative, strange = bank.place_residual(residual(scaled, near, codes, *panel.profile))
-    return np.maximum(novelty, strange), relative, known
+        novelty, nothing = bank.novelty(distance), np.zeros(len(distance), np.float32)
+        return Strangeness(novelty, nothing, known, penalties(novelty, nothing))
+    if not bank.follows:
+        relative, strange = bank.place_residual(residual(scaled, near, codes, *panel.profile))
+        novelty = np.maximum(bank.novelty(distance), strange)
+        return Strangeness(novelty, relative, known, penalties(novelty, relative))
+    shift = common_shift(scaled, codes, panel.profile[0])
+    off = residual(scaled, near, codes, *panel.profile, shift=shift)
+    most = RESIDUAL_FOLLOWED if len(_many(codes)) >= MANY_TYPES else FEW_FOLLOWED
+    apart = typical(distance, codes) / bank.usual_distance(0.5)
+    distance = distance / np.clip(apart, 1, DISTANCE_FOLLOWED)
+    off = off / np.clip(typical(off, codes) / bank.usual_residual(0.5), 1, most)
+    relative, strange = bank.place_residual(off)
+    beyond = distance / bank.usual_distance(NOVEL_FROM), off / bank.usual_residual(UNLIKE_FROM)
+    taken = STRANGE_WEIGHT * np.log(np.maximum(np.stack(beyond, axis=1), 1))
+    return Strangeness(np.maximum(bank.novelty(distance), strange), relative, known, taken, apart)
 
 
 class CellScores:
@@ -163,10 +266,14 @@ class CellScores:
     """
 
     def __init__(self, n: int, grouping: Grouping, temperature: float, ontology: Ontology) -> None:
-        self._grouping, self._temperature, self.ontology = grouping, temperature, ontology
+        self._grouping, self.temperature, self.ontology = grouping, temperature, ontology
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
-        self.agreement, self.residual, self.known = np.zeros((3, n), np.float32)
-        self.novelty = np.ones(n, np.float32)
+        self.agreement, self.residual, self.known, self.apart = np.zeros((4, n), np.float32)
+        self.novelty, self.penalties = np.ones(n, np.float32), np.zeros((n, 2), np.float32)
+
+    def apart_as_a_whole(self, cells: Array) -> float:
+        """Return how far the typical of some cells (n,) is apart, see :class:`Strangeness`."""
+        return round(float(np.median(self.apart[cells])), 3) if cells.any() else 0.0
 
     def put(
         self,
@@ -179,9 +286,10 @@ class CellScores:
         bank: ReferenceBank,
     ) -> None:
         """Score the cells of a graph, by the cell level's logits and what the gene level said."""
-        probabilities = self._grouping.sum(calibrate(logits, self._temperature))
+        probabilities = self._grouping.sum(calibrate(logits, self.temperature))
         self.probabilities[cells], codes = probabilities, self.ontology.best(probabilities)
         self.agreement[cells] = agreement(codes, graph, self._grouping.group)
         z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
-        self.novelty[cells], self.residual[cells], self.known[cells] = strange
+        self.novelty[cells], self.residual[cells], self.known[cells] = strange[:3]
+        self.penalties[cells], self.apart[cells] = strange.penalties, strange.apart

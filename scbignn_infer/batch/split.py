@@ -47,6 +47,8 @@ ARRAYS = (
     "residual",
     "embedding",
     "empty",
+    "penalties",
+    "foreign",
 )
 """What an annotation holds of each cell."""
 

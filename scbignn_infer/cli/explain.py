@@ -192,6 +192,7 @@ def _print_cells(cells: Sequence[CellExplanation], n_genes: int) -> None:
                 "cell": cell.cell,
                 "label": f"{cell.label}{best}",
                 "confidence": f"{cell.confidence:.3f}, novelty {cell.novelty:.2f}",
+                "support": _support(cell),
                 "gene level": _shares(cell.gene_level),
                 "cell level": _shares(cell.cell_level),
                 "neighbours": ", ".join(f"{k} {n}" for k, n in cell.neighbors.items()),
@@ -200,6 +201,12 @@ def _print_cells(cells: Sequence[CellExplanation], n_genes: int) -> None:
             },
         )
         console.print()
+
+
+def _support(cell: CellExplanation) -> str:
+    """Return the number that the threshold is compared with, and why the cell is unknown."""
+    why = f", unknown: {cell.reason}" if cell.reason else ""
+    return f"{cell.support:.3f}, threshold {max(cell.threshold, 0):.3g}{why}"
 
 
 def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Interpretation]:

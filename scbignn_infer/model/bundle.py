@@ -148,6 +148,20 @@ class GraphSpec(Record, frozen=True, kw_only=True):
     metric: Literal["cosine"] = "cosine"
 
 
+class Certainty(Record, frozen=True, kw_only=True):
+    """How sure a model may be of a file, by what is known of it before any cell is labelled.
+
+    The temperature is exp(constant + misfit log m + coverage log v), where m is the median misfit
+    of the file's cells and v the coverage. It was fitted on cells that the model did not see: of
+    studies left out, and of its own as other laboratories might show them. In such a model the
+    residual's quantiles, too, are of cells whose common shift was taken off.
+    """
+
+    constant: float
+    misfit: float
+    coverage: float
+
+
 class Thresholds(Record, frozen=True, kw_only=True, omit_defaults=True):
     """Below ``confidence`` a cell is called unknown."""
 
@@ -326,6 +340,8 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     graph: GraphSpec
     thresholds: Thresholds
     temperature: Positive
+    certainty: Certainty | None = None
+    """Models without it have the one temperature for every file, and measure novelty as it is."""
     training: Training
     interpretation: dict[str, Interpretation] = {}
     """By the label of the type."""

@@ -83,6 +83,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 """The tables of each file, and the shape of each."""
 OPTIONAL = ("residual_quantiles",)
 """Tables that models without a record of their calibration lack: both came together."""
+MOST_SLOPE = 10
+"""Of the logarithm of the temperature."""
 WHOLE = ("cells_per_type", "graph_factors", "codes")
 """Tables of integers; all others hold decimals."""
 POSITIVE = (
@@ -279,6 +281,10 @@ def _check_numbers(spec: BundleSpec) -> None:
         ("preprocessing.min_genes", spec.preprocessing.min_genes, 1, genes),
         ("gene_level.net_genes", spec.gene_level.net_genes, 1, genes),
         ("gene_level.embedding_size", spec.gene_level.embedding_size, 1, DIMENSIONS["embedding"]),
+        *(
+            (f"certainty.{name}", getattr(spec.certainty, name), -MOST_SLOPE, MOST_SLOPE)
+            for name in (spec.certainty.__struct_fields__ if spec.certainty else ())
+        ),
         ("the number of cell_level.layers", len(spec.cell_level.layers), 1, MAX_LAYERS),
     ):
         need(least <= value <= most, f"{what} {value:,}", f"from {least:,} to {most:,}")

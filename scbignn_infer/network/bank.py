@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -36,6 +37,8 @@ class ReferenceBank:
         self.rows, self.codes = unit_rows(embedding), codes
         self._quantiles = bundle.reference["novelty_quantiles"]
         self._residual_quantiles = bundle.reference.get("residual_quantiles")
+        self.follows = bundle.spec.certainty is not None and self._residual_quantiles is not None
+        """Whether cells are compared with the others of their file, too."""
         self._n_neighbors, self._runtime = bundle.spec.graph.n_neighbors, runtime
         self._n_types = len(bundle.cell_types)
         self._search = ExactSearch(self.rows, runtime)
@@ -55,13 +58,20 @@ class ReferenceBank:
         """Place distances (n,) among those of held-out reference cells, from 0 to 1."""
         return novelty_quantile(distance, self._quantiles)
 
+    def usual_distance(self, quantile: float) -> float:
+        """Return a quantile of the distances of held-out reference cells."""
+        return _at(self._quantiles, quantile)
+
+    def usual_residual(self, quantile: float) -> float:
+        """Return a quantile of the residuals of held-out reference cells, if there are any."""
+        return _at(self._residual_quantiles, quantile)
+
     def place_residual(self, residual: Array) -> tuple[Array, Array]:
         """Return residuals (n,) relative to those of held-out cells, and their place; 0 if none."""
         quantiles = self._residual_quantiles
         if quantiles is None:
             return np.zeros_like(residual), np.zeros_like(residual)
-        most = np.interp(0.99, np.linspace(0, 1, len(quantiles)), quantiles)
-        return residual / most, novelty_quantile(residual, quantiles)
+        return residual / _at(quantiles, 0.99), novelty_quantile(residual, quantiles)
 
     def graph(self, embedding: Array) -> BankGraph:
         """Return the graph whose neighbours, of cells (n, d), are the bank's."""
@@ -100,6 +110,13 @@ class BankGraph(Graph):
         """Return the labels (n, k) of the neighbours; ``group`` (c,) has one for each type."""
         codes: Array = group[self.bank.codes][self.indices]
         return codes
+
+
+def _at(quantiles: Array | None, quantile: float) -> float:
+    """Return one of evenly spaced quantiles, above 0."""
+    if quantiles is None:
+        return math.inf
+    return max(float(np.interp(quantile, np.linspace(0, 1, len(quantiles)), quantiles)), 1e-6)
 
 
 def novelty_quantile(distance: Array, quantiles: Array) -> Array:

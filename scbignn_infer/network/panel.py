@@ -334,6 +334,20 @@ class Panel:
         densify = replace(self.densify, state=state, log_base=math.log(base), target_sum=target_sum)
         return replace(self, densify=densify)
 
+    def misfit(self, rows: sp.csr_matrix) -> float:
+        """Return the median misfit of some rows of the file; 1 if none has counts.
+
+        See :func:`panel_tables`.
+        """
+        counts, totals = self.densify(rows)
+        full = totals[:, 0] > 0
+        if not full.any():
+            return 1.0
+        z = self.standardize(counts[full], totals[full])
+        h = z @ self.tables["impute_in"]
+        explained = ((h @ self.tables["misfit_inner"]) * h).sum(axis=1)
+        return float(np.median((z * z) @ self.tables["misfit_weight"] - explained))
+
     @property
     def n_scaled(self) -> int:
         """Number of its first genes, which the residual compares with a type's profile."""

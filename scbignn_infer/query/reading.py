@@ -39,6 +39,8 @@ ENOUGH_OF_DEEP = 0.3
 """Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
+MISFIT_CELLS = 512
+"""Cells of a file that say how well it fits a model."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Choice:
     """Total that each cell had before it was cut, if the matrix is a cut of log-values."""
     passed_over: dict[str, str] = field(default_factory=dict)
     """Matrices that can be read and were not taken, and why."""
+    misfit: float | None = None
+    """Of the typical cell, where the model's certainty depends on it."""
 
     @property
     def verdict(self) -> Verdict:
@@ -145,9 +149,16 @@ def choose(
     matrix, fit, rivals = join(query, fits, reading, verdicts)
     refuse(query, matrix, fit, fits.genes, reading)
     choice = Choice(matrix, verdicts, fit, passed_over=rivals)
-    if choice.verdict.state != "log1p-cut":
+    if choice.verdict.state == "log1p-cut":
+        choice = replace(choice, target_sum=_target_sum(query, choice))
+    if bundle.spec.certainty is None:
         return choice
-    return replace(choice, target_sum=_target_sum(query, choice))
+    return replace(choice, misfit=typical_misfit(query, choice.matrix, choice.panel))
+
+
+def typical_misfit(query: Query, matrix: str, panel: Panel) -> float:
+    """Return the median misfit of cells sampled across a query."""
+    return panel.misfit(query.rows(matrix, sample_rows(query.n_cells, MISFIT_CELLS)))
 
 
 def refuse(query: Query, matrix: str, fit: GeneFit, genes: ModelGenes, reading: Reading) -> None:

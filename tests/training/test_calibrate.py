@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
+from scbignn_infer.annotation.scores import temperature_by
 from scbignn_infer.network.bank import novelty_quantile
 from scbignn_training.calibrate import (
+    Probe,
     calibration,
     distance_quantiles,
+    fit_certainty,
     fit_temperature,
     fit_threshold,
 )
@@ -79,3 +82,28 @@ def test_calibration_is_recorded_and_a_wrong_temperature_shows(calibrated):
     assert true.error < 0.02
     assert sum(b.n_cells for b in true.bins) == len(codes)
     assert calibration(softmax(4 * logits, axis=1), codes).error > 0.1
+
+
+def test_certainty_follows_misfit_and_coverage(calibrated):
+    """Each file's logits are multiplied by what its misfit and coverage ask for."""
+    logits, codes = calibrated[0][:3000], calibrated[1][:3000]
+    files = [(m, v) for m in (1.0, 1.5, 2.5, 4.0) for v in (1.0, 0.4, 0.1)]
+    truth = {f: np.exp(0.3 - 0.5 * np.log(f[0]) - 0.2 * np.log(f[1])) for f in files}
+    probes = [Probe(truth[f] * logits, codes, *f) for f in files]
+    found = fit_certainty([probes])
+    for (misfit, coverage), temperature in truth.items():
+        assert temperature_by(found, coverage, misfit) == pytest.approx(temperature, rel=0.15)
+
+
+def test_kinds_of_files_count_alike_however_many_there_are(calibrated):
+    logits, codes = calibrated[0][:3000], calibrated[1][:3000]
+    few, many = (Probe(t * logits, codes, 1.0, 1.0) for t in (2.0, 1.0))
+    found = fit_certainty([[few], [many] * 20])
+    assert 1.2 < temperature_by(found, 1.0, 1.0) < 1.7
+    assert temperature_by(found, 1.0, 0.5) == temperature_by(found, 1.0, 1.0)  # not fitted there
+
+
+def test_the_temperature_of_easy_files_has_a_floor(calibrated):
+    logits = 50 * np.eye(5)[np.arange(500) % 5]
+    found = fit_certainty([[Probe(logits, np.arange(500) % 5, 1.0, 1.0)]])
+    assert temperature_by(found, 1.0, 1.0) >= 0.2

@@ -104,6 +104,18 @@ def test_a_killed_run_goes_on_with_the_same_command(
         assert (out / "tiny" / name).read_bytes() == (bundle / name).read_bytes(), name
 
 
+def test_kept_stages_calibrate_again_without_training(run, recipe_file, tmp_path):
+    command = ["train", "--recipe", recipe_file, "-o", tmp_path, "--threads", "1"]
+    run(*command, "--keep-stages")
+    bundle = tmp_path / "tiny"
+    first = {p.name: p.read_bytes() for p in bundle.iterdir() if p.suffix in {".onnx", ".npz"}}
+    stages = len(list((tmp_path / ".tiny.checkpoint").glob("*.pt")))
+    again = run(*command, "--overwrite")
+    assert again.stderr.count("taken from the unfinished run") >= stages > 3
+    assert {name: (bundle / name).read_bytes() for name in first} == first
+    assert not (tmp_path / ".tiny.checkpoint").exists()
+
+
 def test_fresh_starts_anew(run, recipe_file, tmp_path, monkeypatch):
     unfinished = tmp_path / ".tiny.checkpoint"
     unfinished.mkdir()

@@ -11,12 +11,18 @@ from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_training.blocks import row_of_each, with_values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import scipy.sparse as sp
     from torch import Tensor
 
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+PANELS: tuple[int | None, ...] = (None, None, 2000, 1000, 500, 200)
+"""Genes of the panels that certainty is fitted on."""
+DISTORTED, THINNED = (0.2, 0.9), 0.4
+"""Strengths of their distortion, and the chance that cells are thinned."""
 
 
 def augment_batch(
@@ -91,7 +97,8 @@ def distort_genes(
     """Multiply each gene's log1p(CP10k) by a factor exp(sd N), as another protocol would."""
     scale = row_of_each(counts, np.maximum(totals, 1.0) / TARGET_SUM)
     factor = np.exp(sd * generator.standard_normal(counts.shape[1]))[counts.indices]
-    distorted = np.expm1(np.log1p(counts.data / scale) * factor) * scale
+    shown = np.minimum(np.log1p(counts.data / scale) * factor, np.log1p(TARGET_SUM))
+    distorted = np.expm1(shown) * scale
     return with_values(counts, distorted.astype(np.float32))
 
 
@@ -126,3 +133,27 @@ def views(
         (*thin(counts, totals, generator), everything),
         (cut_genes(distort_genes(counts, totals, 0.4, generator), panel), totals, panel),
     ]
+
+
+def laboratories(
+    counts: sp.csr_matrix, totals: Array, variability: Array, generator: np.random.Generator
+) -> Iterator[tuple[sp.csr_matrix, Array, Array]]:
+    """Yield held-out cells as they are, and as other laboratories and panels show them.
+
+    Genes are distorted a little or a lot, some cells are thinned, and of the ranked genes all or
+    as many as of :data:`PANELS` are there. Parameters and what is yielded are those of
+    :func:`views`.
+    """
+    m = len(variability)
+    yield counts, totals, np.ones(m, dtype=bool)
+    for size in PANELS:
+        shown, total = counts, totals
+        if generator.random() < THINNED:
+            shown, total = thin(shown, total, generator)
+        shown = distort_genes(shown, total, generator.uniform(*DISTORTED), generator)
+        present = np.ones(m, dtype=bool)
+        if size is not None and size < m:
+            taste = variability * generator.uniform(-0.3, 1.5) + generator.standard_normal(m)
+            present = np.zeros(m, dtype=bool)
+            present[np.argsort(-taste, kind="stable")[:size]] = True
+        yield cut_genes(shown, present), total, present

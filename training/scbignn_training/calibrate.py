@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax
 
+from scbignn_infer.annotation.scores import TEMPERATURES, certainty_terms
 from scbignn_infer.evaluation import calibration_error, reliability
-from scbignn_infer.model.bundle import Calibration, ReliabilityBin
+from scbignn_infer.model.bundle import Calibration, Certainty, ReliabilityBin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = np.ndarray[Any, Any]
+STIFFNESS = 0.02
+"""Penalty on the squared slopes of the temperature's logarithm, in units of the log loss."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a pair says of labelled cells that it has not seen, as some file might show them.
+
+    Attributes
+    ----------
+    logits, codes
+        (n, c) of the pair, not calibrated, and (n,) label codes.
+    misfit, coverage
+        Of the typical cell, and of the genes that are there.
+    """
+
+    logits: Array
+    codes: Array
+    misfit: float
+    coverage: float
 
 
 def fit_temperature(logits: Array, codes: Array) -> float:
@@ -29,6 +54,36 @@ def fit_temperature(logits: Array, codes: Array) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded")
     return float(np.exp(found.x))
+
+
+def fit_certainty(groups: Sequence[Sequence[Probe]]) -> Certainty:
+    """Return how the temperature depends on misfit and coverage, by the log loss.
+
+    Parameters
+    ----------
+    groups
+        Files of one kind, such as studies left out or distorted cells. Each kind counts as much as
+        any other, and so does each file in its kind.
+    """
+    probes = [(p, 1 / len(g)) for g in groups for p in g if len(p.codes)]
+    terms = [np.r_[1.0, certainty_terms(p.coverage, p.misfit)] for p, _ in probes]
+    total = sum(weight for _, weight in probes)
+    low, high = np.log(TEMPERATURES)
+
+    def loss(w: Array) -> tuple[float, Array]:
+        value, slope = STIFFNESS * float(w[1:] @ w[1:]), 2 * STIFFNESS * np.r_[0.0, w[1:]]
+        for (probe, weight), x in zip(probes, terms, strict=True):
+            log_t = float(np.clip(w @ x, low, high))
+            z = probe.logits.astype(np.float64) / np.exp(log_t)
+            log_p, rows = log_softmax(z, axis=1), np.arange(len(probe.codes))
+            own, mean = z[rows, probe.codes], (np.exp(log_p) * np.maximum(z, -1e4)).sum(axis=1)
+            value -= weight / total * float(log_p[rows, probe.codes].mean())
+            slope += weight / total * float((own - mean).mean()) * x
+        return value, slope
+
+    found = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=[(-3, 3)] * 3).x
+    constant, misfit, coverage = (round(float(w), 4) for w in found)
+    return Certainty(constant=constant, misfit=misfit, coverage=coverage)
 
 
 def calibration(probabilities: Array, codes: Array) -> Calibration:

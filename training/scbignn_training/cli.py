@@ -121,6 +121,12 @@ RECIPE_PARAMETERS = (
     help="Where the networks train.",
 )
 @click.option("--fresh", is_flag=True, help="Do not go on from an unfinished run.")
+@click.option(
+    "--keep-stages",
+    is_flag=True,
+    help="Keep the trained networks beside the bundle. The same command with --overwrite then "
+    "calibrates again without training them.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all].")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle of the same name.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -148,6 +154,7 @@ def train(
     seed: int,
     device: str,
     fresh: bool,
+    keep_stages: bool,
     threads: int | None,
     overwrite: bool,
     quiet: bool,
@@ -203,6 +210,7 @@ def train(
         output,
         device=device,
         fresh=fresh,
+        keep_stages=keep_stages,
         threads=threads,
         overwrite=overwrite,
         quiet=quiet,
@@ -252,6 +260,7 @@ def run(
     *,
     device: str = "auto",
     fresh: bool = False,
+    keep_stages: bool = False,
     threads: int | None,
     overwrite: bool,
     quiet: bool,
@@ -295,7 +304,8 @@ def run(
     model = fit(recipe, Run(device, unfinished, stage, iteration))
     stage("exporting, and comparing onnxruntime with torch")
     path = write_bundle(model, recipe, output, overwrite=overwrite)
-    checkpoint.remove(unfinished)
+    if not keep_stages:
+        checkpoint.remove(unfinished)
     size = sum(f.stat().st_size for f in path.iterdir()) / 1e6
     stage(f"wrote {path} ({size:.1f} MB): " + msgspec.json.encode(model.scores).decode())
     return path

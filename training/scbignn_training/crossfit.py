@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 
 from scbignn_infer.annotation.scores import residual, smooth
 from scbignn_infer.network.panel import RESIDUAL_GENES, within_spread
-from scbignn_training.augment import views
+from scbignn_training.augment import laboratories, views
 from scbignn_training.blocks import slices
-from scbignn_training.calibrate import fit_temperature
+from scbignn_training.calibrate import Probe, fit_temperature
 from scbignn_training.cell_level import cells_of_graph, make_graph, one_hot
 from scbignn_training.data import Cells
 from scbignn_training.gene_level import Panel, fit_gene_level, run_cells
@@ -21,7 +21,7 @@ from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
 
 if TYPE_CHECKING:
-    from scbignn_training.cell_level import CellGraph
+    from scbignn_training.cell_level import CellGraph, CellLevel
     from scbignn_training.gene_level import GeneLevel
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 BANK_CELLS = 4000
 """Reference cells that a bundle keeps for the novelty, and a fold for its distances."""
+PROBE_CELLS = 600
+"""Cells of a fold that are shown as other laboratories might."""
+
+
+@dataclass(frozen=True)
+class FoldProbe:
+    """Some held-out cells of one fold as another laboratory might show them, see :class:`Probe`."""
+
+    embedding: torch.Tensor
+    logits: torch.Tensor
+    codes: Array
+    misfit: float
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class FoldView:
     scaled, profile
         Of clean cells, (n, g) scaled expression of the first genes, and the fold's class means
         (c, g) and spread (g,) of these.
+    probes
+        Of clean cells, some of them as other laboratories might show them.
     """
 
     embedding: torch.Tensor
@@ -60,6 +75,7 @@ class FoldView:
     clean: bool
     scaled: Array
     profile: tuple[Array, Array]
+    probes: list[FoldProbe] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,11 +104,18 @@ class CrossFit:
 
 
 def cross_fit(
-    labelled: Cells, n_classes: int, variability: Array, settings: Settings, run: Run = BARE
+    labelled: Cells,
+    n_classes: int,
+    variability: Array,
+    settings: Settings,
+    run: Run = BARE,
+    *,
+    probed: bool = False,
 ) -> list[FoldView]:
     """Let gene levels label cells that they have not seen, as other studies might show them.
 
-    Of a large fold a sample of the cells is shown, small types whole.
+    Of a large fold a sample of the cells is shown, small types whole. ``probed`` says whether
+    some are also shown as other laboratories might.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -122,8 +145,43 @@ def cross_fit(
             embedding, logits = run_cells(level, cells, settings)
             distance = _distance(embedding, bank)
             shown_genes = _shown(level, cells, settings)
-            found.append(FoldView(embedding, logits, shown.codes, distance, v == 0, *shown_genes))
+            probes = _probes(level, shown, variability, settings) if probed and v == 0 else []
+            found.append(
+                FoldView(embedding, logits, shown.codes, distance, v == 0, *shown_genes, probes)
+            )
     return found
+
+
+def _probes(
+    level: GeneLevel, held_out: Cells, variability: Array, settings: Settings
+) -> list[FoldProbe]:
+    """Show some held-out cells to a gene level as other laboratories might."""
+    generator = np.random.default_rng(settings.seed)
+    some = held_out.subset(stratified(held_out.codes, PROBE_CELLS, settings.seed))
+    found = []
+    for view in laboratories(some.counts, some.totals, variability, generator):
+        cells = Cells(*view, some.codes, some.gaps)
+        known = misfit_and_coverage(level, cells, settings)
+        embedding, logits = run_cells(level, cells, settings)
+        found.append(FoldProbe(embedding, logits, some.codes, *known))
+    return found
+
+
+def misfit_and_coverage(level: GeneLevel, cells: Cells, settings: Settings) -> tuple[float, float]:
+    """Return what the certainty of some cells depends on, as the runtime finds it."""
+    misfit = run_cells(level, cells, settings, "misfit")[0].numpy()
+    weight = level.statistics["class_mean"][:, : level.net.n_genes].var(axis=0)
+    has = cells.in_common[: len(weight)]
+    return float(np.median(misfit)), float(weight @ has / weight.sum())
+
+
+@torch.no_grad()
+def probe(probe: FoldProbe, temperature: float, cell: CellLevel, settings: Settings) -> Probe:
+    """Return what a cell level makes of a fold's probe."""
+    logits = (probe.logits / temperature).log_softmax(1)
+    graph = make_graph(probe.embedding, logits, torch.zeros_like(logits), settings)
+    said = cell(logits, graph).numpy()
+    return Probe(said, probe.codes, probe.misfit, probe.coverage)
 
 
 def strangeness(

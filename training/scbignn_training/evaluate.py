@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import f1_score
 
 from scbignn_infer.model.bundle import Confusion
+
+if TYPE_CHECKING:
+    from scbignn_training.calibrate import Probe
 
 Array = np.ndarray[Any, Any]
 CONFUSED_SHARE = 0.05
@@ -32,6 +35,8 @@ class Outcome:
         (n,) study of each cell, where it is known.
     distance, residual
         (n,) how strange the cells are, where that was asked.
+    probes
+        The cells as they are, and cut to fewer genes; types are those that the pair knows.
     """
 
     gene_level_f1: float
@@ -42,6 +47,7 @@ class Outcome:
     batches: Array = field(default_factory=lambda: np.empty(0, np.int64))
     distance: Array = field(default_factory=lambda: np.empty(0))
     residual: Array = field(default_factory=lambda: np.empty(0))
+    probes: list[Probe] = field(default_factory=list)
 
 
 def macro_f1(truth: Array, predicted: Array) -> float:

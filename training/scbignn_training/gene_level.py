@@ -176,9 +176,19 @@ class GeneLevel(nn.Module):
         tables
             Of the panel's genes.
         """
-        explained = (factors @ tables.misfit_inner * factors).sum(1)
-        misfit = (z * z * tables.misfit_weight).sum(1) - explained
+        misfit = self.misfit_of(z, factors, tables)
         return (MOST_MISFIT / misfit.clamp(min=MOST_MISFIT)).pow(4)[:, None]
+
+    @staticmethod
+    def misfit_of(z: Tensor, factors: Tensor, tables: Tables) -> Tensor:
+        """Return the misfit of cells (b,), about 1 for those like the reference's."""
+        explained = (factors @ tables.misfit_inner * factors).sum(1)
+        return (z * z * tables.misfit_weight).sum(1) - explained
+
+    def misfit(self, counts: Tensor, totals: Tensor, tables: Tables) -> tuple[Tensor]:
+        """Return the misfit of cells (b,); parameters are those of :meth:`parts`."""
+        z, factors, _ = self.impute(counts, totals, tables)
+        return (self.misfit_of(z, factors, tables),)
 
     def discriminant(self, z: Tensor, tables: Tables) -> Tensor:
         r"""Return the log-density of each type, up to a constant, (b, c).

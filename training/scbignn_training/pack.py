@@ -266,6 +266,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             sets=model.sets,
         ),
         temperature=round(model.temperature, 4),
+        certainty=model.certainty,
         training=b.Training(
             datasets=datasets,
             cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},

@@ -8,21 +8,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.annotation.scores import calibrate, residual
+from scbignn_infer.annotation.scores import (
+    calibrate,
+    common_shift,
+    residual,
+    temperature_by,
+)
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import EMIteration, StudyScores
 from scbignn_training import em, selection
-from scbignn_training.augment import views
+from scbignn_training.augment import cut_genes, views
 from scbignn_training.blocks import moments
 from scbignn_training.calibrate import (
+    Probe,
     calibration,
     distance_quantiles,
+    fit_certainty,
     fit_temperature,
     fit_threshold,
 )
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import key_of
-from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle, strangeness
+from scbignn_training.crossfit import (
+    BANK_CELLS,
+    cross_fit,
+    misfit_and_coverage,
+    probe,
+    settle,
+    strangeness,
+)
 from scbignn_training.data import (
     Cells,
     Origin,
@@ -50,9 +64,9 @@ if TYPE_CHECKING:
 
     import scipy.sparse as sp
 
-    from scbignn_infer.model.bundle import Calibration, Confusion
+    from scbignn_infer.model.bundle import Calibration, Certainty, Confusion
     from scbignn_training.cell_level import CellGraph
-    from scbignn_training.crossfit import CrossFit
+    from scbignn_training.crossfit import CrossFit, FoldView
     from scbignn_training.data import Reference, Study
     from scbignn_training.evaluate import Outcome
     from scbignn_training.labels import Finding
@@ -64,6 +78,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 HOLD_OUT = 5
 """The most twins that are trained to score studies left out."""
+STUDY_PANELS = 2000, 500
+"""Genes that studies left out are cut to, to fit the certainty."""
 NEVER = -1e4
 """Logit of a type that a split does not know."""
 
@@ -103,6 +119,9 @@ class Model:
     label_threshold, sets
         How sure a label must be that may be coarser than a type, and the power of the share of
         sets.
+    certainty, probes
+        How the temperature depends on a file, and the distorted cells that it was fitted on; of
+        cells that were simulated neither is asked.
     bank, bank_codes, novelty_quantiles, residual_quantiles
         Reference embeddings (m, d), their label codes, and quantiles of held-out distances and
         residuals.
@@ -138,6 +157,8 @@ class Model:
     held_out: HeldOut
     confusions: list[Confusion]
     calibration: Calibration
+    certainty: Certainty | None
+    probes: list[Probe]
     n_unlabelled: list[int]
     label_threshold: float = 0.0
     sets: float = 1.0
@@ -399,6 +420,10 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     judged = ~drawn if has_drawn and not drawn.all() else np.ones(len(truth), dtype=bool)
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
+    certainty = model.certainty
+    if certainty is not None and all(o.probes for o in outcomes):
+        certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
+        probabilities = np.concatenate([_sure(certainty, o) for o in outcomes])
     if has_drawn:
         model = replace(
             model,
@@ -419,6 +444,7 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     return replace(
         _with_depth(model, probabilities, truth[judged], batches[judged]),
         temperature=temperature,
+        certainty=certainty,
         calibration=calibration(probabilities, truth[judged]),
         held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
         confusions=confusions(truth, called, types),
@@ -431,6 +457,12 @@ def _with_depth(model: Model, probabilities: Array, codes: Array, studies: Array
     cells = grouping.sum(probabilities), grouping.group[codes], studies
     threshold = fit_label_threshold(ontology, *cells)
     return replace(model, label_threshold=threshold, sets=fit_sets(*cells))
+
+
+def _sure(certainty: Certainty, outcome: Outcome) -> Array:
+    """Return the probabilities (n, c) of held-out cells as they are."""
+    as_is = outcome.probes[0]
+    return calibrate(outcome.logits, temperature_by(certainty, as_is.coverage, as_is.misfit))
 
 
 def _quantiles(parts: list[Array], judged: Array) -> Array:
@@ -458,7 +490,9 @@ def fit_start(
         unlabelled = unlabelled.subset(stratified(of_one_type, most, settings.seed))
     x = labelled.expression
     variability = _variability(x, labelled.gaps)
-    crossfit = settle(cross_fit(labelled, n_classes, variability, settings, run), settings)
+    real = not reference.simulated.any()
+    folds = cross_fit(labelled, n_classes, variability, settings, run, probed=real)
+    crossfit = settle(folds, settings)
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
     gene = fit_gene_level(
@@ -508,6 +542,8 @@ def _split_outcomes(
         found = em.validate(pair, held_out, settings)
         if reference.simulated.any():
             found = _with_strangeness(found, pair, start.labelled, held_out[0], settings)
+        elif len(held_out) == 1:
+            found = replace(found, probes=_study_probes(pair, held_out[0], settings))
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
@@ -517,6 +553,23 @@ def _split_outcomes(
             logits=logits,
             batches=unseen.batches,
         )
+
+
+@torch.no_grad()
+def _study_probes(pair: Pair, cells: Cells, settings: Settings) -> list[Probe]:
+    """Return what a pair says of a study's cells as they are, and cut to their variable genes."""
+    _, variance = moments(cells.expression, cells.gaps)
+    order = np.argsort(-variance, kind="stable")
+    found = []
+    for size in (len(order), *STUDY_PANELS):
+        present = np.zeros(len(order), dtype=bool)
+        present[order[:size]] = True
+        cut = replace(cells, counts=cut_genes(cells.counts, present), present=present)
+        graph = em.run_gene_level(pair.gene, cut, settings)
+        said = pair.cell(graph.gene_logits, graph).numpy()
+        known = misfit_and_coverage(pair.gene, cut, settings)
+        found.append(Probe(said, cells.codes, *known))
+    return found
 
 
 @torch.no_grad()
@@ -561,14 +614,15 @@ def _calibrated(
     views = np.repeat(shown, [len(y) for y in codes])
     probabilities = calibrate(np.concatenate([logits[i] for i in clean]), temperature)
     best = probabilities.argmax(axis=1)
+    real = not reference.simulated.any()
     off = [
-        residual(
-            crossfit.views[i].scaled,
-            crossfit.graphs[i].neighbor_indices.numpy(),
-            logits[i].argmax(1),
-            *crossfit.views[i].profile,
-        )
+        _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=real)
         for i in clean
+    ]
+    probes = [
+        probe(p, crossfit.temperature, start.pair.cell, settings)
+        for view in crossfit.views
+        for p in view.probes
     ]
     if not history:
         history = [_out_of_fold(crossfit.graphs, logits, codes)]
@@ -594,9 +648,18 @@ def _calibrated(
         held_out=HeldOut({}, {}),
         confusions=confusions(truth, best, reference.cell_types),
         calibration=calibration(probabilities, truth),
+        certainty=fit_certainty([probes]) if real else None,
+        probes=probes,
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
     return _with_depth(model, every, np.concatenate(codes), views)
+
+
+def _residual(view: FoldView, graph: CellGraph, called: Array, *, shifted: bool) -> Array:
+    """Return the residual of a fold's cells, less what its types have in common if it is asked."""
+    mean = view.profile[0]
+    shift = common_shift(view.scaled, called, mean) if shifted else 0.0
+    return residual(view.scaled, graph.neighbor_indices.numpy(), called, *view.profile, shift=shift)
 
 
 def _out_of_fold(graphs: list[CellGraph], logits: list[Array], codes: list[Array]) -> EMIteration:

@@ -64,6 +64,13 @@ def list_(as_json: bool) -> None:
             say(f"warning: {e['name']} is broken: {e['problem']}", err=True)
 
 
+def _temperature(spec: BundleSpec) -> str:
+    """Return the temperature in words; that of new models depends on the file."""
+    if spec.certainty is None:
+        return f"{spec.temperature:.3g}"
+    return "by misfit and coverage of the file"
+
+
 def _tissue_of(entry: Summary) -> str:
     """Return the tissue of a model, of a body model how many it has."""
     n = len(entry.get("tissues", ()))
@@ -179,8 +186,8 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "assays": ", ".join(spec.assays),
             "genes": f"{len(spec.genes):,}, the network reads {spec.gene_level.net_genes:,}",
             "levels": f"{spec.gene_level.form} (genes), {spec.cell_level.form} (cells)",
-            "unknown": f"below a confidence of {spec.thresholds.confidence:.3g} "
-            f"(temperature {spec.temperature:.3g})",
+            "unknown": f"below a support of {spec.thresholds.confidence:.3g} "
+            f"(confidence less penalties; temperature {_temperature(spec)})",
             "labels": _labels_of(spec),
             training.cells_are: f"{training.n_cells:,}, seed {training.seed}",
         },
