@@ -22,6 +22,7 @@ from scbignn_infer.query.readers import INDEX, open_query
 from scbignn_infer.query.reading import judge_matrices
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
 from scbignn_training.gaps import Gaps, gene_shares
+from scbignn_training.settings import MIN_CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
+SAID = 8
+"""Types that a line names at most."""
 MIN_UNLABELLED_GENES = 50
 LATIN = {"homo sapiens": "human", "mus musculus": "mouse"}
 
@@ -228,6 +231,18 @@ class Reference:
         return Cells(counts, self.totals, everything, self.codes, gaps)
 
     @property
+    def left_out(self) -> str:
+        """Say how many cells were left out, of which types; empty where none was."""
+        out = sum(self.dropped.values())
+        if not out:
+            return ""
+        share = out / (out + len(self.codes))
+        largest = sorted(self.dropped.items(), key=lambda item: -item[1])
+        names = [f"{label or 'no label'} ({n})" for label, n in largest[:SAID]]
+        names += [f"{len(largest) - SAID} more types"] * (len(largest) > SAID)
+        return f"{out:,} cells, {share:.1%} of all, are left out: {', '.join(names)}"
+
+    @property
     def gene_share(self) -> Array:
         """(g,) share of all counts that falls on each gene."""
         if self.measured is not None:
@@ -407,7 +422,7 @@ def join(
     *,
     merge: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
-    min_cells: int = 10,
+    min_cells: int = MIN_CELLS,
 ) -> Reference:
     """Join labelled files on all of their genes.
 

@@ -197,6 +197,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     run.say("reading the references")
     reference, foreign, species = _read(recipe)
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
+    if reference.left_out:
+        run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
     return replace(model, species=species)
 
