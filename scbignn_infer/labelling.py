@@ -104,14 +104,18 @@ class Labelling:
                 statistics, shift = how.m_step(
                     panel, *self._sums(codes, len(types.labels)), own=adapted.own
                 )
+        stay = np.zeros(self.query.n_cells, dtype=bool)
         if not adapted.refused:
             new = Panel.of(self.pair.bundle, self.choice, statistics)
             after = self.round(new, each)
             adapted = how.judged(adapted, shift, after)
             if not adapted.refused:
-                kept, panel = after, new
+                kept, panel, stay = after, new, how.stay(before)
+        first = before
         if rules.grouping.labels != types.labels:
             kept = self.round(panel, rules)
+            first = self.round(self.choice.panel, rules) if stay.any() else kept
+        kept.take(first, stay)
         kept.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
         return kept, panel, adapted
 

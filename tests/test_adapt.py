@@ -157,6 +157,37 @@ class TestTrust:
         assert Adaptation(teacher="gene").trust(found, 1.0).tolist() == [1, -1]
 
 
+class TestTypesOfFewCells:
+    def test_they_are_those_that_are_called_but_seldom(self) -> None:
+        p = np.eye(4)[[0] * 5 + [1] * 4 + [2] * 4] * 0.9 + 0.025
+        found = toy_round(p, empty=np.array([False] * 12 + [True]))
+        how = Adaptation(few=5)
+        assert how.small(found).tolist() == [False, True, True, False]
+        assert how.stay(found).tolist() == [False] * 5 + [True] * 7 + [False]
+        few = how.record(found, np.full(13, -1), ["a", "b", "c", "d"]).small
+        assert few == ["b", "c"]
+
+    @pytest.mark.parametrize("level", [{}, {"CD4 T": "T", "CD8 T": "T"}])
+    def test_their_cells_keep_what_was_said_and_others_do_not(
+        self, annotator: Annotator, blood: ad.AnnData, level: dict[str, str]
+    ) -> None:
+        query = AnnDataQuery(blood)
+        rules = Rules.of(annotator.bundle, adapt=True, groups=level)
+        plain = annotator.annotate_query(query, rules=replace(rules, adapt=False))
+        each = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
+        found = annotator.annotate_query(query, rules=rules)
+        record = found.provenance.adapted
+        assert record is not None
+        assert "NK" in record.small
+        assert f"cells called {', '.join(record.small)} stayed as they were" in record.said
+        stay = np.isin(each.best_labels, record.small)
+        for name in ("probabilities", "novelty", "residual", "neighbor_agreement"):
+            new, old = (getattr(x, name) for x in (found, plain))
+            np.testing.assert_array_equal(new[stay], old[stay])
+            assert (new[~stay] != old[~stay]).any()
+        assert (found.gene_level_labels == plain.gene_level_labels)[stay].all()
+
+
 def test_sums_are_those_of_the_dense_matrix(annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood)
     choice = annotator.choose(query)

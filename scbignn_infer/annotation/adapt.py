@@ -22,7 +22,8 @@ like it. The estimates are those of kriging with an unknown mean (Rasmussen and 
 
 So a type with few trusted cells follows its relatives, and one without relatives the common shift.
 The gene level then runs again, since these means are inputs of its graph; embedding, novelty and
-residual follow.
+residual follow. A type of few cells has no say in the shift, and would lose its cells to types that
+have: cells that were called one of few keep what was said of them; others may join them.
 
 E- and M-step are those of the EM of scBiGNN, where the gene level learns from the cell level's
 labels of unlabelled cells; what is estimated here is the part in closed form. See docs/method.md.
@@ -85,6 +86,11 @@ class Round:
         own = self.scores.probabilities.argmax(axis=1) == self.genes.logits.argmax(axis=1)
         return float(own[~self.genes.empty].mean()) if not self.genes.empty.all() else 1.0
 
+    def take(self, other: Round, cells: Array) -> None:
+        """Say of some cells (n,) what another round said of them; all but where they lie."""
+        self.genes.logits[cells] = other.genes.logits[cells]
+        self.scores.take(other.scores, cells)
+
 
 @dataclass(frozen=True)
 class Adaptation:
@@ -105,6 +111,8 @@ class Adaptation:
         Types that fewer cells are called do not say what is typical.
     min_cells
         Types with fewer trusted cells do not count.
+    few
+        Cells stay with a type to which fewer are called.
     enough, sure
         Queries with fewer trusted cells, or a smaller share of them, are left alone: they are
         small, or of another tissue.
@@ -128,6 +136,7 @@ class Adaptation:
     strange: float = 1.5
     many: int = 20
     min_cells: int = 5
+    few: int = 50
     enough: int = 300
     sure: float = 0.4
     types: int = 4
@@ -153,6 +162,18 @@ class Adaptation:
         most = self.strange * float(np.median(typical)) if typical else np.inf
         kept = usable & near & (sure >= bar[codes]) & (said.residual <= most)
         return np.where(kept, codes, -1)
+
+    def small(self, found: Round) -> Array:
+        """Return the types (c,) that are called, but to few cells."""
+        codes = found.scores.probabilities.argmax(axis=1)[~found.genes.empty]
+        n = np.bincount(codes, minlength=found.scores.probabilities.shape[1])
+        return (n > 0) & (n < self.few)
+
+    def stay(self, found: Round) -> Array:
+        """Return the cells (n,) that keep what was said of them."""
+        codes = found.scores.probabilities.argmax(axis=1)
+        stay: Array = self.small(found)[codes] & ~found.genes.empty
+        return stay
 
     def m_step(
         self, panel: Panel, sums: Array, n: Array, *, own: bool = True
@@ -212,6 +233,7 @@ class Adaptation:
             cells=cells,
             types=[cell_types[c] for c in seen],
             cells_of_types=[int(n[c]) for c in seen],
+            small=[cell_types[c] for c in np.flatnonzero(self.small(found))],
             own=cells >= self.share * usable,
             agreement=round(found.agreement, 4),
         )

@@ -176,3 +176,8 @@ class CellScores:
         z, scaled, types = genes.embedding[cells], genes.scaled[cells], logits.argmax(1)
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
         self.novelty[cells], self.residual[cells], self.known[cells] = strange
+
+    def take(self, other: CellScores, cells: Array) -> None:
+        """Say of some cells what other scores, of the same labels, say of them."""
+        for name in ("probabilities", "agreement", "residual", "novelty"):
+            getattr(self, name)[cells] = getattr(other, name)[cells]
