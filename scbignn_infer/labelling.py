@@ -108,7 +108,7 @@ class Labelling:
         if not adapted.refused:
             new = Panel.of(self.pair.bundle, self.choice, statistics)
             after = self.round(new, each)
-            adapted = how.judged(adapted, shift, after)
+            adapted = how.judged(adapted, shift, before, after)
             if not adapted.refused:
                 kept, panel, stay = after, new, how.stay(before)
         first = before

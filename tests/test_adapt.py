@@ -298,17 +298,25 @@ def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> No
     np.testing.assert_array_equal(found.residual, plain.residual)
 
 
-def test_a_step_is_undone_if_the_levels_agree_less(
-    pbmc_bundle: ModelBundle, blood: ad.AnnData
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (Adaptation(tolerated=-1.0), "the levels agree on fewer cells after it ("),
+        (Adaptation(apart=-1.0), "fewer neighbours have one label after it ("),
+    ],
+    ids=["levels", "neighbours"],
+)
+def test_a_step_is_undone_if_cells_agree_less(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData, how: Adaptation, why: str
 ) -> None:
     annotator = Annotator(pbmc_bundle, device="cpu", threads=1, adapt=True)
-    annotator.adaptation = Adaptation(tolerated=-1.0)
+    annotator.adaptation = how
     query = AnnDataQuery(blood)
     found = annotator.annotate_query(query)
     plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
     record = found.provenance.adapted
     assert record is not None
-    assert record.refused.startswith("the levels agree on fewer cells after it (")
+    assert record.refused.startswith(why)
     np.testing.assert_array_equal(found.probabilities, plain.probabilities)
 
 

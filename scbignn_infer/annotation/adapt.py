@@ -86,6 +86,13 @@ class Round:
         own = self.scores.probabilities.argmax(axis=1) == self.genes.logits.argmax(axis=1)
         return float(own[~self.genes.empty].mean()) if not self.genes.empty.all() else 1.0
 
+    @property
+    def consent(self) -> float:
+        """Share of the neighbours of a cell that have its label, the mean of cells with any."""
+        own = self.scores.agreement[~self.genes.empty]
+        own = own[~np.isnan(own)]
+        return float(own.mean()) if len(own) else 1.0
+
     def take(self, other: Round, cells: Array) -> None:
         """Say of some cells (n,) what another round said of them; all but where they lie."""
         self.genes.logits[cells] = other.genes.logits[cells]
@@ -128,6 +135,8 @@ class Adaptation:
         How much of what is done to a type is done to its relatives: rho.
     tolerated
         The step is undone if the share of cells that both levels agree on falls by more.
+    apart
+        And if the share of neighbours of one label does.
     """
 
     teacher: Literal["pair", "gene"] = "pair"
@@ -144,6 +153,7 @@ class Adaptation:
     prior: float = 100.0
     relatives: float = 0.9
     tolerated: float = 0.01
+    apart: float = 0.025
 
     def trust(self, found: Round, temperature: float) -> Array:
         """Return the type (n,) of each trusted cell, -1 for the others."""
@@ -238,12 +248,15 @@ class Adaptation:
             agreement=round(found.agreement, 4),
         )
 
-    def judged(self, adapted: Adapted, shift: Array, after: Round) -> Adapted:
-        """Return what is said of a step that was made, which is undone if the pair agrees less."""
+    def judged(self, adapted: Adapted, shift: Array, before: Round, after: Round) -> Adapted:
+        """Return what is said of a step that was made, which is undone if cells agree less."""
         size, now = round(float(np.sqrt((shift**2).mean())), 4), round(after.agreement, 4)
-        less = now < adapted.agreement - self.tolerated
-        why = f"the levels agree on fewer cells after it ({adapted.agreement} -> {now})"
-        refused = why if less else ""
+        refused = ""
+        if now < adapted.agreement - self.tolerated:
+            refused = f"the levels agree on fewer cells after it ({adapted.agreement} -> {now})"
+        elif after.consent < before.consent - self.apart:
+            said = f"{before.consent:.4f} -> {after.consent:.4f}"
+            refused = f"fewer neighbours have one label after it ({said})"
         return replace(adapted, refused=refused, shift=size, agreement_after=now)
 
 

@@ -113,6 +113,13 @@ def studied(spec):
     return msgspec.structs.replace(spec, training=training)
 
 
+def test_cells_that_were_left_out_are_counted(model_card, studied, spec):
+    share = 3 / (3 + studied.training.n_cells)
+    said = f"- **3 cells, {share:.1%} of all, were left out of training**, of the types:\n"
+    assert said + "- left out: odd (3 cells)" in section(model_card(studied), "What it cannot tell")
+    assert "were left out of training" not in model_card(spec)
+
+
 def section(card, title):
     (found,) = [part for part in card.split("\n## ") if part.startswith(f"{title}\n")]
     return found
