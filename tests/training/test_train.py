@@ -319,11 +319,13 @@ def test_stages_are_told_in_order(recipe, model):
     told, rows = [], []
     train(recipe, Run(say=told.append, iteration=rows.append))
     lines = [line for line in told if "of all steps" not in line]
-    starts = ["reading", "species: human", "choosing the EM iteration", "training both levels"]
-    starts += ["EM, ", "calibrating"]
-    assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 6
-    assert model.validation in lines[2]
-    assert f"on {len(model.reference.codes)} cells" in lines[3]
+    starts = ["reading", "species: human", "WARNING: ", "choosing the EM iteration"]
+    starts += ["training both levels", "EM, ", "calibrating"]
+    assert [line.startswith(s) for line, s in zip(lines, starts, strict=True)] == [True] * 7
+    left_out = f"{model.reference.left_out}; fewer than 8 cells, or dropped"
+    assert lines[2] == f"WARNING: {left_out}"
+    assert model.validation in lines[3]
+    assert f"on {len(model.reference.codes)} cells" in lines[4]
     assert [r.iteration for r in rows] == [0, 1, 2]
 
 
