@@ -290,6 +290,7 @@ class Annotator:
             embedding=genes.embedding,
             empty=genes.empty,
             **done.rules.limits,
+            excess=cell_scores.excess,
             graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
             provenance=Provenance(
                 model=Model.of(self.bundle),

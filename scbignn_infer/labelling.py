@@ -95,8 +95,8 @@ class Labelling:
         panel, types = self.choice.panel, Grouping.each(self.pair.bundle.spec.cell_types)
         if rules.tissues is not None:
             return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
-        each = replace(rules, grouping=types)
-        before = kept = self.round(panel, each)
+        each, as_asked = replace(rules, grouping=types), rules.grouping.labels == types.labels
+        before = self.round(panel, each)
         with self.clock.stage("adapt"):
             codes = how.trust(before, self.pair.bundle.spec.temperature)
             adapted = how.record(before, codes, types.labels)
@@ -104,20 +104,17 @@ class Labelling:
                 statistics, shift = how.m_step(
                     panel, *self._sums(codes, len(types.labels)), own=adapted.own
                 )
-        stay = np.zeros(self.query.n_cells, dtype=bool)
         if not adapted.refused:
             new = Panel.of(self.pair.bundle, self.choice, statistics)
             after = self.round(new, each)
             adapted = how.judged(adapted, shift, before, after)
-            if not adapted.refused:
-                kept, panel, stay = after, new, how.stay(before)
-        first = before
-        if rules.grouping.labels != types.labels:
-            kept = self.round(panel, rules)
-            first = self.round(self.choice.panel, rules) if stay.any() else kept
-        kept.take(first, stay)
-        kept.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
-        return kept, panel, adapted
+        done = first = before if as_asked else self.round(panel, rules)
+        if not adapted.refused:
+            panel, done = new, after if as_asked else self.round(new, rules)
+            done.scores.excess = how.excess(first, done, codes)
+            done.take(first, how.stay(before))
+        done.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
+        return done, panel, adapted
 
     def _sums(self, codes: Array, n_types: int) -> tuple[Array, Array]:
         """Return the expression of the cells of each type, summed, and their number."""

@@ -188,6 +188,36 @@ class TestTypesOfFewCells:
         assert (found.gene_level_labels == plain.gene_level_labels)[stay].all()
 
 
+class TestSupport:
+    def test_a_cell_gains_no_more_than_a_trusted_one_does(self) -> None:
+        p = np.repeat([[0.9, 0.1]], 6, axis=0)
+        before, after = toy_round(p), toy_round(p)
+        before.scores.support = np.array([0.5, 0.5, 0.6, 0.1, 0.9, 0.2])  # type: ignore[misc]
+        after.scores.support = np.array([0.7, 0.7, 0.8, 0.9, 0.8, 0.4])  # type: ignore[misc]
+        codes = np.array([0, 0, 1, -1, -1, -1])
+        excess = Adaptation().excess(before, after, codes)
+        np.testing.assert_allclose(excess, [0, 0, 0, 0.6, 0, 0], atol=1e-6)
+
+    def test_nothing_is_taken_of_what_was_there(self) -> None:
+        before, after = toy_round([[0.9, 0.1]] * 2), toy_round([[0.9, 0.1]] * 2)
+        before.scores.support = np.array([0.8, 0.3])  # type: ignore[misc]
+        after.scores.support = np.array([0.5, 0.4])  # type: ignore[misc]
+        excess = Adaptation().excess(before, after, np.array([0, -1]))
+        np.testing.assert_allclose(after.scores.support - excess, [0.5, 0.3], atol=1e-6)
+
+    def test_no_cell_has_more_than_before_and_what_is_typical(
+        self, annotator: Annotator, blood: ad.AnnData
+    ) -> None:
+        query = AnnDataQuery(blood)
+        plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
+        found = annotator.annotate_query(query)
+        gain = found.support - plain.support
+        assert gain.max() == pytest.approx(np.quantile(gain, 0.9), abs=1e-3)  # many are at the most
+        assert 0.01 < gain.max() < 0.5
+        assert (found.excess > 0.1).any()
+        assert (plain.excess == 0).all()
+
+
 def test_sums_are_those_of_the_dense_matrix(annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood)
     choice = annotator.choose(query)

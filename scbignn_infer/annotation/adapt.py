@@ -25,6 +25,10 @@ The gene level then runs again, since these means are inputs of its graph; embed
 residual follow. A type of few cells has no say in the shift, and would lose its cells to types that
 have: cells that were called one of few keep what was said of them; others may join them.
 
+What decides whether a cell is unknown, its support, may gain what that of a trusted cell typically
+does, which is what the laboratory cost it. More is taken back (:meth:`Adaptation.excess`): cells of
+a type that the model lacks gain most, as they pull the mean of what they are called to themselves.
+
 E- and M-step are those of the EM of scBiGNN, where the gene level learns from the cell level's
 labels of unlabelled cells; what is estimated here is the part in closed form. See docs/method.md.
 """
@@ -184,6 +188,12 @@ class Adaptation:
         codes = found.scores.probabilities.argmax(axis=1)
         stay: Array = self.small(found)[codes] & ~found.genes.empty
         return stay
+
+    def excess(self, before: Round, after: Round, codes: Array) -> Array:
+        """Return the support (n,) that cells gain beyond a typical trusted one (code >= 0)."""
+        gain = after.scores.support - before.scores.support
+        usual = max(float(np.median(gain[codes >= 0])), 0.0)
+        return np.maximum(gain - usual, 0).astype(np.float32)
 
     def m_step(
         self, panel: Panel, sums: Array, n: Array, *, own: bool = True

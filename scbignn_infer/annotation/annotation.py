@@ -52,6 +52,9 @@ class Annotation:
         A cell is called unknown where its :attr:`support` is below it.
     max_novelty
         A cell is called unknown where its novelty is above it, too.
+    excess
+        (n_cells,) support that is taken back, since an adaptation gave it to a cell beyond what it
+        gives to a typical one.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -83,6 +86,7 @@ class Annotation:
     empty: Array
     confidence_threshold: float
     max_novelty: float = 1.0
+    excess: Array | None = None
     graph: sp.csr_matrix | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -103,7 +107,8 @@ class Annotation:
     @property
     def support(self) -> Array:
         """(n_cells,) confidence, less for cells that are unlike any of the reference."""
-        return scores.support(self.confidence, self.novelty, self.residual)
+        found = scores.support(self.confidence, self.novelty, self.residual)
+        return found if self.excess is None else found - self.excess
 
     @property
     def best_codes(self) -> Array:

@@ -150,7 +150,8 @@ class CellScores:
     """What is said of n cells, graph by graph; a cell in no graph is all novel.
 
     The temperature is that of :func:`calibrate`; the scores (n,) are those of :func:`agreement` and
-    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping.
+    :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping. The
+    excess (n,) is what an adaptation takes back of their support.
     """
 
     def __init__(self, n: int, grouping: Grouping, temperature: float) -> None:
@@ -158,6 +159,12 @@ class CellScores:
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         self.agreement, self.residual, self.known = np.zeros((3, n), np.float32)
         self.novelty = np.ones(n, np.float32)
+        self.excess = np.zeros(n, np.float32)
+
+    @property
+    def support(self) -> Array:
+        """(n,) what decides whether cells are unknown, before any excess of it is taken back."""
+        return support(self.probabilities.max(axis=1), self.novelty, self.residual)
 
     def put(
         self,
@@ -179,5 +186,5 @@ class CellScores:
 
     def take(self, other: CellScores, cells: Array) -> None:
         """Say of some cells what other scores, of the same labels, say of them."""
-        for name in ("probabilities", "agreement", "residual", "novelty"):
+        for name in ("probabilities", "agreement", "residual", "novelty", "excess"):
             getattr(self, name)[cells] = getattr(other, name)[cells]
