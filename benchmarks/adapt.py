@@ -5,6 +5,7 @@ and ``SCBIGNN_DATA``). Models of one study, and twins of recipes without a study
 FOLDER unless they are there. Every row is one method on one query, whole or without the cells of
 types that the model has not seen; scores are of the types that it knows. Pairs of studies and the
 mouse twins run with all ``--seeds``, whose models lie in FOLDER/seed-N, the others with the first.
+A run that was killed goes on where it was.
 ``--few`` scores samples of four pairs instead, without the rule that few cells are left alone.
 """
 
@@ -189,7 +190,8 @@ def main() -> None:
     parser.add_argument("--few", action="store_true", help="score samples of few cells instead")
     parser.add_argument("--seeds", default="0,1,2", help="of the models")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    there = {(r["seed"], r["task"]) for r in rows if "seed" in r}
     if arguments.few:
         write(arguments.out, few_cells(arguments.models))
         return
@@ -199,6 +201,8 @@ def main() -> None:
         ((seeds[0], *case) for case in cases(arguments.models)),
     )
     for seed, name, bundle, cells in todo:
+        if (seed, name) in there:
+            continue
         annotator = Annotator.load(bundle, device="cpu", threads=1)
         inside = np.isin(cells.labels.astype(str), annotator.bundle.cell_types)
         views = {"known types": inside, "all cells": np.ones(len(inside), dtype=bool)}
