@@ -419,7 +419,7 @@ def adapted(found: list[Row]) -> list[str]:
         cells.append(f"{np.mean([r['macro_f1'] for r in old]):.4f}")
         for rows_of in (new, *(of[m] for m in others)):
             gains = [b["macro_f1"] - a["macro_f1"] for a, b in zip(old, rows_of, strict=False)]
-            cells.append(f"{np.mean(gains):+.4f}")
+            cells.append(f"{np.mean(gains):+.4f}" if gains else "")
         for figure, digits in (
             ("accuracy", 3),
             ("unknown", 2),

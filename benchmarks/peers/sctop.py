@@ -22,6 +22,8 @@ from peers.common import Rows, read_tasks
 if TYPE_CHECKING:
     from peers.common import Array, Cells
 
+MANY = 100
+"""Cells of a type whose profile is no more as sparse as a single cell's."""
 BLOCK = 500
 """Cells that are dense at a time."""
 
@@ -39,20 +41,21 @@ def normal_scores(x: Array) -> Array:
     return scored
 
 
-def annotate(reference: Cells, query: Cells) -> Array:
-    """Return the best label of each cell."""
+def annotate(reference: Cells, query: Cells) -> dict[str, Array]:
+    """Return the best label of each cell, by all types and by those of many cells."""
     _, own, other = np.intersect1d(reference.symbols, query.symbols, return_indices=True)
-    types, codes = np.unique(reference.labels, return_inverse=True)
+    types, codes, n = np.unique(reference.labels, return_inverse=True, return_counts=True)
     x = shares(reference.counts)
     means = np.array([np.asarray(x[codes == c].mean(axis=0)).ravel() for c in range(len(types))])
     basis = normal_scores(means)[:, own]
-    fit = np.linalg.solve(basis @ basis.T, basis)
-    found = []
+    bases = {"scTOP": n > 0, f"scTOP, types of {MANY} cells": n >= MANY}
+    fits = {m: np.linalg.solve(b @ b.T, b) for m, k in bases.items() if len(b := basis[k])}
+    found: dict[str, list[Array]] = {method: [] for method in fits}
     for start in range(0, query.counts.shape[0], BLOCK):
-        block = shares(query.counts[start : start + BLOCK]).toarray()
-        found.append((normal_scores(block)[:, other] @ fit.T).argmax(axis=1))
-    labels: Array = types[np.concatenate(found)]
-    return labels
+        z = normal_scores(shares(query.counts[start : start + BLOCK]).toarray())[:, other]
+        for method, fit in fits.items():
+            found[method].append(types[bases[method]][(z @ fit.T).argmax(axis=1)])
+    return {method: np.concatenate(parts) for method, parts in found.items()}
 
 
 def main() -> None:
@@ -63,7 +66,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = Rows(arguments.out)
     for task in read_tasks(arguments.folder):
-        rows.add(task, "all", "scTOP", annotate(task.reference, task.query))
+        for method, labels in annotate(task.reference, task.query).items():
+            rows.add(task, "all", method, labels)
 
 
 if __name__ == "__main__":
