@@ -95,7 +95,7 @@ class Labelling:
         panel, types = self.choice.panel, Grouping.each(self.pair.bundle.spec.cell_types)
         if rules.tissues is not None:
             return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
-        each, as_asked = replace(rules, grouping=types), rules.grouping.labels == types.labels
+        each = replace(rules, grouping=types)
         before = self.round(panel, each)
         with self.clock.stage("adapt"):
             codes = how.trust(before, self.pair.bundle.spec.temperature)
@@ -108,13 +108,19 @@ class Labelling:
             new = Panel.of(self.pair.bundle, self.choice, statistics)
             after = self.round(new, each)
             adapted = how.judged(adapted, shift, before, after)
-        done = first = before if as_asked else self.round(panel, rules)
+        stay, known = how.stay(before), before.scores.known
+        done = before = self._grouped(before, panel, rules)
         if not adapted.refused:
-            panel, done = new, after if as_asked else self.round(new, rules)
-            done.scores.excess = how.excess(first, done, codes)
-            done.take(first, how.stay(before))
-        done.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
+            panel, done = new, self._grouped(after, new, rules)
+            done.scores.excess = how.excess(before, done, codes)
+            done.take(before, stay)
+        done.scores.known = known  # a cell that is shifted is no more the same cell
         return done, panel, adapted
+
+    def _grouped(self, done: Round, panel: Panel, rules: Rules) -> Round:
+        """Return a round as it is, or another if its labels are not those that are asked for."""
+        same = done.rules.grouping.labels == rules.grouping.labels
+        return done if same else self.round(panel, rules)
 
     def _sums(self, codes: Array, n_types: int) -> tuple[Array, Array]:
         """Return the expression of the cells of each type, summed, and their number."""
