@@ -490,6 +490,7 @@ def main() -> None:
         "CellTypist, feature selection, majority voting",
         "SingleR",
         "scTOP",
+        "scTOP, types of 100 cells",
         "scANVI",
         "logistic regression, C = 1",
         "logistic regression, C = 0.01",
