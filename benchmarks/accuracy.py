@@ -1,9 +1,15 @@
 """Accuracy on studies that a model never saw, with ablations and baselines.
 
-Run: ``python benchmarks/accuracy.py pairs|panels|folds|em --seeds 0,1,2 --out FILE.json`` (needs
-the extra ``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task
-with one seed. ``--set NAME=VALUE`` changes a setting of the models; ``em --control alpha0|self``
-sets those of one of the ``CONTROLS``.
+Run: ``python benchmarks/accuracy.py SUITE --seeds 0,1,2 --out FILE.json`` (needs the extra
+``training`` and ``SCBIGNN_DATA``). Every row of the JSON list is one method on one task with one
+seed. ``--set NAME=VALUE`` changes a setting of the models. The suites:
+
+- ``pairs``, ``panels``, ``folds``: models of one study on another, with cuts of its genes, and on
+  folds of the same study;
+- ``em``: every iteration of EM on unlabelled cells of other studies, and its ``CONTROLS``;
+- ``paper``: five folds within a study, whose test cells are the unlabelled ones of EM, as in the
+  paper;
+- ``rare``: what ``min_cells`` costs and gains.
 
 Nothing is chosen on a query: blend, temperature and EM iteration come from the reference alone.
 """
@@ -13,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +59,11 @@ CONTROLS: dict[str, dict[str, Any]] = {
 }
 """EM and what it is measured against: ``alpha0`` trains on for as long as EM does, without any use
 of the unlabelled cells; in ``self`` the gene level is its own teacher."""
+SUITES = ("pairs", "panels", "folds", "em", "paper", "rare")
+LEAST_CELLS = (10, 5, 3)
+"""Of a type, in ``rare``."""
+MANY = 10
+"""Training cells that a type has in the score of types with many."""
 CUT_METHODS = ("scBiGNN", "gene level", "discriminant head alone")
 """What is scored on cuts of the query's genes."""
 
@@ -190,6 +202,37 @@ def run_em(
                         add(row | score(task.query.labels, found[method]))
 
 
+def run_paper(seeds: list[int], settings: Settings, add: Callable[[Row], None]) -> None:
+    """Score every EM iteration on the cells that it had without labels."""
+    for number, study, seed in product(range(5), tasks.PAPER, seeds):
+        task = tasks.fold(study, number)
+        chosen = msgspec.structs.replace(settings, seed=seed)
+        reference = join([task.reference], min_cells=tasks.MIN_REFERENCE_CELLS)
+        start = fit_start(reference, [task.query], chosen)
+        for i, pair in enumerate(start.iterate(chosen, chosen.em_iterations)):
+            found = variants(start.reference, pair, task.query, chosen)
+            for method in ("scBiGNN", "gene level", "network alone"):
+                row = {"task": task.name, "seed": seed, "view": "all", "method": method}
+                add(row | {"iteration": i} | score(task.query.labels, found[method]))
+
+
+def run_rare(seeds: list[int], settings: Settings, add: Callable[[Row], None]) -> None:
+    """Score models with more and with fewer small types, on all types and on those with many."""
+    for study, number, seed in product(tasks.RARE, (0, 1), seeds):
+        task = tasks.fold(study, number)
+        truth = task.query.labels.astype(str)
+        names, n = np.unique(task.reference.labels.astype(str), return_counts=True)
+        many = np.isin(truth, names[n >= MANY])
+        for least in LEAST_CELLS:
+            reference = join([task.reference], min_cells=least)
+            model = fit(reference, [], msgspec.structs.replace(settings, seed=seed))
+            found = variants(model.reference, model.pair, task.query, settings)["scBiGNN"]
+            row = {"task": task.name, "seed": seed, "view": "all", "method": "scBiGNN"}
+            row |= {"min_cells": least, "types": len(reference.cell_types)}
+            row |= {f"{k}_many": v for k, v in score(truth[many], found[many]).items()}
+            add(row | score(truth, found))
+
+
 def summarise(rows: list[Row]) -> str:
     """Return a table: mean over tasks of each method, and its spread over seeds."""
     lines = []
@@ -211,7 +254,7 @@ def summarise(rows: list[Row]) -> str:
 def main() -> None:
     """Run one suite and write its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("suite", choices=["pairs", "panels", "folds", "em"])
+    parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
@@ -230,6 +273,9 @@ def main() -> None:
         rows.append(row)
         arguments.out.write_text(json.dumps(rows, indent=0))
 
+    if arguments.suite in ("paper", "rare"):
+        {"paper": run_paper, "rare": run_rare}[arguments.suite](seeds, settings, add)
+        return
     if arguments.suite == "em":
         source = tasks.UNLABELLED
         foreign = [read_study(source.locate(), exclude=source.exclude)]

@@ -3,8 +3,10 @@
 Run: ``python benchmarks/adapt.py --models FOLDER --out FILE.json`` (needs the extra ``training``
 and ``SCBIGNN_DATA``). Models of one study, and twins of recipes without a study, are trained into
 FOLDER unless they are there. Every row is one method on one query, whole or without the cells of
-types that the model has not seen; scores are of the types that it knows. ``--few`` scores samples
-of four pairs instead, without the rule that few cells are left alone.
+types that the model has not seen; scores are of the types that it knows. Pairs of studies and the
+mouse twins run with all ``--seeds``, whose models lie in FOLDER/seed-N, the others with the first.
+A run that was killed goes on where it was.
+``--few`` scores samples of four pairs instead, without the rule that few cells are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,7 @@ METHODS = {
     "without": None,
     "adapt": Adaptation(),
     "shift only": Adaptation(share=2.0),
+    "small types follow": Adaptation(few=0),
     "gene level teaches itself": Adaptation(teacher="gene"),
 }
 FEW_PAIRS = (("kang", "pbmc3k"), ("pbmc3k", "kang"), ("zheng", "pbmc3k"), ("baron", "neuca"))
@@ -63,7 +66,7 @@ LEAST = 10
 """Cells that a type must have to be the worst."""
 
 
-def model_of(study: str, models: Path, left_out: str = "") -> Path:
+def model_of(study: str, models: Path, left_out: str = "", seed: int = 0) -> Path:
     """Return the bundle of one study, maybe without a type, trained where there is none."""
     name = f"{study}-without-{left_out}".replace(" ", "-") if left_out else study
     if not (models / name).exists():
@@ -73,7 +76,7 @@ def model_of(study: str, models: Path, left_out: str = "") -> Path:
             file = models / f"{name}.h5ad"
             cells[(cells.obs["cell_type_common"] != left_out).to_numpy()].write_h5ad(file)
         command = ["train", str(file), "--label-key", "cell_type_common", "--name", name]
-        options = ["--min-cells", "3", "--threads", "1", "-o", str(models)]
+        options = ["--min-cells", "3", "--threads", "1", "-o", str(models), "--seed", str(seed)]
         program = "from scbignn_infer.cli import main; main()"
         subprocess.run([sys.executable, "-c", program, *command, *options], check=True)
     return models / name
@@ -86,21 +89,42 @@ def labelled(recipe: Recipe, source: Source) -> Study:
     return replace(cells, labels=truth)
 
 
-def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
-    """Yield names, bundles and queries: pairs of studies, twins, and shipped models."""
+def seeded(name: str, models: Path, seed: int) -> Path:
+    """Return the recipe of a model with another seed, in the folder of its twins."""
+    path = ROOT / "training" / "recipes" / f"{name}.toml"
+    if seed == 0:
+        return path
+    models.mkdir(parents=True, exist_ok=True)
+    copy = models / path.name
+    copy.write_text(f"{path.read_text()}\n[settings]\nseed = {seed}\n")
+    return copy
+
+
+def twins_of(name: str, models: Path, seed: int = 0) -> Iterator[tuple[str, Path, Study]]:
+    """Yield names, bundles and queries of a recipe without each of some studies."""
+    path = seeded(name, models, seed)
+    recipe = read_recipe(path)
+    for source in (s for s in recipe.reference if s.called in TWINS[name]):
+        bundle = twin(path, recipe, source, models)[1]
+        yield f"{name} without {source.called}", bundle, labelled(recipe, source)
+
+
+def seeded_cases(models: Path, seed: int) -> Iterator[tuple[str, Path, Study]]:
+    """Yield names, bundles and queries: pairs of studies, and mouse both ways."""
+    folder = models / f"seed-{seed}" if seed else models
     for reference, query in PAIRS:
         cells = tasks.study(query, "cell_type_common")
-        yield f"{reference} -> {query}", model_of(reference, models), cells
+        yield f"{reference} -> {query}", model_of(reference, folder, seed=seed), cells
+    yield from twins_of("mouse-pancreas", folder, seed)
+
+
+def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
+    """Yield names, bundles and queries: models without a type, twins, and shipped models."""
     for reference, left_out, query in LEFT_OUT:
         cells = tasks.study(query, "cell_type_common")
         bundle = model_of(reference, models, left_out)
         yield f"{reference} without {left_out} -> {query}", bundle, cells
-    for name, twins in TWINS.items():
-        path = ROOT / "training" / "recipes" / f"{name}.toml"
-        recipe = read_recipe(path)
-        for source in (s for s in recipe.reference if s.called in twins):
-            bundle = twin(path, recipe, source, models)[1]
-            yield f"{name} without {source.called}", bundle, labelled(recipe, source)
+    yield from twins_of("human-pbmc", models)
     for name, sources in OTHERS.items():
         recipe = read_recipe(ROOT / "training" / "recipes" / f"{name}.toml")
         for source in sources:
@@ -164,22 +188,32 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder of the models")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--few", action="store_true", help="score samples of few cells instead")
+    parser.add_argument("--seeds", default="0,1,2", help="of the models")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
+    there = {(r["seed"], r["task"]) for r in rows if "seed" in r}
     if arguments.few:
         write(arguments.out, few_cells(arguments.models))
         return
-    for name, bundle, cells in cases(arguments.models):
+    seeds = [int(s) for s in arguments.seeds.split(",")]
+    todo = chain(
+        *(((s, *case) for case in seeded_cases(arguments.models, s)) for s in seeds),
+        ((seeds[0], *case) for case in cases(arguments.models)),
+    )
+    for seed, name, bundle, cells in todo:
+        if (seed, name) in there:
+            continue
         annotator = Annotator.load(bundle, device="cpu", threads=1)
         inside = np.isin(cells.labels.astype(str), annotator.bundle.cell_types)
         views = {"known types": inside, "all cells": np.ones(len(inside), dtype=bool)}
         for view, kept in list(views.items())[: 1 if inside.all() else 2]:
             query = tasks.rows(cells, kept)
-            for method, how in METHODS.items():
+            for method, how in list(METHODS.items())[: None if seed == seeds[0] else 2]:
                 annotator.adaptation = how or Adaptation()
                 rules = replace(annotator.rules, adapt=how is not None)
                 found = annotator.annotate_matrix(query.counts, query.symbols, rules=rules)
-                row = {"task": name, "view": view, "method": method, "cells": len(found)}
+                row = {"task": name, "seed": seed, "view": view, "method": method}
+                row["cells"] = len(found)
                 rows.append(row | scores(found, query.labels.astype(str)))
         write(arguments.out, rows)
     print(summarise(rows))
@@ -188,9 +222,9 @@ def main() -> None:
 def summarise(rows: list[dict[str, Any]]) -> str:
     """Return a line for each method on each query, against the same model without it."""
     lines = []
-    before = {(r["task"], r["view"]): r for r in rows if r["method"] == "without"}
+    before = {(r["task"], r["view"], r["seed"]): r for r in rows if r["method"] == "without"}
     for r in rows:
-        old = before[r["task"], r["view"]]
+        old = before[r["task"], r["view"], r["seed"]]
         changes = [(r["f1"][k][0] - v, k, n) for k, (v, n) in old["f1"].items() if n >= LEAST]
         worst = min(changes)
         lines.append(

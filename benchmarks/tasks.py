@@ -24,6 +24,7 @@ FILES = {
     "pbmc3k": "pbmc3k_seurat.h5ad",
     "zheng": "pbmc_zheng_facs.h5ad",
     "baron": "pancreas_baron_human1.h5ad",
+    "baron mouse": "mouse_pancreas_baron_mouse1.h5ad",
     "neuca": "pancreas_baron_neuca_2000g.h5ad",
     "segerstolpe": "pancreas_segerstolpe_neuca_2000g.h5ad",
     "kidney": "scdcc_human_kidney_2000g.h5ad",
@@ -42,6 +43,10 @@ PAIRS = (
     ("baron", "neuca"),
 )
 FOLDS = tuple((study, fold) for study in ("zheng", "kidney", "baron") for fold in (0, 1))
+PAPER = ("baron", "baron mouse", "zheng")
+"""Studies of the paper of which some cells are at hand."""
+RARE = ("baron", "baron mouse")
+"""Studies with types of few cells."""
 PANELS = tuple((n, top) for n in (2000, 1000, 500) for top in (0, 5, 20, 50))
 UNLABELLED = Source(
     file="pbmc_10studies_UNLABELLED_3000.h5ad",

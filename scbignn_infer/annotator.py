@@ -315,6 +315,7 @@ class Annotator:
             penalties=cell_scores.penalties,
             foreign=genes.foreign,
             **done.rules.limits,
+            excess=cell_scores.excess,
             graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
             provenance=Provenance(
                 model=Model.of(self.bundle),

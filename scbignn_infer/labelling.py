@@ -99,7 +99,7 @@ class Labelling:
         if rules.tissues is not None:
             return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
         each = replace(rules, grouping=types)
-        before = kept = self.round(panel, each)
+        before = self.round(panel, each)
         with self.clock.stage("adapt"):
             codes = how.trust(before, before.scores.temperature)
             adapted = how.record(before, codes, types.labels)
@@ -111,13 +111,20 @@ class Labelling:
             new = Panel.of(self.pair.bundle, self.choice.genes, statistics)
             new = replace(new, densify=panel.densify)
             after = self.round(new, each)
-            adapted = how.judged(adapted, shift, after)
-            if not adapted.refused:
-                kept, panel = after, new
-        if rules.grouping.labels != types.labels:
-            kept = self.round(panel, rules)
-        kept.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
-        return kept, panel, adapted
+            adapted = how.judged(adapted, shift, before, after)
+        stay, known = how.stay(before), before.scores.known
+        done = before = self._grouped(before, panel, rules)
+        if not adapted.refused:
+            panel, done = new, self._grouped(after, new, rules)
+            done.scores.excess = how.excess(before, done, codes)
+            done.take(before, stay)
+        done.scores.known = known  # a cell that is shifted is no more the same cell
+        return done, panel, adapted
+
+    def _grouped(self, done: Round, panel: Panel, rules: Rules) -> Round:
+        """Return a round as it is, or another if its labels are not those that are asked for."""
+        same = done.rules.grouping.labels == rules.grouping.labels
+        return done if same else self.round(panel, rules)
 
     def _temperature(self, panel: Panel) -> float:
         """Return the temperature for the query's cells, by what is known of them."""

@@ -157,6 +157,67 @@ class TestTrust:
         assert Adaptation(teacher="gene").trust(found, 1.0).tolist() == [1, -1]
 
 
+class TestTypesOfFewCells:
+    def test_they_are_those_that_are_called_but_seldom(self) -> None:
+        p = np.eye(4)[[0] * 5 + [1] * 4 + [2] * 4] * 0.9 + 0.025
+        found = toy_round(p, empty=np.array([False] * 12 + [True]))
+        how = Adaptation(few=5)
+        assert how.small(found).tolist() == [False, True, True, False]
+        assert how.stay(found).tolist() == [False] * 5 + [True] * 7 + [False]
+        few = how.record(found, np.full(13, -1), ["a", "b", "c", "d"]).small
+        assert few == ["b", "c"]
+
+    @pytest.mark.parametrize("level", [{}, {"CD4 T": "T", "CD8 T": "T"}])
+    def test_their_cells_keep_what_was_said_and_others_do_not(
+        self, annotator: Annotator, blood: ad.AnnData, level: dict[str, str]
+    ) -> None:
+        query = AnnDataQuery(blood)
+        rules = Rules.of(annotator.bundle, adapt=True, groups=level)
+        plain = annotator.annotate_query(query, rules=replace(rules, adapt=False))
+        each = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
+        found = annotator.annotate_query(query, rules=rules)
+        record = found.provenance.adapted
+        assert record is not None
+        assert "NK" in record.small
+        assert f"cells called {', '.join(record.small)} stayed as they were" in record.said
+        stay = np.isin(each.best_labels, record.small)
+        for name in ("probabilities", "novelty", "residual", "neighbor_agreement"):
+            new, old = (getattr(x, name) for x in (found, plain))
+            np.testing.assert_array_equal(new[stay], old[stay])
+            assert (new[~stay] != old[~stay]).any()
+        assert (found.gene_level_labels == plain.gene_level_labels)[stay].all()
+
+
+class TestSupport:
+    def test_a_cell_gains_no_more_than_a_trusted_one_does(self) -> None:
+        p = np.repeat([[0.9, 0.1]], 6, axis=0)
+        before, after = toy_round(p), toy_round(p)
+        before.scores.support = np.array([0.5, 0.5, 0.6, 0.1, 0.9, 0.2])  # type: ignore[misc]
+        after.scores.support = np.array([0.7, 0.7, 0.8, 0.9, 0.8, 0.4])  # type: ignore[misc]
+        codes = np.array([0, 0, 1, -1, -1, -1])
+        excess = Adaptation().excess(before, after, codes)
+        np.testing.assert_allclose(excess, [0, 0, 0, 0.6, 0, 0], atol=1e-6)
+
+    def test_nothing_is_taken_of_what_was_there(self) -> None:
+        before, after = toy_round([[0.9, 0.1]] * 2), toy_round([[0.9, 0.1]] * 2)
+        before.scores.support = np.array([0.8, 0.3])  # type: ignore[misc]
+        after.scores.support = np.array([0.5, 0.4])  # type: ignore[misc]
+        excess = Adaptation().excess(before, after, np.array([0, -1]))
+        np.testing.assert_allclose(after.scores.support - excess, [0.5, 0.3], atol=1e-6)
+
+    def test_no_cell_has_more_than_before_and_what_is_typical(
+        self, annotator: Annotator, blood: ad.AnnData
+    ) -> None:
+        query = AnnDataQuery(blood)
+        plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
+        found = annotator.annotate_query(query)
+        gain = found.support - plain.support
+        assert gain.max() == pytest.approx(np.quantile(gain, 0.9), abs=1e-3)  # many are at the most
+        assert 0.01 < gain.max() < 0.5
+        assert (found.excess > 0.1).any()
+        assert (plain.excess == 0).all()
+
+
 def test_sums_are_those_of_the_dense_matrix(annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood)
     choice = annotator.choose(query)
@@ -267,17 +328,25 @@ def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> No
     np.testing.assert_array_equal(found.residual, plain.residual)
 
 
-def test_a_step_is_undone_if_the_levels_agree_less(
-    pbmc_bundle: ModelBundle, blood: ad.AnnData
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (Adaptation(tolerated=-1.0), "the levels agree on fewer cells after it ("),
+        (Adaptation(apart=-1.0), "fewer neighbours have one label after it ("),
+    ],
+    ids=["levels", "neighbours"],
+)
+def test_a_step_is_undone_if_cells_agree_less(
+    pbmc_bundle: ModelBundle, blood: ad.AnnData, how: Adaptation, why: str
 ) -> None:
     annotator = Annotator(pbmc_bundle, device="cpu", threads=1, adapt=True)
-    annotator.adaptation = Adaptation(tolerated=-1.0)
+    annotator.adaptation = how
     query = AnnDataQuery(blood)
     found = annotator.annotate_query(query)
     plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
     record = found.provenance.adapted
     assert record is not None
-    assert record.refused.startswith("the levels agree on fewer cells after it (")
+    assert record.refused.startswith(why)
     np.testing.assert_array_equal(found.probabilities, plain.probabilities)
 
 

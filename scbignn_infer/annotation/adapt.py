@@ -22,7 +22,12 @@ like it. The estimates are those of kriging with an unknown mean (Rasmussen and 
 
 So a type with few trusted cells follows its relatives, and one without relatives the common shift.
 The gene level then runs again, since these means are inputs of its graph; embedding, novelty and
-residual follow.
+residual follow. A type of few cells has no say in the shift, and would lose its cells to types that
+have: cells that were called one of few keep what was said of them; others may join them.
+
+What decides whether a cell is unknown, its support, may gain what that of a trusted cell typically
+does, which is what the laboratory cost it. More is taken back (:meth:`Adaptation.excess`): cells of
+a type that the model lacks gain most, as they pull the mean of what they are called to themselves.
 
 E- and M-step are those of the EM of scBiGNN, where the gene level learns from the cell level's
 labels of unlabelled cells; what is estimated here is the part in closed form. See docs/method.md.
@@ -86,6 +91,18 @@ class Round:
         own = self.scores.probabilities.argmax(axis=1) == self.genes.logits.argmax(axis=1)
         return float(own[~self.genes.empty].mean()) if not self.genes.empty.all() else 1.0
 
+    @property
+    def consent(self) -> float:
+        """Share of the neighbours of a cell that have its label, the mean of cells with any."""
+        own = self.scores.agreement[~self.genes.empty]
+        own = own[~np.isnan(own)]
+        return float(own.mean()) if len(own) else 1.0
+
+    def take(self, other: Round, cells: Array) -> None:
+        """Say of some cells (n,) what another round said of them; all but where they lie."""
+        self.genes.logits[cells] = other.genes.logits[cells]
+        self.scores.take(other.scores, cells)
+
 
 @dataclass(frozen=True)
 class Adaptation:
@@ -106,6 +123,8 @@ class Adaptation:
         Types that fewer cells are called do not say what is typical.
     min_cells
         Types with fewer trusted cells do not count.
+    few
+        Cells stay with a type to which fewer are called.
     enough, sure
         Queries with fewer trusted cells, or a smaller share of them, are left alone: they are
         small, or of another tissue.
@@ -121,6 +140,8 @@ class Adaptation:
         How much of what is done to a type is done to its relatives: rho.
     tolerated
         The step is undone if the share of cells that both levels agree on falls by more.
+    apart
+        And if the share of neighbours of one label does.
     """
 
     teacher: Literal["pair", "gene"] = "pair"
@@ -129,6 +150,7 @@ class Adaptation:
     strange: float = 1.5
     many: int = 20
     min_cells: int = 5
+    few: int = 50
     enough: int = 300
     sure: float = 0.4
     types: int = 4
@@ -136,6 +158,7 @@ class Adaptation:
     prior: float = 100.0
     relatives: float = 0.9
     tolerated: float = 0.01
+    apart: float = 0.025
 
     def trust(self, found: Round, temperature: float) -> Array:
         """Return the type (n,) of each trusted cell, -1 for the others."""
@@ -154,6 +177,24 @@ class Adaptation:
         most = self.strange * float(np.median(typical)) if typical else np.inf
         kept = usable & near & (sure >= bar[codes]) & (said.residual <= most)
         return np.where(kept, codes, -1)
+
+    def small(self, found: Round) -> Array:
+        """Return the types (c,) that are called, but to few cells."""
+        codes = found.scores.probabilities.argmax(axis=1)[~found.genes.empty]
+        n = np.bincount(codes, minlength=found.scores.probabilities.shape[1])
+        return (n > 0) & (n < self.few)
+
+    def stay(self, found: Round) -> Array:
+        """Return the cells (n,) that keep what was said of them."""
+        codes = found.scores.probabilities.argmax(axis=1)
+        stay: Array = self.small(found)[codes] & ~found.genes.empty
+        return stay
+
+    def excess(self, before: Round, after: Round, codes: Array) -> Array:
+        """Return the support (n,) that cells gain beyond a typical trusted one (code >= 0)."""
+        gain = after.scores.support - before.scores.support
+        usual = max(float(np.median(gain[codes >= 0])), 0.0)
+        return np.maximum(gain - usual, 0).astype(np.float32)
 
     @one_blas_thread()
     def m_step(
@@ -214,16 +255,20 @@ class Adaptation:
             cells=cells,
             types=[cell_types[c] for c in seen],
             cells_of_types=[int(n[c]) for c in seen],
+            small=[cell_types[c] for c in np.flatnonzero(self.small(found))],
             own=cells >= self.share * usable,
             agreement=round(found.agreement, 4),
         )
 
-    def judged(self, adapted: Adapted, shift: Array, after: Round) -> Adapted:
-        """Return what is said of a step that was made, which is undone if the pair agrees less."""
+    def judged(self, adapted: Adapted, shift: Array, before: Round, after: Round) -> Adapted:
+        """Return what is said of a step that was made, which is undone if cells agree less."""
         size, now = round(float(np.sqrt((shift**2).mean())), 4), round(after.agreement, 4)
-        less = now < adapted.agreement - self.tolerated
-        why = f"the levels agree on fewer cells after it ({adapted.agreement} -> {now})"
-        refused = why if less else ""
+        refused = ""
+        if now < adapted.agreement - self.tolerated:
+            refused = f"the levels agree on fewer cells after it ({adapted.agreement} -> {now})"
+        elif after.consent < before.consent - self.apart:
+            said = f"{before.consent:.4f} -> {after.consent:.4f}"
+            refused = f"fewer neighbours have one label after it ({said})"
         return replace(adapted, refused=refused, shift=size, agreement_after=now)
 
 

@@ -69,6 +69,9 @@ class Annotation:
         (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
     foreign
         (n_cells,) of the empty cells, those of another species.
+    excess
+        (n_cells,) support that is taken back, since an adaptation gave it to a cell beyond what it
+        gives to a typical one.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -105,6 +108,7 @@ class Annotation:
     wider: Ontology | None = None
     penalties: Array | None = None
     foreign: Array | None = None
+    excess: Array | None = None
     graph: sp.csr_matrix | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
@@ -129,7 +133,7 @@ class Annotation:
         if taken is None:
             taken = scores.penalties(self.novelty, self.residual)
         less: Array = self._deepest[1] - taken.sum(axis=1)
-        return less
+        return less if self.excess is None else less - self.excess
 
     @property
     def reason_codes(self) -> Array:

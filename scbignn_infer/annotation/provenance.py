@@ -160,6 +160,8 @@ class Adapted(msgspec.Struct, frozen=True):
         Why the model stayed as it was; empty where it did not.
     cells, types, cells_of_types
         Trusted cells, and types with enough of them.
+    small
+        Types to which so few cells were called that these keep their labels.
     own
         Whether the means of types moved by themselves, too, and not by the shift alone.
     shift
@@ -172,6 +174,7 @@ class Adapted(msgspec.Struct, frozen=True):
     cells: int = 0
     types: list[str] = []
     cells_of_types: list[int] = []
+    small: list[str] = []
     own: bool = False
     shift: float = 0.0
     agreement: float = 0.0
@@ -183,11 +186,12 @@ class Adapted(msgspec.Struct, frozen=True):
         if self.refused:
             return f"not adapted to the query: {self.refused}"
         own = " and types by their own" if self.own else ""
+        small = f"; cells called {', '.join(self.small)} stayed as they were" if self.small else ""
         return (
             "adapted to the query (transductive: each label depends on the other cells): "
             f"{self.cells:,} trusted cells of {len(self.types)} types; genes were shifted by "
             f"{self.shift:.2f} standard deviations{own}; both levels agree on "
-            f"{self.agreement:.1%} of the cells before, {self.agreement_after:.1%} after"
+            f"{self.agreement:.1%} of the cells before, {self.agreement_after:.1%} after{small}"
         )
 
 

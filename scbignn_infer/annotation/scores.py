@@ -262,7 +262,8 @@ class CellScores:
 
     The temperature is that of :func:`calibrate`; the scores (n,) are those of :func:`agreement` and
     :func:`strangeness`, and the probabilities (n, n_groups) are of the labels of the grouping; the
-    ontology tells the best of these.
+    ontology tells the best of these. The excess (n,) is what an adaptation takes back of their
+    support.
     """
 
     def __init__(self, n: int, grouping: Grouping, temperature: float, ontology: Ontology) -> None:
@@ -270,10 +271,17 @@ class CellScores:
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         self.agreement, self.residual, self.known, self.apart = np.zeros((4, n), np.float32)
         self.novelty, self.penalties = np.ones(n, np.float32), np.zeros((n, 2), np.float32)
+        self.excess = np.zeros(n, np.float32)
 
     def apart_as_a_whole(self, cells: Array) -> float:
         """Return how far the typical of some cells (n,) is apart, see :class:`Strangeness`."""
         return round(float(np.median(self.apart[cells])), 3) if cells.any() else 0.0
+
+    @property
+    def support(self) -> Array:
+        """(n,) confidence less penalties, before any excess of it is taken back."""
+        less: Array = self.probabilities.max(axis=1) - self.penalties.sum(axis=1)
+        return less
 
     def put(
         self,
@@ -293,3 +301,16 @@ class CellScores:
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
         self.novelty[cells], self.residual[cells], self.known[cells] = strange[:3]
         self.penalties[cells], self.apart[cells] = strange.penalties, strange.apart
+
+    def take(self, other: CellScores, cells: Array) -> None:
+        """Say of some cells what other scores, of the same labels, say of them."""
+        for name in (
+            "probabilities",
+            "agreement",
+            "residual",
+            "novelty",
+            "apart",
+            "penalties",
+            "excess",
+        ):
+            getattr(self, name)[cells] = getattr(other, name)[cells]

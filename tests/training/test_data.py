@@ -144,7 +144,20 @@ class TestJoining:
         assert found.codes.tolist() == [1] * 12 + [0] * 12
         assert found.merged == {"T1": "T", "T2": "T"}
         assert found.dropped == {"rare": 3, "doublet": 2, "": 1}
+        said = "6 cells, 20.0% of all, are left out: rare (3), doublet (2), no label (1)"
+        assert found.left_out == said
         np.testing.assert_array_equal(found.counts.toarray(), counts[:24])
+
+    def test_many_types_that_are_left_out_are_said_in_one_line(self, counts):
+        labels = [f"rare {i}" for i in range(10)] + ["T"] * 10 + ["B"] * 10
+        said = join([cells(counts, GENES, labels)]).left_out
+        assert said.startswith("10 cells, 33.3% of all, are left out: rare 0 (1), ")
+        assert said.endswith("rare 7 (1), 2 more types")
+
+    def test_five_cells_are_enough_by_default(self, counts):
+        found = join([cells(counts, GENES, ["few"] * 5 + ["T"] * 12 + ["B"] * 13)])
+        assert found.cell_types == ["B", "T", "few"]
+        assert found.left_out == ""
 
     def test_a_type_of_enough_cells_after_merging_stays(self, counts):
         labels = ["T1"] * 9 + ["T2"] * 9 + ["B"] * 12

@@ -81,7 +81,7 @@ def test_a_minimal_recipe_takes_the_defaults(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL + "[settings]\nseed = 4\n")
     recipe = read_recipe(path)
-    assert recipe.min_cells == 10
+    assert recipe.min_cells == 5
     assert recipe.settings.seed == 4
     assert recipe.settings.folds == 3
     assert recipe.reference == [Source(file="cells.h5ad")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -325,6 +326,21 @@ def test_stages_are_told_in_order(recipe, model):
     assert model.validation in lines[2]
     assert f"on {len(model.reference.codes)} cells" in lines[3]
     assert [r.iteration for r in rows] == [0, 1, 2]
+
+
+def test_what_is_left_out_is_said_before_training(recipe):
+    told = []
+
+    def say(line):
+        told.append(line)
+        if line.startswith("WARNING: "):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(msgspec.structs.replace(recipe, min_cells=20), Run(say=say))
+    share = r"WARNING: [\d,]+ cells, [\d.]+% of all, are left out: "
+    assert re.match(share, told[-1])
+    assert told[-1].endswith("; fewer than 20 cells, or dropped")
 
 
 def test_progress_is_told_in_steps_of_all_networks(recipe, model):

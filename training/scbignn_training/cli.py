@@ -16,7 +16,7 @@ from scbignn_infer.network.sessions import available_threads
 from scbignn_infer.plain import encodable, visible
 from scbignn_training.profiles import Columns
 from scbignn_training.recipe import ProfileSource, Recipe, Source, read_recipe
-from scbignn_training.settings import Settings
+from scbignn_training.settings import MIN_CELLS, Settings
 
 if TYPE_CHECKING:
     from scbignn_infer.model.bundle import EMIteration
@@ -102,7 +102,7 @@ RECIPE_PARAMETERS = (
 @click.option(
     "--min-cells",
     type=click.IntRange(min=2),
-    default=10,
+    default=MIN_CELLS,
     show_default=True,
     help="Leave out smaller types.",
 )

@@ -25,6 +25,7 @@ from scbignn_training.described import LABEL, TERM, Described, described
 from scbignn_training.gaps import Gaps, gene_shares
 from scbignn_training.ontology import name_of
 from scbignn_training.sampling import spread
+from scbignn_training.settings import MIN_CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
+SAID = 8
+"""Types that a line names at most."""
 MIN_UNLABELLED_GENES = 50
 SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
 """Columns that have the symbols where the index has Ensembl ids, the schema's first."""
@@ -260,6 +263,18 @@ class Reference:
         everything = np.ones(counts.shape[1], dtype=bool)
         gaps = None if self.measured is None else Gaps(self.batches, self.measured[:, :n_genes])
         return Cells(counts, self.totals, everything, self.codes, gaps)
+
+    @property
+    def left_out(self) -> str:
+        """Say how many cells were left out, of which types; empty where none was."""
+        out = sum(self.dropped.values())
+        if not out:
+            return ""
+        share = out / (out + len(self.codes))
+        largest = sorted(self.dropped.items(), key=lambda item: -item[1])
+        names = [f"{label or 'no label'} ({n})" for label, n in largest[:SAID]]
+        names += [f"{len(largest) - SAID} more types"] * (len(largest) > SAID)
+        return f"{out:,} cells, {share:.1%} of all, are left out: {', '.join(names)}"
 
     @property
     def gene_share(self) -> Array:
@@ -577,7 +592,7 @@ def join(
     *,
     merge: Mapping[str, str] | None = None,
     drop: Sequence[str] = (),
-    min_cells: int = 10,
+    min_cells: int = MIN_CELLS,
 ) -> Reference:
     """Join labelled files on all of their genes.
 

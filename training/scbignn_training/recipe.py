@@ -14,7 +14,7 @@ from scbignn_infer.plain import encodable
 from scbignn_training.ontology import check_terms
 from scbignn_training.profile_types import read_types
 from scbignn_training.profiles import Columns
-from scbignn_training.settings import Settings
+from scbignn_training.settings import MIN_CELLS, Settings
 from scbignn_training.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     licence: str = ""
     label_key: str = ""
     """Column of the references with the cell types; empty for files of the CELLxGENE schema."""
-    min_cells: Annotated[int, msgspec.Meta(ge=2)] = 10
+    min_cells: Annotated[int, msgspec.Meta(ge=2)] = MIN_CELLS
     """Types with fewer cells after merging are left out."""
     max_cells_per_type: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Of more cells of a type in a file, a sample, as even as possible over its studies; 0: all."""

@@ -6,6 +6,9 @@ from typing import Literal
 
 import msgspec
 
+MIN_CELLS = 5
+"""Smaller types are left out: in three folds each part still has cells of such a type."""
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Hyper-parameters of both levels and of EM; docs/method.md gives the reasons."""

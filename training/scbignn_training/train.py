@@ -232,6 +232,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     species = tell_species(recipe.species, [*cells, *foreign])
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
     reference = _join(recipe, cells, profiles)
+    if reference.left_out:
+        run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
     model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
