@@ -61,31 +61,40 @@ def is_below(term: str, wanted: Collection[str]) -> bool:
     return bool(term) and not _terms()[term][1].isdisjoint(wanted)
 
 
-def lineages(terms: Sequence[str]) -> list[list[Term]]:
+def lineages(terms: Sequence[str], names: Mapping[str, str] | None = None) -> list[list[Term]]:
     """Return for each type the groups that it belongs to, from narrow to wide.
 
     A group is a term that some of the types, and not all, have above them; where several terms
-    have the same types, the one of the shortest name stands for them, which is the usual one ("T
-    cell" rather than "mature alpha-beta T cell"). Smaller groups go first, and one that would
-    cross another is left out, so that groups make a tree. A group's level is one above that of
-    the highest group within it, and 1 where there is none.
+    have the same types, one that has a name here stands for them, else that of the shortest name,
+    which is the usual one ("T cell" rather than "mature alpha-beta T cell"). Terms with a name
+    here go first, then smaller groups, and one that would cross another is left out, so that
+    groups make a tree. A group's level is one above that of the highest group within it, and 1
+    where there is none.
 
     Parameters
     ----------
     terms
         Ontology id of each type, or an empty string, which belongs to no group.
+    names
+        What some terms are called here.
     """
+    names = names or {}
     above = [_terms()[t][1] if t else frozenset() for t in terms]
     named: dict[frozenset[int], list[str]] = {}
     for term in frozenset().union(*above):
         members = frozenset(i for i, a in enumerate(above) if term in a)
         if 1 < len(members) < len(terms) and _terms()[term][0] not in BY_FUNCTION:
             named.setdefault(members, []).append(term)
+    nested: list[frozenset[int]] = []
+    for members in sorted(
+        named, key=lambda m: (not names.keys() & set(named[m]), len(m), sorted(m))
+    ):
+        if all(not members & o or members <= o or o <= members for o in nested):
+            nested.append(members)
     tree: dict[frozenset[int], Term] = {}
-    for members in sorted(named, key=lambda m: (len(m), sorted(m))):
-        if any(members & other and not other <= members for other in tree):
-            continue
-        term = min(named[members], key=lambda t: (len(_terms()[t][0]), t))
+    for members in sorted(nested, key=lambda m: (len(m), sorted(m))):
+        term = min(named[members], key=lambda t: (t not in names, len(_terms()[t][0]), t))
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
-        tree[members] = Term(label=_terms()[term][0], ontology_id=term, level=level)
+        label = names.get(term, _terms()[term][0])
+        tree[members] = Term(label=label, ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]

@@ -209,6 +209,8 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     simulation = recipe.simulation.as_record() if recipe.profiles else {}
     ontology = reference.ontology | recipe.ontology
     terms = [ontology.get(t, "") for t in reference.cell_types]
+    groups = {i: x for x, i in recipe.ontology.items() if x not in reference.cell_types}
+    lines = lineages(terms, groups)
     ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     datasets = _labelled(recipe, reference)
@@ -232,7 +234,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ],
         cell_types=[
             _cell_type(reference, t, term, lineage)
-            for t, term, lineage in zip(reference.cell_types, terms, lineages(terms), strict=True)
+            for t, term, lineage in zip(reference.cell_types, terms, lines, strict=True)
         ],
         tissues=tissues(reference.cell_types, reference.meant, recipe.tested),
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),

@@ -229,7 +229,7 @@ def _read_labelled(recipe: Recipe) -> list[Study]:
         for change in recipe.relabel:
             if not change.studies or source.called in change.studies:
                 study = relabelled(study, change.label, change.to, change.genes)
-        found.append(replace(study, origin=Origin(source.called)))
+        found.append(replace(study, origin=Origin(source.called, study=source.of)))
     return found
 
 
@@ -267,7 +267,8 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     cells = well_known(cells, recipe.gene_studies)
     joined = join(cells, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
     meant = {t.label: t for p in profiles for t in p.meant}
-    return replace(joined, ontology=ontology_of(profiles, recipe.merge), meant=meant)
+    ontology = ontology_of(profiles, recipe.merge, recipe.ontology)
+    return replace(joined, ontology=ontology, meant=meant)
 
 
 def fit(
