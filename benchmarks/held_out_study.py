@@ -29,7 +29,7 @@ from scbignn_training.train import read_reference
 from shelf import common_labels, common_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scbignn_training.recipe import Recipe
 
@@ -50,7 +50,7 @@ def twin(path: Path, recipe: Recipe, source: Source, models: Path) -> tuple[Reci
     return twin, models / twin.name
 
 
-def cases(models: Path, names: list[str]) -> Iterator[tuple[Recipe, Path, Source]]:
+def cases(models: Path, names: Sequence[str] = ()) -> Iterator[tuple[Recipe, Path, Source]]:
     """Yield recipes, their bundles, and the file that each is scored on."""
     for path in sorted((ROOT / "training" / "recipes").glob("*.toml")):
         recipe = read_recipe(path)

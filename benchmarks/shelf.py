@@ -203,7 +203,8 @@ def main() -> None:
             rows = few(reference, inside, arguments.most)
             runs = labels(reference, rows, query, foreign, settings)
             for iteration, (types, called) in enumerate(runs):
-                row = {"recipe": recipe.name, "version": recipe.version, "study": source.called}
+                row: dict[str, Any] = {"recipe": recipe.name, "version": recipe.version}
+                row |= {"study": source.called}
                 row |= {"case": case, "iteration": iteration, "trained_on": len(rows)}
                 row |= {"type": scores(query.labels, called, set(types))}
                 if len(common):
