@@ -195,7 +195,8 @@ def main() -> None:
     done = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
     for path in arguments.recipes:
         recipe = read_recipe(path)
-        changed = {"em_iterations": arguments.em, **(QUICK if arguments.quick else {})}
+        changed: dict[str, Any] = {"em_iterations": arguments.em}
+        changed |= QUICK if arguments.quick else {}
         settings = msgspec.structs.replace(recipe.settings, **changed)
         foreign = [read_study(s.locate()) for s in recipe.unlabelled] if arguments.em else []
         reference = read_reference(recipe)
@@ -204,17 +205,17 @@ def main() -> None:
             runs = labels(reference, rows, query, foreign, settings)
             for iteration, (types, called) in enumerate(runs):
                 row: dict[str, Any] = {"recipe": recipe.name, "version": recipe.version}
-                row |= {"study": source.called}
-                row |= {"case": case, "iteration": iteration, "trained_on": len(rows)}
-                row |= {"type": scores(query.labels, called, set(types))}
+                row |= {"study": source.called, "case": case, "iteration": iteration}
+                row["trained_on"] = len(rows)
+                row["type"] = scores(query.labels, called, set(types))
                 if len(common):
                     names = common_names(recipe, types, set(common))
                     coarse = dict(zip(types, names, strict=True))
                     plain = np.array([coarse[x] for x in called], object)
-                    row |= {"common": scores(common, plain, set(names))}
+                    row["common"] = scores(common, plain, set(names))
                     mended = mended_labels(recipe, source, common)
                     if mended is not None:
-                        row |= {"relabelled": scores(mended, plain, set(names))}
+                        row["relabelled"] = scores(mended, plain, set(names))
                 print({k: v for k, v in row.items() if k not in ("type", "common")}, flush=True)
                 for k in ("type", "common"):
                     print(" ", k, row.get(k), flush=True)

@@ -41,6 +41,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     study: str = ""
     """Study that the cells are of, where several files are of one: by default the name. Files and
     profiles of one study are left out together."""
+    study_key: list[str] = []
+    """Columns that together tell the studies (or donors) of the file apart."""
 
     @property
     def called(self) -> str:
@@ -131,9 +133,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     assays: list[str] = []
     licence: str = ""
     label_key: str = ""
-    """Column of the references with the cell types."""
+    """Column of the references with the cell types; empty for files of the CELLxGENE schema."""
     min_cells: Annotated[int, msgspec.Meta(ge=2)] = 10
     """Types with fewer cells after merging are left out."""
+    max_cells_per_type: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of more cells of a type in a file, a sample, as even as possible over its studies; 0: all."""
+    keep: list[str] = []
+    """Labels that seem to name no type, such as "doublet", and are types all the same."""
     reference: list[Source] = []
     profiles: list[ProfileSource] = []
     """Tables of mean expression that cells are simulated from."""
@@ -165,8 +171,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Refuse a recipe of nothing."""
         if not self.reference and not self.profiles:
             raise ValueError("a recipe needs a reference or profiles")
-        if self.reference and not self.label_key:
-            raise ValueError("references need a label_key")
 
     @property
     def foreign(self) -> list[Source]:
