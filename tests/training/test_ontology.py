@@ -14,7 +14,7 @@ from scbignn_training.ontology import check_terms, lineages
 
 PBMC = {
     "B": "CL:0000236",
-    "CD14 Mono": "CL:0001054",
+    "CD14 Mono": "CL:0002057",
     "CD16 Mono": "CL:0002396",
     "CD4 T": "CL:0000624",
     "CD8 T": "CL:0000625",
@@ -60,6 +60,18 @@ def test_groups_make_a_tree_of_true_ancestors(terms: list[str]) -> None:
     for a in members.values():
         assert 1 < len(a) < len(terms)
         assert all(not a & b or a <= b or b <= a for b in members.values())
+
+
+def test_a_name_that_is_given_stands_for_the_group_and_goes_first() -> None:
+    """Naive and memory, CD4 and CD8: two ways to pair four types, which cross."""
+    terms = ["CL:0000895", "CL:0000900", "CL:0000897", "CL:0000909", "CL:0000236"]
+    plain = [[t.label for t in line] for line in lineages(terms)]
+    assert plain[0][0] == "naive T cell"
+    found = lineages(terms, {"CL:0000624": "CD4 T", "CL:0000625": "CD8 T", "CL:0000236": "B"})
+    firsts = [(line[0].level, line[0].label, line[0].ontology_id) for line in found[:4]]
+    assert firsts == [(1, "CD4 T", "CL:0000624"), (1, "CD8 T", "CL:0000625")] * 2
+    assert [t.level for t in found[0]] == sorted({t.level for t in found[0]})
+    assert found[4] == []  # one type is no group
 
 
 def test_types_without_a_term_are_in_no_group() -> None:

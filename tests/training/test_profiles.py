@@ -222,6 +222,8 @@ class TestRefusals:
         with pytest.raises(InputError, match="two ontology ids of 'X'") as caught:
             ontology_of([one, other], {"B": "X"})
         assert "\n" not in str(caught.value)
+        given = {"X": "CL:0000542", "Y": "CL:0000084"}
+        assert ontology_of([one, other], {"B": "X"}, given).items() >= given.items()
 
 
 class TestSimulation:

@@ -56,13 +56,15 @@ class TestShippedRecipes:
         assert {(d.file, d.sha256) for d in datasets if d.role == "profiles"} == {
             (Path(s.file).name, s.sha256) for s in recipe.profiles
         }
-        assert [d.name for d in cells] == [s.called for s in recipe.reference]
+        named = [s.called for s in (*recipe.reference, *recipe.unlabelled)]
+        assert [d.name for d in cells] == named
         if not recipe.profiles:
             ids = {c.label: c.ontology_id for c in spec.cell_types if c.ontology_id}
             assert ids == recipe.ontology
         assert {t.name: t.tested for t in spec.tissues if t.tested} == recipe.tested
         assert spec.training.cannot_tell == recipe.cannot_tell
-        assert set(recipe.ontology) <= {c.label for c in spec.cell_types}
+        groups = {group.label for c in spec.cell_types for group in c.lineage}
+        assert set(recipe.ontology) <= {c.label for c in spec.cell_types} | groups
         simulation = recipe.simulation.as_record() if recipe.profiles else {}
         assert spec.training.settings == recipe.settings.as_record() | simulation
 
@@ -146,6 +148,25 @@ class TestLeavingOut:
         assert "without second" in twin.notes[-1]
         assert two.without("cells").reference == [two.reference[1]]  # by the file's stem
         assert (two.name, two.notes) == ("mine", [])
+
+    def test_files_of_one_study_are_left_out_together(self, tmp_path):
+        path = tmp_path / "r.toml"
+        path.write_text(
+            MINIMAL
+            + '[[reference]]\nfile = "b.h5ad"\nstudy = "cells"\n[[reference]]\nfile = "c.h5ad"'
+        )
+        recipe = read_recipe(path)
+        assert [s.called for s in recipe.without("cells").reference] == ["c"]
+        assert [s.called for s in recipe.without("b").reference] == ["cells", "c"]
+
+    @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+    def test_no_twin_keeps_a_part_of_the_study_that_it_is_scored_on(self, path):
+        recipe = read_recipe(path)
+        for study in {s.of for s in recipe.reference} if len(recipe.reference) > 1 else ():
+            twin = recipe.without(study)
+            assert study not in {s.of for s in twin.reference}
+            for table in twin.profiles:
+                assert study not in {t.study for t in (table.meanings() or {}).values()}
 
     def test_an_unknown_name_lists_the_known_ones(self, two):
         with pytest.raises(InputError) as error:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scbignn_training.data import Reference
+from scbignn_training.data import Origin, Reference
 from scbignn_training.evaluate import Outcome
 from scbignn_training.selection import keep, splits
 
@@ -84,6 +85,39 @@ class TestStudies:
         reference = make([*[0] * 30, *[0, 1] * 30], np.repeat([0, 1], [30, 60]))
         _, ((inside, outside),) = splits(reference, 3, 0)
         assert (set(reference.batches[inside]), set(reference.batches[outside])) == ({1}, {0})
+
+
+class TestRealAndSimulated:
+    """Four files: real, real, of the first study's profiles, of other profiles."""
+
+    BATCHES = np.repeat([0, 1, 2, 3], 20)
+
+    def reference(self, *, first="one"):
+        made = make([0, 1] * 40, self.BATCHES)
+        studies = ("one", "two", first, "three")
+        names = ("a", "b", "p", "q")
+        origins = [
+            Origin(name, simulated=name in "pq", study=study)
+            for name, study in zip(names, studies, strict=True)
+        ]
+        return replace(made, origins=tuple(origins))
+
+    def test_only_real_cells_are_scored(self):
+        name, found = splits(self.reference(), 3, 0)
+        assert name == "each study left out in turn"
+        assert [set(self.BATCHES[outside]) for _, outside in found] == [{0}, {1}]
+
+    @pytest.mark.parametrize(("first", "kept"), [("one", {1, 3}), ("four", {1, 2, 3})])
+    def test_a_study_is_left_out_with_its_profiles(self, first, kept):
+        _, ((inside, _), (other, _)) = splits(self.reference(first=first), 3, 0)
+        assert set(self.BATCHES[inside]) == kept
+        assert set(self.BATCHES[other]) == {0, 2, 3}
+
+    def test_profiles_are_left_out_where_fewer_than_two_studies_are_real(self):
+        reference = self.reference()
+        part = reference.subset(np.flatnonzero(self.BATCHES != 1))
+        _, found = splits(part, 3, 0)
+        assert [set(part.batches[outside]) for _, outside in found] == [{0, 2}, {3}]
 
 
 class TestOneStudy:

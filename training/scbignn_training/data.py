@@ -58,6 +58,9 @@ class Origin:
         The table of the profiles, and who measured them.
     tissues
         Of the profiles, where a table of types says them.
+    study
+        Whose cells they are, if not those of a study of that name: several files, and profiles,
+        may be of one.
     """
 
     name: str = ""
@@ -65,6 +68,7 @@ class Origin:
     file: str = ""
     citation: str = ""
     tissues: tuple[str, ...] = ()
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,10 +225,22 @@ class Reference:
         return (sums / self.covered[self.batches]).astype(np.float32)
 
     @property
+    def groups(self) -> dict[str, str]:
+        """What terms of the ontology are called that join types, as a recipe names them."""
+        return {i: label for label, i in self.ontology.items() if label not in self.cell_types}
+
+    @property
     def simulated(self) -> Array:
         """(n,) which cells were drawn from profiles."""
         found: Array = np.isin(self.batches, [i for i, o in enumerate(self.origins) if o.simulated])
         return found
+
+    @property
+    def studies(self) -> Array:
+        """(n,) a number for the study of each cell, in the order of the files."""
+        names = [o.study or o.name or i for i, o in enumerate(self.origins)]
+        first = [names.index(name) for name in names]
+        return np.array(first or range(self.batches.max() + 1))[self.batches]
 
     @property
     def gaps(self) -> Gaps | None:

@@ -32,7 +32,7 @@ def names_of(reference: Reference) -> list[tuple[str, str]]:
 
 def joining(reference: Reference) -> list[Node]:
     """Return what joins the types that the classes of a reference are called."""
-    return nodes(list(dict(names_of(reference)).values()))
+    return nodes(list(dict(names_of(reference)).values()), reference.groups)
 
 
 def labels_of(reference: Reference) -> tuple[Grouping, Ontology]:

@@ -46,32 +46,39 @@ def is_below(term: str, wanted: Collection[str]) -> bool:
     return bool(term) and not all_terms()[term].above.isdisjoint(wanted)
 
 
-def lineages(terms: Sequence[str]) -> list[list[Term]]:
+def lineages(terms: Sequence[str], names: Mapping[str, str] | None = None) -> list[list[Term]]:
     """Return for each type the groups that it belongs to, from narrow to wide.
 
     A group is a term that some of the types, and not all, have above them; where several terms
-    have the same types, the one of the shortest name stands for them, which is the usual one ("T
-    cell" rather than "mature alpha-beta T cell"). Smaller groups go first, and one that would
-    cross another is left out, so that groups make a tree. A group's level is one above that of
-    the highest group within it, and 1 where there is none.
+    have the same types, one that has a name here stands for them, else that of the shortest name,
+    which is the usual one ("T cell" rather than "mature alpha-beta T cell"). Terms with a name
+    here go first, then smaller groups, and one that would cross another is left out, so that
+    groups make a tree. A group's level is one above that of the highest group within it, and 1
+    where there is none.
 
     Parameters
     ----------
     terms
         Ontology id of each type, or an empty string, which belongs to no group.
+    names
+        What some terms are called here.
     """
-    named = _joined(terms)
+    names = names or {}
+    named = _joined(terms, names)
+    nested: list[frozenset[int]] = []
+    for members in sorted(named, key=lambda m: (named[m] not in names, len(m), sorted(m))):
+        if all(not members & o or members <= o or o <= members for o in nested):
+            nested.append(members)
     tree: dict[frozenset[int], Term] = {}
-    for members in sorted(named, key=lambda m: (len(m), sorted(m))):
-        if any(members & other and not other <= members for other in tree):
-            continue
+    for members in sorted(nested, key=lambda m: (len(m), sorted(m))):
         term = named[members]
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
-        tree[members] = Term(label=all_terms()[term].label, ontology_id=term, level=level)
+        label = names.get(term, all_terms()[term].label)
+        tree[members] = Term(label=label, ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]
 
 
-def nodes(terms: Sequence[str]) -> list[Node]:
+def nodes(terms: Sequence[str], names: Mapping[str, str] | None = None) -> list[Node]:
     """Return what joins types, narrow before wide: the labels of cells whose type is not sure.
 
     They need not make a tree. A term that joins nearly all types is left out.
@@ -80,11 +87,14 @@ def nodes(terms: Sequence[str]) -> list[Node]:
     ----------
     terms
         Ontology id of each type, or an empty string, which nothing joins.
+    names
+        What some terms are called here.
     """
-    named = _joined(terms)
+    names = names or {}
+    named = _joined(terms, names)
     return [
         Node(
-            label=all_terms()[named[members]].label,
+            label=names.get(named[members], all_terms()[named[members]].label),
             ontology_id=named[members],
             below=sorted({terms[i] for i in members}),
         )
@@ -93,10 +103,11 @@ def nodes(terms: Sequence[str]) -> list[Node]:
     ]
 
 
-def _joined(terms: Sequence[str]) -> dict[frozenset[int], str]:
+def _joined(terms: Sequence[str], names: Mapping[str, str]) -> dict[frozenset[int], str]:
     """Map types, by their places, to the term that they, not all types, have in common.
 
-    Of several terms the type's own id, if it is one of them, or the shortest name stands.
+    Of several terms one that has a name here stands, or the type's own id, if it is one of them, or
+    the shortest name.
     """
     above = [all_terms()[t].above if t else frozenset() for t in terms]
     named: dict[frozenset[int], list[str]] = {}
@@ -104,7 +115,8 @@ def _joined(terms: Sequence[str]) -> dict[frozenset[int], str]:
         members = frozenset(i for i, a in enumerate(above) if term in a)
         if 1 < len(members) < len(terms) and _is_label(all_terms()[term].label):
             named.setdefault(members, []).append(term)
-    return {m: min(found, key=_usual(terms)) for m, found in named.items()}
+    usual = _usual(terms)
+    return {m: min(found, key=lambda t: (t not in names, *usual(t))) for m, found in named.items()}
 
 
 def _is_label(name: str) -> bool:

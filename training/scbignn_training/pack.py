@@ -215,6 +215,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     interpretation = _interpretation(model, recipe)
     simulation = recipe.simulation.as_record() if recipe.profiles else {}
     terms = [reference.ontology.get(t, "") for t in reference.cell_types]
+    lines = lineages(terms, reference.groups)
     ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
     datasets = _labelled(recipe, reference)
@@ -238,7 +239,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ],
         cell_types=[
             _cell_type(reference, t, term, lineage)
-            for t, term, lineage in zip(reference.cell_types, terms, lineages(terms), strict=True)
+            for t, term, lineage in zip(reference.cell_types, terms, lines, strict=True)
         ],
         ontology=joining(reference),
         best=recipe.best,

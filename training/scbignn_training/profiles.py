@@ -363,20 +363,24 @@ def _of_lost_scale(row: Array) -> Array:
     return linear
 
 
-def ontology_of(sets: Sequence[ProfileSet], merge: Mapping[str, str]) -> dict[str, str]:
-    """Return the Cell Ontology id of each label, after merging.
+def ontology_of(
+    sets: Sequence[ProfileSet], merge: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the Cell Ontology id of each label, after merging; those given go first.
 
     Raises
     ------
     InputError
         A label has two ids.
     """
-    found: dict[str, str] = {}
+    found = dict(given or {})
     for label, term in (
         (merge.get(str(x), str(x)), str(t))
         for s in sets
         for x, t in zip(s.labels, s.ontology_ids, strict=True)
     ):
+        if label in (given or {}):
+            continue
         if term and found.setdefault(label, term) != term:
             raise InputError(
                 f"two ontology ids of '{label}', {found[label]} and {term}",

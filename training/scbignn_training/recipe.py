@@ -38,6 +38,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Patterns by obs column; matching cells are left out."""
     name: str = ""
     """What scores and ``--leave-out`` call it; by default the file's stem."""
+    study: str = ""
+    """Study that the cells are of, where several files are of one: by default the name. Files and
+    profiles of one study are left out together."""
     study_key: list[str] = []
     """Columns that together tell the studies (or donors) of the file apart."""
 
@@ -45,6 +48,11 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def called(self) -> str:
         """The name, or the file's stem."""
         return self.name or encodable(Path(self.file).stem)
+
+    @property
+    def of(self) -> str:
+        """The study that it is a part of."""
+        return self.study or self.called
 
     def locate(self) -> Path:
         """Return the file's path, its checksum verified if the recipe names one.
@@ -150,7 +158,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     merge: dict[str, str] = {}
     drop: list[str] = []
     ontology: dict[str, str] = {}
-    """Cell Ontology id by label."""
+    """Cell Ontology id by label. A label that is no type names the group of the types below its
+    term."""
     cannot_tell: list[str] = []
     """What the model was found unable to tell, in words, for its card."""
     notes: list[str] = []
@@ -174,17 +183,19 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return [*self.unlabelled, *self.adapt]
 
     def without(self, name: str) -> Recipe:
-        """Return the recipe of a twin that has not seen one reference, table or study of a table.
+        """Return the recipe of a twin that has not seen one reference, table or study.
 
         Raises
         ------
         InputError
             No reference bears that name, or there is no other.
         """
-        rest = [s for s in self.reference if s.called != name]
+        rest = [s for s in self.reference if name not in (s.called, s.of)]
         tables = [s.without(name) for s in self.profiles if s.called != name]
         studies = {t.study for s in self.profiles for t in (s.meanings() or {}).values()}
-        known = [*(s.called for s in (*self.reference, *self.profiles)), *sorted(studies)]
+        studies |= {s.of for s in self.reference}
+        called = [s.called for s in (*self.reference, *self.profiles)]
+        known = [*called, *sorted(studies - set(called))]
         if name not in known:
             raise InputError(
                 f"the recipe {self.name} has no reference '{name}'",

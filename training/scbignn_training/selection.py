@@ -26,17 +26,23 @@ def splits(
 ) -> tuple[str, list[tuple[Array, Array]]]:
     """Return what is held out, and row numbers of training and held-out cells of each split.
 
-    Each study is left out in turn where there are several, else one fold of the cells. Of more
-    than ``most`` studies several are left out at once; with 0, none is. Held-out
+    Each study is left out in turn, with all of its files and profiles, where there are several,
+    else one fold of the cells. Where two or more studies are of real cells, these alone are left
+    out and scored, since simulated ones resemble each other. Of more than ``most`` studies several
+    are left out at once; with 0, none is. Held-out
     cells of a type that the rest does not know, and single cells of a type, are not scored. A
     study is not left out if the rest cannot be trained on or shares no type with it; if that is so
     of all, cells are held out.
     """
     rows = np.arange(len(reference.codes))
-    studies, study = np.unique(reference.batches, return_inverse=True)
-    if len(studies) > 1 and most > 0:
-        group = study % max(most, 2)
-        pairs = [(rows[group != g], rows[group == g]) for g in np.unique(group)]
+    study, simulated = reference.studies, reference.simulated
+    real = np.unique(study[~simulated])
+    left_out = real if len(real) > 1 else np.unique(study)
+    scored = ~simulated if len(real) > 1 else np.ones(len(rows), dtype=bool)
+    if len(left_out) > 1 and most > 0:
+        place = {s: i % max(most, 2) for i, s in enumerate(left_out.tolist())}
+        group = np.array([place.get(s, -1) for s in study.tolist()])
+        pairs = [(rows[group != g], rows[(group == g) & scored]) for g in set(place.values())]
         known = [(inside, _known(reference, inside, outside)) for inside, outside in pairs]
         usable = [
             (inside, outside)

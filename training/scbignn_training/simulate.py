@@ -99,6 +99,7 @@ def simulate(profiles: ProfileSet, simulation: Simulation, seed: int) -> Study:
             file=str(profiles.path),
             citation=profiles.citation,
             tissues=tuple(sorted({t.place for t in profiles.meant})),
+            study=profiles.meant[0].study if profiles.meant else "",
         ),
     )
 

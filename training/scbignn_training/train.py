@@ -286,7 +286,9 @@ def _read_labelled(recipe: Recipe) -> list[Study]:
             # donors of different files may bear one name
             named = [f"{source.called}: {name}" for name in study.studies]
             study = replace(study, studies=np.array(named, dtype=object))
-        found += replace(study, origin=Origin(source.called, file=source.file)).by_study()
+        found += replace(
+            study, origin=Origin(source.called, file=source.file, study=source.study)
+        ).by_study()
     return found
 
 
@@ -326,7 +328,7 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     joined = join(cells, merge=recipe.merge, drop=drop, min_cells=recipe.min_cells)
     meant = {t.label: t for p in profiles for t in p.meant}
     said = {label: term for c in cells for label, term in c.ontology.items()}
-    ontology = said | ontology_of(profiles, recipe.merge) | recipe.ontology
+    ontology = said | ontology_of(profiles, recipe.merge, recipe.ontology)
     return replace(joined, ontology=ontology, meant=meant)
 
 
