@@ -77,7 +77,7 @@ def rate(size: int) -> float:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(made.SerializeToString(), options)
-    return 2 * a.size * b.shape[1] / spent(lambda: session.run(None, {"a": a, "b": b}))
+    return float(2 * a.size * b.shape[1] / spent(lambda: session.run(None, {"a": a, "b": b})))
 
 
 def gene_level(annotator: Annotator, path: Path, per_second: float) -> list[Row]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Shares = Sequence[tuple[Array, Array]]
 
 NAME = "ivf"
-START_BYTES, CELL_BYTES = 50_000_000, 60
+START_BYTES, CELL_BYTES = 50_000_000, 80
 """Buffers, and for a cell its votes and its place, beside its embedding and neighbours."""
 LISTS, LEAST_CELLS = 3.0, 64
 """Lists for each square root of the number of cells, and the fewest cells a list, on average."""
@@ -34,7 +34,7 @@ SAMPLE_A_LIST = 20
 """Cells for each list from which the centres are computed."""
 ROUNDS = 3
 """Of k-means."""
-VOTES = 8
+VOTES = 12
 """Lists that a cell votes for; doubled while they are too few."""
 RECALL = 0.996
 """Share of the true neighbours of the sample that lie in lists that are searched."""
