@@ -47,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 MODEL = "human-pbmc"
 BETWEEN = ("pbmc3k_seurat.h5ad", "pbmc_zheng_facs.h5ad", "pbmc_10studies_UNLABELLED_3000.h5ad")
 BLOCK = 2000
-CROSSOVER = (5_000, 10_000, 20_000, 30_000, 50_000, 100_000)
+CROSSOVER = (5_000, 10_000, 20_000, 30_000)
 RECALLS = (1.0, 0.98, 0.95, 0.9, 0.8, 0.6)
 STUDIES = {
     "human-pbmc": ("pbmc_10studies_UNLABELLED_3000.h5ad", None),
