@@ -296,7 +296,6 @@ CROSSOVER = {
     "cells": ("cells", ",d"),
     "exact, CPU s": ("exact_cpu", ".2f"),
     "ivf, CPU s": ("ivf_cpu", ".2f"),
-    "pynndescent, CPU s": ("pynndescent_cpu", ".1f"),
 }
 RECALL = {
     "points": ("points", ""),

@@ -65,20 +65,23 @@ class ExactSearch:
     def __init__(self, bank: Array, runtime: Runtime) -> None:
         columns = empty_columns(len(bank), bank.shape[1])
         columns[:-1, : len(bank)] = bank.T
-        self._lay_out(columns, runtime)
+        self._lay_out(columns, runtime, BLOCK_VALUES)
 
     @classmethod
-    def of_columns(cls, columns: Array, runtime: Runtime) -> ExactSearch:
-        """Return the search of a bank that fills :func:`empty_columns`."""
+    def of_columns(cls, columns: Array, runtime: Runtime, held: int) -> ExactSearch:
+        """Return the search of a bank that fills :func:`empty_columns`.
+
+        A worker holds ``held`` similarities at once.
+        """
         search = cls.__new__(cls)
-        search._lay_out(columns, runtime)
+        search._lay_out(columns, runtime, held)
         return search
 
-    def _lay_out(self, columns: Array, runtime: Runtime) -> None:
+    def _lay_out(self, columns: Array, runtime: Runtime, held: int) -> None:
         self.width = columns.shape[1]
         """Rows of the bank and those that fill its last group: a query is compared with all."""
         self._groups = self.width // GROUP
-        self._block = max(1, min(MAX_BLOCK, BLOCK_VALUES // self.width))
+        self._block = max(1, min(MAX_BLOCK, held // self.width))
         self._workers = runtime.workers
         self._run = search_session(runtime).holding(bank=columns)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Shares = Sequence[tuple[Array, Array]]
 
 NAME = "ivf"
-START_BYTES, CELL_BYTES = 50_000_000, 60
+START_BYTES, CELL_BYTES = 50_000_000, 80
 """Buffers, and for a cell its votes and its place, beside its embedding and neighbours."""
 LISTS, LEAST_CELLS = 3.0, 64
 """Lists for each square root of the number of cells, and the fewest cells a list, on average."""
@@ -34,7 +34,7 @@ SAMPLE_A_LIST = 20
 """Cells for each list from which the centres are computed."""
 ROUNDS = 3
 """Of k-means."""
-VOTES = 8
+VOTES = 12
 """Lists that a cell votes for; doubled while they are too few."""
 RECALL = 0.996
 """Share of the true neighbours of the sample that lie in lists that are searched."""
@@ -44,6 +44,8 @@ SECONDS_A_PRODUCT = 7e-10
 """Of one thread, for one dimension and the number of cells to the power of 1.5."""
 BLOCK = 1 << 14
 """Cells that are laid out, or compared with the sample, at once."""
+HELD_VALUES = 1 << 21
+"""Similarities that a worker holds at once (8 MiB of float32)."""
 ONE_THREAD = Runtime("cpu", 0, 1)
 """Of each list: lists are searched side by side."""
 
@@ -174,7 +176,7 @@ class Lists:
 
         def look(start: int) -> tuple[Array, Array]:
             part = slice(start, min(start + BLOCK, n))
-            bank = ExactSearch.of_columns(self._bank([part]), ONE_THREAD)
+            bank = ExactSearch.of_columns(self._bank([part]), ONE_THREAD, HELD_VALUES)
             near, values = bank.nearest(unit, min(k, part.stop - start))
             return near + np.int32(start), values
 
@@ -200,7 +202,8 @@ class Lists:
                 break
         else:
             parts = [slice(0, len(self.cells))]
-        near, values = ExactSearch.of_columns(self._bank(parts), ONE_THREAD).nearest(queries, k)
+        bank = ExactSearch.of_columns(self._bank(parts), ONE_THREAD, HELD_VALUES)
+        near, values = bank.nearest(queries, k)
         return np.concatenate([self.cells[part] for part in parts])[near], values
 
     def _bank(self, parts: Sequence[slice]) -> Array:
