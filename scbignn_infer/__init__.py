@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.api import annotate, embed, explain
     from scbignn_infer.bound import Bound
+    from scbignn_infer.common_label import consensus
     from scbignn_infer.errors import (
         BundleError,
         DeviceError,
@@ -43,6 +44,7 @@ _HOME = {
     "Rules": "annotation.rules",
     "ScBiGNNError": "errors",
     "annotate": "api",
+    "consensus": "common_label",
     "embed": "api",
     "explain": "api",
     "list_models": "model.registry",
@@ -66,6 +68,7 @@ __all__ = [
     "Rules",
     "ScBiGNNError",
     "annotate",
+    "consensus",
     "embed",
     "explain",
     "list_models",
