@@ -295,11 +295,7 @@ class Annotator:
             size = self.bundle.spec.gene_level.embedding_size
             search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
-        panel, adapted = choice.panel, None
-        if rules.adapt:
-            done, panel, adapted = work.adapted(rules, self.adaptation)
-        else:
-            done = work.round(panel, rules)
+        done, panel, adapted = work.run(rules, self.adaptation)
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
         annotation = Annotation(
             cell_types=grouping.labels,

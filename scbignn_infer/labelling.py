@@ -61,6 +61,12 @@ class Labelling:
     clock: Clock
     keeps_graphs: bool = False
 
+    def run(self, rules: Rules, how: Adaptation) -> tuple[Round, Panel, Adapted | None]:
+        """Label the cells; by rules that adapt, the model follows them first."""
+        if rules.adapt:
+            return self.adapted(rules, how)
+        return self.round(self.choice.panel, rules), self.choice.panel, None
+
     def round(self, panel: Panel, rules: Rules) -> Round:
         """Run both levels over all cells, and score the labels."""
         pair, workers = self.pair, self.pair.runtime.workers
