@@ -66,6 +66,8 @@ class FoldView:
         (c, g) and spread (g,) of these.
     probes
         Of clean cells, some of them as other laboratories might show them.
+    measured
+        (n,) which cells were measured, and not simulated.
     """
 
     embedding: torch.Tensor
@@ -76,6 +78,7 @@ class FoldView:
     scaled: Array
     profile: tuple[Array, Array]
     probes: list[FoldProbe] = field(default_factory=list)
+    measured: Array = field(default_factory=lambda: np.empty(0, bool))
 
 
 @dataclass(frozen=True)
@@ -110,12 +113,12 @@ def cross_fit(
     settings: Settings,
     run: Run = BARE,
     *,
-    probed: bool = False,
+    measured: Array | None = None,
 ) -> list[FoldView]:
     """Let gene levels label cells that they have not seen, as other studies might show them.
 
-    Of a large fold a sample of the cells is shown, small types whole. ``probed`` says whether
-    some are also shown as other laboratories might.
+    Of a large fold a sample of the cells is shown, small types whole. Some of those that were
+    ``measured`` (n,) are also shown as other laboratories might; by default none.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -125,8 +128,8 @@ def cross_fit(
     found = []
     with warnings.catch_warnings():  # a type may have fewer cells than there are folds
         warnings.simplefilter("ignore", UserWarning)
-        rows = list(folds.split(labelled.codes, labelled.codes))
-    for i, (inside, outside) in enumerate(rows):
+        folded = list(folds.split(labelled.codes, labelled.codes))
+    for i, (inside, outside) in enumerate(folded):
         level = fit_gene_level(
             x[inside],
             labelled.codes[inside],
@@ -139,16 +142,20 @@ def cross_fit(
         known = labelled.subset(inside[even(labelled.codes[inside], BANK_CELLS, settings.seed)])
         bank = _unit(run_cells(level, known, settings)[0])
         most = cells_of_graph(n_classes, settings)
-        shown = labelled.subset(outside[stratified(labelled.codes[outside], most, settings.seed)])
+        rows = outside[stratified(labelled.codes[outside], most, settings.seed)]
+        shown = labelled.subset(rows)
+        real = np.zeros(len(rows), bool) if measured is None else measured[rows]
         for v, view in enumerate(views(shown.counts, shown.totals, variability, generator)):
             cells = Cells(*view, shown.codes, shown.gaps)
             embedding, logits = run_cells(level, cells, settings)
             distance = _distance(embedding, bank)
             shown_genes = _shown(level, cells, settings)
-            probes = _probes(level, shown, variability, settings) if probed and v == 0 else []
-            found.append(
-                FoldView(embedding, logits, shown.codes, distance, v == 0, *shown_genes, probes)
-            )
+            probes = []
+            if v == 0 and real.any():
+                some = shown.subset(np.flatnonzero(real))
+                probes = _probes(level, some, variability, settings)
+            of_genes = *shown_genes, probes, real
+            found.append(FoldView(embedding, logits, shown.codes, distance, v == 0, *of_genes))
     return found
 
 

@@ -412,8 +412,9 @@ def fit(
 def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     """Add the scores of held-out studies, and be as sure as they allow.
 
-    Where cells were simulated, out-of-fold ones are all too much like the others. Then threshold
-    and novelty come from the studies left out, too; and if any of these are real, from them alone.
+    Where all cells were simulated, out-of-fold ones are all too much like the others: threshold and
+    novelty come from the studies left out, too. Where some were, measured cells alone say how sure
+    to be.
     """
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
@@ -425,10 +426,11 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
     certainty = model.certainty
-    if certainty is not None and all(o.probes for o in outcomes):
+    if certainty is not None and any(o.probes for o in outcomes):
         certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
-        probabilities = np.concatenate([_sure(certainty, o) for o in outcomes])
-    if has_drawn:
+        sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
+        probabilities = np.concatenate(sure)[judged]
+    if certainty is None:
         model = replace(
             model,
             threshold=fit_threshold(probabilities, truth[judged]),
@@ -494,8 +496,8 @@ def fit_start(
         unlabelled = unlabelled.subset(stratified(of_one_type, most, settings.seed))
     x = labelled.expression
     variability = _variability(x, labelled.gaps)
-    real = not reference.simulated.any()
-    folds = cross_fit(labelled, n_classes, variability, settings, run, probed=real)
+    measured = ~reference.simulated
+    folds = cross_fit(labelled, n_classes, variability, settings, run, measured=measured)
     crossfit = settle(folds, settings)
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
@@ -544,10 +546,11 @@ def _split_outcomes(
     place = np.array([reference.cell_types.index(t) for t in start.reference.cell_types])
     for pair in start.iterate(settings, settings.em_iterations, run):
         found = em.validate(pair, held_out, settings)
-        if reference.simulated.any():
+        if reference.simulated.all():
             found = _with_strangeness(found, pair, start.labelled, held_out[0], settings)
-        elif len(held_out) == 1:
-            found = replace(found, probes=_study_probes(pair, held_out[0], settings))
+        elif len(held_out) == 1 and not unseen.simulated.all():
+            real = held_out[0].subset(np.flatnonzero(~unseen.simulated))
+            found = replace(found, probes=_study_probes(pair, real, settings))
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
@@ -618,7 +621,9 @@ def _calibrated(
     views = np.repeat(shown, [len(y) for y in codes])
     probabilities = calibrate(np.concatenate([logits[i] for i in clean]), temperature)
     best = probabilities.argmax(axis=1)
-    real = not reference.simulated.any()
+    measured = np.concatenate([crossfit.views[i].measured for i in clean])
+    real = bool(measured.any())
+    judged = measured if real else np.ones(len(truth), dtype=bool)
     off = [
         _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=real)
         for i in clean
@@ -639,11 +644,11 @@ def _calibrated(
         history=history,
         validation=validation,
         temperature=temperature,
-        threshold=fit_threshold(probabilities, truth),
+        threshold=fit_threshold(probabilities[judged], truth[judged]),
         bank=torch.nn.functional.normalize(bank).numpy(),
         bank_codes=labelled.codes[rows],
-        novelty_quantiles=distance_quantiles(crossfit.distance),
-        residual_quantiles=distance_quantiles(np.concatenate(off)),
+        novelty_quantiles=distance_quantiles(crossfit.distance[judged]),
+        residual_quantiles=distance_quantiles(np.concatenate(off)[judged]),
         scores={
             "out_of_fold_accuracy": round(float((best == truth).mean()), 4),
             "out_of_fold_macro_f1": round(macro_f1(truth, best), 4),
