@@ -93,7 +93,7 @@ def make_graph(
     found = build_graph(
         embedding.numpy(), settings.n_neighbors, runtime=runtime, seed=settings.seed
     )
-    graph = torch.from_numpy(found.indices), torch.from_numpy(found.similarity)
+    graph = torch.from_numpy(found.indices).long(), torch.from_numpy(found.similarity)
     return CellGraph(embedding, gene_logits, *graph, targets)
 
 

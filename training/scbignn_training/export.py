@@ -256,7 +256,7 @@ def check_parity(
                 reach=graph.reach.numpy(),
                 own=own[everyone],
                 gene_logits=graph.gene_logits.numpy()[everyone],
-                neighbor_indices=graph.neighbor_indices.numpy()[everyone],
+                neighbor_indices=graph.neighbor_indices.numpy()[everyone].astype(np.int64),
                 neighbor_similarity=graph.neighbor_similarity.numpy()[everyone],
                 layer=np.array(layer),
             )
