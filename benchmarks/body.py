@@ -23,9 +23,9 @@ from profiles import PSEUDO, SIZE, markers
 from scbignn_infer import Annotator
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.model.bundle import read_bundle
+from scbignn_infer.model.cell_ontology import terms
 from scbignn_infer.model.validate import ANY_TISSUE
 from scbignn_training.data import read_study
-from scbignn_training.ontology import _terms
 from scbignn_training.recipe import Source, read_recipe
 from scbignn_training.train import read_tables
 from tasks import rows as some_rows
@@ -162,7 +162,7 @@ def tasks(species: str) -> Iterator[Task]:
 def scores(task: Task, called: Array) -> tuple[float, float]:
     """Return macro-F1 and accuracy over the scored cells; a finer prediction is right."""
     truth = np.array([task.terms.get(str(x), "") for x in task.cells.labels], object)
-    wanted = sorted(set(task.terms.values()) & set(truth), key=lambda t: -len(_terms()[t][1]))
+    wanted = sorted(set(task.terms.values()) & set(truth), key=lambda t: -len(terms()[t].above))
     said = np.array([_meant(c, t, wanted) for c, t in zip(called, truth, strict=True)], object)
     truth, said = truth[truth != ""], said[truth != ""]
     f1: list[float] = []
@@ -174,7 +174,7 @@ def scores(task: Task, called: Array) -> tuple[float, float]:
 
 def _meant(called: str, truth: str, wanted: list[str]) -> str:
     """Return which true type a prediction is: the cell's own, if it may be, else the deepest."""
-    above = _terms()[called][1] if called else frozenset()
+    above = terms()[called].above if called else frozenset()
     return truth if truth in above else next((t for t in wanted if t in above), OTHER)
 
 

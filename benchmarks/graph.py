@@ -29,9 +29,8 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer import annotator as pipeline
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.network import exact
+from scbignn_infer.network import exact, pair
 from scbignn_infer.network.neighbors import Graph, build_graph, search_for
 from scbignn_infer.network.panel import Panel
 from scbignn_infer.network.sessions import choose_runtime
@@ -74,7 +73,7 @@ def between(n: int) -> Array:
         study = ad.read_h5ad(Source(file=file).locate())
         counts = sp.csr_matrix(study.X)
         query = MatrixQuery(counts, list(study.var_names))
-        level = annotator.gene_level(Panel.of(annotator.bundle, annotator.choose(query)))
+        level = annotator.pair.gene_level(Panel.of(annotator.bundle, annotator.choose(query)))
         graph = build_graph(level.label(counts)[0], N_NEIGHBORS, runtime=annotator.runtime)
         studies.append((counts, level, graph.indices))
     for start in range(0, n, BLOCK):
@@ -212,7 +211,7 @@ def labels(model: str, file: str, truth: str | None) -> list[Row]:
                     indices = np.take_along_axis(found.indices, order, 1)
                     return Graph(indices, near, found.builder, near.min(axis=1))
 
-                with patch.object(pipeline, "build_graph", missing):
+                with patch.object(pair, "build_graph", missing):
                     found = annotator.annotate_query(query).best_labels
                 same.append(np.mean(found == first))
                 scored = np.isin(known, annotator.bundle.cell_types)

@@ -69,7 +69,7 @@ def gene_level(annotator: Annotator) -> list[Row]:
     choice = annotator.choose(query)
     work = partial(
         gene_pass,
-        annotator.gene_level(choice.panel),
+        annotator.pair.gene_level(choice.panel),
         query,
         choice.matrix,
         workers=THREADS,
@@ -140,7 +140,7 @@ def cell_level(annotator: Annotator) -> list[Row]:
     work = partial(
         cell_pass,
         layers,
-        annotator._session,
+        annotator.pair.session,
         logits,
         graph,
         workers=THREADS,

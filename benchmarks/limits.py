@@ -85,7 +85,7 @@ def gene_level(annotator: Annotator, path: Path, per_second: float) -> list[Row]
     with open_query(path) as query:
         choice = annotator.choose(query)
         panel = Panel.of(annotator.bundle, choice)
-        level = annotator.gene_level(panel)
+        level = annotator.pair.gene_level(panel)
         rows = query.rows(choice.matrix, np.arange(4 * BATCH))
         reading = spent(lambda: query.rows(choice.matrix, np.arange(4 * BATCH))) / rows.shape[0]
     counts, totals = panel.densify(rows)

@@ -32,7 +32,7 @@ def rows_of(annotator: Annotator, profiles: Any, chance: np.random.Generator) ->
         choice = annotator.choose(MatrixQuery(study.counts, profiles.symbols))
     except InputError:
         return []
-    _, log_p = annotator.gene_level(choice.panel).label(study.counts)
+    _, log_p = annotator.pair.gene_level(choice.panel).label(study.counts)
     types, code = np.unique(study.labels.astype(str), return_inverse=True)
     tissues, rows = Tissues.of(annotator.bundle.spec), []
     for _ in range(MIXTURES):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.api import annotate, explain
+    from scbignn_infer.common_label import consensus
     from scbignn_infer.errors import (
         BundleError,
         DeviceError,
@@ -41,6 +42,7 @@ _HOME = {
     "Rules": "annotation.rules",
     "ScBiGNNError": "errors",
     "annotate": "api",
+    "consensus": "common_label",
     "explain": "api",
     "list_models": "model.registry",
     "load_model": "model.registry",
@@ -62,6 +64,7 @@ __all__ = [
     "Rules",
     "ScBiGNNError",
     "annotate",
+    "consensus",
     "explain",
     "list_models",
     "load_model",

@@ -15,6 +15,8 @@ from scbignn_infer.query.readers import values_held
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scbignn_infer.query.readers import Query
+
 START_SECONDS, START_BYTES = 2.0, 300_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
@@ -83,6 +85,11 @@ def bytes_to_read(path: Path) -> int:
         values = values_held(path)
         return 0 if values is None else START_BYTES + VALUE_BYTES * values
     return 0
+
+
+def refuse_too_large(query: Query, needed: Estimate, limit: int | None) -> None:
+    """Refuse a query whose labelling is estimated to need more memory than the user allows."""
+    refuse_beyond(limit, needed.memory, f"labelling the {query.n_cells:,} cells of {query.name}")
 
 
 def refuse_beyond(limit: int | None, needed: int, what: str) -> None:

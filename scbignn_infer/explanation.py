@@ -100,7 +100,7 @@ def explain_cells(
     grouping = annotator.rules.on(annotation.provenance.tissue).grouping
     types = Grouping.by_level(annotator.bundle.spec.cell_types, 0).only(grouping.kept)
     near = _neighbor_codes(annotator, query, reading, annotation, grouping)
-    level = annotator.gene_level(panel)
+    level = annotator.pair.gene_level(panel)
     labels, final = annotation.best_labels, annotation.labels
     explained = []
     for cell in cells:
@@ -169,10 +169,10 @@ def _neighbor_codes(
 ) -> dict[int, Array]:
     """Return the labels of each cell's neighbours in the graph that labelled it."""
     near: dict[int, Array] = {}
-    bank = annotator.bank_of(grouping)
+    bank = annotator.pair.bank_of(grouping.kept)
     for cells in with_counts(batches_of(query, reading.batch_key), annotation.empty):
         rows = np.arange(len(annotation))[cells]
-        graph = annotator.neighbors(annotation.embedding[rows], bank)
+        graph = annotator.pair.neighbors(annotation.embedding[rows], bank)
         codes = graph.codes(annotation.best_codes[rows], grouping.group)
         near |= dict(zip(rows.tolist(), codes, strict=True))
     return near

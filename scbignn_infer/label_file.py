@@ -15,7 +15,7 @@ from scbignn_infer import nearest_model
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
-from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond
+from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, h5ad, slots
 from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
@@ -248,7 +248,7 @@ class Job:
             report=self.report is not None,
             adapt=self.rules.adapt,
         )
-        self.annotator.refuse_too_large(self.cells, self.expected)
+        refuse_too_large(self.cells, self.expected, self.annotator.memory_limit)
 
     def _bytes_held(self) -> int:
         """Return what of the file is in memory beside the labelling, by a sample of its rows."""
@@ -341,7 +341,7 @@ class Job:
             path,
             annotation,
             annotator.bundle.spec,
-            lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.seed),
+            lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.pair.seed),
             name=cells.path.name,
             cell_names=cells.cell_names(),
             warnings=annotation.warnings(),

@@ -172,7 +172,7 @@ def _fits(
             annotator = Annotator(bundle, device=device, threads=threads, tissue=tissue)
             if choice.matrix not in rows:
                 rows[choice.matrix] = query.rows(choice.matrix, sample)
-            said = annotator.gene_level(choice.panel).label(rows[choice.matrix])
+            said = annotator.pair.gene_level(choice.panel).label(rows[choice.matrix])
             fits[name] = _fit(annotator, choice, rules, *said)
     if tissue and not fits and not refused:
         wished = [tissue] if isinstance(tissue, str) else tissue
@@ -188,7 +188,7 @@ def _fit(
     annotator: Annotator, choice: Choice, rules: Rules, embedding: Array, log_p: Array
 ) -> _Fit:
     rules = rules.found(log_p, np.zeros(len(log_p), dtype=bool))
-    bank = annotator.bank_of(rules.grouping)
+    bank = annotator.pair.bank_of(rules.grouping.kept)
     novelty = float(np.median(bank.novelty(bank.distance(embedding)[0])))
     return _Fit(annotator.bundle, choice, novelty, rules.tissue)
 

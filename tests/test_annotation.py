@@ -218,7 +218,7 @@ def test_the_residual_is_on_the_scale_on_which_its_quantiles_were_learned() -> N
     assert (exact > 9).any(), "no value that another limit would cut"
     expected = scores.residual(
         exact,
-        annotator.neighbors(found.embedding).indices,
+        annotator.pair.neighbors(found.embedding).indices,
         found.best_codes,
         statistics["class_mean"][:, first],
         within_spread(statistics, first),

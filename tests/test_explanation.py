@@ -121,7 +121,7 @@ def test_an_effect_is_the_change_without_the_gene(annotator: Annotator, islets: 
     choice = annotator.choose(query)
     row = query.rows(choice.matrix, np.array([7]))
     code = annotator.bundle.cell_types.index("beta")
-    level, genes = annotator.gene_level(choice.panel), choice.panel
+    level, genes = annotator.pair.gene_level(choice.panel), choice.panel
     types = Grouping.by_level(annotator.bundle.spec.cell_types, 0)
     effect, counts, logits = gene_effects(level, row, code, types)
     assert len(effect) == len(counts) == len(genes.symbols)

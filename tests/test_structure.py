@@ -28,7 +28,7 @@ FLOORS = (
     {"query"},
     {"annotation"},
     {"output"},
-    {"child", "estimate", "evaluation"},
+    {"child", "common_label", "estimate", "evaluation", "labelling"},
     {"annotator", "doctor"},
     {"explanation", "nearest_model"},
     {"report"},

@@ -156,7 +156,7 @@ class TestChosen:
         query = AnnDataQuery(cells)
         choice = annotator.choose(query)
         rows = query.rows(choice.matrix, np.arange(50))
-        _, log_p = annotator.gene_level(choice.panel).label(rows)
+        _, log_p = annotator.pair.gene_level(choice.panel).label(rows)
         given = np.exp(log_p.astype(np.float64)) * kept
         given /= given.sum(axis=1, keepdims=True)
         grouping = Rules.of(body, tissue=["lung"]).grouping
@@ -205,10 +205,10 @@ class TestChosen:
     def test_reference_cells_of_other_types_are_no_neighbours(self, body: ModelBundle) -> None:
         annotator = Annotator(body, device="cpu", threads=1)
         grouping = Rules.of(body, tissue=["lung"]).grouping
-        bank = annotator.bank_of(grouping)
+        bank = annotator.pair.bank_of(grouping.kept)
         assert set(np.unique(bank.codes)) == set(np.flatnonzero(grouping.kept))
-        assert annotator.bank_of(grouping) is bank
-        assert annotator.bank_of(annotator.rules.grouping) is annotator.bank
+        assert annotator.pair.bank_of(grouping.kept) is bank
+        assert annotator.pair.bank_of(annotator.rules.grouping.kept) is annotator.pair.bank
 
     def test_a_body_model_is_not_adapted_and_says_so(
         self, label: Callable[..., Annotation]

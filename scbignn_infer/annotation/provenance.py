@@ -17,7 +17,9 @@ from scbignn_infer.query.gene_match import LOW_COVERAGE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scbignn_infer.annotation.adapt import Round
     from scbignn_infer.model.bundle import ModelBundle
+    from scbignn_infer.network.pair import Pair
     from scbignn_infer.query.gene_match import GeneMatch
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
@@ -124,6 +126,24 @@ class Params(msgspec.Struct, frozen=True):
     threads: int = 0
     provider: str = ""
     device_note: str = ""
+
+    @classmethod
+    def of(cls, pair: Pair, done: Round, *, batch_key: str, n_batches: int) -> Params:
+        """Return what a model's pair of levels went by, in a round over the cells."""
+        spec, runtime = pair.bundle.spec, pair.runtime
+        return cls(
+            n_neighbors=spec.graph.n_neighbors,
+            graph=pair.graph,
+            graph_builder="+".join(sorted(done.builders)) or "none",
+            batch_key=batch_key,
+            n_batches=n_batches,
+            **done.rules.limits,
+            temperature=spec.temperature,
+            seed=pair.seed,
+            threads=runtime.threads,
+            provider=runtime.provider,
+            device_note=runtime.note,
+        )
 
 
 class Adapted(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import click
 
 from scbignn_infer import __version__
 from scbignn_infer.cli.annotate import annotate
+from scbignn_infer.cli.consensus import consensus
 from scbignn_infer.cli.doctor import doctor
 from scbignn_infer.cli.evaluate import evaluate
 from scbignn_infer.cli.example import example
@@ -25,5 +26,16 @@ def main() -> None:
     """Label the cells of single-cell RNA-seq data with a bilevel graph neural network."""
 
 
-for command in (annotate, doctor, evaluate, example, explain, inspect, models, serve, train):
+for command in (
+    annotate,
+    consensus,
+    doctor,
+    evaluate,
+    example,
+    explain,
+    inspect,
+    models,
+    serve,
+    train,
+):
     main.add_command(command)

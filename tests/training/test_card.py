@@ -62,10 +62,17 @@ def test_the_data_and_the_numbers_of_cells_are_named(model_card, spec):
     assert "Baron et al. 2016" in card
     assert f"{spec.training.n_cells} cells; seed {spec.training.seed}" in card
     assert f"held-out cells ({spec.training.validation})" in card
-    assert f"the {len(spec.genes)} that every reference has" in card
+    assert f"the {len(spec.genes)} that at least one reference has" in card
     for value in spec.training.scores.values():
         assert str(value) in card
     assert f"confidence {spec.thresholds.confidence}" in card
+
+
+def test_the_share_of_cells_that_is_left_out_is_said(model_card, spec):
+    dropped = {"epsilon": 12, "unknown": 30}
+    training = msgspec.structs.replace(spec.training, dropped_labels=dropped, n_cells=378)
+    card = model_card(msgspec.structs.replace(spec, training=training))
+    assert "Left out are 42 of 420 labelled cells (10.0 %), of 2 labels." in card
 
 
 def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(model_card, spec):

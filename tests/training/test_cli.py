@@ -198,6 +198,9 @@ class TestOptions:
             *("--unlabelled", parts["unlabelled"], "--species", "mouse"),
             *("--adapt", "one.h5ad", "--adapt", "two.h5ad"),
             *("--tissue", "lung", "--min-cells", 5, "--seed", 3, "--threads", 1),
+            *("--study-key", "donor", "--study-key", "batch", "--max-cells-per-type", 50),
+            *("--keep-label", "doublet", "--citation", "Doe 2026", "--licence", "CC0"),
+            *("--description", "Lungs."),
         )
         (recipe,) = made
         assert (recipe.name, recipe.label_key, recipe.species) == ("mine", "cell_type", "mouse")
@@ -205,6 +208,10 @@ class TestOptions:
         assert [s.file for s in recipe.unlabelled] == [str(parts["unlabelled"])]
         assert [s.file for s in recipe.adapt] == ["one.h5ad", "two.h5ad"]
         assert (recipe.tissue, recipe.min_cells, recipe.settings.seed) == ("lung", 5, 3)
+        assert [s.study_key for s in recipe.reference] == [["donor", "batch"]] * 2
+        assert [(s.citation, s.licence) for s in recipe.reference] == [("Doe 2026", "CC0")] * 2
+        assert (recipe.max_cells_per_type, recipe.keep) == (50, ["doublet"])
+        assert (recipe.description, recipe.licence) == ("Lungs.", "CC0")
 
     def test_references_of_one_stem_are_numbered(self, run, made):
         files = ("one/cells.h5ad", "two/cells.h5ad", "other.h5ad")
@@ -233,7 +240,7 @@ class TestOptions:
 
 @pytest.mark.usefixtures("no_work")
 class TestBadInput:
-    @pytest.mark.parametrize("missing", [0, 1, 3])
+    @pytest.mark.parametrize("missing", [0, 3])
     def test_an_option_is_missing(self, run, given, missing):
         width = 1 if missing == 0 else 2
         arguments = [*given[:missing], *given[missing + width :]]
@@ -324,6 +331,11 @@ class TestBadReferences:
     def test_no_label_column(self, last_line, parts):
         line = last_line(parts["labelled"], "--label-key", "celltype", "--name", "x")
         assert "no obs['celltype']" in line
+        assert "--label-key" in line
+
+    def test_no_label_key_and_no_schema(self, last_line, parts):
+        line = last_line(parts["labelled"], "--name", "x")
+        assert "CELLxGENE" in line
         assert "--label-key" in line
 
     def test_no_h5ad(self, last_line, recipe_file):

@@ -9,7 +9,8 @@ import networkx as nx
 import pytest
 
 from scbignn_infer.errors import InputError
-from scbignn_training.ontology import BY_FUNCTION, check_terms, lineages
+from scbignn_infer.model.cell_ontology import BY_FUNCTION
+from scbignn_training.ontology import check_terms, lineages
 
 PBMC = {
     "B": "CL:0000236",
@@ -37,9 +38,9 @@ def test_blood_is_grouped_as_a_biologist_would() -> None:
 def table() -> nx.DiGraph:
     """Return the ontology with an edge from each term to each of its ancestors."""
     graph = nx.DiGraph()
-    data = files("scbignn_training").joinpath("cell_ontology.tsv.gz").read_bytes()
+    data = files("scbignn_infer.model").joinpath("cell_ontology.tsv.gz").read_bytes()
     for line in gzip.decompress(data).decode().splitlines():
-        term, label, above = line.split("\t")
+        term, label, above, _ = line.split("\t")
         graph.add_node(term, label=label)
         graph.add_edges_from((term, other) for other in above.split())
     return graph

@@ -97,7 +97,7 @@ def test_a_minimal_recipe_takes_the_defaults(tmp_path):
         (MINIMAL + "[settings]\nnet_genes = 9000\n", "net_genes must not exceed"),
         ("min_cells = 1\n" + MINIMAL, "min_cells"),
         ("name = 'mine'\n", "needs a reference or profiles"),
-        ("\n".join(MINIMAL.replace("label_key", "tissue").splitlines()), "need a label_key"),
+        ("max_cells_per_type = -1\n" + MINIMAL, "max_cells_per_type"),
         (MINIMAL + "[simulation]\nsize = 0\n", "size"),
         ("name = \n", "mine.toml"),
         ("\n".join(MINIMAL.splitlines()[:3]), "reference"),

@@ -55,7 +55,7 @@ def test_to_narrow_the_output_is_to_cut_the_heads(
         rows = query.rows(choice.matrix, np.arange(query.n_cells))
     file = bundle.spec.gene_level.file
     cut = Session(without(bundle.read(file), ~kept), annotator.runtime, file)
-    level = annotator.gene_level(choice.panel)
+    level = annotator.pair.gene_level(choice.panel)
     _, whole = level.label(rows)
     _, expected = GeneLevel.of(bundle.spec, cut, choice.panel, 256).label(rows)
     narrow = grouping.narrow(whole.copy())[:, kept]

@@ -26,6 +26,12 @@ RECIPE_PARAMETERS = (
     "profiles",
     "profile_column",
     "label_key",
+    "study_key",
+    "keep_label",
+    "max_cells_per_type",
+    "description",
+    "licence",
+    "citation",
     "name",
     "unlabelled",
     "adapt",
@@ -53,7 +59,35 @@ RECIPE_PARAMETERS = (
     help="Column with the type, dataset, tissue, ontology, cells or citation of a profile "
     "[default: found by usual names].",
 )
-@click.option("--label-key", metavar="KEY", help="Column of obs with the cell types.")
+@click.option(
+    "--label-key",
+    metavar="KEY",
+    help="Column of obs with the cell types, or with their ontology ids [default: that of the "
+    "CELLxGENE schema, in files that have it].",
+)
+@click.option(
+    "--study-key",
+    multiple=True,
+    metavar="KEY",
+    help="Column of obs that tells studies or donors of a file apart; scores are then of studies "
+    "left out. Several columns together name a study.",
+)
+@click.option(
+    "--keep-label",
+    multiple=True,
+    metavar="LABEL",
+    help="Train on a label that seems to name no type, such as 'doublet'.",
+)
+@click.option(
+    "--max-cells-per-type",
+    type=click.IntRange(min=10),
+    metavar="N",
+    help="Of more cells of a type in a file take a sample, as even as possible over its studies.",
+)
+@click.option("--description", default="", help="Of the model, for its card.")
+@click.option("--licence", default="", help="Of the model and the cells, for its card.")
+@click.option("--citation", default="", help="Who measured the cells, for its card.")
+@click.option("--check", is_flag=True, help="Show what is odd in the labels, and train nothing.")
 @click.option("--name", help="Name of the model.")
 @click.option("-o", "--output", type=Path, default=Path(), help="Folder for the bundle.")
 @click.option("--unlabelled", multiple=True, metavar="FILE", help="Unlabelled cells for EM.")
@@ -97,6 +131,13 @@ def train(
     profiles: tuple[str, ...],
     profile_column: tuple[str, ...],
     label_key: str | None,
+    study_key: tuple[str, ...],
+    keep_label: tuple[str, ...],
+    max_cells_per_type: int | None,
+    description: str,
+    licence: str,
+    citation: str,
+    check: bool,
     name: str | None,
     output: Path,
     unlabelled: tuple[str, ...],
@@ -127,18 +168,25 @@ def train(
             recipe = recipe.without(leave_out)
     elif leave_out is not None:
         raise click.UsageError("--leave-out is for a --recipe")
-    elif not name or not (references or profiles) or (references and not label_key):
-        raise click.UsageError(
-            "give references with --label-key, or --profiles, and --name; or a --recipe"
-        )
+    elif not (name or check) or not (references or profiles):
+        raise click.UsageError("give references or --profiles, and --name; or a --recipe")
     else:
         recipe = Recipe(
-            name=name,
+            name=name or "unnamed",
+            description=description,
+            licence=licence,
             species=species,
             tissue=tissue,
             label_key=label_key or "",
             min_cells=min_cells,
-            reference=_named(references),
+            max_cells_per_type=max_cells_per_type or 0,
+            keep=list(keep_label),
+            reference=[
+                msgspec.structs.replace(
+                    s, study_key=list(study_key), citation=citation, licence=licence
+                )
+                for s in _named(references)
+            ],
             profiles=[
                 ProfileSource(file=s.file, name=s.name, columns=_columns(profile_column))
                 for s in _named(profiles)
@@ -147,6 +195,9 @@ def train(
             adapt=[Source(file=f) for f in adapt],
             settings=Settings(seed=seed),
         )
+    if check:
+        _show_findings(recipe)
+        return
     run(
         recipe,
         output,
@@ -156,6 +207,22 @@ def train(
         overwrite=overwrite,
         quiet=quiet,
     )
+
+
+def _show_findings(recipe: Recipe) -> None:
+    """Print what is odd in the labels of a recipe."""
+    from scbignn_training.train import check
+
+    rows = check(recipe)
+    if not rows:
+        click.echo("labels: nothing odd was found")
+        return
+    table = [("labels", "cells", "what was found", "what to do")]
+    table += [(row.labels, f"{row.cells:,}", row.what, row.do) for row in rows]
+    widths = [max(len(visible(line[i])) for line in table) for i in range(3)]
+    for line in table:
+        cells = [visible(text).ljust(n) for text, n in zip(line, [*widths, 0], strict=True)]
+        click.echo("  ".join(cells).rstrip())
 
 
 def _columns(given: tuple[str, ...]) -> Columns:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,12 +16,15 @@ from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.model.validate import MAX_TEXT, bad_word
 from scbignn_infer.network.panel import TARGET_SUM, Densifier
 from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
-from scbignn_infer.query.gene_names import ENOUGH, SPECIES, species_of
+from scbignn_infer.query.gene_names import ENOUGH, SPECIES, species_of, without_version
 from scbignn_infer.query.matrices import choose_matrix
 from scbignn_infer.query.readers import INDEX, open_query
 from scbignn_infer.query.reading import judge_matrices
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
+from scbignn_training.described import LABEL, TERM, Described, described
 from scbignn_training.gaps import Gaps, gene_shares
+from scbignn_training.ontology import name_of
+from scbignn_training.sampling import spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +36,8 @@ Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
 MIN_UNLABELLED_GENES = 50
+SYMBOL_COLUMNS = ("feature_name", "gene_symbols", "gene_symbol", "gene_name", "symbol")
+"""Columns that have the symbols where the index has Ensembl ids, the schema's first."""
 LATIN = {"homo sapiens": "human", "mus musculus": "mouse"}
 
 
@@ -77,6 +82,12 @@ class Study:
         (n,) labels as published; empty strings for unlabelled cells.
     origin
         Name of the study, and whether it was simulated.
+    studies
+        (n,) the study of each cell, where a file holds several.
+    ontology, tissue, assays
+        What the file itself says, by the schema of CELLxGENE.
+    left_out
+        Cells that were not read, by the reason.
     """
 
     path: Path
@@ -85,6 +96,29 @@ class Study:
     ensembl_ids: list[str]
     labels: Array
     origin: Origin = Origin()
+    studies: Array | None = None
+    ontology: dict[str, str] = field(default_factory=dict)
+    tissue: str = ""
+    assays: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def by_study(self) -> list[Study]:
+        """Return the studies of a file as one each, by name."""
+        if self.studies is None:
+            return [self]
+        names, first = np.unique(self.studies, return_index=True)
+        return [
+            replace(
+                self,
+                counts=self.counts[rows],
+                labels=self.labels[rows],
+                origin=replace(self.origin, name=str(name)),
+                studies=None,
+                left_out=self.left_out if i == 0 else {},
+            )
+            for i, name in enumerate(names[np.argsort(first)])
+            for rows in [np.flatnonzero(self.studies == name)]
+        ]
 
 
 @dataclass(frozen=True)
@@ -245,34 +279,60 @@ def _sums(counts: sp.csr_matrix, batches: Array, n: int) -> Array:
     return sums
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which cells of a file are read, and as what.
+
+    Attributes
+    ----------
+    label_key
+        Column of ``obs`` with the labels; none for unlabelled cells, and an empty string for the
+        one of the CELLxGENE schema.
+    exclude
+        Patterns by column of ``obs``; cells that match one are left out.
+    study_key
+        Columns that together tell the studies of the file apart.
+    most_per_type
+        Of more cells of a type, a sample as even as possible over the studies; 0 for all.
+    seed
+        Of the sample.
+    """
+
+    label_key: str | None = None
+    exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    study_key: Sequence[str] = ()
+    most_per_type: int = 0
+    seed: int = 0
+
+
 def read_study(
     path: str | Path,
     *,
     label_key: str | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
+    wanted: Wanted | None = None,
 ) -> Study:
-    """Read all cells of a file with the runtime's reader and its verdict on the matrices.
+    """Read cells of a file with the runtime's reader and its verdict on the matrices.
+
+    Which cells are read is decided by their columns; of the others no more than a block is held.
 
     Parameters
     ----------
     path
         An h5ad file.
-    label_key
-        Column of ``obs`` with the labels; none for unlabelled cells.
-    exclude
-        Patterns by column of ``obs``; cells that match one are left out.
+    label_key, exclude
+        As in :class:`Wanted`.
+    wanted
+        Instead of these.
 
     Raises
     ------
     InputError
         No such column, or no matrix that holds counts or log1p values of a whole library.
     """
+    wanted = wanted or Wanted(label_key, exclude or {})
     with open_query(path) as query:
-        keep = np.ones(query.n_cells, dtype=bool)
-        for column, patterns in (exclude or {}).items():
-            values = _column(query, column)
-            keep &= np.array([not any(fnmatch(v, p) for p in patterns) for v in values])
-        labels = _column(query, label_key) if label_key else np.full(query.n_cells, "", object)
+        cells = _choose_cells(query, wanted)
         verdicts = judge_matrices(query)
         n_genes = {name: len(query.gene_columns(name)[INDEX]) for name in verdicts}
         matrix = choose_matrix(verdicts, n_genes=n_genes)
@@ -282,7 +342,7 @@ def read_study(
                 expected="counts, or log1p values of all genes, to train on",
                 do="train on a file with the raw counts",
             )
-        counts = sp.csr_matrix(sp.vstack(list(query.blocks(matrix, READ_CELLS))), dtype=np.float32)
+        counts = _read_rows(query, matrix, cells.keep)
         if verdicts[matrix].state == "log1p":
             counts.data = np.expm1(counts.data * np.float32(np.log(verdicts[matrix].base)))
         counts.sum_duplicates()
@@ -291,15 +351,125 @@ def read_study(
         if mask is not None:
             counts = counts[:, np.flatnonzero(mask)]
             columns = {k: np.array(v)[mask].tolist() for k, v in columns.items()}
-    names = np.array(columns[INDEX])
+    names, ids = _symbols_and_ids(columns)
     symbols, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     if len(symbols) < len(names):
         gather = sp.csr_matrix((np.ones(len(names), np.float32), (np.arange(len(names)), inverse)))
         counts = sp.csr_matrix(counts @ gather)
     else:
         counts = sp.csr_matrix(counts[:, first])
-    ids = np.array(columns.get("gene_ids", [""] * len(names)))[first]
-    return Study(Path(path), counts[keep], symbols.tolist(), ids.tolist(), labels[keep])
+    return Study(
+        Path(path),
+        counts,
+        symbols.tolist(),
+        ids[first].tolist(),
+        cells.labels[cells.keep],
+        studies=None if cells.studies is None else cells.studies[cells.keep],
+        ontology=cells.ontology,
+        tissue=cells.told.tissue,
+        assays=cells.told.assays,
+        left_out=cells.left_out,
+    )
+
+
+class _Cells(NamedTuple):
+    """The cells of a file, before any count is read."""
+
+    keep: Array
+    labels: Array
+    studies: Array | None
+    ontology: dict[str, str]
+    told: Described
+    left_out: dict[str, int]
+
+
+def _choose_cells(query: Query, wanted: Wanted) -> _Cells:
+    """Decide by the columns of a file which of its cells are read."""
+    told = described(query)
+    key = wanted.label_key
+    if key == "":
+        if told is None:
+            raise InputError(
+                f"{query.name} does not say by the CELLxGENE schema which column has the labels",
+                expected="the name of that column of obs",
+                do="give it with --label-key (label_key in a recipe)",
+            )
+        key = LABEL
+    labels = np.full(query.n_cells, "", object) if key is None else _labels(query, key, told)
+    left_out: dict[str, int] = {}
+    keep = np.ones(query.n_cells, dtype=bool)
+    if key is not None and told and told.secondary is not None and told.secondary.any():
+        if told.secondary.all():
+            raise InputError(
+                f"all {query.n_cells:,} cells of {query.name} have is_primary_data False",
+                expected="cells of the study's own: these are copies of other files' cells",
+                do="train on the file that has them first, or remove the column",
+            )
+        keep &= ~told.secondary
+        left_out["is_primary_data is False"] = int(told.secondary.sum())
+    for column, patterns in wanted.exclude.items():
+        values = _column(query, column)
+        keep &= np.array([not any(fnmatch(v, p) for p in patterns) for v in values])
+    studies = None
+    if wanted.study_key:
+        parts = [_column(query, name, "--study-key") for name in wanted.study_key]
+        studies = np.array([" / ".join(map(str, row)) for row in zip(*parts, strict=True)], object)
+    if wanted.most_per_type and key is not None:
+        rows = np.flatnonzero(keep)
+        _, codes = np.unique(labels[rows].astype(str), return_inverse=True)
+        groups = np.zeros(len(rows), np.int64)
+        if studies is not None:
+            _, groups = np.unique(studies[rows].astype(str), return_inverse=True)
+        chosen = rows[spread(codes, groups, wanted.most_per_type, wanted.seed)]
+        if len(chosen) < len(rows):
+            left_out["beyond --max-cells-per-type"] = len(rows) - len(chosen)
+        keep = np.isin(np.arange(query.n_cells), chosen)
+    ontology: dict[str, str] = {}
+    if told and told.terms is not None and key is not None:
+        ontology = {
+            str(label): str(term)
+            for label, term in dict.fromkeys(zip(labels[keep], told.terms[keep], strict=True))
+            if label and term
+        }
+    return _Cells(keep, labels, studies, ontology, told or Described(), left_out)
+
+
+def _labels(query: Query, key: str, told: Described | None) -> Array:
+    """Return the labels of a column; of one of ontology ids, their names."""
+    labels = _column(query, key)
+    if told is None or key != TERM:
+        return labels
+    return np.array([name_of(term) or term for term in labels], dtype=object)
+
+
+def _read_rows(query: Query, matrix: str, keep: Array) -> sp.csr_matrix:
+    """Return some rows of a matrix; the others are dropped block by block."""
+    parts, start = [], 0
+    for block in query.blocks(matrix, READ_CELLS):
+        rows = keep[start : start + block.shape[0]]
+        start += block.shape[0]
+        if rows.any():
+            parts.append(block if rows.all() else block[np.flatnonzero(rows)])
+    if not parts:
+        raise InputError(
+            f"no cell of {query.name} is left",
+            expected="cells that no pattern leaves out",
+            do="mend exclude in the recipe",
+        )
+    return sp.csr_matrix(sp.vstack(parts), dtype=np.float32)
+
+
+def _symbols_and_ids(columns: Mapping[str, Sequence[str]]) -> tuple[Array, Array]:
+    """Return symbols and Ensembl ids of genes; where the index has ids, a column has symbols."""
+    names = np.array(columns[INDEX])
+    ids = np.array(columns.get("gene_ids", [""] * len(names)))
+    if np.mean([name.startswith("ENS") for name in names.astype(str)]) > 0.5:
+        plain = np.array([without_version(str(name)) for name in names])
+        column = next((c for c in SYMBOL_COLUMNS if c in columns), None)
+        if column is not None:
+            symbols = np.array(columns[column])
+            return np.where(symbols == "", plain, symbols), plain
+    return names, ids
 
 
 def relabelled(study: Study, label: str, to: str, genes: Sequence[str]) -> Study:
@@ -323,14 +493,14 @@ def relabelled(study: Study, label: str, to: str, genes: Sequence[str]) -> Study
     return replace(study, labels=labels)
 
 
-def _column(query: Query, name: str) -> Array:
+def _column(query: Query, name: str, option: str = "--label-key") -> Array:
     try:
         return np.array(query.obs_column(name), dtype=object)
     except InputError as error:
         raise InputError(
             error.found,
             expected=error.expected,
-            do="choose with --label-key (or in the recipe)",
+            do=f"choose with {option} (or in the recipe)",
         ) from None
 
 

@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import Term
+from scbignn_infer.model.cell_ontology import BY_FUNCTION
+from scbignn_infer.model.cell_ontology import terms as all_terms
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-
-BY_FUNCTION = frozenset(
-    {
-        "cell",
-        "electrically active cell",
-        "electrically responsive cell",
-        "electrically signaling cell",
-        "eukaryotic cell",
-        "motile cell",
-        "nucleate cell",
-        "protein secreting cell",
-        "secretory cell",
-        "single nucleate cell",
-        "stuff accumulating cell",
-    }
-)
-"""Terms that group cells across tissues and lineages, which nobody labels cells by."""
-
-
-@cache
-def _terms() -> dict[str, tuple[str, frozenset[str]]]:
-    """Map each term to its label and its ancestors, itself among them."""
-    table = files("scbignn_training").joinpath("cell_ontology.tsv.gz").read_bytes()
-    rows = (line.split("\t") for line in gzip.decompress(table).decode().splitlines())
-    return {term: (label, frozenset([term, *above.split()])) for term, label, above in rows}
 
 
 def check_terms(ontology: Mapping[str, str]) -> None:
@@ -48,7 +22,7 @@ def check_terms(ontology: Mapping[str, str]) -> None:
         There is no such term, or it is deprecated.
     """
     for label, term in ontology.items():
-        if term and term not in _terms():
+        if term and term not in all_terms():
             raise InputError(
                 f"the ontology id '{term}' of '{label}'",
                 expected="a term of the Cell Ontology that is not deprecated, such as CL:0000236",
@@ -56,9 +30,14 @@ def check_terms(ontology: Mapping[str, str]) -> None:
             )
 
 
+def name_of(term: str) -> str:
+    """Return the name of a term, or nothing if the ontology has no such term."""
+    return all_terms()[term].label if term in all_terms() else ""
+
+
 def is_below(term: str, wanted: Collection[str]) -> bool:
     """Tell whether a term is one of some terms or below one; an empty string is not."""
-    return bool(term) and not _terms()[term][1].isdisjoint(wanted)
+    return bool(term) and not all_terms()[term].above.isdisjoint(wanted)
 
 
 def lineages(terms: Sequence[str]) -> list[list[Term]]:
@@ -75,17 +54,17 @@ def lineages(terms: Sequence[str]) -> list[list[Term]]:
     terms
         Ontology id of each type, or an empty string, which belongs to no group.
     """
-    above = [_terms()[t][1] if t else frozenset() for t in terms]
+    above = [all_terms()[t].above if t else frozenset() for t in terms]
     named: dict[frozenset[int], list[str]] = {}
     for term in frozenset().union(*above):
         members = frozenset(i for i, a in enumerate(above) if term in a)
-        if 1 < len(members) < len(terms) and _terms()[term][0] not in BY_FUNCTION:
+        if 1 < len(members) < len(terms) and all_terms()[term].label not in BY_FUNCTION:
             named.setdefault(members, []).append(term)
     tree: dict[frozenset[int], Term] = {}
     for members in sorted(named, key=lambda m: (len(m), sorted(m))):
         if any(members & other and not other <= members for other in tree):
             continue
-        term = min(named[members], key=lambda t: (len(_terms()[t][0]), t))
+        term = min(named[members], key=lambda t: (len(all_terms()[t].label), t))
         level = 1 + max((g.level for m, g in tree.items() if m < members), default=0)
-        tree[members] = Term(label=_terms()[term][0], ontology_id=term, level=level)
+        tree[members] = Term(label=all_terms()[term].label, ontology_id=term, level=level)
     return [[group for members, group in tree.items() if i in members] for i in range(len(terms))]

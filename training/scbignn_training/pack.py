@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -222,8 +223,8 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         name=recipe.name,
         version=recipe.version,
         species=model.species,
-        tissue=recipe.tissue,
-        assays=recipe.assays,
+        tissue=recipe.tissue or model.tissue,
+        assays=recipe.assays or model.assays,
         description=recipe.description,
         licence=recipe.licence,
         genes=[
@@ -328,10 +329,11 @@ def tissues(
 def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
     """Return the record of each file of labelled cells and of each data set of profiles."""
     batches = np.bincount(reference.batches, minlength=len(reference.origins))
+    cells: Counter[str] = Counter()
     found: list[b.Dataset] = []
     for origin, n in zip(reference.origins, batches, strict=True):
         if not origin.simulated:
-            found.append(_dataset(recipe.reference[len(found)], int(n), "reference"))
+            cells[origin.file] += int(n)
             continue
         table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
         record = _dataset(table, int(n), "profiles")
@@ -341,7 +343,7 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
                 record, name=origin.name, citation=citation, tissues=list(origin.tissues)
             )
         )
-    return found
+    return [_dataset(s, cells[s.file], "reference") for s in recipe.reference] + found
 
 
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:

@@ -38,6 +38,8 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Patterns by obs column; matching cells are left out."""
     name: str = ""
     """What scores and ``--leave-out`` call it; by default the file's stem."""
+    study_key: list[str] = []
+    """Columns that together tell the studies (or donors) of the file apart."""
 
     @property
     def called(self) -> str:
@@ -123,9 +125,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     assays: list[str] = []
     licence: str = ""
     label_key: str = ""
-    """Column of the references with the cell types."""
+    """Column of the references with the cell types; empty for files of the CELLxGENE schema."""
     min_cells: Annotated[int, msgspec.Meta(ge=2)] = 10
     """Types with fewer cells after merging are left out."""
+    max_cells_per_type: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of more cells of a type in a file, a sample, as even as possible over its studies; 0: all."""
+    keep: list[str] = []
+    """Labels that seem to name no type, such as "doublet", and are types all the same."""
     reference: list[Source] = []
     profiles: list[ProfileSource] = []
     """Tables of mean expression that cells are simulated from."""
@@ -156,8 +162,6 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Refuse a recipe of nothing."""
         if not self.reference and not self.profiles:
             raise ValueError("a recipe needs a reference or profiles")
-        if self.reference and not self.label_key:
-            raise ValueError("references need a label_key")
 
     @property
     def foreign(self) -> list[Source]:

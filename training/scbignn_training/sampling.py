@@ -50,6 +50,20 @@ def stratified(codes: Array, size: int, seed: int) -> Array:
     return np.flatnonzero(place_in_type(codes, order) < wanted[codes])
 
 
+def spread(codes: Array, studies: Array, most: int, seed: int) -> Array:
+    """Choose up to ``most`` cells of each type (n,), as even over the studies (n,) as they allow.
+
+    Returns ascending row numbers.
+    """
+    order = np.random.default_rng(seed).permutation(len(codes))
+    _, both = np.unique(np.stack([codes, studies]), axis=1, return_inverse=True)
+    turn = place_in_type(both.ravel(), order)
+    place = np.empty(len(codes), np.int64)
+    place[order] = np.arange(len(codes))
+    by_turn = np.lexsort((place, turn))
+    return np.flatnonzero(place_in_type(codes, by_turn) < most)
+
+
 def even(codes: Array, size: int, seed: int) -> Array:
     """Choose up to ``size`` cells, ascending: all of small types, a like number of large ones."""
     if len(codes) <= size:

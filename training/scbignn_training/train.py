@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from scbignn_training.crossfit import BANK_CELLS, cross_fit, settle, strangeness
 from scbignn_training.data import (
     Cells,
     Origin,
+    Wanted,
     join,
     read_study,
     relabelled,
@@ -37,6 +38,7 @@ from scbignn_training.em import Pair
 from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gaps import Gaps
 from scbignn_training.gene_level import fit_gene_level, run_cells, steps_of
+from scbignn_training.labels import found_in, placeholders
 from scbignn_training.profiles import ontology_of, read_profiles
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from scbignn_training.crossfit import CrossFit
     from scbignn_training.data import Reference, Study
     from scbignn_training.evaluate import Outcome
+    from scbignn_training.labels import Finding
     from scbignn_training.profiles import ProfileSet
     from scbignn_training.recipe import Recipe
     from scbignn_training.run import Run
@@ -112,8 +115,8 @@ class Model:
         Unlabelled cells of each file.
     device
         Where the networks were trained.
-    species
-        Of all cells.
+    species, tissue, assays
+        Of all cells; the latter as files of the CELLxGENE schema say.
     """
 
     pair: Pair
@@ -134,6 +137,8 @@ class Model:
     n_unlabelled: list[int]
     device: str = "cpu"
     species: str = ""
+    tissue: str = ""
+    assays: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,17 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         A file is missing or differs from the recipe, or the data cannot be trained on.
     """
     run.say("reading the references")
-    reference, foreign, species = _read(recipe)
+    cells, profiles = read_cells(recipe)
+    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
+    species = tell_species(recipe.species, [*cells, *foreign])
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
+    reference = _join(recipe, cells, profiles)
+    for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
+        run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
     model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
-    return replace(model, species=species)
+    tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
+    assays = dict.fromkeys(a for c in cells for a in c.assays)
+    return replace(model, species=species, tissue=", ".join(tissues), assays=list(assays))
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -209,27 +221,41 @@ def read_reference(recipe: Recipe) -> Reference:
     InputError
         A file is missing or differs from the recipe, or the files do not go together.
     """
+    return _join(recipe, *read_cells(recipe))
+
+
+def check(recipe: Recipe) -> list[Finding]:
+    """Return what is odd in the labels of a recipe, without training; errors as in train."""
+    cells, profiles = read_cells(recipe)
+    tell_species(recipe.species, cells)
+    return found_in(cells, _join(recipe, cells, profiles), recipe.merge, recipe.min_cells)
+
+
+def read_cells(recipe: Recipe) -> tuple[list[Study], list[ProfileSet]]:
+    """Return the labelled cells of a recipe, read and simulated, and its profiles."""
     profiles = read_tables(recipe)
-    return _join(recipe, [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles)
-
-
-def _read(recipe: Recipe) -> tuple[Reference, list[Study], str]:
-    """Return the labelled cells, the unlabelled ones, and the species of them all."""
-    labelled, profiles = _read_labelled(recipe), read_tables(recipe)
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
-    cells = [*labelled, *_simulated(recipe, profiles)]
-    species = tell_species(recipe.species, [*cells, *foreign])
-    return _join(recipe, cells, profiles), foreign, species
+    return [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles
 
 
 def _read_labelled(recipe: Recipe) -> list[Study]:
-    found = []
+    found: list[Study] = []
     for source in recipe.reference:
-        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
+        wanted = Wanted(
+            recipe.label_key,
+            source.exclude,
+            source.study_key,
+            recipe.max_cells_per_type,
+            recipe.settings.seed,
+        )
+        study = read_study(source.locate(), wanted=wanted)
         for change in recipe.relabel:
             if not change.studies or source.called in change.studies:
                 study = relabelled(study, change.label, change.to, change.genes)
-        found.append(replace(study, origin=Origin(source.called)))
+        if len(recipe.reference) > 1 and study.studies is not None:
+            # donors of different files may bear one name
+            named = [f"{source.called}: {name}" for name in study.studies]
+            study = replace(study, studies=np.array(named, dtype=object))
+        found += replace(study, origin=Origin(source.called, file=source.file)).by_study()
     return found
 
 
@@ -265,9 +291,12 @@ def _simulated(recipe: Recipe, profiles: list[ProfileSet]) -> list[Study]:
 
 def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Reference:
     cells = well_known(cells, recipe.gene_studies)
-    joined = join(cells, merge=recipe.merge, drop=recipe.drop, min_cells=recipe.min_cells)
+    drop = [*recipe.drop, *placeholders(cells, recipe.keep)]
+    joined = join(cells, merge=recipe.merge, drop=drop, min_cells=recipe.min_cells)
     meant = {t.label: t for p in profiles for t in p.meant}
-    return replace(joined, ontology=ontology_of(profiles, recipe.merge), meant=meant)
+    said = {label: term for c in cells for label, term in c.ontology.items()}
+    ontology = said | ontology_of(profiles, recipe.merge)
+    return replace(joined, ontology=ontology, meant=meant)
 
 
 def fit(

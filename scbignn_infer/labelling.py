@@ -1,0 +1,123 @@
+"""One query through both levels of a model: as it is, or as the query's cells have adapted it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scbignn_infer.annotation.adapt import OF_TISSUES, Round, type_sums
+from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.provenance import Adapted
+from scbignn_infer.annotation.scores import CellScores
+from scbignn_infer.network.levels import cell_pass, gene_pass
+from scbignn_infer.network.neighbors import with_counts
+from scbignn_infer.network.panel import Panel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scbignn_infer._types import Array, Progress
+    from scbignn_infer.annotation.adapt import Adaptation
+    from scbignn_infer.annotation.rules import Rules
+    from scbignn_infer.network.pair import Pair
+    from scbignn_infer.query.readers import Query
+    from scbignn_infer.query.reading import Choice
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times the stages of labelling n cells, and passes progress on."""
+
+    n_cells: int
+    progress: Progress = lambda stage, done, total: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        """Time one stage, or one more part of it."""
+        self.progress(name, 0, self.n_cells)
+        start = time.perf_counter()
+        yield self.progress
+        taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = round(taken, 4)
+        self.progress(name, self.n_cells, self.n_cells)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A query on its way through a pair; ``batches`` are the cells of each graph."""
+
+    pair: Pair
+    query: Query
+    choice: Choice
+    batches: list[Array]
+    clock: Clock
+    keeps_graphs: bool = False
+
+    def round(self, panel: Panel, rules: Rules) -> Round:
+        """Run both levels over all cells, and score the labels."""
+        pair, workers = self.pair, self.pair.runtime.workers
+        with self.clock.stage("gene level") as report:
+            level = pair.gene_level(panel)
+            genes = gene_pass(level, self.query, self.choice.matrix, workers=workers, report=report)
+        rules = rules.found(genes.logits, genes.empty)
+        grouping = rules.grouping
+        bank, _ = pair.bank_of(grouping.kept), grouping.narrow(genes.logits)
+        scores = CellScores(self.query.n_cells, grouping, pair.bundle.spec.temperature)
+        done = Round(genes, scores, rules)
+        layers = pair.bundle.spec.cell_level.layers
+        for cells in with_counts(self.batches, genes.empty):
+            with self.clock.stage("graph"):
+                graph = pair.neighbors(genes.embedding[cells], bank)
+            done.builders.add(graph.builder)
+            with self.clock.stage("cell level") as report:
+                logits = cell_pass(
+                    layers,
+                    pair.session,
+                    genes.logits[cells],
+                    graph,
+                    workers=workers,
+                    report=report,
+                )
+            with self.clock.stage("scores"):
+                scores.put(cells, grouping.narrow(logits), genes, graph, panel=panel, bank=bank)
+            if self.keeps_graphs:
+                done.graphs.append((cells, graph))
+        return done
+
+    def adapted(self, rules: Rules, how: Adaptation) -> tuple[Round, Panel, Adapted]:
+        """Label by the model as it is, then as the cells have adapted it, if that may be."""
+        panel, types = self.choice.panel, Grouping.each(self.pair.bundle.spec.cell_types)
+        if rules.tissues is not None:
+            return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
+        each = replace(rules, grouping=types)
+        before = kept = self.round(panel, each)
+        with self.clock.stage("adapt"):
+            codes = how.trust(before, self.pair.bundle.spec.temperature)
+            adapted = how.record(before, codes, types.labels)
+            if not adapted.refused:
+                statistics, shift = how.m_step(
+                    panel, *self._sums(codes, len(types.labels)), own=adapted.own
+                )
+        if not adapted.refused:
+            new = Panel.of(self.pair.bundle, self.choice, statistics)
+            after = self.round(new, each)
+            adapted = how.judged(adapted, shift, after)
+            if not adapted.refused:
+                kept, panel = after, new
+        if rules.grouping.labels != types.labels:
+            kept = self.round(panel, rules)
+        kept.scores.known = before.scores.known  # a cell that is shifted is no more the same cell
+        return kept, panel, adapted
+
+    def _sums(self, codes: Array, n_types: int) -> tuple[Array, Array]:
+        """Return the expression of the cells of each type, summed, and their number."""
+        blocks = partial(self.query.blocks, self.choice.matrix)
+        workers = self.pair.runtime.workers
+        sums = type_sums(blocks, self.choice.panel, codes, n_types=n_types, workers=workers)
+        return sums, np.bincount(codes[codes >= 0], minlength=n_types)
