@@ -170,10 +170,10 @@ def crossover(points: Path, threads: int) -> list[Row]:
     return rows
 
 
-def recall(points: Path, n: int, threads: int, peer: Path | None) -> list[Row]:
+def recall(points: Path, n: int, threads: int, searches: list[str], peer: Path | None) -> list[Row]:
     """Return a row for each way to search."""
     truth = true_neighbors(points, threads)
-    rows = [apart(measure, name, points, n, truth, threads) for name in ("ivf", "pynndescent")]
+    rows = [apart(measure, name, points, n, truth, threads) for name in searches]
     for name in ("faiss", "hnswlib") if peer else ():
         command = [str(peer), "-m", "peers.knn", name, str(points), str(truth), str(threads)]
         said = subprocess.run(command, cwd=HERE, check=True, capture_output=True).stdout
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="200000,1000000")
     parser.add_argument("--only", default="labels,crossover,recall")
     parser.add_argument("--points", default=",".join(POINTS))
+    parser.add_argument("--searches", default="ivf,pynndescent")
     parser.add_argument("--peer", type=Path, help="Python of an environment with faiss and hnswlib")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -245,7 +246,8 @@ def main() -> None:
     for n in map(int, arguments.sizes.split(",") if "recall" in wanted else ()):
         for name in arguments.points.split(","):
             others = [r for r in rows.get("recall", []) if (r["points"], r["cells"]) != (name, n)]
-            found = recall(file_of(folder, name, n), n, threads, arguments.peer)
+            points, searches = file_of(folder, name, n), arguments.searches.split(",")
+            found = recall(points, n, threads, searches, arguments.peer)
             rows["recall"] = others + found
             out.write_text(json.dumps(rows, indent=0))
     out.write_text(json.dumps(rows, indent=0))
