@@ -29,9 +29,8 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from scbignn_infer import annotator as pipeline
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.network import exact
+from scbignn_infer.network import exact, pair
 from scbignn_infer.network.neighbors import Graph, build_graph, search_for
 from scbignn_infer.network.sessions import choose_runtime
 from scbignn_infer.query.readers import MatrixQuery, open_query
@@ -170,10 +169,10 @@ def crossover(points: Path, threads: int) -> list[Row]:
     return rows
 
 
-def recall(points: Path, n: int, threads: int, peer: Path | None) -> list[Row]:
+def recall(points: Path, n: int, threads: int, searches: list[str], peer: Path | None) -> list[Row]:
     """Return a row for each way to search."""
     truth = true_neighbors(points, threads)
-    rows = [apart(measure, name, points, n, truth, threads) for name in ("ivf", "pynndescent")]
+    rows = [apart(measure, name, points, n, truth, threads) for name in searches]
     for name in ("faiss", "hnswlib") if peer else ():
         command = [str(peer), "-m", "peers.knn", name, str(points), str(truth), str(threads)]
         said = subprocess.run(command, cwd=HERE, check=True, capture_output=True).stdout
@@ -211,7 +210,7 @@ def labels(model: str, file: str, truth: str | None) -> list[Row]:
                     indices = np.take_along_axis(found.indices, order, 1)
                     return Graph(indices, near, found.builder, near.min(axis=1))
 
-                with patch.object(pipeline, "build_graph", missing):
+                with patch.object(pair, "build_graph", missing):
                     found = annotator.annotate_query(query).best_labels
                 same.append(np.mean(found == first))
                 scored = np.isin(known, annotator.bundle.cell_types)
@@ -231,6 +230,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="200000,1000000")
     parser.add_argument("--only", default="labels,crossover,recall")
     parser.add_argument("--points", default=",".join(POINTS))
+    parser.add_argument("--searches", default="ivf,pynndescent")
     parser.add_argument("--peer", type=Path, help="Python of an environment with faiss and hnswlib")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -245,7 +245,8 @@ def main() -> None:
     for n in map(int, arguments.sizes.split(",") if "recall" in wanted else ()):
         for name in arguments.points.split(","):
             others = [r for r in rows.get("recall", []) if (r["points"], r["cells"]) != (name, n)]
-            found = recall(file_of(folder, name, n), n, threads, arguments.peer)
+            points, searches = file_of(folder, name, n), arguments.searches.split(",")
+            found = recall(points, n, threads, searches, arguments.peer)
             rows["recall"] = others + found
             out.write_text(json.dumps(rows, indent=0))
     out.write_text(json.dumps(rows, indent=0))

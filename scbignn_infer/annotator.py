@@ -101,7 +101,6 @@ class Annotator:
         self.bundle = bundle
         self.rules = Rules.of(bundle, **chosen.some(RuleKeywords))
         self.runtime = choose_runtime(chosen.device, chosen.threads)
-        search_for(0, chosen.neighbors)  # refuses what is none
         self.pair = Pair(
             bundle,
             self.runtime,

@@ -64,10 +64,9 @@ def estimate(
     search, rounds = search_for(n_cells, neighbors), 2 if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
-    # float32: the embedding and its cells of length 1; logits and states of the cell level and
-    # probabilities; indices and similarities of the graph while its own are dropped; a byte for
-    # each of some genes.
-    held = 8 * embedding_size + 24 * n_classes + 24 * n_neighbors + RESIDUAL_GENES
+    # The embedding and its cells of length 1; logits, states of the cell level and
+    # probabilities; indices and similarities of the graph; a byte for each of some genes.
+    held = 8 * embedding_size + 20 * n_classes + 9 * n_neighbors + RESIDUAL_GENES
     if adapt:  # the first round's embedding, logits, probabilities and genes stay
         held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes

@@ -143,7 +143,6 @@ def test_a_write_that_the_system_cuts_short(h5ad, tmp_path):
         from scbignn_infer.output import h5ad as writers
         from scbignn_infer.errors import OutputError
         from scbignn_infer.query.identity import Identity
-from scbignn_infer.settings import Settings
         source, target = Path({str(h5ad)!r}), Path({str(tmp_path / "out.h5ad")!r})
         seen, whole = Identity.of(source), anndata.read_h5ad(source)
         big = np.random.default_rng(0).random((20, 20_000), np.float32)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
 
 NAME = "pynndescent"
-START_BYTES, CELL_BYTES = 540_000_000, 600
+START_BYTES, CELL_BYTES = 540_000_000, 860
 """What numba and pynndescent hold at once, and for a cell beside its embedding and neighbours."""
 SECONDS_A_DESCENT = 1.5e-4
 """Of one thread, for one cell."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Shares = Sequence[tuple[Array, Array]]
 
 NAME = "ivf"
-START_BYTES, CELL_BYTES = 50_000_000, 80
+START_BYTES, CELL_BYTES = 30_000_000, 80
 """Buffers, and for a cell its votes and its place, beside its embedding and neighbours."""
 LISTS, LEAST_CELLS = 3.0, 64
 """Lists for each square root of the number of cells, and the fewest cells a list, on average."""

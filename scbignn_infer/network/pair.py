@@ -33,7 +33,7 @@ class Pair:
 
     Threads may share one, and it can be pickled: sessions are opened where it is unpickled.
     ``make_session`` is that of :class:`~scbignn_infer.Annotator`; ``graph`` says among which cells
-    neighbours are sought, ``search`` how, and ``seed`` is of that search.
+    neighbours are sought, ``search`` by what they are found, and ``seed`` is of that search.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Pair:
         self.bundle, self.runtime = bundle, runtime
         self.batch_cells = batch_cells or BATCH_CELLS[runtime.provider]
         self.graph: GraphKind = graph
+        search_for(0, search)  # refuses what is none
         self.search: SearchName = search
         self.seed = seed
         self._make_session = make_session
