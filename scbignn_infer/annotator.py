@@ -307,6 +307,7 @@ class Annotator:
             residual=cell_scores.residual,
             embedding=genes.embedding,
             empty=genes.empty,
+            joins_by_support=self.bundle.spec.certainty is not None,
             penalties=cell_scores.penalties,
             foreign=genes.foreign,
             **done.rules.limits,

@@ -65,6 +65,9 @@ class Annotation:
     wider
         The labels that cells may be given: the types, then what joins several; by default types
         alone.
+    joins_by_support
+        Whether a label that joins types must reach the ``label_threshold`` by its support, and not
+        by the probability of its types alone: in models whose novelty is that of measured cells.
     penalties
         (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
     foreign
@@ -106,6 +109,7 @@ class Annotation:
     label_threshold: float = 0.0
     sets: float = 0.0
     wider: Ontology | None = None
+    joins_by_support: bool = True
     penalties: Array | None = None
     foreign: Array | None = None
     excess: Array | None = None
@@ -168,7 +172,7 @@ class Annotation:
         (label, together), least = self._deepest, self.confidence_threshold
         is_sure = (self.support >= least) & (self.novelty <= self.max_novelty) & ~self.empty
         if self._needed > least:
-            joins = self.ontology.size[label] > 1
+            joins = (self.ontology.size[label] > 1) & self.joins_by_support
             is_sure &= np.where(joins, self.support, together) >= self._needed
         return np.where(is_sure, label, -1)
 

@@ -6,7 +6,7 @@
 SHIPPED = frozenset(
     {
         # human-body
-        "44064407f4f56eab815182d9453418f5bcaf376259282d4d3f00c4afdb669e54",
+        "66e27a388537b5f7af9cf97e64a5db97c0104ba32cf24d994cbc6cdeddefa74e",
         # human-lung-cancer-lines
         "4647165aebd6905c1eccd74686015db8ba715bcdae09dfaa0bcecec329d6e8ab",
         # human-pancreas
@@ -14,8 +14,8 @@ SHIPPED = frozenset(
         # human-pbmc
         "3a34e0a67583a160c2a0fcf7bcee8866d33748c95641b144342566ad9ea1cb96",
         # mouse-body
-        "ea54a636ca1bfbe71f31e756b1b37164f0e70cce7f8dd6a9018b1339f74a3f1b",
+        "e2b5989a31cc3f934e5628fc68ae20b63d2f5a7368a565744838af3e59d587ff",
         # mouse-pancreas
-        "5fcf32c00f9ed1250e5a4ab8b09b7ecd4d9f018870261ae330463c6a02d33d2f",
+        "43336a4721cb29a554d46e0bd8ef931571abcaae88f5982608256fb5e498e917",
     }
 )

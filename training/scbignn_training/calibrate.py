@@ -20,6 +20,9 @@ Array = np.ndarray[Any, Any]
 STIFFNESS = 0.02
 """Penalty on the squared slopes of the temperature's logarithm, in units of the log loss."""
 
+LEFT_OUT_SHARE = 0.25
+"""How far the scale of novelty moves towards studies left out, see :func:`towards`."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -116,3 +119,14 @@ def fit_threshold(probabilities: Array, codes: Array) -> float:
 def distance_quantiles(distance: Array) -> Array:
     """Return 201 evenly spaced quantiles of held-out cells' distances to the bank."""
     return np.quantile(distance, np.linspace(0, 1, 201)).astype(np.float32)
+
+
+def towards(own: Array, left_out: Array) -> Array:
+    """Return quantiles of out-of-fold cells, moved towards those of studies left out, too.
+
+    Both are pooled, each counting as much as the other, and the quantiles move a part of the way
+    there: cells of other laboratories are let in, and those of other tissues hardly.
+    """
+    both = distance_quantiles(np.concatenate([own, left_out]))
+    moved: Array = own + np.float32(LEFT_OUT_SHARE) * (both - own)
+    return moved

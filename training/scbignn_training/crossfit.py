@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scbignn_infer.annotation.scores import residual, smooth
+from scbignn_infer.annotation.scores import common_shift, residual, smooth
 from scbignn_infer.network.panel import RESIDUAL_GENES, within_spread
 from scbignn_training.augment import laboratories, views
 from scbignn_training.blocks import slices
@@ -199,6 +199,7 @@ def strangeness(
     *,
     called: Array,
     settings: Settings,
+    shifted: bool = False,
 ) -> tuple[Array, Array]:
     """Return how far cells and their neighbours are from known cells and from what they are called.
 
@@ -210,13 +211,16 @@ def strangeness(
         Other cells, their graph and (n,) codes.
     settings
         Size of the panel and of the bank.
+    shifted
+        Whether what their types have in common is taken off.
     """
     rows = even(known.codes, BANK_CELLS, settings.seed)
     bank = _unit(run_cells(level, known.subset(rows), settings)[0])
     neighbors = graph.neighbor_indices.numpy()
     distance = smooth(_distance(graph.embedding, bank), neighbors)
     scaled, profile = _shown(level, cells, settings)
-    return distance, residual(scaled, neighbors, called, *profile)
+    shift = common_shift(scaled, called, profile[0]) if shifted else 0.0
+    return distance, residual(scaled, neighbors, called, *profile, shift=shift)
 
 
 def _shown(level: GeneLevel, cells: Cells, settings: Settings) -> tuple[Array, tuple[Array, Array]]:

@@ -26,6 +26,7 @@ from scbignn_training.calibrate import (
     fit_certainty,
     fit_temperature,
     fit_threshold,
+    towards,
 )
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import key_of
@@ -414,7 +415,8 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
 
     Where all cells were simulated, out-of-fold ones are all too much like the others: threshold and
     novelty come from the studies left out, too. Where some were, measured cells alone say how sure
-    to be.
+    to be. How far cells may be from the reference is what out-of-fold cells say, moved towards
+    what those of studies left out say.
     """
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
@@ -430,6 +432,17 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
         certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
         sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
         probabilities = np.concatenate(sure)[judged]
+    apart = [o for o in outcomes if len(o.distance)]
+    if certainty is not None and apart:
+        distance, off = (
+            distance_quantiles(np.concatenate(parts))
+            for parts in ([o.distance for o in apart], [o.residual for o in apart])
+        )
+        model = replace(
+            model,
+            novelty_quantiles=towards(model.novelty_quantiles, distance),
+            residual_quantiles=towards(model.residual_quantiles, off),
+        )
     if certainty is None:
         model = replace(
             model,
@@ -551,6 +564,7 @@ def _split_outcomes(
         elif len(held_out) == 1 and not unseen.simulated.all():
             real = held_out[0].subset(np.flatnonzero(~unseen.simulated))
             found = replace(found, probes=_study_probes(pair, real, settings))
+            found = _with_strangeness(found, pair, start.labelled, real, settings, shifted=True)
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
@@ -581,11 +595,18 @@ def _study_probes(pair: Pair, cells: Cells, settings: Settings) -> list[Probe]:
 
 @torch.no_grad()
 def _with_strangeness(
-    found: Outcome, pair: Pair, known: Cells, cells: Cells, settings: Settings
+    found: Outcome,
+    pair: Pair,
+    known: Cells,
+    cells: Cells,
+    settings: Settings,
+    *,
+    shifted: bool = False,
 ) -> Outcome:
     graph = em.run_gene_level(pair.gene, cells, settings)
+    called = pair.cell(graph.gene_logits, graph).numpy().argmax(axis=1)
     distance, off = strangeness(
-        pair.gene, known, cells, graph, called=found.called, settings=settings
+        pair.gene, known, cells, graph, called=called, settings=settings, shifted=shifted
     )
     return replace(found, distance=distance, residual=off)
 
