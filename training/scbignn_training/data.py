@@ -56,6 +56,8 @@ class Origin:
         Whether the cells were drawn from profiles.
     file, citation
         The table of the profiles, and who measured them.
+    reference
+        Name of the file of cells, which may hold several studies.
     tissues
         Of the profiles, where a table of types says them.
     study
@@ -67,6 +69,7 @@ class Origin:
     simulated: bool = False
     file: str = ""
     citation: str = ""
+    reference: str = ""
     tissues: tuple[str, ...] = ()
     study: str = ""
 
@@ -200,6 +203,8 @@ class Reference:
         Cell Ontology id by label, as profile tables have them.
     meant
         What a label means, where a table of types says it.
+    groups
+        What terms of the ontology are called that join types, as a recipe names them.
     """
 
     counts: sp.csr_matrix
@@ -215,6 +220,7 @@ class Reference:
     origins: tuple[Origin, ...] = ()
     ontology: dict[str, str] = field(default_factory=dict)
     meant: dict[str, ProfileType] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def totals(self) -> Array:
@@ -223,11 +229,6 @@ class Reference:
         if self.covered is None:
             return sums
         return (sums / self.covered[self.batches]).astype(np.float32)
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """What terms of the ontology are called that join types, as a recipe names them."""
-        return {i: label for label, i in self.ontology.items() if label not in self.cell_types}
 
     @property
     def simulated(self) -> Array:

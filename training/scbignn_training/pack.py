@@ -359,7 +359,7 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
     found: list[b.Dataset] = []
     for origin, n in zip(reference.origins, batches, strict=True):
         if not origin.simulated:
-            cells[origin.file] += int(n)
+            cells[origin.reference] += int(n)
             continue
         table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
         record = _dataset(table, int(n), "profiles")
@@ -369,7 +369,7 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
                 record, name=origin.name, citation=citation, tissues=list(origin.tissues)
             )
         )
-    return [_dataset(s, cells[s.file], "reference") for s in recipe.reference] + found
+    return [_dataset(s, cells[s.called], "reference") for s in recipe.reference] + found
 
 
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:

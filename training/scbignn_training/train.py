@@ -288,7 +288,10 @@ def _read_labelled(recipe: Recipe) -> list[Study]:
             named = [f"{source.called}: {name}" for name in study.studies]
             study = replace(study, studies=np.array(named, dtype=object))
         found += replace(
-            study, origin=Origin(source.called, file=source.file, study=source.study)
+            study,
+            origin=Origin(
+                source.called, file=source.file, study=source.study, reference=source.called
+            ),
         ).by_study()
     return found
 
@@ -330,7 +333,8 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     meant = {t.label: t for p in profiles for t in p.meant}
     said = {label: term for c in cells for label, term in c.ontology.items()}
     ontology = said | ontology_of(profiles, recipe.merge, recipe.ontology)
-    return replace(joined, ontology=ontology, meant=meant)
+    groups = {i: name for name, i in recipe.ontology.items() if name not in joined.cell_types}
+    return replace(joined, ontology=ontology, meant=meant, groups=groups)
 
 
 def fit(
