@@ -167,7 +167,7 @@ class TestTypesOfFewCells:
         few = how.record(found, np.full(13, -1), ["a", "b", "c", "d"]).small
         assert few == ["b", "c"]
 
-    @pytest.mark.parametrize("level", [{}, {"CD4 T": "T", "CD8 T": "T"}])
+    @pytest.mark.parametrize("level", [{}, {"Naive CD4 T": "T", "Memory CD4 T": "T"}])
     def test_their_cells_keep_what_was_said_and_others_do_not(
         self, annotator: Annotator, blood: ad.AnnData, level: dict[str, str]
     ) -> None:
@@ -352,10 +352,12 @@ def test_a_step_is_undone_if_cells_agree_less(
 
 def test_groups_are_those_of_the_adapted_types(annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood)
-    rules = Rules.of(annotator.bundle, adapt=True, groups={"CD4 T": "T", "CD8 T": "T"})
+    rules = Rules.of(annotator.bundle, adapt=True, groups={"Naive CD4 T": "T", "Memory CD4 T": "T"})
     grouped, each = annotator.annotate_query(query, rules=rules), annotator.annotate_query(query)
     assert grouped.provenance.adapted == each.provenance.adapted
-    merged = np.where(np.isin(each.best_labels, ["CD4 T", "CD8 T"]), "T", each.best_labels)
+    merged = np.where(
+        np.isin(each.best_labels, ["Naive CD4 T", "Memory CD4 T"]), "T", each.best_labels
+    )
     assert (grouped.best_labels == merged).mean() > 0.99
 
 

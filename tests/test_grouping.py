@@ -65,12 +65,15 @@ def test_a_map_joins_what_it_names_and_leaves_the_rest() -> None:
 
 def test_coarser_labels_are_sums_of_the_finer(pbmc_bundle: ModelBundle, example: Path) -> None:
     query = AnnDataQuery(ad.read_h5ad(example))
-    fine = Annotator(pbmc_bundle, device="cpu", threads=1).annotate_query(query)
-    groups = {"CD4 T": "T", "CD8 T": "T", "CD14 Mono": "Mono", "CD16 Mono": "Mono"}
-    coarse = Annotator(pbmc_bundle, device="cpu", threads=1, groups=groups).annotate_query(query)
+    how = {"device": "cpu", "threads": 1, "depth": "leaf"}
+    fine = Annotator(pbmc_bundle, **how).annotate_query(query)
+    t_cells = ["Naive CD4 T", "Memory CD4 T", "Naive CD8 T", "Memory CD8 T"]
+    groups = dict.fromkeys(t_cells, "T") | {"CD14 Mono": "Mono", "CD16 Mono": "Mono"}
+    coarse = Annotator(pbmc_bundle, groups=groups, **how).annotate_query(query)
     place = {label: i for i, label in enumerate(fine.cell_types)}
-    both = fine.probabilities[:, [place["CD4 T"], place["CD8 T"]]].sum(axis=1)
-    np.testing.assert_allclose(coarse.probabilities[:, coarse.cell_types.index("T")], both)
+    together = fine.probabilities[:, [place[c] for c in t_cells]].sum(axis=1)
+    of_groups = coarse.probabilities[:, coarse.cell_types.index("T")]
+    np.testing.assert_allclose(of_groups, together, rtol=1e-5)
     assert set(coarse.labels) <= {*coarse.cell_types, "unknown"}
     assert (coarse.confidence >= fine.confidence - 1e-6).all()
     assert (coarse.labels == "unknown").sum() <= (fine.labels == "unknown").sum()
@@ -80,17 +83,18 @@ def test_coarser_labels_are_sums_of_the_finer(pbmc_bundle: ModelBundle, example:
 
 def test_unknown_can_be_asked_for_and_done_without(pbmc_bundle: ModelBundle, example: Path) -> None:
     query = AnnDataQuery(ad.read_h5ad(example))
-    none = Annotator(pbmc_bundle, device="cpu", unknown=False).annotate_query(query)
+    none = Annotator(pbmc_bundle, device="cpu", unknown=False, depth="leaf").annotate_query(query)
     assert not (none.labels == "unknown").any()
     np.testing.assert_array_equal(none.labels, none.best_labels)
-    much = Annotator(pbmc_bundle, device="cpu", unknown_threshold=0.9).annotate_query(query)
+    leaf = {"device": "cpu", "depth": "leaf"}
+    much = Annotator(pbmc_bundle, unknown_threshold=0.9, **leaf).annotate_query(query)
     np.testing.assert_array_equal(much.labels == "unknown", much.support < 0.9)
     assert (much.labels == "unknown")[much.confidence < 0.9].all()
     assert much.provenance.params.confidence_threshold == 0.9
-    usual = Annotator(pbmc_bundle, device="cpu").annotate_query(query)
+    usual = Annotator(pbmc_bundle, **leaf).annotate_query(query)
     assert usual.provenance.params.max_novelty == 1
     median = float(np.median(usual.novelty))
-    half = Annotator(pbmc_bundle, device="cpu", max_novelty=median).annotate_query(query)
+    half = Annotator(pbmc_bundle, max_novelty=median, **leaf).annotate_query(query)
     np.testing.assert_array_equal(
         half.labels == "unknown", (usual.labels == "unknown") | (usual.novelty > median)
     )

@@ -103,8 +103,8 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
         (
             "human-pbmc",
             "scbignn_infer/examples/pbmc700.h5ad",
-            {"B": "MS4A1", "CD4 T": "CD3D", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
-            ("CD4 T", "HLA-DRA"),
+            {"B": "MS4A1", "Memory CD4 T": "IL7R", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
+            ("Memory CD4 T", "TYROBP"),
         ),
         (
             "human-pancreas",

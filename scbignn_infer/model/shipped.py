@@ -8,14 +8,14 @@ SHIPPED = frozenset(
         # human-body
         "66e27a388537b5f7af9cf97e64a5db97c0104ba32cf24d994cbc6cdeddefa74e",
         # human-lung-cancer-lines
-        "4647165aebd6905c1eccd74686015db8ba715bcdae09dfaa0bcecec329d6e8ab",
+        "c4053b388d11aeb1260e4ba1dea61fcf07896cc59daf9bddb0a9512be1a517a9",
         # human-pancreas
-        "054e12665fecc28f85e10bdcdb2c1bbcc5908504aa831946a83edeb222c3616d",
+        "880df643971f8dfac64f5c05613e2b8f2a1cc46004c087675e1fcee80b8dcd48",
         # human-pbmc
-        "3a34e0a67583a160c2a0fcf7bcee8866d33748c95641b144342566ad9ea1cb96",
+        "a24a76d7e55b92583ff4a9be38bb2bf427fad7b23cc3a467641b187d0bc15d0b",
         # mouse-body
         "e2b5989a31cc3f934e5628fc68ae20b63d2f5a7368a565744838af3e59d587ff",
         # mouse-pancreas
-        "43336a4721cb29a554d46e0bd8ef931571abcaae88f5982608256fb5e498e917",
+        "780316ac1e60b28210c1a890b0aa0f9141b170ad8ae8c6163aa88781d9b05dc1",
     }
 )

@@ -237,7 +237,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
-    model = fit(reference, foreign, recipe.settings, run, hold_out=recipe.hold_out)
+    how = {"hold_out": recipe.hold_out, "follow_file": recipe.follow_file}
+    model = fit(reference, foreign, recipe.settings, run, **how)
     if recipe.label_threshold is not None:
         model = replace(model, label_threshold=recipe.label_threshold)
     tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
@@ -344,6 +345,7 @@ def fit(
     run: Run = BARE,
     *,
     hold_out: int = HOLD_OUT,
+    follow_file: bool = True,
 ) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
@@ -359,6 +361,8 @@ def fit(
         As in :func:`train`.
     hold_out
         The most twins that are trained to score studies left out.
+    follow_file
+        Whether temperature and novelty follow what is typical of a file.
 
     Raises
     ------
@@ -394,6 +398,7 @@ def fit(
                 *rows,
                 settings,
                 run=run.within(f"split {i + 1} of {len(splits)}"),
+                follow_file=follow_file,
             )
             for i, rows in enumerate(splits)
         ]
@@ -407,7 +412,14 @@ def fit(
     pair = list(start.iterate(settings, iterations, run))[-1]
     run.say("calibrating on out-of-fold cells")
     model = _calibrated(
-        pair, start, history, validation=validation, settings=settings, foreign=foreign, run=run
+        pair,
+        start,
+        history,
+        validation=validation,
+        settings=settings,
+        foreign=foreign,
+        run=run,
+        follow_file=follow_file,
     )
     if by_study:
         model = _with_studies(model, outcomes)
@@ -436,24 +448,9 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
         certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
         sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
         probabilities = np.concatenate(sure)[judged]
-    apart = [o for o in outcomes if len(o.distance)]
-    if certainty is not None and apart:
-        distance, off = (
-            distance_quantiles(np.concatenate(parts))
-            for parts in ([o.distance for o in apart], [o.residual for o in apart])
-        )
-        model = replace(
-            model,
-            novelty_quantiles=towards(model.novelty_quantiles, distance),
-            residual_quantiles=towards(model.residual_quantiles, off),
-        )
+    model = _with_distances(model, outcomes, follows=certainty is not None)
     if certainty is None:
-        model = replace(
-            model,
-            threshold=fit_threshold(probabilities, truth[judged]),
-            novelty_quantiles=_quantiles([o.distance for o in outcomes], judged),
-            residual_quantiles=_quantiles([o.residual for o in outcomes], judged),
-        )
+        model = replace(model, threshold=fit_threshold(probabilities, truth[judged]))
     called = np.concatenate([o.called for o in outcomes])
     types = model.reference.cell_types
     by_study = {}
@@ -474,6 +471,21 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     )
 
 
+def _with_distances(model: Model, outcomes: list[Outcome], *, follows: bool) -> Model:
+    """Scale novelty by studies left out: alone, or beside out-of-fold cells if it follows files."""
+    apart = [o for o in outcomes if len(o.distance)]
+    if not apart:
+        return model
+    distance, off = (
+        distance_quantiles(np.concatenate(parts))
+        for parts in ([o.distance for o in apart], [o.residual for o in apart])
+    )
+    if follows:
+        distance = towards(model.novelty_quantiles, distance)
+        off = towards(model.residual_quantiles, off)
+    return replace(model, novelty_quantiles=distance, residual_quantiles=off)
+
+
 def _with_depth(model: Model, probabilities: Array, codes: Array, studies: Array) -> Model:
     """Fit how sure labels of any depth must be, and sets of them, on unseen cells of studies."""
     grouping, ontology = labels_of(model.reference)
@@ -486,10 +498,6 @@ def _sure(certainty: Certainty, outcome: Outcome) -> Array:
     """Return the probabilities (n, c) of held-out cells as they are."""
     as_is = outcome.probes[0]
     return calibrate(outcome.logits, temperature_by(certainty, as_is.coverage, as_is.misfit))
-
-
-def _quantiles(parts: list[Array], judged: Array) -> Array:
-    return distance_quantiles(np.concatenate(parts)[judged])
 
 
 def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
@@ -539,6 +547,7 @@ def _split_outcomes(
     settings: Settings,
     *,
     run: Run = BARE,
+    follow_file: bool = True,
 ) -> Iterator[Outcome]:
     """Yield what EM iterations trained without the held-out cells make of them.
 
@@ -567,8 +576,10 @@ def _split_outcomes(
             found = _with_strangeness(found, pair, start.labelled, held_out[0], settings)
         elif len(held_out) == 1 and not unseen.simulated.all():
             real = held_out[0].subset(np.flatnonzero(~unseen.simulated))
-            found = replace(found, probes=_study_probes(pair, real, settings))
-            found = _with_strangeness(found, pair, start.labelled, real, settings, shifted=True)
+            probes = _study_probes(pair, real, settings) if follow_file else []
+            found = replace(found, probes=probes)
+            how = {"shifted": follow_file}
+            found = _with_strangeness(found, pair, start.labelled, real, settings, **how)
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
@@ -633,6 +644,7 @@ def _calibrated(
     settings: Settings,
     foreign: list[Study],
     run: Run,
+    follow_file: bool = True,
 ) -> Model:
     """Fit temperature, threshold and the novelty scale out of fold, and score the cells there."""
     crossfit, labelled, reference = start.crossfit, start.labelled, start.reference
@@ -647,8 +659,8 @@ def _calibrated(
     probabilities = calibrate(np.concatenate([logits[i] for i in clean]), temperature)
     best = probabilities.argmax(axis=1)
     measured = np.concatenate([crossfit.views[i].measured for i in clean])
-    real = bool(measured.any())
-    judged = measured if real else np.ones(len(truth), dtype=bool)
+    judged = measured if measured.any() else np.ones(len(truth), dtype=bool)
+    real = follow_file and bool(measured.any())
     off = [
         _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=real)
         for i in clean
