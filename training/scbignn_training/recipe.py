@@ -154,8 +154,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Queries whose own cells join the unlabelled ones, so that what the model says of them is
     transductive."""
     follow_file: bool = True
-    """Whether temperature and novelty follow what is typical of a file; else they are those of studies
-    left out, which suits a reference of many laboratories better."""
+    """Whether temperature and novelty follow what is typical of a file; else they are those of
+    studies left out, which suits a reference of many laboratories better."""
     relabel: list[Relabel] = []
     """Applied to labelled cells before labels are merged."""
     merge: dict[str, str] = {}

@@ -237,8 +237,14 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
-    how = {"hold_out": recipe.hold_out, "follow_file": recipe.follow_file}
-    model = fit(reference, foreign, recipe.settings, run, **how)
+    model = fit(
+        reference,
+        foreign,
+        recipe.settings,
+        run,
+        hold_out=recipe.hold_out,
+        follow_file=recipe.follow_file,
+    )
     if recipe.label_threshold is not None:
         model = replace(model, label_threshold=recipe.label_threshold)
     tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
