@@ -44,7 +44,7 @@ def test_a_module_is_named_where_the_package_was_never_installed(monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(errors, "requires", absent)
+    monkeypatch.setattr("importlib.metadata.requires", absent)
     error = errors.MissingExtraError("umap", extra="report", purpose="the map")
     assert error.do == "run: pip install umap"
 

@@ -347,7 +347,7 @@ class TestOneProcess:
         samples._held.clear()
         run(cells / "s*.h5ad", *MODEL, "-O", tmp_path, "-q")
         (held,) = samples._held.values()
-        assert set(held._sessions) == {"gene_level.onnx", "cell_level.onnx"}
+        assert set(held.pair._sessions) == {"gene_level.onnx", "cell_level.onnx"}
 
 
 @pytest.fixture(scope="module")

@@ -148,8 +148,9 @@ class TestRoundTrip:
         graph, logits = torch_says(model, query, settings)
         expected = np.array(model.reference.cell_types)[logits.argmax(axis=1)]
         assert annotation.best_labels.tolist() == expected.tolist()
+        temperature = annotation.provenance.params.temperature
         np.testing.assert_allclose(
-            annotation.probabilities, softmax(logits / model.temperature, axis=1), atol=1e-3
+            annotation.probabilities, softmax(logits / temperature, axis=1), atol=1e-3
         )
         np.testing.assert_allclose(annotation.embedding, graph.embedding, atol=1e-3)
         gene_level = graph.gene_logits.numpy().argmax(axis=1)

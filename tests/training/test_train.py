@@ -365,7 +365,8 @@ def test_progress_is_told_in_steps_of_all_networks(recipe, model):
 def test_two_references_are_one(parts, recipe):
     """The same cells in two files: each is left out in turn, and the other knows them."""
     source = recipe.reference[0]
-    twice = msgspec.structs.replace(recipe, reference=[source, source], unlabelled=[])
+    again = msgspec.structs.replace(source, name="again")
+    twice = msgspec.structs.replace(recipe, reference=[source, again], unlabelled=[])
     rows = []
     model = train(twice, Run(iteration=rows.append))
     n = len(read_study(parts["labelled"]).labels)

@@ -241,7 +241,9 @@ class Reference:
         """(n,) a number for the study of each cell, in the order of the files."""
         names = [o.study or o.name or i for i, o in enumerate(self.origins)]
         first = [names.index(name) for name in names]
-        return np.array(first or range(self.batches.max() + 1))[self.batches]
+        if self.batches.max() >= len(first):  # files that were never named
+            return self.batches
+        return np.array(first)[self.batches]
 
     @property
     def gaps(self) -> Gaps | None:
