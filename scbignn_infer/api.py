@@ -102,7 +102,7 @@ def annotate(
     >>> adata = ad.read_h5ad(files("scbignn_infer") / "examples" / "pbmc700.h5ad")
     >>> scbignn_infer.annotate(adata, "human-pbmc", threads=1)
     >>> adata.obs["scbignn_cell_type"].value_counts().head(3).to_dict()
-    {'DC': 192, 'CD16 Mono': 177, 'CD4 T': 101}
+    {'DC': 193, 'CD16 Mono': 171, 'B': 61}
     >>> adata.obsm["X_scbignn"].shape
     (700, 96)
     """

@@ -135,6 +135,8 @@ class Labelling:
     def _temperature(self, panel: Panel) -> float:
         """Return the temperature for the query's cells, by what is known of them."""
         misfit = self.choice.misfit
+        if self.pair.graph == "reference":
+            misfit = None  # no cell's label depends on the others
         if misfit is not None and panel is not self.choice.panel:  # as the cells have adapted it
             misfit = typical_misfit(self.query, self.choice.matrix, panel)
         return temperature_for(self.pair.bundle.spec, self.choice.genes.coverage, misfit)

@@ -18,7 +18,7 @@ from scbignn_infer.query.gene_match import other_species
 from scbignn_infer.query.gene_names import SPECIES, surely_of
 from scbignn_infer.query.matrices import sample_rows
 from scbignn_infer.query.readers import INDEX
-from scbignn_infer.query.reading import choose, judge_matrices
+from scbignn_infer.query.reading import choose, judge_matrices, with_misfit
 from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def choose_model(
     chosen = fits[name]
     others = [*bodies, *alike, *ranked]
     why += next((f"; next: {other}" for other in others if other != name), "")
-    return Nearest(chosen.bundle, chosen.choice, novelty, why)
+    return Nearest(chosen.bundle, with_misfit(query, chosen.choice), novelty, why)
 
 
 def _fits(
@@ -175,7 +175,7 @@ def _fits(
             except InputError:
                 continue  # it has no such tissue
             try:
-                choice = choose(query, bundle, reading, verdicts=verdicts)
+                choice = choose(query, bundle, reading, verdicts=verdicts, measure_misfit=False)
             except GeneError as error:
                 refused.add(error.found)
                 continue  # a model for other genes, perhaps another species

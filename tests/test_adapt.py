@@ -209,10 +209,12 @@ class TestSupport:
         self, annotator: Annotator, blood: ad.AnnData
     ) -> None:
         query = AnnDataQuery(blood)
-        plain = annotator.annotate_query(query, rules=replace(annotator.rules, adapt=False))
-        found = annotator.annotate_query(query)
+        rules = Rules.of(annotator.bundle, adapt=True, depth="leaf")
+        plain = annotator.annotate_query(query, rules=replace(rules, adapt=False))
+        found = annotator.annotate_query(query, rules=rules)
         gain = found.support - plain.support
-        assert gain.max() == pytest.approx(np.quantile(gain, 0.9), abs=1e-3)  # many are at the most
+        taken = found.excess > 1e-3  # of these what they gained beyond it is taken back
+        np.testing.assert_allclose(gain[taken], gain.max(), atol=1e-3)
         assert 0.01 < gain.max() < 0.5
         assert (found.excess > 0.1).any()
         assert (plain.excess == 0).all()
@@ -285,7 +287,7 @@ def test_cells_of_unseen_types_do_not_pull(
     a, b = alone.provenance.adapted, mixed.provenance.adapted
     assert a is not None
     assert b is not None
-    assert b.cells <= 1.1 * a.cells
+    assert b.cells <= 1.2 * a.cells
     assert (mixed.best_labels[:700] == alone.best_labels).mean() > 0.97
     assert (mixed.labels[700:] == "unknown").mean() > 0.8
 

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from scbignn_infer import __version__
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import (
     Foreign,
     Genes,
@@ -54,8 +55,10 @@ def based() -> Provenance:
 
 def expected_record(annotator: Annotator) -> dict[str, Any]:
     """Return what ``uns`` holds of the example, in its order."""
+    spec = annotator.bundle.spec
+    ontology = Ontology.of(spec, annotator.rules.grouping)
     return {
-        "model": {"name": "human-pbmc", "version": "1", "sha256": annotator.bundle.sha256},
+        "model": {"name": "human-pbmc", "version": "2", "sha256": annotator.bundle.sha256},
         "adaptation": "",
         "training_cells": 0,
         "matrix": {
@@ -69,8 +72,8 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
         },
         "genes": {
             "column": "index",
-            "n_shared": 757,
-            "coverage": 0.3167295548424053,
+            "n_shared": 764,
+            "coverage": 0.26193385486824755,
             "n_duplicates": 0,
             "n_renamed": 0,
             "left_out": {},
@@ -85,9 +88,9 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
             "n_batches": 1,
             "confidence_threshold": 0.5,
             "max_novelty": 1.0,
-            "label_threshold": 0.0,
+            "label_threshold": 0.9,
             "sets": 0.0,
-            "temperature": 1.5212,
+            "temperature": 1.3896,
             "seed": 0,
             "threads": 1,
             "provider": "cpu",
@@ -99,6 +102,12 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
             **installed_packages(),
         },
         "cell_types": [c.label for c in annotator.bundle.spec.cell_types],
+        "joins": {
+            "labels": [ontology.labels[i] for i in ontology.joins],
+            "types": [
+                " ".join(map(str, np.flatnonzero(ontology.holds[i]))) for i in ontology.joins
+            ],
+        },
     }
 
 

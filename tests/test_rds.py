@@ -161,7 +161,9 @@ def test_other_objects_are_named(rscript, tmp_path, line):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"something", gzip.compress(b"something"), b"X\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"something", gzip.compress(b"something", mtime=0), b"X\n"]
+)
 def test_what_is_no_rds_is_one_line(tmp_path, content):
     path = tmp_path / "a.rds"
     path.write_bytes(content)

@@ -82,7 +82,9 @@ def read(path: Path) -> tuple[str, Reader, dict[str, Any]]:
 def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
     text, reader, data = read(folder / "r.html")
     assert reader.loads == ["data:,"]
-    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|https?://(?!www\.w3\.org)", text)
+    assert not re.search(
+        r"url\(|@import|fetch\(|XMLHttpRequest|(?:src|href)\s*=\s*[\"']https?:", text
+    )
     words = " ".join(reader.words)
     labels = ad.read_h5ad(folder / "o.h5ad").obs["scbignn_cell_type"]
     for label, n in labels.value_counts().items():
@@ -103,13 +105,13 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
         (
             "human-pbmc",
             "scbignn_infer/examples/pbmc700.h5ad",
-            {"B": "MS4A1", "Memory CD4 T": "IL7R", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
+            {"B": "MS4A1", "Naive CD8 T": "CD8B", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
             ("Memory CD4 T", "TYROBP"),
         ),
         (
             "human-pancreas",
             "tests/data/pancreas400.h5ad",
-            {"beta": "INS", "alpha": "GCG", "delta": "SST", "ductal": "KRT7", "acinar": "CTRB1"},
+            {"beta": "INS", "alpha": "GCG", "delta": "SST", "ductal": "KRT7", "acinar": "CELA3B"},
             ("beta", "ACP5"),
         ),
     ],

@@ -565,7 +565,7 @@ def test_a_shipped_model_whose_genes_are_turned_is_refused(shipped: Path) -> Non
 def test_a_shipped_model_whose_labels_are_shifted_is_refused(shipped: Path) -> None:
     """The number of cells of each type tells."""
     message = refused(save(shipped, cell_types=lambda t: t[1:] + t[:1]))
-    assert "cells of 'CD14 Mono'" in message
+    assert "cells of '" in message
 
 
 def test_a_shipped_model_with_the_graph_of_another_is_refused(shipped: Path) -> None:

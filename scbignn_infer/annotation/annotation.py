@@ -90,7 +90,7 @@ class Annotation:
     >>> counts = np.random.default_rng(0).poisson(1.0, (3, 500))
     >>> annotation = annotator.annotate_matrix(counts, genes)
     >>> annotation.probabilities.shape
-    (3, 9)
+    (3, 15)
     >>> annotation.provenance.matrix.state
     'counts'
     """
@@ -227,7 +227,7 @@ class Annotation:
 
     @cached_property
     def label_sets(self) -> Array:
-        """(n_cells,) labels that hold the share :attr:`sets`."""
+        """(n_cells,) labels that hold the share that was asked for."""
         return self.sets_of(self.sets)
 
     def _names(self, codes: Array) -> Array:
@@ -245,7 +245,7 @@ class Annotation:
 
     @property
     def shown(self) -> dict[str, Column]:
-        """The columns that there are: all but those that were not asked for."""
+        """All columns but those that were not asked for."""
         return {n: c for n, c in COLUMNS.items() if c.asked is None or c.asked(self)}
 
     def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:

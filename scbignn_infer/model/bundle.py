@@ -369,7 +369,7 @@ class ModelBundle:
     >>> import scbignn_infer
     >>> bundle = scbignn_infer.load_model("human-pbmc")
     >>> bundle.spec.species, len(bundle.cell_types)
-    ('human', 9)
+    ('human', 15)
     """
 
     def __init__(self, path: Path, spec: BundleSpec, files: dict[str, bytes], sha256: str) -> None:

@@ -137,6 +137,7 @@ def choose(
     *,
     verdicts: Mapping[str, Verdict] | None = None,
     fits: GeneFits | None = None,
+    measure_misfit: bool = True,
 ) -> Choice:
     """Decide which matrix and which gene names to use for a model.
 
@@ -151,7 +152,12 @@ def choose(
     choice = Choice(matrix, verdicts, fit, passed_over=rivals)
     if choice.verdict.state == "log1p-cut":
         choice = replace(choice, target_sum=_target_sum(query, choice))
-    if bundle.spec.certainty is None:
+    return with_misfit(query, choice) if measure_misfit else choice
+
+
+def with_misfit(query: Query, choice: Choice) -> Choice:
+    """Return a choice with its misfit, where the model's certainty depends on it."""
+    if choice.bundle.spec.certainty is None:
         return choice
     return replace(choice, misfit=typical_misfit(query, choice.matrix, choice.panel))
 

@@ -41,7 +41,9 @@ def without(graph: bytes, gone: np.ndarray[Any, Any]) -> bytes:
     return whole
 
 
-@pytest.mark.parametrize("keep", [("Naive CD4 T", "Memory CD8 T", "NK"), ("CD14 Mono", "DC", "B")])
+@pytest.mark.parametrize(
+    "keep", [("Naive CD4 T", "Memory CD4 T", "Memory CD8 T", "NK"), ("CD14 Mono", "DC", "B")]
+)
 def test_to_narrow_the_output_is_to_cut_the_heads(
     pbmc_bundle: ModelBundle, example: Path, keep: tuple[str, ...]
 ) -> None:

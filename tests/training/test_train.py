@@ -217,7 +217,7 @@ class TestHeldOutCells:
         studies = np.arange(len(reference.codes)) % 2
         script = {}
 
-        def scores(reference, foreign, inside, outside, settings, run):
+        def scores(reference, foreign, inside, outside, settings, run, *, follow_file):
             (study,) = set(reference.batches[outside])
             script[study] = set(reference.batches[inside])
             found = [(0.1, 0.9), (0.2, 0.7), (0.3, 0.2)] if study else [(0.5, 0.6)] * 3
