@@ -53,8 +53,9 @@ class Categories:
         """Return them as pandas has them."""
         import pandas as pd
 
+        kind = None if self.categories else object  # pandas infers the kind of texts it has
         return pd.Categorical.from_codes(
-            self.codes, categories=pd.Index(self.categories, dtype=object)
+            self.codes, categories=pd.Index(self.categories, dtype=kind)
         )
 
 
