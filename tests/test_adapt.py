@@ -287,7 +287,7 @@ def test_cells_of_unseen_types_do_not_pull(
     a, b = alone.provenance.adapted, mixed.provenance.adapted
     assert a is not None
     assert b is not None
-    assert b.cells <= 1.2 * a.cells
+    assert b.refused or b.cells <= 1.1 * a.cells
     assert (mixed.best_labels[:700] == alone.best_labels).mean() > 0.97
     assert (mixed.labels[700:] == "unknown").mean() > 0.8
 

@@ -79,15 +79,15 @@ def test_a_laboratory_that_multiplies_genes_leaves_the_labels() -> None:
     """Factors of the genes, the same in all cells, make few cells unknown that were not."""
     annotator = Annotator(certain("human-pancreas"), device="cpu", threads=1)
     counts, genes = matrix(ISLETS)
-    factor = np.exp(0.5 * np.random.default_rng(0).standard_normal(len(genes)))
+    factor = np.exp(0.8 * np.random.default_rng(0).standard_normal(len(genes)))
     distorted = sp.csr_matrix(counts).multiply(factor).rint().tocsr()
     plain, found = (annotator.annotate_matrix(x, genes) for x in (counts, distorted))
     assert found.provenance.apart > plain.provenance.apart
-    assert found.provenance.params.temperature <= plain.provenance.params.temperature
+    assert found.provenance.params.temperature < plain.provenance.params.temperature
     assert np.mean(found.codes < 0) < np.mean(plain.codes < 0) + 0.1
     old = Annotator.load(certain("human-pancreas", None), device="cpu", threads=1)
     before = old.annotate_matrix(distorted, genes)
-    assert np.median(before.residual) > 1.1 * np.median(found.residual)
+    assert np.median(before.residual) > 1.5 * np.median(found.residual)
 
 
 def test_neighbours_in_the_reference_know_nothing_of_other_cells() -> None:

@@ -205,6 +205,19 @@ def test_a_set_is_a_column_if_it_is_asked_for(annotation: Annotation) -> None:
     assert "scbignn_cell_type_set" in slot_names("scbignn")["obs"]
 
 
+def test_where_novelty_is_simulated_a_sum_that_is_sure_is_enough(annotation: Annotation) -> None:
+    """Penalties that leave the support above the threshold hide no label that joins types."""
+    strange = replace(annotation, penalties=np.full((len(annotation), 2), 0.1))
+    free = replace(strange, joins_by_support=False)
+    joins = strange.ontology.size[free.codes] > 1
+    hidden = (strange.codes < 0) & (free.codes >= 0)
+    assert (hidden <= joins).all()
+    sums = annotation.ontology.deepest(annotation.probabilities, annotation.label_threshold)[1]
+    enough = (sums >= annotation.label_threshold) & (free.support >= free.confidence_threshold)
+    enough &= free.novelty <= free.max_novelty
+    np.testing.assert_array_equal(free.codes >= 0, enough & ~annotation.empty)
+
+
 def test_the_record_says_what_joins_types(annotation: Annotation) -> None:
     record = annotation.record()
     types = annotation.cell_types

@@ -13,6 +13,7 @@ from scbignn_training.calibrate import (
     fit_certainty,
     fit_temperature,
     fit_threshold,
+    towards,
 )
 
 
@@ -107,3 +108,12 @@ def test_the_temperature_of_easy_files_has_a_floor(calibrated):
     logits = 50 * np.eye(5)[np.arange(500) % 5]
     found = fit_certainty([[Probe(logits, np.arange(500) % 5, 1.0, 1.0)]])
     assert temperature_by(found, 1.0, 1.0) >= 0.2
+
+
+def test_a_scale_moves_a_part_of_the_way_towards_studies_left_out():
+    own, far = np.linspace(0, 1, 201, dtype=np.float32), np.linspace(2, 3, 201, dtype=np.float32)
+    moved, both = towards(own, far), np.quantile(np.r_[own, far], np.linspace(0, 1, 201))
+    assert (own <= moved).all()
+    assert (moved <= both + 1e-6).all()
+    assert moved[180] == pytest.approx(0.75 * own[180] + 0.25 * both[180], abs=1e-5)
+    np.testing.assert_allclose(towards(own, own), own, atol=0.01)

@@ -584,8 +584,9 @@ def _split_outcomes(
             real = held_out[0].subset(np.flatnonzero(~unseen.simulated))
             probes = _study_probes(pair, real, settings) if follow_file else []
             found = replace(found, probes=probes)
-            how = {"shifted": follow_file}
-            found = _with_strangeness(found, pair, start.labelled, real, settings, **how)
+            found = _with_strangeness(
+                found, pair, start.labelled, real, settings, shifted=follow_file
+            )
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
         yield replace(
