@@ -127,14 +127,16 @@ def _check(part: Part, cells: FileQuery) -> None:
 
 
 def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
-    held: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+    whole: dict[str, Any] = {}
     based: list[Provenance] = []
     for part in parts:
         with np.load(part.path, allow_pickle=False) as arrays:
             based.append(msgspec.json.decode(str(arrays["provenance"]), type=Provenance))
             for name in ARRAYS:
-                held[name].append(arrays[name])
-    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
+                values = arrays[name]
+                shape = parts[-1].stop, *values.shape[1:]
+                to = whole.setdefault(name, np.empty(shape, values.dtype))
+                to[part.start : part.stop] = values
     rules = annotator.rules
     return Annotation(
         cell_types=rules.grouping.labels,
