@@ -144,7 +144,7 @@ def test_a_report_can_do_nothing_but_show_itself(client: httpx.Client, body: byt
     [
         ("short", HDF5, {}, 422),
         ("a" * 65, HDF5, {}, 422),
-        ("..%2F" + "a" * 22, HDF5, {}, 404),
+        ("..%2F" + "a" * 22, HDF5, {}, 405),
         ("a" * 21 + "<", HDF5, {}, 422),
         (NAME, "application/json", {}, 415),
         (NAME, "text/plain", {}, 415),
@@ -399,16 +399,14 @@ def test_metrics_count_what_was_done(child: service.Worker, body: bytes) -> None
 def test_the_access_log_has_a_line_for_each_request(
     child: service.Worker, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    observing.access.addHandler(caplog.handler)
     observing.access.setLevel("INFO")
     try:
         with running(child) as client:
             put(client, body)
-            agent = {"user-agent": "odd \x9b2J \x7f" + "x" * 500}
+            agent = {"user-agent": b"odd \x9b2J" + b"x" * 500}
             client.get("/nothing?secret=1", headers=agent)
             client.get("/health", headers={"host": "evil.example.org"})
     finally:
-        observing.access.removeHandler(caplog.handler)
         observing.access.setLevel("NOTSET")
     lines = [r.getMessage() for r in caplog.records if r.name == "scbignn_infer.access"]
     assert all(line.isascii() and "\n" not in line for line in lines)
@@ -417,13 +415,30 @@ def test_the_access_log_has_a_line_for_each_request(
     assert seen == [
         ("PUT", "/results/{name}", 201),  # not the name, which opens the results
         ("GET", "/nothing", 404),
-        ("GET", "/health", 421) if seen[2][1] == "/health" else ("GET", "other", 421),
+        ("GET", "/health", 421),
     ]
     assert noted[0]["received"] == len(body)
     assert noted[0]["seconds"] > 0
     assert noted[0]["client"] == "127.0.0.1"
     assert len(noted[1]["agent"]) == 200
     assert "secret" not in lines[1]
+
+
+def test_the_command_keeps_the_log_in_a_file(
+    start: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    log = tmp_path / "access.jsonl"
+    process = start("serve", "--port", "0", "-m", MODELS[0], "--access-log", log)
+    address = process.stderr.readline().split(" at ")[1].strip()
+    with httpx.Client(base_url=address, timeout=60) as client:
+        assert "<h1>Label cell types</h1>" in client.get("/").text
+        log.rename(tmp_path / "old.jsonl")  # as programs do that rotate logs
+        client.get("/health")
+    for file, path in (("old.jsonl", "/"), ("access.jsonl", "/health")):
+        (line,) = (tmp_path / file).read_text().splitlines()
+        assert (json.loads(line)["path"], json.loads(line)["status"]) == (path, 200)
+    done = run("serve", "--port", "0", "--access-log", tmp_path / "none" / "x", code=1)
+    assert "cannot write the access log" in done.stderr
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -471,7 +486,7 @@ def page(browser: Any, client: httpx.Client) -> Iterator[Any]:
     page = context.new_page()
     page.seen = Seen(page)
     page.goto(str(client.base_url))
-    page.wait_for_function("document.querySelectorAll('#model option').length > 1")
+    wait(page, "document.querySelectorAll('#model option').length > 1")
     yield page
     own = str(client.base_url)
     asked = [url for url in page.seen.asked if not url.startswith(("data:", own))]
@@ -488,6 +503,15 @@ DROP = """([name, text]) => {
         target.dispatchEvent(
             new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true }));
 }"""
+
+
+def wait(page: Any, true: str) -> None:
+    """Wait until something holds in a page, whose policy forbids what Playwright waits with."""
+    for _ in range(600):
+        if page.evaluate(true):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never came: {true}")
 
 
 def drop(page: Any, name: str, content: bytes) -> None:
@@ -511,7 +535,7 @@ def test_a_file_is_dropped_and_its_labels_are_seen(
             .observe(document.getElementById("status"), { childList: true });
     }""")
     page.get_by_role("button", name="Label the cells").click()
-    assert page.get_by_role("progressbar").is_visible()
+    page.get_by_role("progressbar").wait_for()
     assert page.evaluate("document.activeElement.id") == "cancel"
     page.wait_for_selector("#result:not([hidden])", timeout=240_000)
     assert page.inner_text("#title") == f"Labels of {name}"  # text, not markup
@@ -562,11 +586,11 @@ def test_what_cannot_be_labelled_is_one_line(
     page.get_by_label("Model").select_option(MODELS[0])
     drop(page, name, body[: len(body) // 2] if content is None else content)
     page.get_by_role("button", name="Label the cells").click()
-    page.wait_for_function("document.getElementById('error').textContent !== ''")
+    wait(page, "document.getElementById('error').textContent !== ''")
     line = page.get_by_role("alert").inner_text()
     assert said in line
     assert len(line.splitlines()) == 1
-    page.wait_for_function("document.activeElement.id === 'start'")
+    wait(page, "document.activeElement.id === 'start'")
     assert page.get_by_role("button", name="Label the cells").is_enabled()
     assert not page.is_visible("#work")
     assert not page.is_visible("#result")
@@ -577,10 +601,10 @@ def test_what_cannot_be_labelled_is_one_line(
 def test_what_is_missing_is_said_before_anything_is_sent(page: Any, body: bytes) -> None:
     button = page.get_by_role("button", name="Label the cells")
     button.click()
-    page.wait_for_function("document.getElementById('error').textContent.startsWith('No file')")
+    wait(page, "document.getElementById('error').textContent.startsWith('No file')")
     drop(page, "cells.h5ad", body)
     button.click()
-    page.wait_for_function("document.getElementById('error').textContent.startsWith('No model')")
+    wait(page, "document.getElementById('error').textContent.startsWith('No model')")
     assert [url for url in page.seen.asked if "/results/" in url] == []
 
 
@@ -593,7 +617,7 @@ def test_work_can_be_cancelled(
     page.get_by_label("Model").select_option(MODELS[0])
     page.get_by_role("button", name="Label the cells").click()
     page.get_by_role("button", name="Cancel").click()
-    page.wait_for_function("document.getElementById('status').textContent === 'Cancelled.'")
+    wait(page, "document.getElementById('status').textContent === 'Cancelled.'")
     assert page.get_by_role("alert").inner_text() == ""
     assert page.evaluate("document.activeElement.id") == "start"
     until(lambda: client.get("/health").json()["queue_length"] == 0)
@@ -603,15 +627,10 @@ def test_work_can_be_cancelled(
 
 def test_the_page_is_used_by_keyboard_alone_and_is_named(page: Any) -> None:
     reached = []
-    for _ in range(5):
+    for _ in range(4):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id"))
-    assert reached == ["file", "model", "report", "start", ""] or reached[:4] == [
-        "file",
-        "model",
-        "report",
-        "start",
-    ]
+    assert reached == ["file", "model", "report", "start"]
     unnamed = page.evaluate("""() => [...document.querySelectorAll("input, select, progress")]
         .filter((e) => e.labels.length === 0).map((e) => e.id)""")
     assert unnamed == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ ARGUMENTS = "scbignn_infer.arguments"
 
 def command() -> str:
     """Return the command that runs, as a shell takes it."""
-    return shlex.join(["scbignn-infer", *click.get_current_context().meta[ARGUMENTS]])
+    return shlex.join(["scbignn-infer", *click.get_current_context().meta.get(ARGUMENTS, ())])
 
 
 def provenance(query: Path, settings: Settings, summary: dict[str, Any]) -> dict[str, Any]:
@@ -26,6 +25,8 @@ def provenance(query: Path, settings: Settings, summary: dict[str, Any]) -> dict
 
     ``settings`` are those that can change a label.
     """
+    import platform
+
     from scbignn_infer.annotation.provenance import versions
     from scbignn_infer.settings import SAME_LABELS
 

@@ -170,9 +170,10 @@ def estimate_file(query: Path, settings: Settings, options: FileOptions, common:
         print_json(expected)
     elif not common.quiet:
         time, memory = _as_time(expected["seconds"]), expected["memory_bytes"] / 1e9
+        threads = "1 thread" if expected["threads"] == 1 else f"{expected['threads']} threads"
         say(
             f"{query}: {expected['cells']:,} cells would take about {time} and {memory:.1f} GB of "
-            f"memory with {expected['model']['name']} on {expected['threads']} threads"
+            f"memory with {expected['model']['name']} on {threads}"
         )
 
 

@@ -30,7 +30,7 @@ SUFFIXES: dict[str, str] = {"report": ".html", "table": ".csv", "h5ad": ".h5ad"}
 TYPES = {"report": "text/html; charset=utf-8", "table": CSV, "h5ad": HDF5}
 ALONE = (
     "sandbox allow-scripts allow-downloads allow-popups; default-src 'none'; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "frame-ancestors 'self'"
 )
 """What a report may do: run its own scripts, as a page of no site. It can ask nothing of anyone."""

@@ -18,6 +18,7 @@ const STAGES = {
 
 let models = [];
 let most = Infinity;
+let checking = false; // the file that is chosen
 let working = null; // the request that is being answered
 let held = null; // the address of results that the service keeps
 
@@ -49,7 +50,7 @@ function showModel() {
   const tissues = (model && model.tissues) || [];
   $("tissues").hidden = tissues.length === 0;
   fill($("tissue"), [["", "found from the cells"], ["any", "any"], ...tissues.map((t) => [t, t])]);
-  if (!model) return;
+  if (!model) return text("about-model", "");
   const of = [model.species, model.tissue].filter(Boolean).join(", ");
   text("about-model", `${of}; ${model.cell_types.length} types; version ${model.version}`);
 }
@@ -160,7 +161,10 @@ async function label(event) {
   event.preventDefault();
   text("error", "");
   const file = $("file").files[0];
+  if (checking || working) return;
+  checking = true;
   const wrong = await check(file);
+  checking = false;
   if (wrong) return fail(wrong);
   forget();
   $("result").hidden = true;
