@@ -31,7 +31,8 @@ function fail(line) {
 }
 
 function size(bytes) {
-  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  const [unit, name] = [[1e9, "GB"], [1e6, "MB"]].find(([n]) => bytes >= n) || [1e3, "kB"];
+  return `${Number((bytes / unit).toFixed(1))} ${name}`;
 }
 
 async function ask(path) {
@@ -51,7 +52,7 @@ function showModel() {
   $("tissues").hidden = tissues.length === 0;
   fill($("tissue"), [["", "found from the cells"], ["any", "any"], ...tissues.map((t) => [t, t])]);
   if (!model) return text("about-model", "");
-  const of = [model.species, model.tissue].filter(Boolean).join(", ");
+  const of = [model.species, model.tissues ? "any tissue" : model.tissue].join(", ");
   text("about-model", `${of}; ${model.cell_types.length} types; version ${model.version}`);
 }
 
@@ -208,7 +209,7 @@ function show(name, place, result) {
   const unknown = summary.unknown.toLocaleString("en");
   const cells = summary.cells.toLocaleString("en");
   const made = `${summary.model.name} ${summary.model.version}`;
-  text("said", `${cells} cells, of which ${unknown} unknown; ${made}; ${summary.seconds} seconds.`);
+  text("said", `${cells} cells, of which ${unknown} unknown; ${made}; ${summary.seconds.toFixed(1)} seconds.`);
   $("warnings").replaceChildren(
     ...summary.warnings.map((words) => {
       const item = document.createElement("li");
