@@ -639,6 +639,28 @@ def test_the_page_is_used_by_keyboard_alone_and_is_named(page: Any) -> None:
     assert page.get_attribute("html", "lang") == "en"
 
 
+AXE = Path(__file__).parent / "javascript" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+@pytest.mark.skipif(
+    not AXE.exists(), reason="needs: npm ci --ignore-scripts --prefix tests/javascript"
+)
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_axe_finds_no_fault(page: Any, body: bytes, scheme: str) -> None:
+    """Names, roles, contrast and order, with a result and an error on the page."""
+    page.emulate_media(color_scheme=scheme)
+    page.get_by_label("Model").select_option(MODELS[0])
+    page.get_by_label("Make a report").uncheck()
+    drop(page, "cells.h5ad", body)
+    page.get_by_role("button", name="Label the cells").click()
+    page.wait_for_selector("#result:not([hidden])", timeout=60_000)
+    page.evaluate("document.getElementById('error').textContent = 'what is wrong'")
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run()")
+    assert len(found["passes"]) > 20
+    assert [fault["help"] for fault in found["violations"]] == []
+
+
 def test_a_page_elsewhere_cannot_use_the_service(browser: Any, client: httpx.Client) -> None:
     """A page of another port of this machine, the nearest that is another site."""
     import http.server
