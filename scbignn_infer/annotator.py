@@ -325,6 +325,7 @@ class Annotator:
                 ),
                 tissue=done.rules.tissue,
                 apart=cell_scores.apart_as_a_whole(~genes.empty),
+                median_distance=cell_scores.typical_distance(~genes.empty),
                 params=Params.of(
                     self.pair,
                     done,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from msgspec import structs
 
 from scbignn_infer import nearest_model
+from scbignn_infer.annotation.provenance import Model
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Progress
     from scbignn_infer.annotation.provenance import Provenance
+    from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots
@@ -92,6 +96,71 @@ def make_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
     return Annotator(bundle, **settings.some(LabelKeywords))
 
 
+def now() -> str:
+    """Return the time in UTC, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def expect(
+    cells: FileQuery,
+    annotator: Annotator,
+    suffix: str,
+    *,
+    report: bool,
+    adapt: bool,
+    sample: bool = True,
+) -> Estimate:
+    """Estimate what labelling a file into another of a suffix takes.
+
+    Without a ``sample`` of its rows, what is held of a file that is read whole does not count.
+    """
+    copied = suffix == ".h5ad" and cells.h5ad
+    whole = isinstance(cells, HeldFile) or (suffix == ".h5ad" and not cells.h5ad)
+    return annotator.estimate(
+        cells.n_cells,
+        output_bytes=cells.identity.size if copied else 0,
+        held_bytes=_bytes_held(cells) if whole and sample else 0,
+        report=report,
+        adapt=adapt,
+    )
+
+
+def _bytes_held(cells: FileQuery) -> int:
+    """Return what of a file is in memory beside the labelling, by a sample of its rows."""
+    rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
+    stored = 0
+    for name in cells.matrices():
+        with suppress(InputError):  # what cannot be read is said where matrices are judged
+            stored += cells.rows(name, rows).nnz
+    return ENTRY_BYTES * stored * cells.n_cells // len(rows)
+
+
+def estimate_file(
+    query: Path, settings: Settings, *, suffix: str = ".h5ad", report: bool = False
+) -> Summary:
+    """Return what labelling a file is expected to take, without labelling it or writing anything.
+
+    It is refused as the labelling would be, if the memory limit is too low.
+    """
+    limit = settings.memory_limit
+    refuse_beyond(limit, reading := bytes_to_read(query), f"reading all of {query}")
+    with open_file(query, settings.reading, limit) as cells:
+        bundle, *_ = find_model(cells, settings)
+        annotator = make_annotator(settings, bundle)
+        adapt = Rules.of(bundle, **settings.some(RuleKeywords)).adapt
+        expected = expect(cells, annotator, suffix, report=report, adapt=adapt)
+        refuse_too_large(cells, expected, limit)
+        return {
+            "input": str(query),
+            "cells": cells.n_cells,
+            "model": msgspec.to_builtins(Model.of(bundle)),
+            "threads": annotator.runtime.threads,
+            "seconds": round(expected.seconds, 1),
+            "memory_bytes": max(expected.memory, reading),
+            "memory_limit": limit,
+        }
+
+
 def stem(query: Path) -> str:
     """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
     return readers.without_suffixes(query.resolve().name)
@@ -131,7 +200,7 @@ class Job:
         self._why = ""
 
     def __enter__(self) -> Self:
-        self._start = perf_counter()
+        self._start, self._started = perf_counter(), now()
         limit = self.settings.memory_limit
         refuse_beyond(limit, bytes_to_read(self.query), f"reading all of {self.query}")
         with ExitStack() as stack:
@@ -202,6 +271,8 @@ class Job:
             "input": str(self.query),
             "output": str(self.target),
             **annotation.summary(),
+            "started": self._started,
+            "finished": now(),
             "seconds": round(perf_counter() - self._start, 3),
         }
 
@@ -241,27 +312,16 @@ class Job:
         return choice
 
     def _refuse_too_large(self) -> None:
-        self.expected = self.annotator.estimate(
-            self.cells.n_cells,
-            output_bytes=self.cells.identity.size if self._copied else 0,
-            held_bytes=self._bytes_held(),
+        limit = self.annotator.memory_limit
+        self.expected = expect(
+            self.cells,
+            self.annotator,
+            self.target.suffix,
             report=self.report is not None,
             adapt=self.rules.adapt,
+            sample=limit is not None,
         )
-        refuse_too_large(self.cells, self.expected, self.annotator.memory_limit)
-
-    def _bytes_held(self) -> int:
-        """Return what of the file is in memory beside the labelling, by a sample of its rows."""
-        cells = self.cells
-        whole = isinstance(cells, HeldFile) or (self.target.suffix == ".h5ad" and not cells.h5ad)
-        if self.annotator.memory_limit is None or not whole:
-            return 0
-        rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
-        stored = 0
-        for name in cells.matrices():
-            with suppress(InputError):  # what cannot be read is said where matrices are judged
-                stored += cells.rows(name, rows).nnz
-        return ENTRY_BYTES * stored * cells.n_cells // len(rows)
+        refuse_too_large(self.cells, self.expected, limit)
 
     def _check_outputs(self) -> None:
         """Refuse what cannot be written, before any work is done."""

@@ -75,6 +75,8 @@ class Reading:
 
 AS_FOUND = Reading()
 """No wishes."""
+SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
+"""Settings that say where and how fast work is done, and change no label."""
 
 
 @dataclass(frozen=True)

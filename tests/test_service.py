@@ -250,6 +250,41 @@ def test_tables_and_files_are_those_of_the_command(client, example, tmp_path):
         assert again.status_code == 200
 
 
+def test_arrow_has_the_columns_of_the_table_and_the_embedding(client, cells, annotator):
+    table = post(client, as_h5ad(cells), accept=CSV).text.splitlines()
+    answer = post(client, as_arrow(cells), ARROW, accept=ARROW, embedding=True)
+    assert answer.headers["content-type"] == ARROW
+    found = pa.ipc.open_stream(answer.content).read_all()
+    assert found.column_names == [*table[0].split(","), "embedding"]
+    assert found["cell"].to_pylist() == list(cells.obs_names)
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    for name, values in expected.columns().items():
+        assert found[name].to_pylist() == values.tolist(), name
+    embedding = np.array(found["embedding"].to_pylist(), np.float32)
+    np.testing.assert_allclose(embedding, expected.embedding, rtol=1e-5, atol=1e-6)
+    plain = pa.ipc.open_stream(post(client, as_h5ad(cells), accept=ARROW).content).read_all()
+    assert plain.column_names == found.column_names[:-1]
+
+
+def test_json_has_the_embedding_if_it_is_asked_for(client, cells, annotator):
+    answer = post(client, as_sparse(cells), JSON, embedding=True).json()
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    np.testing.assert_allclose(answer["embedding"], expected.embedding, rtol=1e-5, atol=1e-6)
+    assert "embedding" not in post(client, as_sparse(cells), JSON).json()
+    refused = post(client, as_sparse(cells), JSON, accept=CSV, embedding=True)
+    assert refused.status_code == 422
+    assert "expected an answer in JSON, Arrow or HDF5" in error_of(refused)
+
+
+def test_the_summary_has_medians(client, cells, annotator):
+    summary = post(client, as_sparse(cells), JSON).json()["summary"]
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    for name in ("confidence", "novelty"):
+        median = float(np.median(getattr(expected, name)))
+        assert summary[f"median_{name}"] == pytest.approx(median, abs=1e-4)
+    assert 0 < summary["median_distance"] <= 1
+
+
 def test_cells_without_names_are_numbered(client, cells):
     body = json.loads(as_dense(cells[:3]))
     del body["cells"]
@@ -399,8 +434,8 @@ def test_the_description_holds_for_bodies_and_answers(client, cells):
     check(answer.json(), operation["responses"]["200"]["content"])
     labels = components["schemas"]["Labels"]
     assert set(answer.json()) == set(labels["required"])
-    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set"}
-    wished = post(client, as_sparse(cells), JSON, sets=0.9)
+    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set", "embedding"}
+    wished = post(client, as_sparse(cells), JSON, sets=0.9, embedding=True)
     check(wished.json(), operation["responses"]["200"]["content"])
     assert set(wished.json()) == set(labels["properties"])
     answer = post(client, as_sparse(cells), JSON, matrix="none")

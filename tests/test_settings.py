@@ -105,7 +105,7 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
 
     shown = Wishes.model_json_schema()["properties"]
     wished = OF_THE_SERVICE - NOT_IN_REQUESTS
-    assert set(shown) - {"model"} == {NAMES.get(name, name) for name in wished}
+    assert set(shown) - {"model", "embedding"} == {NAMES.get(name, name) for name in wished}
     for name in wished:
         setting, field = SETTINGS[name], shown[NAMES.get(name, name)]
         default = list(setting.default) if setting.default == () else setting.default

@@ -60,7 +60,8 @@ def test_wheel_holds_what_it_should_and_no_more(wheel: Path) -> None:
     for model in MODELS:
         assert f"scbignn_infer/exported_models/{model}/bundle.json" in names
     templates = [f"report/templates/{file.name}" for file in TEMPLATES.iterdir()]
-    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad", *templates):
+    page = [f"service/page/page.{suffix}" for suffix in ("css", "html", "js")]
+    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad", *templates, *page):
         assert f"scbignn_infer/{name}" in names
     assert "scbignn_training/card.md.j2" in names
     assert not [n for n in names if n.endswith((".pyc", ".pkl", ".pickle"))]

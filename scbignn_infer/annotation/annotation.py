@@ -300,8 +300,15 @@ class Annotation:
             "unknown": labels.get(UNKNOWN, 0),
             "unknown_reasons": self.unknown_counts(),
             "empty": self.n_empty,
+            "median_confidence": self._median(self.confidence),
+            "median_novelty": self._median(self.novelty),
             "warnings": self.warnings(),
         }
+
+    def _median(self, values: Array) -> float | None:
+        """Return the median of those cells that have counts; None if none has."""
+        cells = ~self.empty
+        return round(float(np.median(values[cells])), 4) if cells.any() else None
 
 
 def joins_of(record: Mapping[str, Any], cell_types: list[str]) -> dict[str, list[str]]:

@@ -207,6 +207,9 @@ class Provenance(msgspec.Struct, frozen=True):
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
+    median_distance
+        How far the typical cell is from the nearest reference cell, as a quantile of held-out
+        reference cells; None where no cell has counts.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
     adapted
@@ -229,6 +232,7 @@ class Provenance(msgspec.Struct, frozen=True):
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
     apart: float = 0.0
+    median_distance: float | None = None
     adapted: Adapted | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -258,6 +262,7 @@ class Provenance(msgspec.Struct, frozen=True):
             kept,
             genes=genes,
             training_cells=sum(p.training_cells for p in parts),
+            median_distance=_median([p.median_distance for p in parts]),
             seconds={s: sum(p.seconds.get(s, 0.0) for p in parts) for s in stages},
         )
 
@@ -277,6 +282,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what stands in ``uns``, without timings: the same input gives the same file."""
         written: dict[str, Any] = msgspec.to_builtins(self)
         del written["seconds"], written["reference_distance"], written["why"]
+        del written["median_distance"]
         if not self.notes:
             del written["notes"]
         return _without_nothing(written)
@@ -285,7 +291,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        kept = {name: said[name] for name in (*names, "tissue", "apart", "adapted")}
+        kept = {n: said[n] for n in (*names, "tissue", "apart", "median_distance", "adapted")}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
@@ -365,6 +371,11 @@ class Provenance(msgspec.Struct, frozen=True):
             return []
         said = f"{self.model.name} was trained on at least {self.training_cells:,} of these cells"
         return [f"{said}; scores on them say nothing about new data"]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:

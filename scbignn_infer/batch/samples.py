@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
-from scbignn_infer.label_file import Job, ReportFile, make_annotator, stem
+from scbignn_infer.label_file import Job, ReportFile, make_annotator, now, stem
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.output.temporaries import LEFTOVER, NO_RUN, temporaries_of
 from scbignn_infer.plain import visible
+from scbignn_infer.settings import SAME_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 FORMATS = ("h5ad", "csv", "tsv", "parquet")
-SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
-"""Settings that say where and how fast work is done, and change no label."""
 HASH_BYTES = 1 << 22
 
 
@@ -160,7 +159,7 @@ def plan_tasks(
         if record.get("status") in ("started", "done"):
             made.add(str(record.get("output")))
     new = [s for s in samples if str(s.target) not in made and not s.target.exists()]
-    manifest.append([_record(sample, "started") for sample in new])
+    manifest.append([_record(sample, "started") | {"started": now()} for sample in new])
     made.update(str(sample.target) for sample in new)
     return [
         Task(s, settings, overwrite, before.get(s.name), str(s.target) in made, split, manifest.run)
@@ -284,7 +283,7 @@ def in_one_line(error: Exception) -> str:
 
 def failed(sample: Sample, error: str) -> Record:
     """Return the record of a sample that could not be labelled."""
-    return {**_record(sample, "failed"), "error": visible(error)}
+    return {**_record(sample, "failed"), "finished": now(), "error": visible(error)}
 
 
 def _record(sample: Sample, status: str) -> Record:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.about import command, provenance
 from scbignn_infer.cli.options import (
     FILE,
     gathered,
@@ -52,6 +53,7 @@ class FileOptions:
     output: Path | None
     report: Path | None
     in_place: bool
+    estimate: bool
 
 
 @click.command()
@@ -67,6 +69,11 @@ class FileOptions:
     ),
     click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
     click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
+    click.option(
+        "--estimate",
+        is_flag=True,
+        help="Only say what time and memory labelling would take, and write nothing.",
+    ),
 )
 @click.option(
     "-O",
@@ -148,7 +155,26 @@ def annotate(
             if queries or wrong
             else "name a file to label, or several and -O FOLDER"
         )
-    annotate_file(Path(queries[0]), settings, one, common)
+    work = estimate_file if one.estimate else annotate_file
+    work(Path(queries[0]), settings, one, common)
+
+
+def estimate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
+    """Say what labelling one file would take."""
+    from scbignn_infer import label_file
+
+    suffix = ".h5ad" if options.output is None else options.output.suffix
+    report = options.report is not None
+    expected = label_file.estimate_file(query, settings, suffix=suffix, report=report)
+    if common.as_json:
+        print_json(expected)
+    elif not common.quiet:
+        time, memory = _as_time(expected["seconds"]), expected["memory_bytes"] / 1e9
+        threads = "1 thread" if expected["threads"] == 1 else f"{expected['threads']} threads"
+        say(
+            f"{query}: {expected['cells']:,} cells would take about {time} and {memory:.1f} GB of "
+            f"memory with {expected['model']['name']} on {threads}"
+        )
 
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
@@ -179,7 +205,8 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             _announce(job.n_cells, job.expected)
         summary = job.run()
     if common.as_json:
-        print_json(summary)
+        about = {"command": command(), "provenance": provenance(query, settings, summary)}
+        print_json(summary | about)
         print_warnings([] if common.quiet else summary["warnings"])
     elif not common.quiet:
         _print_summary(summary)
@@ -189,9 +216,12 @@ def _announce(n_cells: int, expected: Estimate) -> None:
     """Say what takes long before it is done."""
     if expected.seconds <= LONG_SECONDS:
         return
-    seconds, gigabytes = expected.seconds, expected.memory / 1e9
-    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    time, gigabytes = _as_time(expected.seconds), expected.memory / 1e9
     say(f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory", err=True)
+
+
+def _as_time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:

@@ -82,13 +82,15 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def describe_error(error: ScBiGNNError) -> dict[str, str]:
+def describe_error(error: ScBiGNNError, *, kind: str = "", code: int = 1) -> dict[str, Any]:
     """Return what a JSON document says of an error, under the key ``error``."""
     return {
         "found": error.found,
         "expected": error.expected,
         "do": error.do,
         "message": str(error),
+        "kind": kind or type(error).__name__,
+        "exit_code": code,
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.about import command
 from scbignn_infer.cli.printing import (
     describe_error,
     make_console,
@@ -73,6 +74,7 @@ def annotate_samples(
     from scbignn_infer.annotation import adapt
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch import manifest, samples
+    from scbignn_infer.label_file import now
     from scbignn_infer.model import registry
 
     if settings.model is None:
@@ -105,6 +107,7 @@ def annotate_samples(
         sample_key=common.sample_key or settings.reading.batch_key,
     )
     _make_folder(folder)
+    started = now()
     with manifest.hold(folder) as book:
         records = list(_label(chosen, book, settings, options, common))
         warnings = book.warnings
@@ -113,6 +116,7 @@ def annotate_samples(
     failed = _failed(records)
     if common.as_json:
         document = {"folder": str(folder), "warnings": warnings, "samples": records}
+        document |= {"command": command(), "started": started, "finished": now()}
         print_json(document | _why(failed, len(records)))
     if not common.quiet:
         print_warnings(warnings)
@@ -171,7 +175,7 @@ def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
         expected="samples that can be labelled",
         do="mend what the error of each says, then run again: whole samples are skipped",
     )
-    return {"error": describe_error(error)}
+    return {"error": describe_error(error, code=SOME_FAILED)}
 
 
 def _make_folder(folder: Path) -> None:
