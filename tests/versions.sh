@@ -32,7 +32,7 @@ if [ ! -x "$venvs/uv/bin/uv" ]; then
   "$venvs/uv/bin/python" -m pip install --quiet uv
 fi
 if [ "${1:-}" = --pin ]; then
-  uv pip compile --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
+  uv pip compile --upgrade --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
     --output-file tests/oldest.txt pyproject.toml "${extras[@]}" tests/versions.in >/dev/null
   exit
 fi
@@ -50,7 +50,8 @@ for name in "$@"; do
       --requirements tests/versions.in
   fi
   uv pip install --python "$python" --no-deps --editable .  # its metadata; the code is that of PYTHONPATH
-  PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
+  uv pip check --python "$python"  # what is installed meets the bounds of all
+  SCBIGNN_VERSIONS=${name#*-} PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
     --dist loadfile --quiet -p no:cacheprovider ${SCBIGNN_TESTS:-tests} \
     "${ignored[@]}" || failed+=("$name")
 done

@@ -3,7 +3,7 @@ process SCBIGNNINFER_ANNOTATE {
     label 'process_medium'
 
     conda "${moduleDir}/environment.yml"
-    container "scbignn-infer:0.1.0"
+    container "scbignn-infer:0.2.0"
 
     input:
     tuple val(meta), path(query)
