@@ -72,7 +72,7 @@ def examine() -> Findings:
             "python": platform.python_version(),
             "scbignn-infer": __version__,
             **{name: _version(name) for name in RUNTIME},
-            **({"hdf5": found} if (found := hdf5_version()) else {}),
+            **({"hdf5": hdf5_version()} if hdf5_version() else {}),
             **packages,
         },
         training={name: _version(name) for name in TRAINING},
