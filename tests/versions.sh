@@ -3,6 +3,8 @@
 #   bash tests/versions.sh [3.11-oldest] [3.12-newest] [3.13-newest]
 # When a bound in pyproject.toml changes, tests/oldest.txt is made anew:
 #   bash tests/versions.sh --pin
+# When a dependency, constraints.txt or packaging/tools.in changes, the locked environments are, too:
+#   bash tests/versions.sh --lock
 # $SCBIGNN_TESTS names some test files instead of all.
 # Environments are kept in $SCBIGNN_VENVS, by default .venv-versions. uv makes them; pip installs uv.
 set -euo pipefail
@@ -34,6 +36,16 @@ fi
 if [ "${1:-}" = --pin ]; then
   uv pip compile --upgrade --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
     --output-file tests/oldest.txt pyproject.toml "${extras[@]}" tests/versions.in >/dev/null
+  exit
+fi
+
+# Write what is installed with checksums: that of the tests, and that of packaging/check.sh. PyTorch is
+# left out, with what only its CUDA build brings: its builds differ from machine to machine.
+if [ "${1:-}" = --lock ]; then
+  compile=(uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header)
+  "${compile[@]}" --constraint constraints.txt --extra training --group dev --no-emit-package torch pyproject.toml |
+    awk '/^[^ ]/ { kept = !/^(cuda|nvidia|triton)[-=]/ } kept' > tests/locked.txt
+  "${compile[@]}" packaging/tools.in > packaging/tools.txt
   exit
 fi
 
