@@ -132,7 +132,8 @@ def installed(folder: Path, *, script: str = "") -> Path:
     fakes = {n: f"Metadata-Version: 2.1\nName: {n}\nVersion: {v}\n" for n, v in needs}
     del fakes["onnxruntime-gpu"]
     for name, text in (fakes | {"scbignn-infer": str(about)}).items():
-        place = site / f"{name.replace('-', '_')}-1.dist-info"
+        number = re.search(r"^Version: (.+)$", text, re.MULTILINE)[1]
+        place = site / f"{name.replace('-', '_')}-{number}.dist-info"
         place.mkdir()
         (place / "METADATA").write_text(text, encoding="utf-8")
     return target / ("Scripts" if os.name == "nt" else "bin") / "python"
@@ -209,15 +210,13 @@ def test_the_tool_of_galaxy_calls_annotate_as_it_is(registries: Path) -> None:
     named |= {p.get("argument") for p in tool.iter("param") if p.get("argument")}
     assert named <= options, named - options
     assert len(named) >= 7
-    choices = {p.get("name") or p.get("argument"): p for p in tool.iter("param")}
+    inputs = list(tool.find("inputs").iter("param"))
+    choices = {p.get("name") or p.get("argument"): p for p in inputs}
     listed = {n: [o.get("value") for o in p.iter("option")] for n, p in choices.items()}
     assert listed["model"] == MODELS
     (depth,) = [p for p in annotate.params if p.name == "depth"]
     assert set(listed["--depth"]) == set(depth.type.choices)
-    names = {
-        p.get("name") or p.get("argument").lstrip("-").replace("-", "_")
-        for p in tool.find("inputs")
-    }
+    names = {name.lstrip("-").replace("-", "_") for name in choices}
     assert set(re.findall(r"\$(\w+)", re.sub(r"\\\$\{.+?\}", "", text))) - {"GALAXY_SLOTS"} == names
     for test in tool.iter("test"):
         (cells,) = [p for p in test.iter("param") if p.get("name") == "cells"]
