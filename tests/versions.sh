@@ -13,7 +13,7 @@ venvs=${SCBIGNN_VENVS:-.venv-versions}
 extras=(--extra distributed --extra hub --extra parquet --extra report --extra serve --extra sign --extra zarr)
 # These tests build, document or run in other programs, and need more than the runtime.
 ignored=(--ignore tests/training)
-for part in docker docs_build notebooks wheel workflows; do
+for part in docker docs_build notebooks packaging wheel workflows; do
   ignored+=(--ignore "tests/test_$part.py")
 done
 
