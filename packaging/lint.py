@@ -28,7 +28,7 @@ def render_recipe(path: Path) -> None:
     recipe = Stage0Recipe.from_file(path)
     platform = PlatformConfig(target_platform="linux-64")
     variants = recipe.render(None, RenderConfig(platform=platform))
-    (package,) = [variant.recipe().package for variant in variants]
+    (package,) = [variant.recipe.package for variant in variants]
     print(f"{path}: {package.name} {package.version}")
 
 

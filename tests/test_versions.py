@@ -15,7 +15,8 @@ from scbignn_infer.doctor import HDF5, KNOWN_BAD
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(line.split("==") for line in (ROOT / "tests" / "oldest.txt").read_text().split())
-EXTRAS = re.findall(r"--extra (\w+)", (ROOT / "tests" / "versions.sh").read_text())
+(LINE,) = re.findall(r"^extras=\((.+)\)$", (ROOT / "tests" / "versions.sh").read_text(), re.M)
+EXTRAS = re.findall(r"--extra (\w+)", LINE)
 
 
 def bounds(*extras: str) -> dict[str, str]:

@@ -88,13 +88,14 @@ def _case(case: Mapping[str, Any]) -> list[str]:
 
 
 def _table(heads: Iterable[str], rows: Iterable[list[str]]) -> str:
-    lines = ["<table>", f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>"]
+    named = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    lines = ["<table>", *([f"<tr>{named}</tr>"] if named else [])]
     lines += [f"<tr>{''.join(f'<td>{value}</td>' for value in row)}</tr>" for row in rows]
     return "\n".join([*lines, "</table>"])
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return _table(("", ""), ([escape(name), escape(_text(v))] for name, v in values.items()))
+    return _table((), ([escape(name), escape(_text(v))] for name, v in values.items()))
 
 
 def _list(lines: Iterable[str]) -> str:
