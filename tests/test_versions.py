@@ -15,7 +15,9 @@ from scbignn_infer.doctor import HDF5, KNOWN_BAD
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED = dict(line.split("==") for line in (ROOT / "tests" / "oldest.txt").read_text().split())
-(LINE,) = re.findall(r"^extras=\((.+)\)$", (ROOT / "tests" / "versions.sh").read_text(), re.M)
+(LINE,) = re.findall(
+    r"^extras=\((.+)\)$", (ROOT / "tests" / "versions.sh").read_text(), re.MULTILINE
+)
 EXTRAS = re.findall(r"--extra (\w+)", LINE)
 
 
