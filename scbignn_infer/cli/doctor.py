@@ -54,9 +54,10 @@ def doctor(
         _examine(ctx, as_json=as_json)
         return
     document = _qualify(settings, folder, quiet=as_json)
+    passed = document["record"]["passed"]
     if as_json:
-        print_json(document)
-    if not document["record"]["passed"]:
+        print_json(document | ({} if passed else _failure()))
+    if not passed:
         ctx.exit(1)
 
 
@@ -119,6 +120,16 @@ def _qualify(settings: Settings, folder: Path | None, *, quiet: bool) -> dict[st
         for path in paths:
             say(f"wrote {path}")
     return document
+
+
+def _failure() -> dict[str, dict[str, str]]:
+    """Return what the JSON document says of the whole, if the check fails."""
+    error = ScBiGNNError(
+        "this installation does not do what the released package did",
+        expected="the labels and scores of the golden cases, and nothing to repair",
+        do="see what failed in the record; then install scbignn-infer again",
+    )
+    return {"error": describe_error(error)}
 
 
 def _print_outcomes(document: dict[str, Any]) -> None:

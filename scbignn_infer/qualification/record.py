@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -105,17 +106,22 @@ def _own_files() -> dict[str, Any]:
 
 def compare_files(installed: Distribution) -> dict[str, Any]:
     """Return how many files of a package were compared, and which were altered or are missing."""
-    files = {str(f): f for f in installed.files or () if ".dist-info" not in str(f)}
-    if not any(name.startswith("scbignn_infer") for name in files):
+    text = installed.read_text("RECORD") or ""  # Python's own list leaves out missing files
+    sums = {row[0]: row[1] for row in csv.reader(text.splitlines()) if len(row) == 3 and row[1]}
+    sums = {name: value for name, value in sorted(sums.items()) if ".dist-info/" not in name}
+    if not any(name.startswith("scbignn_infer/") for name in sums):
         return {"note": "installed in editable mode: files were not compared"}
-    altered, compared = [], 0
-    for name, file in sorted(files.items()):
-        if file.hash is None:  # what Python compiled
-            continue
-        compared += 1
-        path = Path(file.locate())
-        data = path.read_bytes() if path.is_file() else b""
-        made = urlsafe_b64encode(hashlib.new(file.hash.mode, data).digest()).rstrip(b"=").decode()
-        if made != file.hash.value or not path.is_file():
-            altered.append(name)
-    return {"compared": compared, "altered": altered}
+    altered = [
+        name
+        for name, value in sums.items()
+        if _digest(Path(str(installed.locate_file(name)))) != value
+    ]
+    return {"compared": len(sums), "altered": altered}
+
+
+def _digest(path: Path) -> str:
+    """Return the checksum of a file as a wheel has it; nothing for a missing file."""
+    if not path.is_file():
+        return ""
+    digest = hashlib.sha256(path.read_bytes()).digest()
+    return f"sha256={urlsafe_b64encode(digest).rstrip(b'=').decode()}"
