@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 EXAMPLE = ROOT / "scbignn_infer" / "examples" / "pbmc700.h5ad"
 MODULE = ROOT / "workflows" / "nextflow" / "modules" / "local" / "scbignninfer" / "annotate"
+TESTS = MODULE / "tests" if (MODULE / "tests").is_dir() else HERE / "nf-core"
 BUILD = "pyhdfd78af_0"
 """How bioconda names the first build of a package for any Python."""
 TOKEN = re.compile(r"%%([A-Z0-9_]+)%%")
@@ -74,7 +75,7 @@ def write_module(folder: Path, home: str) -> None:
     (folder / "tests").mkdir(parents=True)
     image = f"scbignn-infer:{version()}--{BUILD}"
     main = (MODULE / "main.nf").read_text(encoding="utf-8")
-    local = re.search(r'^    container ".*"$', main, re.MULTILINE)
+    local = re.search(r'^(?:    // .*\n)*    container ".*"$', main, re.MULTILINE)
     if local is None:
         raise LookupError(f"{MODULE / 'main.nf'} has no line for a container")
     engine = (
@@ -97,8 +98,10 @@ def write_module(folder: Path, home: str) -> None:
         f"dependencies:\n  - bioconda::scbignn-infer={version()}\n"
     )
     (folder / "environment.yml").write_text(environment, encoding="utf-8")
-    for name in ("main.nf.test", "nextflow.config"):
-        shutil.copy(HERE / "nf-core" / name, folder / "tests")
+    for file in sorted(TESTS.iterdir()):
+        text = file.read_text(encoding="utf-8").replace("modules_local", "modules_nfcore")
+        text = re.sub(r'"[^"]+/pbmc700\.h5ad"', '"${moduleTestDir}/pbmc700.h5ad"', text)
+        (folder / "tests" / file.name).write_text(text, encoding="utf-8")
     shutil.copy(EXAMPLE, folder / "tests")
 
 
