@@ -153,5 +153,7 @@ def _print_outcomes(document: dict[str, Any]) -> None:
     for problem in [*problems, *record["problems"]]:
         console.print(f"problem: {problem}", soft_wrap=True)
     for file in record["package"]["files"].get("altered", ()):
-        console.print(f"problem: {file} was altered since it was installed", soft_wrap=True)
+        console.print(
+            f"problem: {file} was altered or removed since it was installed", soft_wrap=True
+        )
     say(f"{verdict(passed=record['passed'])}; SHA-256 of the record: {document['sha256']}")
