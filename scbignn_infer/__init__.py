@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scbignn_infer.query.readers import open_query
     from scbignn_infer.settings import Reading
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Annotation": "annotation.annotation",

@@ -217,9 +217,7 @@ def test_every_rule_is_seen_to_fail() -> None:
     assert {rule for rule, _, _ in BROKEN} == set(RULES)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [("", ""), ("FROM python:3.12-slim-trixie\n", "FROM python\n")]
-)
+@pytest.mark.parametrize(("old", "new"), [("", ""), ("FROM $BASE\n", "FROM python\n")])
 def test_hadolint_looks_at_the_dockerfile(old: str, new: str) -> None:
     linter = Path(sys.executable).with_name("hadolint")
     text = DOCKERFILE.replace(old, new)

@@ -88,6 +88,15 @@ def test_clean_environment_annotates_the_example(python: Path, tmp_path: Path) -
     assert not {n.split("==")[0].lower() for n in installed.split()} & {"torch", "scanpy", "onnx"}
 
 
+def test_clean_environment_is_qualified(python: Path, tmp_path: Path) -> None:
+    done = call(python.with_name("scbignn-infer"), "doctor", "--qualify", "--json", cwd=tmp_path)
+    record = json.loads(done)["record"]
+    assert record["passed"]
+    assert len(record["cases"]) == 6
+    assert record["package"]["files"]["compared"] > 150
+    assert record["package"]["files"]["altered"] == []
+
+
 def test_training_without_its_extra_says_what_to_install(python: Path, tmp_path: Path) -> None:
     command = python.with_name("scbignn-infer")
     done = subprocess.run(

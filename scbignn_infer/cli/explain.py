@@ -176,7 +176,7 @@ def _write_rows(
     """Write a table of tab- or comma-separated values."""
     import csv
 
-    with open(output, "w", newline="") as file:
+    with open(output, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
         table.writerow(titles)
         table.writerows(rows)

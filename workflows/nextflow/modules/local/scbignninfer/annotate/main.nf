@@ -4,7 +4,7 @@ process SCBIGNNINFER_ANNOTATE {
 
     conda "${moduleDir}/environment.yml"
     // In no registry yet: docs/docker.md says how to build it under this name.
-    container "scbignn-infer:0.1.0"
+    container "scbignn-infer:0.2.0"
 
     input:
     tuple val(meta), path(query)
