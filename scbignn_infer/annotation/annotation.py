@@ -78,6 +78,8 @@ class Annotation:
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
+    places
+        (n_cells, 2) float32 places on a map of the embedding, where one was made for a report.
     provenance
         Model, matrix, genes, parameters, versions and timings of the run.
 
@@ -114,6 +116,7 @@ class Annotation:
     foreign: Array | None = None
     excess: Array | None = None
     graph: sp.csr_matrix | None = None
+    places: Array | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
     def __len__(self) -> int:
@@ -250,7 +253,8 @@ class Annotation:
 
     def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell matrices as they stand in ``obsm``, by name."""
-        return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding}
+        mapped = {} if self.places is None else {f"X_{key}_umap": self.places}
+        return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding, **mapped}
 
     def pairs(self, key: str = DEFAULT_KEY) -> dict[str, Any]:
         """Return the graph as it stands in ``obsp``, by name; none where it is not kept.

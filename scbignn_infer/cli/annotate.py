@@ -11,15 +11,19 @@ import click
 
 from scbignn_infer.cli.options import (
     FILE,
+    basis_option,
+    figures_option,
     gathered,
     given,
     json_option,
     overwrite_option,
+    sample_key_option,
     settings_options,
 )
 from scbignn_infer.cli.printing import (
     make_console,
     make_table,
+    print_drawn,
     print_json,
     print_pairs,
     print_warnings,
@@ -50,8 +54,10 @@ class FileOptions:
     """Options of ``annotate`` that are about one file: what is written."""
 
     output: Path | None
-    report: Path | None
     in_place: bool
+    report: Path | None
+    figures: Path | None
+    basis: str | None
 
 
 @click.command()
@@ -67,6 +73,8 @@ class FileOptions:
     ),
     click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
     click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
+    figures_option,
+    basis_option,
 )
 @click.option(
     "-O",
@@ -111,7 +119,7 @@ class FileOptions:
 @gathered(
     "common",
     Common,
-    click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by."),
+    sample_key_option,
     click.option(
         "--time-limit",
         type=click.FloatRange(min=0, min_open=True),
@@ -153,12 +161,15 @@ def annotate(
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    from scbignn_infer.label_file import Job, ReportFile
+    from scbignn_infer.label_file import Job
 
     target = _target(query, options.output, in_place=options.in_place)
-    page = None
-    if options.report is not None:
-        page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
+    views = None
+    if options.report is not None or options.figures is not None:
+        from scbignn_infer.report.views import Views
+
+        key = common.sample_key or settings.reading.batch_key
+        views = Views(options.report, options.figures, key, options.basis)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
         from scbignn_infer.apart import JobApart
@@ -171,7 +182,7 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             target,
             settings,
             overwrite=common.overwrite,
-            report=page,
+            views=views,
             progress=alive(progress),
         ) as job,
     ):
@@ -183,6 +194,7 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
         print_warnings([] if common.quiet else summary["warnings"])
     elif not common.quiet:
         _print_summary(summary)
+        print_drawn(options.report, options.figures)
 
 
 def _announce(n_cells: int, expected: Estimate) -> None:

@@ -72,7 +72,7 @@ def annotate_samples(
     """Label samples into a folder; exit with 3 if any failed."""
     from scbignn_infer.annotation import adapt
     from scbignn_infer.annotation.rules import Rules
-    from scbignn_infer.batch import manifest, samples
+    from scbignn_infer.batch import manifest, overview, samples
     from scbignn_infer.model import registry
 
     if settings.model is None:
@@ -104,20 +104,28 @@ def annotate_samples(
         report=options.reports,
         sample_key=common.sample_key or settings.reading.batch_key,
     )
+    named = [path.name for sample in chosen for path in sample.outputs]
+    overview.refuse(folder, named, overwrite=common.overwrite, reports=options.reports)
     _make_folder(folder)
     with manifest.hold(folder) as book:
         records = list(_label(chosen, book, settings, options, common))
         warnings = book.warnings
-    place = {sample.name: i for i, sample in enumerate(chosen)}
-    records.sort(key=lambda record: place[record["sample"]])
+        place = {sample.name: i for i, sample in enumerate(chosen)}
+        records.sort(key=lambda record: place[record["sample"]])
+        written = overview.write(folder, records, reports=options.reports)
     failed = _failed(records)
     if common.as_json:
-        document = {"folder": str(folder), "warnings": warnings, "samples": records}
+        document = {
+            "folder": str(folder),
+            "overview": list(map(str, written)),
+            "warnings": warnings,
+            "samples": records,
+        }
         print_json(document | _why(failed, len(records)))
     if not common.quiet:
         print_warnings(warnings)
     if not common.silent:
-        _print_records(records, folder)
+        _print_records(records, folder, written)
     else:
         if not common.quiet:
             print_warnings(_warnings(records))
@@ -205,7 +213,7 @@ def _line(record: Record) -> str:
     )
 
 
-def _print_records(records: list[Record], folder: Path) -> None:
+def _print_records(records: list[Record], folder: Path, written: Sequence[Path]) -> None:
     console = make_console(stderr=True)
     counts = {
         status: sum(r["status"] == status for r in records)
@@ -226,5 +234,6 @@ def _print_records(records: list[Record], folder: Path) -> None:
             "samples": ", ".join(f"{n} {status}" for status, n in counts.items() if n),
             "cells": f"{sum(r['cells'] for r in whole):,}",
             "output": str(folder),
+            "overview": ", ".join(map(str, written)),
         },
     )

@@ -17,7 +17,7 @@ def slot_names(key: str) -> dict[str, list[str]]:
     """Name the slots of an annotation in an AnnData, those of its graph among them."""
     return {
         "obs": [f"{key}_{name}" for name in COLUMNS],
-        "obsm": [f"{key}_probabilities", f"X_{key}"],
+        "obsm": [f"{key}_probabilities", f"X_{key}", f"X_{key}_umap"],
         "obsp": [f"{key}_connectivities", f"{key}_distances"],
         "uns": [key, f"{key}_neighbors"],
     }

@@ -13,12 +13,11 @@ from scbignn_infer.network.panel import TARGET_SUM
 
 if TYPE_CHECKING:
     from scbignn_infer._types import Array
-    from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.grouping import Grouping
-    from scbignn_infer.annotator import Annotator
     from scbignn_infer.model.bundle import CellType
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
+    from scbignn_infer.report.labelled import Labelled
 
 PER_TYPE, MOST = 4, 48
 """Genes of a label, of those that no label before it shows, and of all labels."""
@@ -39,19 +38,13 @@ class Markers:
     """By label, genes that carry it by their absence, and their weight, below 0."""
 
 
-def express(
-    annotator: Annotator,
-    query: Query,
-    choice: Choice,
-    annotation: Annotation,
-    grouping: Grouping,
-) -> Markers:
+def express(query: Query, choice: Choice, labelled: Labelled, grouping: Grouping) -> Markers:
     """Read the query once more for the genes that the model looks at for each called type."""
-    labels = list(annotation.counts())
+    labels = list(labelled.counts())
     place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
-    bundle = annotator.bundle
+    bundle = choice.bundle
     carriers = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
-    chosen = annotation.provenance.tissue.chosen
+    chosen = labelled.provenance.tissue.chosen
     preferred = sorted(enumerate(bundle.spec.cell_types), key=lambda c: c[1].tissue not in chosen)
     genes: list[str] = []
     absent: dict[str, dict[str, float]] = {}
@@ -65,7 +58,7 @@ def express(
     genes = genes[:MOST]
     columns = [place[s] for s in genes]
     code = {label: i for i, label in enumerate(labels)}
-    codes = np.array([code[label] for label in annotation.labels])
+    codes = np.array([code[label] for label in labelled.labels])
     total, some = np.zeros((2, len(labels), len(genes)))
     start = 0
     for block in query.blocks(choice.matrix, READ_CELLS):
