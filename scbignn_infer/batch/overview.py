@@ -12,6 +12,7 @@ from urllib.parse import quote
 from scbignn_infer.annotation.annotation import UNKNOWN
 from scbignn_infer.errors import OutputError
 from scbignn_infer.output.atomic import replacing
+from scbignn_infer.output.temporaries import temporaries_of
 from scbignn_infer.plain import encodable, visible
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ class Overview:
         }
 
 
-def write(folder: Path, records: Sequence[Record], *, reports: bool) -> list[Path]:
+def write(folder: Path, records: Sequence[Record], run: str, *, reports: bool) -> list[Path]:
     """Write the table, the same for MultiQC and, with reports, the index; return the paths."""
+    with temporaries_of(run):
+        return _write(folder, records, reports=reports)
+
+
+def _write(folder: Path, records: Sequence[Record], *, reports: bool) -> list[Path]:
     whole = Overview.of(records)
     with replacing(folder / TABLE) as path, path.open("w", encoding="utf-8", newline="") as text:
         table = csv.writer(text)

@@ -112,7 +112,7 @@ def annotate_samples(
         warnings = book.warnings
         place = {sample.name: i for i, sample in enumerate(chosen)}
         records.sort(key=lambda record: place[record["sample"]])
-        written = overview.write(folder, records, reports=options.reports)
+        written = overview.write(folder, records, book.run, reports=options.reports)
     failed = _failed(records)
     if common.as_json:
         document = {

@@ -31,7 +31,7 @@ MOST_UNKNOWN = 200
 PRIME = 7919
 """Cells are drawn in steps of it, so that no label lies over the others."""
 MEANING = {
-    "unsure": "the probability of the label alone is below the threshold",
+    "unsure": "no label is as probable as a label must be",
     "novel": "farther from the reference than the other cells of the file, or above --max-novelty",
     "genes do not fit": "its genes differ from those of the type that it would be called",
     "empty": "no count on any gene of the model",

@@ -291,7 +291,7 @@ def _of_two(found: Composition, looks: Mapping[str, Look]) -> Figure:
     """Draw both samples side by side, the second paler, and the difference."""
     figure, (left, right) = _bars(TWO_COLUMNS, 1.7 * len(found.labels), 2)
     shares, place = 100 * found.shares, np.arange(len(found.labels))
-    for i, (sample, off) in enumerate(zip(found.samples, (-0.2, 0.2), strict=True)):
+    for i, off in enumerate((-0.2, 0.2)):
         bars = left.barh(place + off, shares[i], height=0.38)
         for bar, look in zip(bars, looks.values(), strict=True):
             _fill(bar, look)

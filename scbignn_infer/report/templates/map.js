@@ -15,6 +15,8 @@
   const tip = document.getElementById("tip");
   const context = canvas.getContext("2d");
   const hidden = new Set();
+  const members = data.centres.map(() => []);
+  for (let i = 0; i < n; i++) if (members[columns.label[i]].length < 200) members[columns.label[i]].push(i);
   let size = 0, ratio = 1;
 
   function place() {
@@ -54,7 +56,8 @@
     canvas.dataset.drawn = name;
     canvas.dataset.names = written.join("\n");
   }
-  // Names on the map, the largest label's first; one that would lie on another is moved, or left to the legend.
+  // Names on the map, the largest label's first; one that would hide its cells or lie on another name is moved, or
+  // left to the legend.
   function names(name) {
     if (name === "sample") return [];
     const kinds = data.kinds.label.categories, style = getComputedStyle(canvas);
@@ -69,7 +72,9 @@
       const word = kinds[i].label, half = context.measureText(word).width / 2 + 2 * ratio;
       const [cx, cy] = [px(data.centres[i][0] * 65535), py(data.centres[i][1] * 65535)];
       const a = Math.min(Math.max(cx, half), canvas.width - half);
-      const free = [0, -1, 1, -2, 2].map((k) => Math.min(Math.max(cy + k * high, high / 2), canvas.height - high / 2))
+      const under = members[i].filter((c) => Math.abs(px(x[c]) - a) < half && Math.abs(py(y[c]) - cy) < high / 2);
+      const moves = under.length > 0.4 * members[i].length ? [-1, 1, -2, 2, 0] : [0, -1, 1, -2, 2];
+      const free = moves.map((k) => Math.min(Math.max(cy + k * high, high / 2), canvas.height - high / 2))
         .find((b) => taken.every((t) => Math.abs(t[0] - a) >= t[2] + half || Math.abs(t[1] - b) >= high));
       if (free === undefined || half > canvas.width / 2) continue;
       taken.push([a, free, half]);
