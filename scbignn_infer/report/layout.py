@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ class CellMap:
     own: bool = False
     """Whether it was made of the model's embedding."""
 
-    @property
+    @cached_property
     def scaled(self) -> Array:
         """The same from 0 to 1; a few cells that lie far out are moved to the edge."""
         low, high = np.quantile(self.places, [0.001, 0.999], axis=0)

@@ -195,7 +195,9 @@ def _data(findings: Findings) -> dict[str, Any]:
         cells = np.bincount(numbers[key], minlength=len(looks))
         kinds[key]["categories"] = [
             {
-                "label": visible(name), "n": int(cells[i]), "unknown": name == UNKNOWN,
+                "label": visible(name),
+                "n": int(cells[i]),
+                "unknown": name == UNKNOWN,
                 **look._asdict(),
             }
             for i, (name, look) in enumerate(looks.items())

@@ -168,7 +168,7 @@ def _names(
         inside = [b for b in inside if edge.y0 <= b.y0 and b.y1 <= edge.y1] or inside
         free = [b for b in inside if not any(b.overlaps(other) for other in taken)] or inside
         drawn = axes.transData.transform(cells)
-        hidden = [np.mean([b.contains(*cell) for cell in drawn[:500]]) for b in free]
+        hidden = [((b.min < drawn) & (drawn < b.max)).all(axis=1).mean() for b in free]
         chosen = next((b for b, h in zip(free, hidden, strict=True) if h <= HIDDEN), free[0])
         taken.append(chosen)
         middle = ((chosen.x0 + chosen.x1) / 2, (chosen.y0 + chosen.y1) / 2)

@@ -146,6 +146,6 @@
   canvas.addEventListener("pointermove", show);
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
   window.addEventListener("resize", () => { place(); draw(); });
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const mode of ["(prefers-color-scheme: dark)", "print"]) window.matchMedia(mode).addEventListener("change", draw);
   place(); explain(); draw();
 })();
