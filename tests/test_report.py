@@ -445,6 +445,43 @@ def test_it_works_in_chromium(browser: Any, folder: Path, width: int) -> None:
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_names_stand_on_the_map_on_a_light_and_a_dark_page(
+    browser: Any, folder: Path, scheme: str
+) -> None:
+    """On a phone: in the ink of the page, none of unknown cells; the legend has all."""
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page.goto((folder / "r.html").as_uri())
+    paint = """(name) => getComputedStyle(document.body)[name].match(/\\d+/g).map(Number)"""
+    ground, ink = (sum(page.evaluate(paint, name)) for name in ("backgroundColor", "color"))
+    assert abs(ink - ground) > 500
+    assert (ground < ink) == (scheme == "dark")
+    counts = ad.read_h5ad(folder / "o.h5ad").obs["scbignn_cell_type"].value_counts()
+    named = page.get_attribute("#map", "data-names").split("\n")
+    assert set(counts.index[:4]) <= set(named) <= set(counts.index) - {"unknown"}
+    seen = """(value) => {
+        const c = document.getElementById("map"), d = c.getContext("2d");
+        const p = d.getImageData(0, 0, c.width, c.height).data;
+        let n = 0;
+        for (let i = 0; i < p.length; i += 4)
+            if (p[i + 3] > 250 && Math.abs(p[i] + p[i + 1] + p[i + 2] - value) < 9) n++;
+        return n;
+    }"""
+    assert page.evaluate(seen, ink) > 100
+    page.uncheck("#named")
+    assert page.get_attribute("#map", "data-names") == ""
+    assert page.evaluate(seen, ink) == 0
+    wide = """() => [...document.querySelectorAll("body *")].filter((e) =>
+        !e.closest(".wide") && e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML)"""
+    assert page.evaluate(wide) == []
+    size = """() => Math.min(...[...document.querySelectorAll("svg text")].map((e) =>
+        e.getBoundingClientRect().height && parseFloat(getComputedStyle(e).fontSize)
+        * e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.viewBox.baseVal.width)
+        .filter(Boolean))"""
+    assert page.evaluate(size) > 9  # pixels: words do not shrink with their figure
+    page.close()
+
+
 @pytest.mark.parametrize(("value", "anchor"), [(0.3, "start"), (0.99, "end")])
 def test_where_unknown_begins_is_marked(value: float, anchor: str) -> None:
     """With words that stay within the figure."""
