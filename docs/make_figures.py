@@ -96,8 +96,9 @@ def figure(page: str) -> str:
         text(LEFT, TOP - 10, "Map of the cells", 15, 700),
         *drawn_map(json.loads(data)),
     ]
-    for i, (name, value) in enumerate(facts):
-        x, y = LEFT + MAP + 200, TOP + 14 + 38 * i
+    short = [(name, value) for name, value in facts if len(value) < 40]
+    for i, (name, value) in enumerate(short):
+        x, y = LEFT + MAP + 260, TOP + 14 + 38 * i
         parts += [text(x, y, name, 11, 600), text(x, y + 15, value)]
     parts += [
         text(LEFT, low, "Genes that carry the labels", 15, 700),

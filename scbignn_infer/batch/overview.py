@@ -95,14 +95,14 @@ def refuse(folder: Path, names: Sequence[str], *, overwrite: bool, reports: bool
     ours = [TABLE, MULTIQC, *([INDEX] if reports else [])]
     if taken := next((name for name in names if name in ours), ""):
         raise OutputError(
-            f"the output of a sample would be {folder / taken}, which is written for all samples",
+            f"the output of a sample would be {taken}, which is written for all samples",
             expected="other names of samples",
             do="name them in a sheet (--samples) with the columns query and name",
         )
     page = folder / INDEX
     if reports and not overwrite and page.exists() and not _is_ours(page):
         raise OutputError(
-            f"{page} exists, and is not of an earlier run",
+            f"{INDEX} exists in {folder}, and is not of an earlier run",
             expected="no such file, since the reports are listed in it",
             do="move it away, choose another -O, or pass --overwrite",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer.settings import Settings
 
-SETTINGS = ("model", "key_added", "device", "threads", "memory_limit")
+SETTINGS = ("key_added", "device", "threads", "memory_limit")
 
 
 @click.command()
@@ -33,6 +34,12 @@ SETTINGS = ("model", "key_added", "device", "threads", "memory_limit")
 @figures_option
 @basis_option
 @sample_key_option
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME|PATH",
+    help="Model that gave the labels; by default the installed one of its name and checksum.",
+)
 @settings_options(*SETTINGS)
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -43,6 +50,7 @@ def report(
     figures: Path | None,
     basis: str | None,
     sample_key: str | None,
+    model: str | None,
     settings: Settings,
     overwrite: bool,
     quiet: bool,
@@ -58,7 +66,7 @@ def report(
     from scbignn_infer.report.views import Views
 
     page = output or labelled.with_name(f"{stem(labelled)}.html")
-    views = Views(page, figures, sample_key, basis)
+    views, settings = Views(page, figures, sample_key, basis), replace(settings, model=model)
     drawn, warnings = show(labelled, views, settings, overwrite=overwrite)
     if as_json:
         paths = [str(path) for path in drawn]
