@@ -70,32 +70,9 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
-    from scbignn_infer.annotation import adapt
-    from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch import manifest, overview, samples
-    from scbignn_infer.model import registry
 
-    if settings.model is None:
-        raise InputError(
-            "many samples and no model",
-            expected="one model for all of them, so that their labels are comparable",
-            do="choose one with -m; see: scbignn-infer inspect FILE",
-        )
-    rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
-    if options.split is not None and rules.tissues is not None and not rules.tissue.how:
-        raise InputError(
-            "a sample is to be divided, and its tissue found from all of its cells",
-            expected="--tissue NAME or --tissue any with --split and a body model",
-            do="pass one, or leave out --split",
-        )
-    if settings.adapt:
-        adapt.refuse_fixed("reference" if options.split else settings.graph)
-    if options.split is not None and settings.graph != "reference":
-        raise InputError(
-            "a sample is to be divided on its own graph, on which labels depend on all cells",
-            expected="--graph reference with --split",
-            do="pass both, or leave out --split",
-        )
+    _refuse(settings, options)
     chosen = samples.find_samples(
         patterns,
         folder,
@@ -133,6 +110,35 @@ def annotate_samples(
             say(f"error: {record['sample']}: {record['error']}", err=True)
     if failed:
         click.get_current_context().exit(SOME_FAILED)
+
+
+def _refuse(settings: Settings, options: SampleOptions) -> None:
+    """Refuse settings that are no settings of many samples, or of parts of one."""
+    from scbignn_infer.annotation import adapt
+    from scbignn_infer.annotation.rules import Rules
+    from scbignn_infer.model import registry
+
+    if settings.model is None:
+        raise InputError(
+            "many samples and no model",
+            expected="one model for all of them, so that their labels are comparable",
+            do="choose one with -m; see: scbignn-infer inspect FILE",
+        )
+    rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
+    if options.split is not None and rules.tissues is not None and not rules.tissue.how:
+        raise InputError(
+            "a sample is to be divided, and its tissue found from all of its cells",
+            expected="--tissue NAME or --tissue any with --split and a body model",
+            do="pass one, or leave out --split",
+        )
+    if settings.adapt:
+        adapt.refuse_fixed("reference" if options.split else settings.graph)
+    if options.split is not None and settings.graph != "reference":
+        raise InputError(
+            "a sample is to be divided on its own graph, on which labels depend on all cells",
+            expected="--graph reference with --split",
+            do="pass both, or leave out --split",
+        )
 
 
 def _label(
