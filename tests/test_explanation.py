@@ -23,7 +23,6 @@ from scbignn_infer.model.registry import load_model
 from scbignn_infer.network import panel
 from scbignn_infer.query.readers import AnnDataQuery
 from scbignn_infer.report.labelled import Labelled
-from scbignn_infer.report.labelled import Labelled
 from scbignn_infer.report.markers import express
 
 REPOSITORY = Path(__file__).resolve().parents[1]

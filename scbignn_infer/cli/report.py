@@ -56,7 +56,7 @@ def report(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Write the report and figures of a file that annotate has labelled.
+    """Draw the report and figures of a labelled file.
 
     No cell is labelled again: labels are shown as they stand in the file, with the model's genes
     and card if that model is installed or named with -m.
