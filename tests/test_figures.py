@@ -260,6 +260,17 @@ def test_tables_of_obsm_are_read_from_files_and_memory(labelled: Path, tmp_path:
             assert query.obsm("frame") is None
 
 
+def test_far_cells_do_not_press_the_others_together() -> None:
+    """And a dense cluster at the edge keeps its form."""
+    places = np.random.default_rng(0).normal(size=(5000, 2))
+    scaled = CellMap(places, "X_umap").scaled
+    assert scaled.min(axis=0).tolist() == [0, 0]
+    assert scaled.max(axis=0).tolist() == [1, 1]
+    assert (scaled == 1).sum() == 2
+    places[0] = 1e6
+    assert np.ptp(CellMap(places, "X_umap").scaled[1:], axis=0).min() > 0.8
+
+
 def test_names_stand_where_most_cells_of_a_label_lie() -> None:
     rng = np.random.default_rng(0)
     places = np.vstack([rng.normal((0, 0), 0.1, (300, 2)), rng.normal((9, 9), 0.1, (100, 2))])

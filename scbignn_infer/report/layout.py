@@ -41,6 +41,9 @@ class CellMap:
     def scaled(self) -> Array:
         """The same from 0 to 1; a few cells that lie far out are moved to the edge."""
         low, high = np.quantile(self.places, [0.001, 0.999], axis=0)
+        aside = 0.1 * (high - low)
+        low = np.maximum(low - aside, self.places.min(axis=0))
+        high = np.minimum(high + aside, self.places.max(axis=0))
         scaled: Array = ((self.places - low) / np.maximum(high - low, 1e-9)).clip(0, 1)
         return scaled
 

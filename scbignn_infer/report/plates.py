@@ -110,7 +110,8 @@ def _map(findings: Findings) -> Figure:
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.94))
     _empty(axes)
     scaled, labels = findings.cell_map.scaled, findings.labelled.labels
-    for label, look in reversed(list(findings.looks.items())):
+    rare_last = sorted(findings.looks.items(), key=lambda item: item[0] != UNKNOWN)
+    for label, look in rare_last:
         _cells(axes, scaled[labels == label], look, len(labels))
     n = findings.labelled.counts()
     grey = f"; grey: {n[UNKNOWN]:,} unknown" if UNKNOWN in n else ""
