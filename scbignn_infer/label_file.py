@@ -18,7 +18,13 @@ from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, h5ad, slots
-from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
+from scbignn_infer.output.table import (
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    make_table,
+    write_blocks,
+    write_table,
+)
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
@@ -105,8 +111,9 @@ class Job:
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
     ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
-    ``overwrite`` replaces an existing target, report and slots, ``replace`` the first two alone. An
-    annotator that is held for many files may be given; by default one is made of the settings.
+    ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. ``cluster_table``
+    is a ``.csv`` or ``.tsv`` of what the clusters of ``cluster_key`` are. An annotator that is held
+    for many files may be given; by default one is made of the settings.
     """
 
     def __init__(
@@ -118,10 +125,12 @@ class Job:
         overwrite: bool = False,
         replace: bool = False,
         report: ReportFile | None = None,
+        cluster_table: Path | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
         self.query, self.target, self.settings, self.report = query, target, settings, report
+        self.cluster_table = cluster_table
         self._held = annotator
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
@@ -140,7 +149,7 @@ class Job:
             self._check_outputs()
             self._drafts = [
                 stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
-                for path in (self.target, *([self.report.path] if self.report else []))
+                for path in self._outputs
             ]
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
@@ -190,6 +199,8 @@ class Job:
             self._write_report(self.report, self._drafts[1].path)
             tell("report", 1, 1)
         tell("write", 0, 1)
+        if self.cluster_table is not None:
+            self._write_clusters(self._drafts[-1])
         if self._add_slots is None:
             self._write_new(self._drafts[0])
         else:
@@ -210,6 +221,12 @@ class Job:
         if stage == "graph":
             self._has_read.set()
         self._progress(stage, done, total)
+
+    @property
+    def _outputs(self) -> list[Path]:
+        """The files that are written, the labels first."""
+        page = None if self.report is None else self.report.path
+        return [p for p in (self.target, page, self.cluster_table) if p is not None]
 
     @property
     def _copied(self) -> bool:
@@ -282,6 +299,8 @@ class Job:
         )
         if self.report is not None:
             self._check_report(self.report)
+        if self.cluster_table is not None:
+            self._check_cluster_table(self.cluster_table)
         if self.settings.write_graph and target.suffix != ".h5ad":
             raise OutputError(
                 f"a graph is to be written to '{target.name}'",
@@ -310,6 +329,27 @@ class Job:
                 raise MissingExtraError(module, extra="report", purpose=purpose)
         if report.sample_key is not None:
             self.cells.obs_column(report.sample_key)
+
+    def _check_cluster_table(self, path: Path) -> None:
+        if not self.settings.reading.cluster_key:
+            raise OutputError(
+                f"a table of clusters is to be written to '{path.name}', and no column has any",
+                expected="--cluster-key with --cluster-table",
+                do="name the column of obs, or leave out --cluster-table",
+            )
+        atomic.check_output(
+            path,
+            suffixes=TEXT_SUFFIXES,
+            overwrite=self._replace,
+            inputs=[self.cells.identity],
+            others=self._outputs[:-1],
+        )
+
+    def _write_clusters(self, draft: Draft) -> None:
+        """Write a row for each cluster of each column."""
+        tables = {key: found.columns() for key, found in self.annotation.clusters.items()}
+        with atomic.one_line(draft.target):
+            write_blocks(tables, draft.path, draft.target.suffix, title="key")
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""

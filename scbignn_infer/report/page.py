@@ -81,7 +81,6 @@ def write_report(
             for label, genes in (markers.absent.items() if markers else ())
             if genes
         ],
-        left_out=", ".join(f"{n:,} {kind}" for kind, n in provenance.genes.left_out.items()),
         verdicts=[(k.replace(":", "/"), v) for k, v in provenance.matrix.verdicts.items()],
         types=[
             (c.label, training.cells_per_type.get(c.label, 0), *(f1.get(c.label) for f1 in scores))
