@@ -386,7 +386,7 @@ class Job:
             cell_names=cells.cell_names(),
             warnings=annotation.warnings(),
             samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-            markers=express(annotator, cells, self.choice, annotation, rules.grouping),
+            markers=express(cells, self.choice, annotation, rules.grouping),
         )
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import scbignn_infer
 from scbignn_infer.annotation.annotation import Annotation
-from scbignn_infer.annotation.clusters import factorize, label_clusters
+from scbignn_infer.annotation.clusters import factorize, label_clusters, with_clusters
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
@@ -71,7 +71,8 @@ def called(labels: Sequence[str], *, flat: bool = False) -> Annotation:
 
 
 def rows(labels: Sequence[str], clusters: Sequence[str], *, flat: bool = False) -> dict[str, Any]:
-    found = label_clusters(called(labels, flat=flat), clusters)
+    given = called(labels, flat=flat)
+    found = label_clusters(given.labels, given.confidence, given.ontology, clusters)
     return {row.cluster: row for row in found.rows}
 
 
@@ -152,12 +153,12 @@ def test_a_hundred_thousand_clusters_are_quick_and_warned_of() -> None:
     arrays += ("embedding", "empty", "penalties")
     found = replace(few, **{name: getattr(few, name)[many] for name in arrays})
     start = perf_counter()
-    clusters = label_clusters(found, [f"cell{i}" for i in range(100_000)])
+    clusters = with_clusters(found, {"b": [f"cell{i}" for i in range(100_000)]}).clusters["b"]
     assert perf_counter() - start < 10
     assert len(clusters.rows) == 100_000
     assert [row.cell_type for row in clusters.rows] == found.labels.tolist()
     assert "100,000 values in 100,000 cells" in clusters.warning("barcode")
-    assert label_clusters(few, ["a"] * 7).warning("leiden") == ""
+    assert with_clusters(few, {"leiden": ["a"] * 7}).clusters["leiden"].warning("leiden") == ""
 
 
 # --- in memory and in files ----------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_the_tables_of_a_file_are_solved_once(
     query = AnnDataQuery(islets)
     choice = annotator.choose(query)
     labels = annotator.annotate_query(query, choice=choice)
-    express(annotator, query, choice, labels, annotator.rules.grouping)
+    express(query, choice, labels, annotator.rules.grouping)
     assert len(solved) == 1
 
 

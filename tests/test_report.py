@@ -124,7 +124,7 @@ def test_genes_are_shown_for_the_labels_that_have_them(
     with open_query(REPOSITORY / file) as query:
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
-        markers = express(annotator, query, choice, found, annotator.rules.grouping)
+        markers = express(query, choice, found, annotator.rules.grouping)
     most = {
         gene: markers.labels[i]
         for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)

@@ -91,6 +91,14 @@ class Clusters:
         values = [list(asdict(row).values()) for row in self.rows]
         return {t: np.array(v) for t, v in zip(TITLES, zip(*values, strict=True), strict=True)}
 
+    @property
+    def shown(self) -> list[tuple[str | float, ...]]:
+        """The rows as people read them: "mixed" or nothing."""
+        return [
+            (*list(asdict(row).values())[:6], "mixed" if row.mixed else "", row.confidence)
+            for row in self.rows
+        ]
+
     def warning(self, key: str) -> str:
         """Say that the column is hardly one of clusters, or nothing."""
         n, most = len(self.codes), len(self.rows)
@@ -126,22 +134,27 @@ def with_clusters(annotation: Annotation, columns: Mapping[str, Sequence[str]]) 
     """Return an annotation that also says what the clusters of some columns are."""
     if not columns:
         return annotation
-    found = {key: label_clusters(annotation, values) for key, values in columns.items()}
+    labels, confidence, ontology = annotation.labels, annotation.confidence, annotation.ontology
+    found = {k: label_clusters(labels, confidence, ontology, v) for k, v in columns.items()}
     return replace(annotation, clusters=found)
 
 
-def label_clusters(annotation: Annotation, values: Sequence[str]) -> Clusters:
-    """Say what each cluster is, by the labels of its cells; ``values`` are their clusters."""
+def label_clusters(
+    labels: Array, confidence: Array, ontology: Ontology, values: Sequence[str]
+) -> Clusters:
+    """Say what each cluster is, by labels and confidence (n_cells,) of its cells.
+
+    ``values`` are the clusters of the cells. A label that the ontology lacks counts as unknown.
+    """
     names, codes = factorize(values)
-    ontology, inside = annotation.ontology, codes >= 0
-    unknown = len(ontology.labels)
-    labels = np.where(annotation.codes < 0, unknown, annotation.codes)[inside]
+    called, inside = [*ontology.labels, UNKNOWN], codes >= 0
+    unknown, place = len(ontology.labels), {label: i for i, label in enumerate(called)}
     cells = np.bincount(codes[inside], minlength=len(names))
-    confidence = np.bincount(codes[inside], annotation.confidence[inside], len(names)) / cells
+    means = np.bincount(codes[inside], confidence[inside], len(names)) / cells
     order = np.argsort(codes[inside], kind="stable")
-    sorted_codes, sorted_labels = codes[inside][order], labels[order]
+    sorted_codes = codes[inside][order]
+    sorted_labels = np.array([place.get(label, unknown) for label in labels[inside][order]])
     rule, rows = _Rule.of(ontology), list[ClusterLabel]()
-    called = [*ontology.labels, UNKNOWN]
     for i in range(0, len(names), BLOCK):
         first, last = np.searchsorted(sorted_codes, [i, i + BLOCK])
         n = min(BLOCK, len(names) - i)
@@ -157,7 +170,7 @@ def label_clusters(annotation: Annotation, values: Sequence[str]) -> Clusters:
                 called[second[j]] if second_share[j] > 0 else "",
                 round(float(second_share[j]), 4),
                 bool(mixed[j]),
-                round(float(confidence[i + j]), 4),
+                round(float(means[i + j]), 4),
             )
             for j in range(n)
         ]

@@ -64,6 +64,7 @@ def write_report(
         name=name,
         warnings=warnings,
         markers=markers,
+        clusters={key: found.shown for key, found in annotation.clusters.items()},
         median=np.median,
         n_cells=n,
         n_unknown=counts.get(UNKNOWN, 0),
