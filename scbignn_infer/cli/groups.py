@@ -70,12 +70,12 @@ def print_groups(
             {
                 group.key or title: group.group,
                 "cells": f"{group.cells:,}, mean confidence {group.confidence:.2f}",
-                "labels": _counts(group.labels) if len(group.labels) > 1 else "",
+                "labels": _counts(group.labels) if [*group.labels] != [group.group] else "",
                 "most like": _counts(group.best_labels) if group.reasons else "",
                 "unknown because": _counts(group.reasons),
                 "its cells show": _genes(group.shown, n_genes),
-                f"model reads for {group.label}": _genes(group.looked_at, n_genes),
-                "and their absence": _genes(group.lacks, n_genes),
+                "model looks at": _genes(group.looked_at, n_genes) + _for(group),
+                "and for absence": _genes(group.lacks, n_genes),
                 "missing": group.missing,
             },
         )
@@ -91,6 +91,11 @@ def _counts(counts: Mapping[str, int]) -> str:
     shown = [f"{name} {n:,}" for name, n in list(counts.items())[:MOST_LABELS]]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f", {more} more" if more else "")
+
+
+def _for(group: Evidence) -> str:
+    """Say for which label, where it is not that of the group."""
+    return f" (for {group.label})" if group.looked_at and group.label != group.group else ""
 
 
 def _genes(genes: Sequence[GeneEvidence], n: int) -> str:
