@@ -263,7 +263,7 @@ def evidence(
     >>> found = {e.group: e for e in scbignn_infer.evidence(adata, "human-pbmc", threads=1)}
     >>> gene = found["CD16 Mono"].shown[0]
     >>> gene.gene, gene.share, gene.share_of_rest
-    ('FCGR3A', 0.9942, 0.0945)
+    ('FCGR3A', 0.9942, 0.0907)
     >>> found["CD16 Mono"].missing
     'CD16 Mono: MS4A7, SERPINA1 absent from the file'
     """

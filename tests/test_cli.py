@@ -130,7 +130,7 @@ def test_annotate_writes_every_slot_beside_the_input(run, query, pbmc_bundle):
     summary = done.stderr
     assert f"human-pbmc {pbmc_bundle.spec.version}" in summary
     assert "700" in summary
-    assert "log1p-cut" in summary
+    assert "X: log-normalised counts of 765 selected genes" in summary
     assert "pbmc.scbignn.h5ad" in summary
     for label, n in labels.value_counts().items():
         assert any(

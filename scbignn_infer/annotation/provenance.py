@@ -101,7 +101,6 @@ class Genes(msgspec.Struct, frozen=True):
     """The genes that query and model share."""
 
     column: str = ""
-    n_genes: int = 0
     n_shared: int = 0
     coverage: float = 1.0
     n_duplicates: int = 0
@@ -109,15 +108,17 @@ class Genes(msgspec.Struct, frozen=True):
     left_out: dict[str, int] = {}
     foreign: Foreign = Foreign()
     silent: Silent = Silent()
+    n_genes: int = 0
+    """Genes of the file, without what was left out."""
 
     @classmethod
     def of(cls, match: GeneMatch, n_foreign: int, silent: tuple[float, float]) -> Genes:
         """Return what is said of genes that were matched, and of cells by them."""
-        n_genes = len(match.reference_index)
-        counts = n_genes, match.n_shared, match.coverage, match.n_duplicates, match.n_renamed
+        counts = match.n_shared, match.coverage, match.n_duplicates, match.n_renamed
+        n_genes = len(match.reference_index) - sum(match.left_out.values())
         none = match.foreign is None
         foreign = Foreign() if none else Foreign(match.foreign_species, n_foreign)
-        return cls(match.column, *counts, match.left_out, foreign, Silent(*silent))
+        return cls(match.column, *counts, match.left_out, foreign, Silent(*silent), n_genes)
 
     @property
     def said(self) -> str:
