@@ -57,9 +57,10 @@ class GeneEvidence:
     ----------
     gene
         Its symbol.
-    share, share_of_rest
-        Share of the group's cells, and of all others, that have a count of it; the latter is
-        ``None`` if there are no others.
+    share
+        Share of the group's cells that have a count of it.
+    share_of_rest
+        Share of all others; ``None`` if there are no others.
     difference
         Mean log1p of counts per 10,000 of the group's cells less that of the others, in standard
         deviations within them.

@@ -43,9 +43,10 @@ class ClusterLabel:
         frequent one where there is none.
     share
         Share of its cells that have this label, or one below it.
-    runner_up, runner_up_share
-        The most frequent label of the other cells, and its share of all; empty and 0 if there are
-        no others.
+    runner_up
+        The most frequent label of the other cells; empty if there are none.
+    runner_up_share
+        Its share of all cells of the cluster.
     mixed
         Whether the labels of at least 20 % of its cells contradict the cluster's: they are neither
         it, nor above or below it. Unknown cells contradict nothing.
