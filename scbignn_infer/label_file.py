@@ -18,7 +18,13 @@ from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, h5ad, slots
-from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
+from scbignn_infer.output.table import (
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    make_table,
+    write_blocks,
+    write_table,
+)
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
@@ -97,8 +103,9 @@ class Job:
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
     ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
-    ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. An
-    annotator that is held for many files may be given; by default one is made of the settings.
+    ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. ``cluster_table``
+    is a ``.csv`` or ``.tsv`` of what the clusters of ``cluster_key`` are. An annotator that is held
+    for many files may be given; by default one is made of the settings.
     """
 
     def __init__(
@@ -110,10 +117,12 @@ class Job:
         overwrite: bool = False,
         replace: bool = False,
         views: Views | None = None,
+        cluster_table: Path | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
         self.query, self.target, self.settings, self.views = query, target, settings, views
+        self.cluster_table = cluster_table
         self._held = annotator
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
@@ -131,8 +140,10 @@ class Job:
             self.cells = stack.enter_context(open_file(self.query, self.settings.reading, limit))
             stack.enter_context(self.cells.identity.watched())
             self._check_outputs()
-            new = self._is_new(self.target)
-            self._draft = stack.enter_context(atomic.drafting(self.target, new=new))
+            self._drafts = [
+                stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
+                for path in self._outputs
+            ]
             if self.views is not None:
                 drafting = self.views.drafting(new=not self._replace)
                 self._views_drafts = stack.enter_context(drafting)
@@ -140,7 +151,7 @@ class Job:
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
             if self._copied:
-                copy = h5ad.copying(self.cells.identity, self._draft.path, self._has_read)
+                copy = h5ad.copying(self.cells.identity, self._drafts[0].path, self._has_read)
                 self._add_slots = stack.enter_context(copy)
             self.choice = choice or self.annotator.choose(self.cells, self.settings.reading)
             self._inspected = round(perf_counter() - self._start, 4)
@@ -186,13 +197,15 @@ class Job:
             annotation = self.annotation
             tell("report", 1, 1)
         tell("write", 0, 1)
+        if self.cluster_table is not None:
+            self._write_clusters(self._drafts[-1])
         if self._add_slots is None:
-            self._write_new(self._draft)
+            self._write_new(self._drafts[0])
         else:
             self.cells.close()
             with atomic.one_line(self.target):
                 self._add_slots(slots.slot_values(annotation, key))
-        atomic.put([self._draft, *drawn], self.cells.identity)
+        atomic.put([*self._drafts, *drawn], self.cells.identity)
         tell("write", 1, 1)
         return {
             "input": str(self.query),
@@ -207,6 +220,11 @@ class Job:
         if stage == "graph":
             self._has_read.set()
         self._progress(stage, done, total)
+
+    @property
+    def _outputs(self) -> list[Path]:
+        """The tables that are written, the labels first."""
+        return [p for p in (self.target, self.cluster_table) if p is not None]
 
     @property
     def _copied(self) -> bool:
@@ -279,6 +297,8 @@ class Job:
         )
         if self.views is not None:
             self._check_views(self.views)
+        if self.cluster_table is not None:
+            self._check_cluster_table(self.cluster_table)
         if self.settings.write_graph and target.suffix != ".h5ad":
             raise OutputError(
                 f"a graph is to be written to '{target.name}'",
@@ -302,6 +322,27 @@ class Job:
             require("umap", "the map of the report")
         if views.sample_key is not None:
             self.cells.obs_column(views.sample_key)
+
+    def _check_cluster_table(self, path: Path) -> None:
+        if not self.settings.reading.cluster_key:
+            raise OutputError(
+                f"a table of clusters is to be written to '{path.name}', and no column has any",
+                expected="--cluster-key with --cluster-table",
+                do="name the column of obs, or leave out --cluster-table",
+            )
+        atomic.check_output(
+            path,
+            suffixes=TEXT_SUFFIXES,
+            overwrite=self._replace,
+            inputs=[self.cells.identity],
+            others=[self.target, *(self.views.paths if self.views else [])],
+        )
+
+    def _write_clusters(self, draft: Draft) -> None:
+        """Write a row for each cluster of each column."""
+        tables = {key: found.columns() for key, found in self.annotation.clusters.items()}
+        with atomic.one_line(draft.target):
+            write_blocks(tables, draft.path, draft.target.suffix, title="key")
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""

@@ -98,6 +98,24 @@ def test_what_stands_in_the_file_is_shown(run: Any, labelled: Path) -> None:
     assert "mine &amp; yours" in page
 
 
+def test_clusters_are_read_back(run: Any, folder: Path, tmp_path: Path) -> None:
+    start = ["annotate", folder / "q.h5ad", "-m", "human-pbmc", "--threads", "1", "-q"]
+    page = tmp_path / "r.html"
+    keys = ["--cluster-key", "group", "--cluster-key", "sample"]
+    adata = ad.read_h5ad(folder / "q.h5ad")
+    adata.obs["sample"] = "one"
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    start[1] = tmp_path / "q.h5ad"
+    run(*start, *keys, "-o", tmp_path / "o.h5ad", "--report", page)
+    run("report", tmp_path / "o.h5ad", "-q")
+    first, second = (
+        re.findall(r"<h2>Clusters</h2>.+?<h2>", path.read_text(), re.DOTALL)[0]
+        for path in (page, tmp_path / "o.html")
+    )
+    assert first == second
+    assert first.count("<h3>") == 2
+
+
 def change(path: Path, edit: Callable[[h5py.File], Any]) -> None:
     with h5py.File(path, "r+") as file:
         edit(file)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scbignn_infer.annotation.annotation import REASONS, UNKNOWN
+from scbignn_infer.annotation.clusters import recorded_clusters
 from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from scbignn_infer._types import Array
@@ -40,6 +41,8 @@ class Labelled:
     ids: Mapping[str, str]
     """Cell Ontology ids, or empty strings, by label."""
     provenance: Provenance
+    clusters: Mapping[str, Sequence[Sequence[Any]]] = field(default_factory=dict)
+    """What the clusters of each column are, as people read them."""
 
     @classmethod
     def of(cls, annotation: Annotation) -> Self:
@@ -56,6 +59,7 @@ class Labelled:
                 zip(annotation.ontology.labels, annotation.ontology.ontology_ids, strict=True)
             ),
             provenance=annotation.provenance,
+            clusters={key: found.shown for key, found in annotation.clusters.items()},
         )
 
     @classmethod
@@ -80,6 +84,7 @@ class Labelled:
             unknown_reasons=_texts(cells, f"{key}_unknown_reason"),
             ids=dict(zip(labels.tolist(), ids.tolist(), strict=True)),
             provenance=Provenance.from_record(record),
+            clusters=recorded_clusters(record),
         )
 
     def __len__(self) -> int:

@@ -55,6 +55,7 @@ def write_report(target: Path, findings: Findings) -> None:
         name=findings.name,
         warnings=findings.warnings,
         markers=markers,
+        clusters=labelled.clusters,
         median=np.nanmedian,
         n_cells=len(labelled),
         n_unknown=int(labelled.is_unknown.sum()),
@@ -73,7 +74,6 @@ def write_report(target: Path, findings: Findings) -> None:
             if genes
         ],
         versions=dict(sorted(provenance.versions.items())),
-        left_out=", ".join(f"{n:,} {kind}" for kind, n in provenance.genes.left_out.items()),
         verdicts=[(k.replace(":", "/"), v) for k, v in provenance.matrix.verdicts.items()],
         types=[
             (c.label, training.cells_per_type.get(c.label, 0), *(f1.get(c.label) for f1 in scores))

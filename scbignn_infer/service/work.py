@@ -43,6 +43,8 @@ class Summary(msgspec.Struct):
     tissue: Document | msgspec.UnsetType = msgspec.UNSET
     """Of a body model, the tissues whose types cells were called, and why."""
     adapted: Document | msgspec.UnsetType = msgspec.UNSET
+    clusters: dict[str, list[Document]] | msgspec.UnsetType = msgspec.UNSET
+    """With ``cluster_key``, what each cluster is."""
 
 
 Labels = msgspec.defstruct(
@@ -151,10 +153,10 @@ def _answer(served: Models, question: Question, link: Link) -> None:
 
 def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    summary = annotation.summary()
+    summary, shown = annotation.summary(), annotation.shown
     return Labels(
         model=summary["model"],
         cells=names,
-        **{name: column.values(annotation).tolist() for name, column in annotation.shown.items()},
+        **{name: c.values(annotation).tolist() for name, c in shown.items() if name in COLUMNS},
         summary=msgspec.convert(summary | {"seconds": summary["stages"]}, Summary),
     )
