@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLOURS = ("#006677", "#eeaa22", "#8822cc", "#88bbee", "#994400", "#449955", "#dd44ff")
-"""The most that all readers tell apart. To normal eyes and under simulated protanopia, deuteranopia
+"""Colours chosen for all readers. To normal eyes and under simulated protanopia, deuteranopia
 and tritanopia, two of them are never nearer than 12 hundredths of Oklab's unit; of Okabe and Ito's
 seven, two are 7.6 apart. Their contrast with white and with the dark page is at least 2."""
 PLAIN, STRIPES, CROSSES, CHECKS = range(4)
