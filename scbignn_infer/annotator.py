@@ -8,6 +8,7 @@ import numpy as np
 
 from scbignn_infer.annotation.adapt import Adaptation, refuse_fixed
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.provenance import (
     Genes,
     Matrix,
@@ -287,6 +288,7 @@ class Annotator:
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
             batches = batches_of(query, reading.batch_key)
+            clusters = read_clusters(query, reading.cluster_key)
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
@@ -337,4 +339,4 @@ class Annotator:
                 seconds=clock.seconds,
             ),
         )
-        return annotation, panel
+        return with_clusters(annotation, clusters), panel

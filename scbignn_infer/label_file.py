@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
 from time import perf_counter
@@ -17,11 +17,17 @@ from scbignn_infer import nearest_model
 from scbignn_infer.annotation.provenance import Model
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.errors import InputError, MissingExtraError, OutputError
+from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, h5ad, slots
-from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
+from scbignn_infer.output.table import (
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    make_table,
+    write_blocks,
+    write_table,
+)
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
@@ -41,21 +47,13 @@ if TYPE_CHECKING:
     from scbignn_infer.output.h5ad import Slots
     from scbignn_infer.query.readers import FileQuery
     from scbignn_infer.query.reading import Choice
+    from scbignn_infer.report.layout import CellMap
+    from scbignn_infer.report.views import Views
     from scbignn_infer.settings import Reading, Settings
 
 Summary = dict[str, Any]
-PAGES = (".html",)
 SAMPLE_ROWS = 100
 """Rows by which a matrix's stored values are counted."""
-
-
-@dataclass(frozen=True)
-class ReportFile:
-    """The HTML report that is written beside the labels."""
-
-    path: Path
-    sample_key: str | None = None
-    """Column of ``obs`` that it divides by."""
 
 
 def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = None) -> FileQuery:
@@ -174,8 +172,9 @@ class Job:
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
     ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
-    ``overwrite`` replaces an existing target, report and slots, ``replace`` the first two alone. An
-    annotator that is held for many files may be given; by default one is made of the settings.
+    ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. ``cluster_table``
+    is a ``.csv`` or ``.tsv`` of what the clusters of ``cluster_key`` are. An annotator that is held
+    for many files may be given; by default one is made of the settings.
     """
 
     def __init__(
@@ -186,16 +185,19 @@ class Job:
         *,
         overwrite: bool = False,
         replace: bool = False,
-        report: ReportFile | None = None,
+        views: Views | None = None,
+        cluster_table: Path | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
-        self.query, self.target, self.settings, self.report = query, target, settings, report
+        self.query, self.target, self.settings, self.views = query, target, settings, views
+        self.cluster_table = cluster_table
         self._held = annotator
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
         self._has_read = Event()
         self._add_slots: Callable[[Slots], None] | None = None
+        self._map: CellMap | None = None
         self._reference_distance: dict[str, float] | None = None
         self._why = ""
 
@@ -209,8 +211,11 @@ class Job:
             self._check_outputs()
             self._drafts = [
                 stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
-                for path in (self.target, *([self.report.path] if self.report else []))
+                for path in self._outputs
             ]
+            if self.views is not None:
+                drafting = self.views.drafting(new=not self._replace)
+                self._views_drafts = stack.enter_context(drafting)
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
@@ -254,23 +259,28 @@ class Job:
         """Write the labels, and return what was read, chosen, found and written."""
         annotation = self.annotation = replace(self.annotation, provenance=self._provenance())
         tell, key = self._tell, self.settings.key_added
-        if self.report is not None:
+        drawn: list[Draft] = []
+        if self.views is not None:
             tell("report", 0, 1)
-            self._write_report(self.report, self._drafts[1].path)
+            drawn = self._draw(self.views)
+            annotation = self.annotation
             tell("report", 1, 1)
         tell("write", 0, 1)
+        if self.cluster_table is not None:
+            self._write_clusters(self._drafts[-1])
         if self._add_slots is None:
             self._write_new(self._drafts[0])
         else:
             self.cells.close()
             with atomic.one_line(self.target):
                 self._add_slots(slots.slot_values(annotation, key))
-        atomic.put(self._drafts, self.cells.identity)
+        atomic.put([*self._drafts, *drawn], self.cells.identity)
         tell("write", 1, 1)
         return {
             "input": str(self.query),
             "output": str(self.target),
             **annotation.summary(),
+            **({"drawn": [str(draft.target) for draft in drawn]} if drawn else {}),
             "started": self._started,
             "finished": now(),
             "seconds": round(perf_counter() - self._start, 3),
@@ -281,6 +291,11 @@ class Job:
         if stage == "graph":
             self._has_read.set()
         self._progress(stage, done, total)
+
+    @property
+    def _outputs(self) -> list[Path]:
+        """The tables that are written, the labels first."""
+        return [p for p in (self.target, self.cluster_table) if p is not None]
 
     @property
     def _copied(self) -> bool:
@@ -317,7 +332,7 @@ class Job:
             self.cells,
             self.annotator,
             self.target.suffix,
-            report=self.report is not None,
+            report=self.views is not None and self._map is None,
             adapt=self.rules.adapt,
             sample=limit is not None,
         )
@@ -340,8 +355,10 @@ class Job:
             overwrite=self._replace or into_itself,
             inputs=[] if into_itself else [cells.identity],
         )
-        if self.report is not None:
-            self._check_report(self.report)
+        if self.views is not None:
+            self._check_views(self.views)
+        if self.cluster_table is not None:
+            self._check_cluster_table(self.cluster_table)
         if self.settings.write_graph and target.suffix != ".h5ad":
             raise OutputError(
                 f"a graph is to be written to '{target.name}'",
@@ -355,21 +372,37 @@ class Job:
         elif target.suffix == ".h5ad" and cells.uns(key) is not None:
             h5ad.refuse_existing([f"uns['{key}']"], overwrite=self._overwrite)
 
-    def _check_report(self, report: ReportFile) -> None:
-        from importlib.util import find_spec
+    def _check_views(self, views: Views) -> None:
+        from scbignn_infer.report import layout
+        from scbignn_infer.report.views import require
 
+        views.check(overwrite=self._replace, inputs=[self.cells.identity], others=[self.target])
+        self._map = layout.map_of(self.cells, self.settings.key_added, views.basis)
+        if self._map is None:
+            require("umap", "the map of the report")
+        if views.sample_key is not None:
+            self.cells.obs_column(views.sample_key)
+
+    def _check_cluster_table(self, path: Path) -> None:
+        if not self.settings.reading.cluster_key:
+            raise OutputError(
+                f"a table of clusters is to be written to '{path.name}', and no column has any",
+                expected="--cluster-key with --cluster-table",
+                do="name the column of obs, or leave out --cluster-table",
+            )
         atomic.check_output(
-            report.path,
-            suffixes=PAGES,
+            path,
+            suffixes=TEXT_SUFFIXES,
             overwrite=self._replace,
             inputs=[self.cells.identity],
-            others=[self.target],
+            others=[self.target, *(self.views.paths if self.views else [])],
         )
-        for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
-            if find_spec(module) is None:
-                raise MissingExtraError(module, extra="report", purpose=purpose)
-        if report.sample_key is not None:
-            self.cells.obs_column(report.sample_key)
+
+    def _write_clusters(self, draft: Draft) -> None:
+        """Write a row for each cluster of each column."""
+        tables = {key: found.columns() for key, found in self.annotation.clusters.items()}
+        with atomic.one_line(draft.target):
+            write_blocks(tables, draft.path, draft.target.suffix, title="key")
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""
@@ -390,24 +423,32 @@ class Job:
         with atomic.one_line(draft.target):
             write_table(table, draft.path, draft.target.suffix)
 
-    def _write_report(self, report: ReportFile, path: Path) -> None:
-        from scbignn_infer.report import write_report
-        from scbignn_infer.report.layout import lay_out
+    def _draw(self, views: Views) -> list[Draft]:
+        """Draw what was wanted of the labels; a map that is made for it stays with them."""
+        from scbignn_infer.report import layout
+        from scbignn_infer.report.findings import Findings
+        from scbignn_infer.report.labelled import Labelled
         from scbignn_infer.report.markers import express
 
-        cells, annotator, annotation = self.cells, self.annotator, self.annotation
-        rules = self.rules.on(annotation.provenance.tissue)
-        write_report(
-            path,
-            annotation,
-            annotator.bundle.spec,
-            lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.pair.seed),
-            name=cells.path.name,
-            cell_names=cells.cell_names(),
+        cells, pair, annotation = self.cells, self.annotator.pair, self.annotation
+        cell_map = self._map
+        if cell_map is None:
+            places = layout.lay_out(annotation.embedding, runtime=pair.runtime, seed=pair.seed)
+            cell_map = layout.CellMap(places, layout.own_basis(self.settings.key_added), own=True)
+            self.annotation = replace(annotation, places=places)
+        labelled = Labelled.of(annotation)
+        grouping = self.rules.on(annotation.provenance.tissue).grouping
+        findings = Findings(
+            cells.path.name,
+            labelled,
+            cells.cell_names(),
+            cell_map,
+            spec=self.annotator.bundle.spec,
+            markers=express(cells, self.choice, labelled, grouping),
+            samples=None if views.sample_key is None else cells.obs_column(views.sample_key),
             warnings=annotation.warnings(),
-            samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-            markers=express(annotator, cells, self.choice, annotation, rules.grouping),
         )
+        return views.write(self._views_drafts, findings)
 
 
 def label_file(query: Path, target: Path, settings: Settings, **options: Any) -> Summary:

@@ -79,6 +79,7 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
             "left_out": {},
             "foreign": {},
             "silent": {"genes": 0.0, "cells": 0.0},
+            "n_genes": 765,
         },
         "params": {
             "n_neighbors": 15,

@@ -17,6 +17,7 @@ import anndata as ad
 import h5py
 import httpx
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import uvicorn
@@ -347,6 +348,25 @@ def test_a_request_says_which_matrix_is_read(client, cells):
         assert file["uns/scbignn/matrix/name"].asstr()[()] == "layers/log"
 
 
+def test_a_request_names_columns_of_clusters(client, cells):
+    """Each answer says what their clusters are, in its own form."""
+    cells = ad.AnnData(cells.X, obs=cells.obs[[]], var=cells.var[[]])
+    cells.obs["half"], cells.obs["third"] = ["a", "b"] * 30, [0, 1, 2] * 20
+    body, keys = as_h5ad(cells), {"cluster_key": ["half", "third"]}
+    answer = post(client, body, **keys).json()
+    clusters = answer["summary"]["clusters"]
+    assert [c["cluster"] for c in clusters["third"]] == ["0", "1", "2"]
+    assert [c["cells"] for c in clusters["half"]] == [30, 30]
+    assert "clusters" not in post(client, body).json()["summary"]
+    of = {c["cluster"]: c["cell_type"] for c in clusters["half"]}
+    table = pd.read_csv(io.StringIO(post(client, body, accept=CSV, **keys).text))
+    assert table["scbignn_cell_type_by_half"].tolist() == [of[h] for h in cells.obs["half"]]
+    written = post(client, body, accept=HDF5, **keys)
+    with h5py.File(io.BytesIO(written.content)) as file:
+        assert "scbignn_cell_type_by_third" in file["obs"]
+        assert file["uns/scbignn/clusters/half/cells"][:].tolist() == [30, 30]
+
+
 @pytest.mark.parametrize("accept", [JSON, CSV, HDF5])
 def test_a_request_says_which_modality_is_read(client, cells, accept):
     answer = post(client, as_mudata(cells), accept=accept, modality="other")
@@ -367,6 +387,8 @@ def test_a_request_says_which_modality_is_read(client, cells, accept):
         ("h5ad", {"matrix": "layers/none"}, "no matrix 'layers/none'"),
         ("h5ad", {"gene_column": "none"}, "no gene column 'none'"),
         ("h5ad", {"batch_key": "none"}, "has no obs['none']"),
+        ("h5ad", {"cluster_key": "none"}, "has no obs['none']"),
+        ("sparse", {"cluster_key": "none"}, "has no obs['none']"),
         ("sparse", {"batch_key": "none"}, "has no obs['none']"),
         ("h5ad", {"min_gene_coverage": 0.9}, "a coverage of"),
         ("arrow", {"min_gene_coverage": 0.9}, "a coverage of"),

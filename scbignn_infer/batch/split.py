@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.batch.samples import (
@@ -113,7 +114,8 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
             return failed(task.sample, error)
         with recording(task) as record, job_of(task) as job:
             _check(parts[0], job.cells)
-            job.annotation = _read(job.annotator, parts)
+            clusters = read_clusters(job.cells, task.settings.reading.cluster_key)
+            job.annotation = with_clusters(_read(job.annotator, parts), clusters)
             record.update(done(task, job))
         return record
     finally:

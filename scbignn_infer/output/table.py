@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+TEXT_SUFFIXES = TABLE_SUFFIXES[:2]
+SEPARATORS = {".tsv": "\t"}
+"""By suffix; a comma for others."""
 INDEX = "cell"
 """What the column of the cells' names is called."""
 ROWS_AT_ONCE = 4096
@@ -78,7 +81,20 @@ def write_table(table: Table, path: Path, suffix: str) -> None:
             table.as_pandas().to_parquet(file)  # without the name, which pyarrow wants in UTF-8
         return
     with open(path, "w", encoding="utf-8", newline="") as text:
-        table.write_text(text, "\t" if suffix == ".tsv" else ",")
+        table.write_text(text, SEPARATORS.get(suffix, ","))
+
+
+def write_blocks(
+    blocks: Mapping[str, Mapping[str, Array]], path: Path, suffix: str, *, title: str
+) -> None:
+    """Write tables of the same columns under each other, their names in a column before them."""
+    with open(path, "w", encoding="utf-8", newline="") as text:
+        writer = csv.writer(text, delimiter=SEPARATORS.get(suffix, ","), lineterminator=os.linesep)
+        for i, (name, columns) in enumerate(blocks.items()):
+            if not i:
+                writer.writerow([title, *columns])
+            values = [column.tolist() for column in columns.values()]
+            writer.writerows((name, *row) for row in zip(*values, strict=True))
 
 
 def make_table(

@@ -20,6 +20,7 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.output.table import INDEX, Table, make_table, write_table
+from scbignn_infer.report.views import Views
 from scbignn_infer.service.bodies import ARROW, CSV, HDF5, KEPT, OPENERS
 from scbignn_infer.service.models import KeptWishes, Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
@@ -51,6 +52,8 @@ class Summary(msgspec.Struct):
     tissue: Document | msgspec.UnsetType = msgspec.UNSET
     """Of a body model, the tissues whose types cells were called, and why."""
     adapted: Document | msgspec.UnsetType = msgspec.UNSET
+    clusters: dict[str, list[Document]] | msgspec.UnsetType = msgspec.UNSET
+    """With ``cluster_key``, what each cluster is."""
 
 
 Labels = msgspec.defstruct(
@@ -167,13 +170,13 @@ def _keep(served: Models, question: Question, link: Link) -> int:
     """Label once, and write the labelled file, the table and, if wished, the report."""
     annotator, wished = served.warm[question.model], question.wishes.settings
     made = question.answer.with_suffix
-    page = label_file.ReportFile(made(".html"), wished.reading.batch_key)
+    page = Views(made(".html"), sample_key=wished.reading.batch_key)
     with label_file.Job(
         question.body,
         made(".h5ad"),
         replace(wished, model=str(annotator.bundle.path)),
         overwrite=True,
-        report=page if getattr(question.wishes, "report", False) else None,
+        views=page if getattr(question.wishes, "report", False) else None,
         progress=_told(link),
         annotator=annotator,
     ) as job:
@@ -223,11 +226,11 @@ def _write_arrow(table: Table, embedding: Array | None, path: Path) -> None:
 
 def _labels(annotation: Annotation, names: list[str], embedding: Array | None) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    summary = annotation.summary()
+    summary, shown = annotation.summary(), annotation.shown
     return Labels(
         model=summary["model"],
         cells=names,
-        **{name: column.values(annotation).tolist() for name, column in annotation.shown.items()},
+        **{name: c.values(annotation).tolist() for name, c in shown.items() if name in COLUMNS},
         summary=msgspec.convert(summary | {"seconds": summary["stages"]}, Summary),
         embedding=msgspec.UNSET if embedding is None else embedding.tolist(),
     )
