@@ -282,9 +282,9 @@ class Annotator:
         rules = rules or self.rules
         if rules.adapt:
             refuse_fixed(self.pair.graph)
-        needed = self.estimate(query.n_cells, adapt=rules.adapt)
-        refuse_too_large(query, needed, self.memory_limit)
-        clock = Clock(query.n_cells, progress) if progress else Clock(query.n_cells)
+        n = query.n_cells
+        refuse_too_large(query, self.estimate(n, adapt=rules.adapt), self.memory_limit)
+        clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
             batches = batches_of(query, reading.batch_key)
@@ -292,7 +292,7 @@ class Annotator:
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
-            most = max(map(len, batches), default=query.n_cells)
+            most = max(map(len, batches), default=n)
             size = self.bundle.spec.gene_level.embedding_size
             search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
@@ -314,7 +314,7 @@ class Annotator:
             foreign=genes.foreign,
             **done.rules.limits,
             excess=cell_scores.excess,
-            graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
+            graph=join_graphs(done.graphs, n) if self.write_graph else None,
             provenance=Provenance(
                 model=Model.of(self.bundle),
                 adaptation=self.bundle.spec.training.adaptation,
