@@ -93,10 +93,15 @@ class Clusters:
         return {t: np.array(v) for t, v in zip(TITLES, zip(*values, strict=True), strict=True)}
 
     @property
-    def shown(self) -> list[tuple[str | float, ...]]:
-        """The rows as people read them: "mixed" or nothing."""
+    def shown(self) -> list[tuple[str | float | None, ...]]:
+        """The rows as people read them: nothing where there is no runner-up, "mixed" or nothing."""
         return [
-            (*list(asdict(row).values())[:6], "mixed" if row.mixed else "", row.confidence)
+            (
+                *(row.cluster, row.cells, row.cell_type, row.share, row.runner_up),
+                row.runner_up_share or None,
+                "mixed" if row.mixed else "",
+                row.confidence,
+            )
             for row in self.rows
         ]
 
