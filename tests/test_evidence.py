@@ -269,8 +269,21 @@ def test_wrong_wishes_are_one_line(
 def test_the_report_has_them(run: Any, example: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap")
     page = tmp_path / "r.html"
-    keys = ["--cluster-key", "bulk_labels"]
-    run("annotate", example, *THREADS, "-q", "-o", tmp_path / "o.h5ad", "--report", page, *keys)
+    adata = ad.read_h5ad(example)
+    adata.obs["third"] = np.arange(adata.n_obs) % 3
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    keys = ["--cluster-key", "bulk_labels", "--cluster-key", "third"]
+    run(
+        "annotate",
+        tmp_path / "q.h5ad",
+        *THREADS,
+        "-q",
+        "-o",
+        tmp_path / "o.h5ad",
+        "--report",
+        page,
+        *keys,
+    )
     text = page.read_text()
     for part in ("Evidence for the labels", "FCGR3A 99% (9%)", "MS4A7, SERPINA1 absent"):
         assert part in text
