@@ -161,6 +161,18 @@ def test_cells_without_others_are_compared_with_none(
     json.dumps([g.share_of_rest for g in found.looked_at], allow_nan=False)
 
 
+def test_cells_without_counts_are_no_others(islet_annotator: Annotator, islets: ad.AnnData) -> None:
+    """They would make all other cells look as if they lacked every gene."""
+    blank = islets[:100].copy()
+    blank.X = np.zeros(blank.shape, np.float32)
+    blank.obs_names = [f"blank{i}" for i in range(100)]
+    both = ad.concat([islets, blank])
+    plain = by_group(find_evidence(islet_annotator, AnnDataQuery(islets)))["beta"]
+    found = by_group(find_evidence(islet_annotator, AnnDataQuery(both)))
+    assert found["beta"].shown == plain.shown
+    assert found["unknown"].reasons["empty"] == 100
+
+
 def test_chosen_cells_are_one_group(blood_annotator: Annotator, blood: ad.AnnData) -> None:
     query = AnnDataQuery(blood)
     annotation = blood_annotator.annotate_query(query)
@@ -257,8 +269,21 @@ def test_wrong_wishes_are_one_line(
 def test_the_report_has_them(run: Any, example: Path, tmp_path: Path) -> None:
     pytest.importorskip("umap")
     page = tmp_path / "r.html"
-    keys = ["--cluster-key", "bulk_labels"]
-    run("annotate", example, *THREADS, "-q", "-o", tmp_path / "o.h5ad", "--report", page, *keys)
+    adata = ad.read_h5ad(example)
+    adata.obs["third"] = np.arange(adata.n_obs) % 3
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    keys = ["--cluster-key", "bulk_labels", "--cluster-key", "third"]
+    run(
+        "annotate",
+        tmp_path / "q.h5ad",
+        *THREADS,
+        "-q",
+        "-o",
+        tmp_path / "o.h5ad",
+        "--report",
+        page,
+        *keys,
+    )
     text = page.read_text()
     for part in ("Evidence for the labels", "FCGR3A 99% (9%)", "MS4A7, SERPINA1 absent"):
         assert part in text
