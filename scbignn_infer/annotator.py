@@ -280,9 +280,9 @@ class Annotator:
     ) -> tuple[Annotation, Panel]:
         """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
         rules = rules or self.rules
+        n = query.n_cells
         if rules.adapt:
             refuse_fixed(self.pair.graph)
-        n = query.n_cells
         refuse_too_large(query, self.estimate(n, adapt=rules.adapt), self.memory_limit)
         clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
@@ -292,9 +292,7 @@ class Annotator:
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
-            most = max(map(len, batches), default=n)
-            size = self.bundle.spec.gene_level.embedding_size
-            search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
+            self._prepare_search(max(map(len, batches), default=n))
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
@@ -340,3 +338,8 @@ class Annotator:
             ),
         )
         return with_clusters(annotation, clusters), panel
+
+    def _prepare_search(self, n: int) -> None:
+        """Open what the search among n cells needs, before the first cell is read."""
+        size = self.bundle.spec.gene_level.embedding_size
+        search_for(n, self.pair.search).prepare(size, runtime=self.runtime)
