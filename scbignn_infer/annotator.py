@@ -25,6 +25,7 @@ from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.neighbors import join_graphs, search_for
 from scbignn_infer.network.pair import Pair
 from scbignn_infer.network.sessions import choose_runtime
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_infer.query.reading import batches_of, choose, find_silent_genes
@@ -278,6 +279,10 @@ class Annotator:
         progress: Progress | None = None,
     ) -> tuple[Annotation, Panel]:
         """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
+        kept = enough(query, reading)
+        if isinstance(kept, SomeCells) and kept is not query:
+            found, panel = self.labelled(kept, reading, rules=rules, progress=progress)
+            return found.among(kept.cells, kept.n_all), panel
         rules = rules or self.rules
         if rules.adapt:
             refuse_fixed(self.pair.graph)
@@ -295,6 +300,7 @@ class Annotator:
             search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
+        mixtures = work.mixtures(done, panel) if rules.mixtures else None
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
         annotation = Annotation(
             cell_types=grouping.labels,
@@ -312,6 +318,7 @@ class Annotator:
             foreign=genes.foreign,
             **done.rules.limits,
             excess=cell_scores.excess,
+            mixtures=mixtures,
             graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
             provenance=Provenance(
                 model=Model.of(self.bundle),
@@ -332,6 +339,7 @@ class Annotator:
                     n_batches=len(batches) or 1,
                 ),
                 adapted=adapted,
+                left_out=getattr(query, "left_out", None),
                 versions=versions(),
                 seconds=clock.seconds,
             ),

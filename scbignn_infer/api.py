@@ -12,6 +12,7 @@ from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
 from scbignn_infer.output import slots
 from scbignn_infer.output.h5ad import refuse_existing, write_adata
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.readers import AnnDataQuery
 from scbignn_infer.settings import AS_FOUND, Keywords, LabelKeywords, Settings, shown
 
@@ -77,6 +78,9 @@ def annotate(
             Confidence less penalties, which the threshold is compared with.
         ``obs[f"{key_added}_unknown_reason"]``
             Why a cell is unknown, or empty.
+        ``obs[f"{key_added}_mixture"]``, ``obs[f"{key_added}_mixture_score"]``
+            With ``mixtures``, the two labels that explain a cell better than one, or empty; and how
+            far above the bar of such a name the cell is.
         ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
             Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
         ``uns[key_added]``
@@ -116,10 +120,13 @@ def annotate(
         )
     annotator = Annotator.load(model, **chosen.some(LabelKeywords))
     refuse_existing(slots.taken_slots(adata, chosen.key_added), overwrite=overwrite)
-    annotation = annotator.annotate_query(query, chosen.reading)
-    annotation = replace(annotation, provenance=annotation.provenance.with_names(query))
+    kept = enough(query, chosen.reading)
+    annotation = annotator.annotate_query(kept, chosen.reading)
+    annotation = replace(annotation, provenance=annotation.provenance.with_names(kept))
     for warning in annotation.warnings():
         warnings.warn(warning, UserWarning, stacklevel=2)
+    if isinstance(kept, SomeCells):
+        annotation = annotation.among(kept.cells, kept.n_all)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None
@@ -164,7 +171,9 @@ def embed(
     """
     query = AnnDataQuery(adata)
     annotator = Annotator.load(model, **settings)
-    return embed_cells(annotator.pair, query, annotator.choose(query, reading))
+    kept = enough(query, reading)
+    found = embed_cells(annotator.pair, kept, annotator.choose(kept, reading))
+    return kept.spread(found) if isinstance(kept, SomeCells) else found
 
 
 @shown(LabelKeywords)

@@ -17,9 +17,10 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, MissingExtraError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
-from scbignn_infer.output import atomic, h5ad, slots
-from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
+from scbignn_infer.output import atomic, excel, h5ad, slots
+from scbignn_infer.output.table import TABLE_SUFFIXES, TEXTS, make_table, write_table
 from scbignn_infer.query import gene_names, readers
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scbignn_infer._types import Progress
+    from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.provenance import Provenance
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots
-    from scbignn_infer.query.readers import FileQuery
+    from scbignn_infer.query.readers import FileQuery, Query
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.settings import Reading, Settings
 
@@ -73,7 +75,7 @@ def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = 
 
 
 def find_model(
-    cells: FileQuery, settings: Settings
+    cells: Query, settings: Settings
 ) -> tuple[ModelBundle, Choice | None, dict[str, float] | None, str]:
     """Return the model that is named, or the one that fits best, with why, as choose_model does."""
     if settings.model is not None:
@@ -104,7 +106,8 @@ class Job:
     can be refused is refused; at its end nothing is left behind but what was written whole.
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
-    ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
+    ``.h5ad``, ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``, or the query itself to write into it.
+    The ``sample_key`` is the column of ``obs`` by which the sheets of a workbook divide the cells.
     ``overwrite`` replaces an existing target, report and slots, ``replace`` the first two alone. An
     annotator that is held for many files may be given; by default one is made of the settings.
     """
@@ -118,11 +121,14 @@ class Job:
         overwrite: bool = False,
         replace: bool = False,
         report: ReportFile | None = None,
+        sample_key: str | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
         self.query, self.target, self.settings, self.report = query, target, settings, report
         self._held = annotator
+        self._sample_key = sample_key if target.suffix == excel.SUFFIX else None
+        self._table_warnings: list[str] = []
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
         self._has_read = Event()
@@ -142,13 +148,14 @@ class Job:
                 stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
                 for path in (self.target, *([self.report.path] if self.report else []))
             ]
+            self.kept = enough(self.cells, self.settings.reading)
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
             if self._copied:
                 copy = h5ad.copying(self.cells.identity, self._drafts[0].path, self._has_read)
                 self._add_slots = stack.enter_context(copy)
-            self.choice = choice or self.annotator.choose(self.cells, self.settings.reading)
+            self.choice = choice or self.annotator.choose(self.kept, self.settings.reading)
             self._inspected = round(perf_counter() - self._start, 4)
             self._stack = stack.pop_all()
         return self
@@ -163,8 +170,8 @@ class Job:
 
     @property
     def n_cells(self) -> int:
-        """Cells of the file."""
-        return self.cells.n_cells
+        """Cells of the file that are labelled."""
+        return self.kept.n_cells
 
     def run(self) -> Summary:
         """Label the cells, write them, and return what was read, chosen, found and written."""
@@ -174,7 +181,7 @@ class Job:
     def annotate(self) -> None:
         """Label the cells."""
         self.annotation = self.annotator.annotate_query(
-            self.cells,
+            self.kept,
             self.settings.reading,
             choice=self.choice,
             rules=self.rules,
@@ -195,15 +202,23 @@ class Job:
         else:
             self.cells.close()
             with atomic.one_line(self.target):
-                self._add_slots(slots.slot_values(annotation, key))
+                self._add_slots(slots.slot_values(self._of_all_cells(), key))
         atomic.put(self._drafts, self.cells.identity)
         tell("write", 1, 1)
+        summary = annotation.summary()
+        summary["warnings"] += self._table_warnings
         return {
             "input": str(self.query),
             "output": str(self.target),
-            **annotation.summary(),
+            **summary,
             "seconds": round(perf_counter() - self._start, 3),
         }
+
+    def _of_all_cells(self) -> Annotation:
+        """Return the annotation of all cells of the file, those that were left out among them."""
+        if isinstance(self.kept, SomeCells):
+            return self.annotation.among(self.kept.cells, self.kept.n_all)
+        return self.annotation
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         """Pass progress on; the file is copied from when the graph is built, no more read."""
@@ -221,7 +236,7 @@ class Job:
 
     def _provenance(self) -> Provenance:
         """Return what the labels are based on, with what the file has to say."""
-        found = self.annotation.provenance.with_names(self.cells)
+        found = self.annotation.provenance.with_names(self.kept)
         seconds = found.seconds
         return structs.replace(
             found,
@@ -235,14 +250,14 @@ class Job:
         if self._held is not None:
             self.annotator = self._held
             return None
-        found = find_model(self.cells, self.settings)
+        found = find_model(self.kept, self.settings)
         bundle, choice, self._reference_distance, self._why = found
         self.annotator = make_annotator(self.settings, bundle)
         return choice
 
     def _refuse_too_large(self) -> None:
         self.expected = self.annotator.estimate(
-            self.cells.n_cells,
+            self.n_cells,
             output_bytes=self.cells.identity.size if self._copied else 0,
             held_bytes=self._bytes_held(),
             report=self.report is not None,
@@ -280,6 +295,10 @@ class Job:
             overwrite=self._replace or into_itself,
             inputs=[] if into_itself else [cells.identity],
         )
+        if target.suffix == excel.SUFFIX:
+            excel.refuse_too_many(cells.n_cells, target)
+        if self._sample_key is not None:
+            cells.obs_column(self._sample_key)
         if self.report is not None:
             self._check_report(self.report)
         if self.settings.write_graph and target.suffix != ".h5ad":
@@ -313,7 +332,7 @@ class Job:
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""
-        cells, annotation, key = self.cells, self.annotation, self.settings.key_added
+        cells, annotation, key = self.cells, self._of_all_cells(), self.settings.key_added
         values = slots.slot_values(annotation, key)
         if draft.target.suffix == ".h5ad":
             whole = cells.to_adata()
@@ -323,26 +342,34 @@ class Job:
             with atomic.one_line(draft.target):
                 h5ad.write_new_h5ad(whole, draft.path, values)
             return
-        names = cells.cell_names()
+        names, samples = cells.cell_names(), None
+        if self._sample_key is not None:
+            samples = self.kept.obs_column(self._sample_key)
         cells.close()
         h5ad.check_lengths(len(names), values, cells.path)
         table = make_table(names, values.columns, annotation.probabilities, annotation.cell_types)
         with atomic.one_line(draft.target):
-            write_table(table, draft.path, draft.target.suffix)
+            if draft.target.suffix == excel.SUFFIX:
+                sheets = excel.sheets_of(self.annotation, table, samples)
+                excel.write_workbook(draft.path, sheets)
+            else:
+                write_table(table, draft.path, draft.target.suffix)
+        if draft.target.suffix in TEXTS:
+            self._table_warnings = table.warnings()
 
     def _write_report(self, report: ReportFile, path: Path) -> None:
         from scbignn_infer.report import write_report
         from scbignn_infer.report.layout import lay_out
         from scbignn_infer.report.markers import express
 
-        cells, annotator, annotation = self.cells, self.annotator, self.annotation
+        cells, annotator, annotation = self.kept, self.annotator, self.annotation
         rules = self.rules.on(annotation.provenance.tissue)
         write_report(
             path,
             annotation,
             annotator.bundle.spec,
             lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.pair.seed),
-            name=cells.path.name,
+            name=self.cells.path.name,
             cell_names=cells.cell_names(),
             warnings=annotation.warnings(),
             samples=None if report.sample_key is None else cells.obs_column(report.sample_key),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scbignn_infer.settings import Settings
 
 Record = dict[str, Any]
-FORMATS = ("h5ad", "csv", "tsv", "parquet")
+FORMATS = ("h5ad", "csv", "tsv", "parquet", "xlsx")
 SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
 """Settings that say where and how fast work is done, and change no label."""
 HASH_BYTES = 1 << 22
@@ -42,6 +42,8 @@ class Sample:
     query: Path
     target: Path
     report: ReportFile | None = None
+    sample_key: str | None = None
+    """Column of ``obs`` by which the sheets of a workbook divide the cells."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def find_samples(
     for name, query in named:
         target = folder / f"{name}.{suffix}"
         page = ReportFile(folder / f"{name}.html", sample_key) if report else None
-        sample = Sample(name, query.absolute(), target.absolute(), page)
+        sample = Sample(name, query.absolute(), target.absolute(), page, sample_key)
         if samples.setdefault(name, sample).query != sample.query:
             raise InputError(
                 f"the samples {samples[name].query} and {query} are both called '{name}'",
@@ -246,6 +248,7 @@ def job_of(task: Task) -> Job:
         overwrite=task.overwrite,
         replace=task.ours,
         report=task.sample.report,
+        sample_key=task.sample.sample_key,
         annotator=held_annotator(task.settings),
     )
 

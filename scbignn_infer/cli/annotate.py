@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scbignn_infer.settings import Settings
 
 Summary = dict[str, Any]
+FEW_PAIRS = 5
 LONG_SECONDS = 20.0
 """What takes longer is said beforehand."""
 
@@ -63,7 +64,7 @@ class FileOptions:
         "-o",
         "--output",
         type=FILE,
-        help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+        help="File to write: .h5ad, .csv, .tsv, .parquet or .xlsx; by default QUERY.scbignn.h5ad.",
     ),
     click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
     click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
@@ -83,7 +84,7 @@ class FileOptions:
     click.option(
         "--format",
         "suffix",
-        type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
+        type=click.Choice(["h5ad", "csv", "tsv", "parquet", "xlsx"]),
         default="h5ad",
         show_default=True,
         help="With -O: format of the outputs.",
@@ -111,7 +112,11 @@ class FileOptions:
 @gathered(
     "common",
     Common,
-    click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by."),
+    click.option(
+        "--sample-key",
+        metavar="KEY",
+        help="Column of obs that the report and a workbook divide by.",
+    ),
     click.option(
         "--time-limit",
         type=click.FloatRange(min=0, min_open=True),
@@ -156,9 +161,9 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
     from scbignn_infer.label_file import Job, ReportFile
 
     target = _target(query, options.output, in_place=options.in_place)
-    page = None
+    page, sample_key = None, common.sample_key or settings.reading.batch_key
     if options.report is not None:
-        page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
+        page = ReportFile(options.report, sample_key)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
         from scbignn_infer.apart import JobApart
@@ -172,6 +177,7 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             settings,
             overwrite=common.overwrite,
             report=page,
+            sample_key=sample_key,
             progress=alive(progress),
         ) as job,
     ):
@@ -225,6 +231,7 @@ def _print_summary(summary: Summary) -> None:
         {
             "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
             + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
+            **({} if based.left_out is None else {"left out": based.left_out.said}),
             "model": f"{model.name} {model.version}{chosen}",
             "tissue": based.tissue.said,
             "matrix": f"{matrix.name}: {matrix.state} ({matrix.reason})",
@@ -238,8 +245,18 @@ def _print_summary(summary: Summary) -> None:
         console.print(based.adapted.said, soft_wrap=True)
     rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
     console.print(make_table(["label", "cells", "share"], rows))
+    if "mixtures" in summary:
+        print_pairs(console, {"mixtures": _mixtures(summary["mixtures"], n)})
     print_warnings(summary["warnings"])
     print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
+
+
+def _mixtures(cells: dict[str, int], n: int) -> str:
+    """Say how many cells are between two types, and the most frequent pairs."""
+    named = sum(cells.values())
+    few = ", ".join(f"{pair} {m:,}" for pair, m in list(cells.items())[:FEW_PAIRS])
+    more = f", {len(cells) - FEW_PAIRS} more pairs" if len(cells) > FEW_PAIRS else ""
+    return f"{named:,} cells ({named / n:.1%})" + (f": {few}{more}" if cells else "")
 
 
 def _other_genes(genes: Genes) -> str:

@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,10 @@ KINDS = {
 """What a name may be given to beside a regular file."""
 
 
+EXTRAS = {".parquet": ("pyarrow", "parquet"), ".xlsx": ("openpyxl", "excel")}
+"""The package that writes a format, and its extra."""
+
+
 def check_output(
     path: Path,
     *,
@@ -62,11 +67,13 @@ def check_output(
         _check_place(path, inputs, others)
         if not overwrite and path.exists():
             raise exists(path)
-    if path.suffix == ".parquet":
+    if path.suffix in EXTRAS:
+        module, extra = EXTRAS[path.suffix]
         try:
-            import pyarrow as pa  # noqa: F401
+            import_module(module)
         except ImportError:
-            raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
+            purpose = f"{path.suffix[1:]} output"
+            raise MissingExtraError(module, extra=extra, purpose=purpose) from None
 
 
 def _check_place(path: Path, inputs: Sequence[Identity], others: Sequence[Path]) -> None:
