@@ -25,7 +25,7 @@ from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.neighbors import join_graphs, search_for
 from scbignn_infer.network.pair import Pair
 from scbignn_infer.network.sessions import choose_runtime
-from scbignn_infer.query.enough import SomeCells, enough
+from scbignn_infer.query.enough import enough
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_infer.query.reading import batches_of, choose, find_silent_genes
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from scbignn_infer._types import Progress
+    from scbignn_infer.annotation.adapt import Round
+    from scbignn_infer.annotation.provenance import Adapted
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.panel import Panel
@@ -280,9 +282,9 @@ class Annotator:
     ) -> tuple[Annotation, Panel]:
         """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
         kept = enough(query, reading)
-        if isinstance(kept, SomeCells) and kept is not query:
+        if kept is not query:
             found, panel = self.labelled(kept, reading, rules=rules, progress=progress)
-            return found.among(kept.cells, kept.n_all), panel
+            return found.of_all(kept), panel
         rules = rules or self.rules
         if rules.adapt:
             refuse_fixed(self.pair.graph)
@@ -320,28 +322,32 @@ class Annotator:
             excess=cell_scores.excess,
             mixtures=mixtures,
             graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
-            provenance=Provenance(
-                model=Model.of(self.bundle),
-                adaptation=self.bundle.spec.training.adaptation,
-                training_cells=int(cell_scores.known.sum()),
-                matrix=Matrix.of(choice),
-                genes=Genes.of(
-                    choice.genes,
-                    int(genes.foreign.sum()),
-                    find_silent_genes(query, choice, batches),
-                ),
-                tissue=done.rules.tissue,
-                apart=cell_scores.apart_as_a_whole(~genes.empty),
-                params=Params.of(
-                    self.pair,
-                    done,
-                    batch_key=reading.batch_key or "",
-                    n_batches=len(batches) or 1,
-                ),
-                adapted=adapted,
-                left_out=getattr(query, "left_out", None),
-                versions=versions(),
-                seconds=clock.seconds,
-            ),
+            provenance=self._provenance(work, reading, done, adapted),
         )
         return annotation, panel
+
+    def _provenance(
+        self, work: Labelling, reading: Reading, done: Round, adapted: Adapted | None
+    ) -> Provenance:
+        """Return what the labels of a round rest on."""
+        query, choice, batches, genes = work.query, work.choice, work.batches, done.genes
+        silent = find_silent_genes(query, choice, batches)
+        return Provenance(
+            model=Model.of(self.bundle),
+            adaptation=self.bundle.spec.training.adaptation,
+            training_cells=int(done.scores.known.sum()),
+            matrix=Matrix.of(choice),
+            genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
+            tissue=done.rules.tissue,
+            apart=done.scores.apart_as_a_whole(~genes.empty),
+            params=Params.of(
+                self.pair,
+                done,
+                batch_key=reading.batch_key or "",
+                n_batches=len(batches) or 1,
+            ),
+            adapted=adapted,
+            left_out=getattr(query, "left_out", None),
+            versions=versions(),
+            seconds=work.clock.seconds,
+        )

@@ -125,8 +125,7 @@ def annotate(
     annotation = replace(annotation, provenance=annotation.provenance.with_names(kept))
     for warning in annotation.warnings():
         warnings.warn(warning, UserWarning, stacklevel=2)
-    if isinstance(kept, SomeCells):
-        annotation = annotation.among(kept.cells, kept.n_all)
+    annotation = annotation.of_all(kept)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None

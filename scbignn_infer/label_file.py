@@ -20,7 +20,7 @@ from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, excel, h5ad, slots
 from scbignn_infer.output.table import TABLE_SUFFIXES, TEXTS, make_table, write_table
 from scbignn_infer.query import gene_names, readers
-from scbignn_infer.query.enough import SomeCells, enough
+from scbignn_infer.query.enough import enough
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from scbignn_infer._types import Progress
-    from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.provenance import Provenance
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
@@ -202,7 +201,7 @@ class Job:
         else:
             self.cells.close()
             with atomic.one_line(self.target):
-                self._add_slots(slots.slot_values(self._of_all_cells(), key))
+                self._add_slots(slots.slot_values(annotation.of_all(self.kept), key))
         atomic.put(self._drafts, self.cells.identity)
         tell("write", 1, 1)
         summary = annotation.summary()
@@ -213,12 +212,6 @@ class Job:
             **summary,
             "seconds": round(perf_counter() - self._start, 3),
         }
-
-    def _of_all_cells(self) -> Annotation:
-        """Return the annotation of all cells of the file, those that were left out among them."""
-        if isinstance(self.kept, SomeCells):
-            return self.annotation.among(self.kept.cells, self.kept.n_all)
-        return self.annotation
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         """Pass progress on; the file is copied from when the graph is built, no more read."""
@@ -332,7 +325,8 @@ class Job:
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""
-        cells, annotation, key = self.cells, self._of_all_cells(), self.settings.key_added
+        cells, key = self.cells, self.settings.key_added
+        annotation = self.annotation.of_all(self.kept)
         values = slots.slot_values(annotation, key)
         if draft.target.suffix == ".h5ad":
             whole = cells.to_adata()

@@ -134,7 +134,8 @@ class Labelling:
         grouping, empty = done.rules.grouping, done.genes.empty
         with self.clock.stage("mixtures") as report:
             called = done.genes.logits[~empty].argmax(axis=1)
-            temperature = temperature_of(self.pair.bundle.spec)
+            misfit = typical_misfit(self.query, self.choice.matrix, panel)
+            temperature = temperature_of(self.pair.bundle.spec, misfit)
             return find_mixtures(
                 partial(self.query.blocks, self.choice.matrix),
                 Explainer(panel, grouping, called, temperature),

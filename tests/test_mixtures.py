@@ -255,6 +255,8 @@ def test_the_bar_follows_the_file() -> None:
     np.testing.assert_allclose(found.score, score - (middle + 4.5 * (middle - low)), atol=1e-5)
     assert found.named[-3:].tolist() == [True, True, False]
     assert found.codes[0].tolist() == [3, 5]
+    wide = named(np.concatenate([np.random.default_rng(0).normal(-6, 5, 5000), [6.1, 5.9]]))
+    assert wide.named[-2:].tolist() == [True, False]  # the bar would be at 9
     narrow = named(np.concatenate([np.random.default_rng(0).normal(-6, 0.1, 5000), [0.9, 1.1]]))
     assert narrow.named[-2:].tolist() == [False, True]
     assert narrow.named.sum() == 1
@@ -270,10 +272,10 @@ def test_names_are_of_two_labels() -> None:
     ]
 
 
-def test_models_of_profiles_are_less_sure(pbmc_bundle: Any) -> None:
-    assert mx.temperature_of(pbmc_bundle.spec) == 5
+def test_genes_say_less_in_files_that_do_not_fit(pbmc_bundle: Any) -> None:
+    assert [mx.temperature_of(pbmc_bundle.spec, m) for m in (0.5, 1.0, 2.0)] == [4, 4, 16]
     body = Annotator.load("human-body", threads=1).bundle.spec
-    assert mx.temperature_of(body) == 15
+    assert [mx.temperature_of(body, m) for m in (0.5, 1.0, 2.0)] == [15, 15, 60]
 
 
 def test_files_and_tables_have_the_names(

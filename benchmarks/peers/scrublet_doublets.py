@@ -2,7 +2,8 @@
 
 Run in ``benchmarks/``, in an environment of its own (``pip install scrublet "setuptools<81"``;
 0.2.3 here): ``python -m peers.scrublet_doublets FOLDER --out FILE.json``. All settings are its own
-defaults; the expected rate of doublets is the true one.
+defaults; the expected rate of doublets is the true one. By default only the files of the first seed
+are looked at (``--seeds 0,1,2`` takes all).
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0")
     arguments = parser.parse_args()
+    seeds = [int(s) for s in arguments.seeds.split(",")]
     done = []
     for path in sorted(arguments.folder.glob("*.npz")):
         row = json.loads(path.with_suffix(".json").read_text())
+        if row["seed"] not in seeds:
+            continue
         counts, n = sp.csc_matrix(sp.load_npz(path)), row["cells"]
         made = np.arange(counts.shape[0]) >= n
         finder = scrublet.Scrublet(counts, expected_doublet_rate=float(made.mean()))

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
+from scbignn_infer.query.enough import SomeCells
 from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.mixtures import Mixtures
+    from scbignn_infer.query.readers import Query
 
 UNKNOWN = "unknown"
 REASONS = (
@@ -155,14 +157,17 @@ class Annotation:
         """(n_cells,) the cells that were not left out."""
         return np.ones(len(self), dtype=bool) if self.left_out is None else ~self.left_out
 
-    def among(self, cells: Array, n: int) -> Annotation:
-        """Return the annotation of n cells, of which these (m,) are its own, the others left out.
+    def of_all(self, labelled: Query) -> Annotation:
+        """Return the annotation of all cells of a query, where some were left out.
 
         Parameters
         ----------
-        cells, n
-            Numbers of its own cells, ascending, and how many there are in all.
+        labelled
+            The cells that it is of, or those that know which of a query they are.
         """
+        if not isinstance(labelled, SomeCells):
+            return self
+        cells, n = labelled.cells, labelled.n_all
 
         def put(values: Any, fill: float = 0) -> Any:
             if values is None:

@@ -16,7 +16,8 @@ The evidence of expression is the logarithm of how much better two types explain
     \ell(\mu) = z \Sigma^{-1} \mu - \tfrac12 \mu \Sigma^{-1} \mu,
 
 where :math:`a` is the best single type, :math:`b` any other one that is called in the file, and
-:math:`w` is .3, .5 or .7. Genes are no independent witnesses, so the temperature :math:`T` is high.
+:math:`w` is .3, .5 or .7. Genes are no independent witnesses, so the temperature :math:`T` is high,
+and higher in a file that does not fit the model.
 Two cells also have more counts than one: the logarithm of the cell's total, relative to the median
 of its sample, is added. A cell is named if this evidence is far above what is usual in the file. No
 doublets are made, and nothing else is taken from the query.
@@ -46,15 +47,16 @@ if TYPE_CHECKING:
 
 SHARES = (0.3, 0.5, 0.7)
 """Of the first type in a mixture."""
-TEMPERATURE, TEMPERATURE_OF_PROFILES = 5.0, 15.0
-"""The latter of models that learned from mean profiles, whose simulated cells differ less."""
+TEMPERATURE, TEMPERATURE_OF_PROFILES = 4.0, 15.0
+"""Of a file that fits the model; the latter of models that learned from mean profiles, whose
+simulated cells differ less."""
 DEPTH_WEIGHT, DEPTH_LIMIT = 4.5, 1.4
 """Of the logarithm of a cell's total, relative to its sample's; four times as many count no more
 than this, since some types are large."""
-SPREADS, LEAST_EVIDENCE = 4.5, 1.0
+SPREADS, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 4.5, 1.0, 6.0
 """A cell is named if its evidence is so many times as far above the file's median as the lower
-quartile is below it, which doublets hardly move, and more than the least. On eight pairs of a model
-and a study without made doublets, 2.1 % of the cells were; see ``benchmarks/doublets.py``."""
+quartile is below it, which doublets hardly move, and more than the least; or if it is enough in any
+file. See ``benchmarks/doublets.py``."""
 FEWEST_CELLS, LEAST_SHARE = 10, 0.005
 """Types that fewer cells are called are no part of a mixture: a sample has few doublets of them."""
 MOST_TYPES = 30
@@ -92,9 +94,14 @@ class Mixtures:
         return found
 
 
-def temperature_of(spec: BundleSpec) -> float:
-    """Return by how much a model's evidence of genes is to be divided."""
-    return TEMPERATURE_OF_PROFILES if spec.training.from_profiles else TEMPERATURE
+def temperature_of(spec: BundleSpec, misfit: float) -> float:
+    """Return by how much a model's evidence of genes is to be divided, in a file of some misfit.
+
+    The misfit is a mean square, see :func:`~scbignn_infer.network.panel.panel_tables`. Cells of a
+    foreign technology lie off every profile, and mixtures come nearer by chance.
+    """
+    usual = TEMPERATURE_OF_PROFILES if spec.training.from_profiles else TEMPERATURE
+    return float(usual * max(1.0, misfit) ** 2)
 
 
 class Explainer:
@@ -221,4 +228,4 @@ def _bar(score: Array) -> float:
     if not len(known):
         return LEAST_EVIDENCE
     low, middle = np.quantile(known, [0.25, 0.5])
-    return max(LEAST_EVIDENCE, float(middle + SPREADS * (middle - low)))
+    return float(np.clip(middle + SPREADS * (middle - low), LEAST_EVIDENCE, ENOUGH_EVIDENCE))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch.manifest import Manifest
     from scbignn_infer.batch.samples import Sample
     from scbignn_infer.settings import Settings
@@ -82,26 +83,10 @@ def annotate_samples(
             do="choose one with -m; see: scbignn-infer inspect FILE",
         )
     rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
-    if options.split is not None and rules.tissues is not None and not rules.tissue.how:
-        raise InputError(
-            "a sample is to be divided, and its tissue found from all of its cells",
-            expected="--tissue NAME or --tissue any with --split and a body model",
-            do="pass one, or leave out --split",
-        )
-    if options.split is not None and settings.mixtures:
-        raise InputError(
-            "a sample is to be divided, and mixtures are named by what is usual in all of it",
-            expected="--split without --mixtures",
-            do="leave out one of the two",
-        )
+    if options.split is not None:
+        _refuse_undivided(settings, rules)
     if settings.adapt:
         adapt.refuse_fixed("reference" if options.split else settings.graph)
-    if options.split is not None and settings.graph != "reference":
-        raise InputError(
-            "a sample is to be divided on its own graph, on which labels depend on all cells",
-            expected="--graph reference with --split",
-            do="pass both, or leave out --split",
-        )
     chosen = samples.find_samples(
         patterns,
         folder,
@@ -131,6 +116,28 @@ def annotate_samples(
             say(f"error: {record['sample']}: {record['error']}", err=True)
     if failed:
         click.get_current_context().exit(SOME_FAILED)
+
+
+def _refuse_undivided(settings: Settings, rules: Rules) -> None:
+    """Refuse to divide samples where labels or names depend on all cells of one."""
+    if rules.tissues is not None and not rules.tissue.how:
+        raise InputError(
+            "a sample is to be divided, and its tissue found from all of its cells",
+            expected="--tissue NAME or --tissue any with --split and a body model",
+            do="pass one, or leave out --split",
+        )
+    if settings.mixtures:
+        raise InputError(
+            "a sample is to be divided, and mixtures are named by what is usual in all of it",
+            expected="--split without --mixtures",
+            do="leave out one of the two",
+        )
+    if settings.graph != "reference":
+        raise InputError(
+            "a sample is to be divided on its own graph, on which labels depend on all cells",
+            expected="--graph reference with --split",
+            do="pass both, or leave out --split",
+        )
 
 
 def _label(

@@ -7,7 +7,6 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
@@ -40,10 +39,6 @@ KINDS = {
 """What a name may be given to beside a regular file."""
 
 
-EXTRAS = {".parquet": ("pyarrow", "parquet"), ".xlsx": ("openpyxl", "excel")}
-"""The package that writes a format, and its extra."""
-
-
 def check_output(
     path: Path,
     *,
@@ -67,13 +62,21 @@ def check_output(
         _check_place(path, inputs, others)
         if not overwrite and path.exists():
             raise exists(path)
-    if path.suffix in EXTRAS:
-        module, extra = EXTRAS[path.suffix]
+    _refuse_without_package(path.suffix)
+
+
+def _refuse_without_package(suffix: str) -> None:
+    """Refuse a format whose package is not installed."""
+    if suffix == ".parquet":
         try:
-            import_module(module)
+            import pyarrow as pa  # noqa: F401
         except ImportError:
-            purpose = f"{path.suffix[1:]} output"
-            raise MissingExtraError(module, extra=extra, purpose=purpose) from None
+            raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
+    if suffix == ".xlsx":
+        try:
+            import openpyxl  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("openpyxl", extra="excel", purpose="xlsx output") from None
 
 
 def _check_place(path: Path, inputs: Sequence[Identity], others: Sequence[Path]) -> None:

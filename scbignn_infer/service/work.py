@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UnsetType
 
 from scbignn_infer import label_file
 from scbignn_infer._types import Document
@@ -19,6 +20,7 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError
 from scbignn_infer.output.table import make_table, write_table
+from scbignn_infer.query.enough import enough
 from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
 from scbignn_infer.service.models import Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
@@ -43,6 +45,8 @@ class Summary(msgspec.Struct):
     tissue: Document | msgspec.UnsetType = msgspec.UNSET
     """Of a body model, the tissues whose types cells were called, and why."""
     adapted: Document | msgspec.UnsetType = msgspec.UNSET
+    left_out: Document | msgspec.UnsetType = msgspec.UNSET
+    mixtures: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 Labels = msgspec.defstruct(
@@ -52,7 +56,11 @@ Labels = msgspec.defstruct(
         ("cells", list[str]),
         *((name, list[str] if column.names else list[float]) for name, column in ALWAYS.items()),
         ("summary", Summary),
-        *((name, list[str] | msgspec.UnsetType, msgspec.UNSET) for name in COLUMNS.keys() - ALWAYS),
+        *(
+            (name, (list[str] if c.names else list[float | None]) | UnsetType, msgspec.UNSET)
+            for name, c in COLUMNS.items()
+            if name not in ALWAYS
+        ),
     ],
     namespace={"__doc__": "The model, and in each list a value for each cell."},
     module=__name__,
@@ -136,22 +144,21 @@ def _answer(served: Models, question: Question, link: Link) -> None:
         return
     with OPENERS[question.sent](question.body, wished.reading) as cells:
         rules = Rules.of(annotator.bundle, **wished.some(RuleKeywords))
-        annotation = annotator.annotate_query(
-            cells, wished.reading, rules=rules, progress=link.step
-        )
+        kept = enough(cells, wished.reading)
+        found = annotator.annotate_query(kept, wished.reading, rules=rules, progress=link.step)
         names = cells.cell_names()
+    annotation, summary = found.of_all(kept), found.summary()
     if question.wanted == CSV:
         table = make_table(
             names, annotation.columns(), annotation.probabilities, annotation.cell_types
         )
         write_table(table, question.answer, ".csv")
     else:
-        question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
+        question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names, summary)))
 
 
-def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
+def _labels(annotation: Annotation, names: list[str], summary: Document) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    summary = annotation.summary()
     return Labels(
         model=summary["model"],
         cells=names,
