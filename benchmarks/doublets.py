@@ -61,7 +61,7 @@ SEEDS = (0, 1, 2)
 SHARE = 0.1
 """Of doublets, relative to the cells."""
 VIEWS = ("as they are", "as deep as a cell")
-COST_CELLS, COST_RUNS = 50_000, 3
+COST_CELLS, COST_RUNS = 50_000, 2
 
 
 @dataclass(frozen=True)
