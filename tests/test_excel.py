@@ -199,11 +199,19 @@ def test_a_file_of_too_many_cells_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_text_beyond_what_a_cell_holds_is_refused_and_not_cut(tmp_path: Path) -> None:
+def test_text_beyond_what_a_cell_holds_is_refused_and_not_cut(
+    run: Callable[..., Any], example: Path, tmp_path: Path
+) -> None:
     longest = "x" * excel.MOST_CHARACTERS
     assert write(tmp_path / "a.xlsx", [longest])[0][0] == longest
-    with pytest.raises(OutputError, match="a text of 32,768 characters for a cell of a sheet"):
-        write(tmp_path / "b.xlsx", [f"{longest}x"])
+    groups = {"B": f"{longest}x"}
+    cells = ad.read_h5ad(example)[:60].copy()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "map.json").write_text(json.dumps(groups))
+    more = ["-m", MODEL, "--group-map", tmp_path / "map.json", "-o", tmp_path / "b.xlsx"]
+    done = run("annotate", tmp_path / "cells.h5ad", *more, code=1)
+    assert "a text of 32,768 characters for a cell of a sheet" in done.stderr
+    assert not (tmp_path / "b.xlsx").exists()
 
 
 def test_without_openpyxl_one_line_says_how_to_get_it(

@@ -52,6 +52,17 @@ def refuse_too_many(n_cells: int, path: Path) -> None:
         )
 
 
+def _refuse_long(texts: Iterable[str]) -> None:
+    """Raise if a text is longer than what a cell of a sheet holds, where it would be cut."""
+    for text in texts:
+        if len(text) > MOST_CHARACTERS:
+            raise OutputError(
+                f"a text of {len(text):,} characters for a cell of a sheet ({text[:20]}...)",
+                expected=f"at most {MOST_CHARACTERS:,}",
+                do="write .csv or .parquet",
+            )
+
+
 def sheets_of(
     annotation: Annotation, table: Table, samples: Sequence[str] | None = None
 ) -> list[Sheet]:
@@ -66,6 +77,7 @@ def sheets_of(
     samples
         The sample of each cell of the annotation, if there are samples.
     """
+    _refuse_long(table.texts())
     titles = ["label", "ontology id", "cells", "share", "median confidence", "median novelty"]
     sheets = [Sheet("types", titles, list(_types(annotation)))]
     if samples is not None:
@@ -95,12 +107,6 @@ def _cell(sheet: Any, value: Any) -> Any:
     """Return what a cell of a sheet is to hold: a number, or text that is nothing but text."""
     if not isinstance(value, str):
         return value if np.isfinite(value) else None
-    if len(value) > MOST_CHARACTERS:
-        raise OutputError(
-            f"a text of {len(value):,} characters for a cell of a sheet ({value[:20]}...)",
-            expected=f"at most {MOST_CHARACTERS:,}",
-            do="write .csv or .parquet",
-        )
     text = encodable(ESCAPED.sub(lambda found: f"_x{ord(found[0]):04X}_", value))
     if not text.startswith((*FORMULA, "#")):
         return text

@@ -51,8 +51,13 @@ class Table:
 
     def warnings(self) -> list[str]:
         """Return what whoever opens the table as text in a spreadsheet should know."""
-        texts = [v for v in self.columns.values() if isinstance(v, Categories)]
-        return formula_warnings([*self.cells, *(c for v in texts for c in v.categories)])
+        return formula_warnings(self.texts())
+
+    def texts(self) -> Iterator[str]:
+        """Yield the names of the cells, and the categories of columns."""
+        yield from self.cells
+        for values in self.columns.values():
+            yield from values.categories if isinstance(values, Categories) else ()
 
     def write_text(self, file: TextIO, separator: str = ",") -> None:
         """Write text as pandas does, which would take long to be imported."""
