@@ -117,7 +117,9 @@ def test_annotate_writes_every_slot_beside_the_input(run, query, pbmc_bundle):
     result = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
     for slot, names in slots.slot_names("scbignn").items():
         graph = {n for n in names if slot == "obsp" or n.endswith("_neighbors")}
-        asked = {"scbignn_cell_type_set"}  # of a setting
+        asked = {
+            f"scbignn_{n}" for n in ("cell_type_set", "mixture", "mixture_score")
+        }  # of settings
         assert set(names) - graph - asked <= set(getattr(result, slot))
         assert not graph & set(getattr(result, slot))
     labels = result.obs["scbignn_cell_type"]

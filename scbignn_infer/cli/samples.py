@@ -83,10 +83,10 @@ def annotate_samples(
             do="choose one with -m; see: scbignn-infer inspect FILE",
         )
     rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
-    if options.split is not None:
-        _refuse_undivided(settings, rules)
     if settings.adapt:
         adapt.refuse_fixed("reference" if options.split else settings.graph)
+    if options.split is not None:
+        _refuse_undivided(settings, rules)
     chosen = samples.find_samples(
         patterns,
         folder,
