@@ -8,6 +8,7 @@ import numpy as np
 
 from scbignn_infer.annotation.adapt import Adaptation, refuse_fixed
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.provenance import (
     Genes,
     Matrix,
@@ -286,20 +287,19 @@ class Annotator:
             found, panel = self.labelled(kept, reading, rules=rules, progress=progress)
             return found.of_all(kept), panel
         rules = rules or self.rules
+        n = query.n_cells
         if rules.adapt:
             refuse_fixed(self.pair.graph)
-        needed = self.estimate(query.n_cells, adapt=rules.adapt)
-        refuse_too_large(query, needed, self.memory_limit)
-        clock = Clock(query.n_cells, progress) if progress else Clock(query.n_cells)
+        refuse_too_large(query, self.estimate(n, adapt=rules.adapt), self.memory_limit)
+        clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
             batches = batches_of(query, reading.batch_key)
+            clusters = read_clusters(query, reading.cluster_key)
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
-            most = max(map(len, batches), default=query.n_cells)
-            size = self.bundle.spec.gene_level.embedding_size
-            search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
+            self._prepare_search(max(map(len, batches), default=n))
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
         mixtures = work.mixtures(done, panel) if rules.mixtures else None
@@ -321,10 +321,10 @@ class Annotator:
             **done.rules.limits,
             excess=cell_scores.excess,
             mixtures=mixtures,
-            graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
+            graph=join_graphs(done.graphs, n) if self.write_graph else None,
             provenance=self._provenance(work, reading, done, adapted),
         )
-        return annotation, panel
+        return with_clusters(annotation, clusters), panel
 
     def _provenance(
         self, work: Labelling, reading: Reading, done: Round, adapted: Adapted | None
@@ -340,6 +340,7 @@ class Annotator:
             genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
             tissue=done.rules.tissue,
             apart=done.scores.apart_as_a_whole(~genes.empty),
+            median_distance=done.scores.typical_distance(~genes.empty),
             params=Params.of(
                 self.pair,
                 done,
@@ -351,3 +352,8 @@ class Annotator:
             versions=versions(),
             seconds=work.clock.seconds,
         )
+
+    def _prepare_search(self, n: int) -> None:
+        """Open what the search among n cells needs, before the first cell is read."""
+        size = self.bundle.spec.gene_level.embedding_size
+        search_for(n, self.pair.search).prepare(size, runtime=self.runtime)

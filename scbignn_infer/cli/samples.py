@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.about import command
 from scbignn_infer.cli.printing import (
     describe_error,
     make_console,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.batch.manifest import Manifest
     from scbignn_infer.batch.samples import Sample
     from scbignn_infer.settings import Settings
@@ -71,22 +71,10 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
-    from scbignn_infer.annotation import adapt
-    from scbignn_infer.annotation.rules import Rules
-    from scbignn_infer.batch import manifest, samples
-    from scbignn_infer.model import registry
+    from scbignn_infer.batch import manifest, overview, samples
+    from scbignn_infer.label_file import now
 
-    if settings.model is None:
-        raise InputError(
-            "many samples and no model",
-            expected="one model for all of them, so that their labels are comparable",
-            do="choose one with -m; see: scbignn-infer inspect FILE",
-        )
-    rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
-    if settings.adapt:
-        adapt.refuse_fixed("reference" if options.split else settings.graph)
-    if options.split is not None:
-        _refuse_undivided(settings, rules)
+    _refuse(settings, options)
     chosen = samples.find_samples(
         patterns,
         folder,
@@ -95,20 +83,32 @@ def annotate_samples(
         report=options.reports,
         sample_key=common.sample_key or settings.reading.batch_key,
     )
+    named = [path.name for sample in chosen for path in sample.outputs]
+    overview.refuse(folder, named, overwrite=common.overwrite, reports=options.reports)
     _make_folder(folder)
+    started = now()
     with manifest.hold(folder) as book:
         records = list(_label(chosen, book, settings, options, common))
         warnings = book.warnings
-    place = {sample.name: i for i, sample in enumerate(chosen)}
-    records.sort(key=lambda record: place[record["sample"]])
+        place = {sample.name: i for i, sample in enumerate(chosen)}
+        records.sort(key=lambda record: place[record["sample"]])
+        written = overview.write(folder, records, book.run, reports=options.reports)
     failed = _failed(records)
     if common.as_json:
-        document = {"folder": str(folder), "warnings": warnings, "samples": records}
+        document = {
+            "folder": str(folder),
+            "overview": list(map(str, written)),
+            "warnings": warnings,
+            "samples": records,
+            "command": command(),
+            "started": started,
+            "finished": now(),
+        }
         print_json(document | _why(failed, len(records)))
     if not common.quiet:
         print_warnings(warnings)
     if not common.silent:
-        _print_records(records, folder)
+        _print_records(records, folder, written)
     else:
         if not common.quiet:
             print_warnings(_warnings(records))
@@ -118,21 +118,34 @@ def annotate_samples(
         click.get_current_context().exit(SOME_FAILED)
 
 
-def _refuse_undivided(settings: Settings, rules: Rules) -> None:
-    """Refuse to divide samples where labels or names depend on all cells of one."""
-    if rules.tissues is not None and not rules.tissue.how:
+def _refuse(settings: Settings, options: SampleOptions) -> None:
+    """Refuse settings that are no settings of many samples, or of parts of one."""
+    from scbignn_infer.annotation import adapt
+    from scbignn_infer.annotation.rules import Rules
+    from scbignn_infer.model import registry
+
+    if settings.model is None:
+        raise InputError(
+            "many samples and no model",
+            expected="one model for all of them, so that their labels are comparable",
+            do="choose one with -m; see: scbignn-infer inspect FILE",
+        )
+    rules = Rules.of(registry.load_model(settings.model), **settings.some(RuleKeywords))
+    if options.split is not None and rules.tissues is not None and not rules.tissue.how:
         raise InputError(
             "a sample is to be divided, and its tissue found from all of its cells",
             expected="--tissue NAME or --tissue any with --split and a body model",
             do="pass one, or leave out --split",
         )
-    if settings.mixtures:
+    if options.split is not None and settings.mixtures:
         raise InputError(
             "a sample is to be divided, and mixtures are named by what is usual in all of it",
             expected="--split without --mixtures",
             do="leave out one of the two",
         )
-    if settings.graph != "reference":
+    if settings.adapt:
+        adapt.refuse_fixed("reference" if options.split else settings.graph)
+    if options.split is not None and settings.graph != "reference":
         raise InputError(
             "a sample is to be divided on its own graph, on which labels depend on all cells",
             expected="--graph reference with --split",
@@ -184,7 +197,7 @@ def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
         expected="samples that can be labelled",
         do="mend what the error of each says, then run again: whole samples are skipped",
     )
-    return {"error": describe_error(error)}
+    return {"error": describe_error(error, code=SOME_FAILED)}
 
 
 def _make_folder(folder: Path) -> None:
@@ -218,7 +231,7 @@ def _line(record: Record) -> str:
     )
 
 
-def _print_records(records: list[Record], folder: Path) -> None:
+def _print_records(records: list[Record], folder: Path, written: Sequence[Path]) -> None:
     console = make_console(stderr=True)
     counts = {
         status: sum(r["status"] == status for r in records)
@@ -239,5 +252,6 @@ def _print_records(records: list[Record], folder: Path) -> None:
             "samples": ", ".join(f"{n} {status}" for status, n in counts.items() if n),
             "cells": f"{sum(r['cells'] for r in whole):,}",
             "output": str(folder),
+            "overview": ", ".join(map(str, written)),
         },
     )
