@@ -195,7 +195,7 @@ class Annotation:
         clusters = {k: replace(c, codes=put(c.codes, -1)) for k, c in self.clusters.items()}
         empty, left_out = put(self.empty, True), ~np.isin(np.arange(n), cells)
         spread |= {"empty": empty, "novelty": put(self.novelty, 1), "left_out": left_out}
-        spread |= {"places": put(self.places, np.nan), "clusters": clusters}
+        spread |= {"places": put(self.places), "clusters": clusters}
         return replace(self, **spread, graph=graph, mixtures=mixtures)
 
     @property
