@@ -31,6 +31,7 @@ EIGHT = (
 )
 PUBLISHED = {"baron": 0.983, "baron mouse": 0.983, "zheng": 0.867}
 """Accuracies of arXiv 2312.10310, table 2, on all cells of these studies."""
+DOUBLET_VIEWS = ("as they are", "as deep as a cell")
 Row = dict[str, Any]
 
 
@@ -560,6 +561,41 @@ def few_cells(found: list[Row]) -> list[str]:
     return lines
 
 
+def doublets(found: list[Row]) -> list[str]:
+    """Return a table of made doublets: how they are told from cells, and how many are named."""
+    peer = {(r["task"], r["view"]): r for r in results("doublets_scrublet") or []}
+    named = ["cells named", "doublets named"]
+    titles = ["model and query", "chosen on it", "cells", "AUROC", "by genes alone", *named]
+    titles += ["right name", "Scrublet: AUROC", "by genes alone", *named]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for task in dict.fromkeys(r["task"] for r in found):
+        views = [[r for r in found if (r["task"], r["view"]) == (task, v)] for v in DOUBLET_VIEWS]
+        whole, thin = views
+        others = [peer.get((task, view), {}) for view in DOUBLET_VIEWS]
+        cells = [
+            task,
+            "yes" if whole[0]["chosen_on"] else "",
+            f"{whole[0]['cells']:,}",
+            *(_spread([r["auroc"] for r in view]) for view in (whole, thin)),
+            *(_share(whole, key) for key in ("cells_named", "doublets_named", "right_name")),
+            *(f"{r['auroc']:.3f}" if r else "" for r in others),
+            *(_share([others[0]], key) for key in ("cells_named", "doublets_named")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _spread(values: list[float]) -> str:
+    """Return the mean of a score, and its least and largest value."""
+    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _share(found: list[Row], key: str) -> str:
+    """Return the mean of a share, where there is one."""
+    known = [r[key] for r in found if r.get(key) is not None]
+    return f"{np.mean(known):.1%}" if known else ""
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -624,6 +660,7 @@ def main() -> None:
     if footprint := results("footprint"):
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
     makers: dict[str, Callable[[Any], list[str]]] = {"adapt": adapted, "adapt_few": few_cells}
+    makers |= {"doublets": doublets}
     page = fill(page, "paper", paper(rows("paper") or rows("folds")))
     makers |= {"rare": rare}
     makers |= {name: partial(table, columns=columns) for name, columns in PLAIN.items()}

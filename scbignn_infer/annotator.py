@@ -26,6 +26,7 @@ from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.neighbors import join_graphs, search_for
 from scbignn_infer.network.pair import Pair
 from scbignn_infer.network.sessions import choose_runtime
+from scbignn_infer.query.enough import enough
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_infer.query.reading import batches_of, choose, find_silent_genes
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from scbignn_infer._types import Progress
+    from scbignn_infer.annotation.adapt import Round
+    from scbignn_infer.annotation.provenance import Adapted
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.panel import Panel
@@ -279,6 +282,10 @@ class Annotator:
         progress: Progress | None = None,
     ) -> tuple[Annotation, Panel]:
         """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
+        kept = enough(query, reading)
+        if kept is not query:
+            found, panel = self.labelled(kept, reading, rules=rules, progress=progress)
+            return found.of_all(kept), panel
         rules = rules or self.rules
         n = query.n_cells
         if rules.adapt:
@@ -295,6 +302,7 @@ class Annotator:
             self._prepare_search(max(map(len, batches), default=n))
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
+        mixtures = work.mixtures(done, panel) if rules.mixtures else None
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
         annotation = Annotation(
             cell_types=grouping.labels,
@@ -312,32 +320,38 @@ class Annotator:
             foreign=genes.foreign,
             **done.rules.limits,
             excess=cell_scores.excess,
+            mixtures=mixtures,
             graph=join_graphs(done.graphs, n) if self.write_graph else None,
-            provenance=Provenance(
-                model=Model.of(self.bundle),
-                adaptation=self.bundle.spec.training.adaptation,
-                training_cells=int(cell_scores.known.sum()),
-                matrix=Matrix.of(choice),
-                genes=Genes.of(
-                    choice.genes,
-                    int(genes.foreign.sum()),
-                    find_silent_genes(query, choice, batches),
-                ),
-                tissue=done.rules.tissue,
-                apart=cell_scores.apart_as_a_whole(~genes.empty),
-                median_distance=cell_scores.typical_distance(~genes.empty),
-                params=Params.of(
-                    self.pair,
-                    done,
-                    batch_key=reading.batch_key or "",
-                    n_batches=len(batches) or 1,
-                ),
-                adapted=adapted,
-                versions=versions(),
-                seconds=clock.seconds,
-            ),
+            provenance=self._provenance(work, reading, done, adapted),
         )
         return with_clusters(annotation, clusters), panel
+
+    def _provenance(
+        self, work: Labelling, reading: Reading, done: Round, adapted: Adapted | None
+    ) -> Provenance:
+        """Return what the labels of a round rest on."""
+        query, choice, batches, genes = work.query, work.choice, work.batches, done.genes
+        silent = find_silent_genes(query, choice, batches)
+        return Provenance(
+            model=Model.of(self.bundle),
+            adaptation=self.bundle.spec.training.adaptation,
+            training_cells=int(done.scores.known.sum()),
+            matrix=Matrix.of(choice),
+            genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
+            tissue=done.rules.tissue,
+            apart=done.scores.apart_as_a_whole(~genes.empty),
+            median_distance=done.scores.typical_distance(~genes.empty),
+            params=Params.of(
+                self.pair,
+                done,
+                batch_key=reading.batch_key or "",
+                n_batches=len(batches) or 1,
+            ),
+            adapted=adapted,
+            left_out=getattr(query, "left_out", None),
+            versions=versions(),
+            seconds=work.clock.seconds,
+        )
 
     def _prepare_search(self, n: int) -> None:
         """Open what the search among n cells needs, before the first cell is read."""

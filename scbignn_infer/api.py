@@ -13,6 +13,7 @@ from scbignn_infer.explanation import explain_cells
 from scbignn_infer.gene_evidence import find_evidence
 from scbignn_infer.output import slots
 from scbignn_infer.output.h5ad import refuse_existing, write_adata
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.readers import AnnDataQuery
 from scbignn_infer.settings import AS_FOUND, Keywords, LabelKeywords, Settings, shown
 
@@ -79,6 +80,9 @@ def annotate(
             Confidence less penalties, which the threshold is compared with.
         ``obs[f"{key_added}_unknown_reason"]``
             Why a cell is unknown, or empty.
+        ``obs[f"{key_added}_mixture"]``, ``obs[f"{key_added}_mixture_score"]``
+            With ``mixtures``, the two labels that explain a cell better than one, or empty; and how
+            far above the bar of such a name the cell is.
         ``obs[f"{key_added}_cell_type_by_{key}"]``
             For each ``key`` of ``cluster_key``, the label of the cell's cluster; empty for a cell
             without one.
@@ -122,10 +126,12 @@ def annotate(
         )
     annotator = Annotator.load(model, **chosen.some(LabelKeywords))
     refuse_existing(slots.taken_slots(adata, chosen.key_added), overwrite=overwrite)
-    annotation = annotator.annotate_query(query, chosen.reading)
-    annotation = replace(annotation, provenance=annotation.provenance.with_names(query))
+    kept = enough(query, chosen.reading)
+    annotation = annotator.annotate_query(kept, chosen.reading)
+    annotation = replace(annotation, provenance=annotation.provenance.with_names(kept))
     for warning in annotation.warnings():
         warnings.warn(warning, UserWarning, stacklevel=2)
+    annotation = annotation.of_all(kept)
     target = adata.copy() if copy else adata
     write_adata(target, slots.slot_values(annotation, chosen.key_added))
     return target if copy else None
@@ -170,7 +176,9 @@ def embed(
     """
     query = AnnDataQuery(adata)
     annotator = Annotator.load(model, **settings)
-    return embed_cells(annotator.pair, query, annotator.choose(query, reading))
+    kept = enough(query, reading)
+    found = embed_cells(annotator.pair, kept, annotator.choose(kept, reading))
+    return kept.spread(found) if isinstance(kept, SomeCells) else found
 
 
 @shown(LabelKeywords)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import scipy.sparse as sp
 
 from scbignn_infer.network.levels import gene_pass
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_infer.query.reading import choose, refuse
@@ -87,10 +88,11 @@ class Bound:
         InputError
             As :meth:`annotate`.
         """
-        query = MatrixQuery(matrix, self.gene_names)
-        return embed_cells(self.annotator.pair, query, self._choose(query))
+        kept = enough(MatrixQuery(matrix, self.gene_names), self.reading)
+        found = embed_cells(self.annotator.pair, kept, self._choose(kept))
+        return kept.spread(found) if isinstance(kept, SomeCells) else found
 
-    def _choose(self, query: MatrixQuery) -> Choice:
+    def _choose(self, query: Query) -> Choice:
         return choose(query, self.annotator.bundle, self.reading, fits=self._fits)
 
 

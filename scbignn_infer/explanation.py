@@ -114,8 +114,10 @@ def explain_cells(
     for cell in cells:
         i = place[cell]
         if annotation.empty[i]:
+            few = reasons[i] == "too few counts"
             raise InputError(
-                f"the cell '{cell}' has no count on any gene of the model",
+                f"the cell '{cell}' "
+                + ("was left out" if few else "has no count on any gene of the model"),
                 expected="cells with counts",
                 do="choose others with --cells",
             )

@@ -20,7 +20,7 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
-from scbignn_infer.output import atomic, h5ad, slots
+from scbignn_infer.output import atomic, excel, h5ad, slots
 from scbignn_infer.output.table import (
     TABLE_SUFFIXES,
     TEXT_SUFFIXES,
@@ -29,6 +29,7 @@ from scbignn_infer.output.table import (
     write_table,
 )
 from scbignn_infer.query import gene_names, readers
+from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
 from scbignn_infer.settings import AS_FOUND, LabelKeywords, RuleKeywords
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots
-    from scbignn_infer.query.readers import FileQuery
+    from scbignn_infer.query.readers import FileQuery, Query
     from scbignn_infer.query.reading import Choice
     from scbignn_infer.report.layout import CellMap
     from scbignn_infer.report.views import Views
@@ -75,7 +76,7 @@ def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = 
 
 
 def find_model(
-    cells: FileQuery, settings: Settings
+    cells: Query, settings: Settings
 ) -> tuple[ModelBundle, Choice | None, dict[str, float] | None, str]:
     """Return the model that is named, or the one that fits best, with why, as choose_model does."""
     if settings.model is not None:
@@ -107,15 +108,16 @@ def expect(
     report: bool,
     adapt: bool,
     sample: bool = True,
+    n_cells: int | None = None,
 ) -> Estimate:
-    """Estimate what labelling a file into another of a suffix takes.
+    """Estimate what labelling a file, or so many of its cells, into another of a suffix takes.
 
     Without a ``sample`` of its rows, what is held of a file that is read whole does not count.
     """
     copied = suffix == ".h5ad" and cells.h5ad
     whole = isinstance(cells, HeldFile) or (suffix == ".h5ad" and not cells.h5ad)
     return annotator.estimate(
-        cells.n_cells,
+        n_cells or cells.n_cells,
         output_bytes=cells.identity.size if copied else 0,
         held_bytes=_bytes_held(cells) if whole and sample else 0,
         report=report,
@@ -171,10 +173,11 @@ class Job:
     can be refused is refused; at its end nothing is left behind but what was written whole.
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
-    ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
+    ``.h5ad``, ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``, or the query itself to write into it.
     ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. ``cluster_table``
     is a ``.csv`` or ``.tsv`` of what the clusters of ``cluster_key`` are. An annotator that is held
     for many files may be given; by default one is made of the settings.
+    The ``sample_key`` is the column of ``obs`` by which the sheets of a workbook divide the cells.
     """
 
     def __init__(
@@ -187,12 +190,15 @@ class Job:
         replace: bool = False,
         views: Views | None = None,
         cluster_table: Path | None = None,
+        sample_key: str | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
         self.query, self.target, self.settings, self.views = query, target, settings, views
         self.cluster_table = cluster_table
         self._held = annotator
+        self._sample_key = sample_key if target.suffix == excel.SUFFIX else None
+        self._table_warnings: list[str] = []
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
         self._has_read = Event()
@@ -216,13 +222,14 @@ class Job:
             if self.views is not None:
                 drafting = self.views.drafting(new=not self._replace)
                 self._views_drafts = stack.enter_context(drafting)
+            self.kept = enough(self.cells, self.settings.reading)
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
             if self._copied:
                 copy = h5ad.copying(self.cells.identity, self._drafts[0].path, self._has_read)
                 self._add_slots = stack.enter_context(copy)
-            self.choice = choice or self.annotator.choose(self.cells, self.settings.reading)
+            self.choice = choice or self.annotator.choose(self.kept, self.settings.reading)
             self._inspected = round(perf_counter() - self._start, 4)
             self._stack = stack.pop_all()
         return self
@@ -237,8 +244,8 @@ class Job:
 
     @property
     def n_cells(self) -> int:
-        """Cells of the file."""
-        return self.cells.n_cells
+        """Cells of the file that are labelled."""
+        return self.kept.n_cells
 
     def run(self) -> Summary:
         """Label the cells, write them, and return what was read, chosen, found and written."""
@@ -248,7 +255,7 @@ class Job:
     def annotate(self) -> None:
         """Label the cells."""
         self.annotation = self.annotator.annotate_query(
-            self.cells,
+            self.kept,
             self.settings.reading,
             choice=self.choice,
             rules=self.rules,
@@ -273,13 +280,15 @@ class Job:
         else:
             self.cells.close()
             with atomic.one_line(self.target):
-                self._add_slots(slots.slot_values(annotation, key))
+                self._add_slots(slots.slot_values(annotation.of_all(self.kept), key))
         atomic.put([*self._drafts, *drawn], self.cells.identity)
         tell("write", 1, 1)
+        summary = annotation.summary()
+        summary["warnings"] += self._table_warnings
         return {
             "input": str(self.query),
             "output": str(self.target),
-            **annotation.summary(),
+            **summary,
             **({"drawn": [str(draft.target) for draft in drawn]} if drawn else {}),
             "started": self._started,
             "finished": now(),
@@ -307,7 +316,7 @@ class Job:
 
     def _provenance(self) -> Provenance:
         """Return what the labels are based on, with what the file has to say."""
-        found = self.annotation.provenance.with_names(self.cells)
+        found = self.annotation.provenance.with_names(self.kept)
         seconds = found.seconds
         return structs.replace(
             found,
@@ -321,7 +330,7 @@ class Job:
         if self._held is not None:
             self.annotator = self._held
             return None
-        found = find_model(self.cells, self.settings)
+        found = find_model(self.kept, self.settings)
         bundle, choice, self._reference_distance, self._why = found
         self.annotator = make_annotator(self.settings, bundle)
         return choice
@@ -335,6 +344,7 @@ class Job:
             report=self.views is not None and self._map is None,
             adapt=self.rules.adapt,
             sample=limit is not None,
+            n_cells=self.n_cells,
         )
         refuse_too_large(self.cells, self.expected, limit)
 
@@ -355,6 +365,10 @@ class Job:
             overwrite=self._replace or into_itself,
             inputs=[] if into_itself else [cells.identity],
         )
+        if target.suffix == excel.SUFFIX:
+            excel.refuse_too_many(cells.n_cells, target)
+        if self._sample_key is not None:
+            cells.obs_column(self._sample_key)
         if self.views is not None:
             self._check_views(self.views)
         if self.cluster_table is not None:
@@ -406,7 +420,8 @@ class Job:
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""
-        cells, annotation, key = self.cells, self.annotation, self.settings.key_added
+        cells, key = self.cells, self.settings.key_added
+        annotation = self.annotation.of_all(self.kept)
         values = slots.slot_values(annotation, key)
         if draft.target.suffix == ".h5ad":
             whole = cells.to_adata()
@@ -416,12 +431,20 @@ class Job:
             with atomic.one_line(draft.target):
                 h5ad.write_new_h5ad(whole, draft.path, values)
             return
-        names = cells.cell_names()
+        names, samples = cells.cell_names(), None
+        if self._sample_key is not None:
+            samples = self.kept.obs_column(self._sample_key)
         cells.close()
         h5ad.check_lengths(len(names), values, cells.path)
         table = make_table(names, values.columns, annotation.probabilities, annotation.cell_types)
         with atomic.one_line(draft.target):
-            write_table(table, draft.path, draft.target.suffix)
+            if draft.target.suffix == excel.SUFFIX:
+                sheets = excel.sheets_of(self.annotation, table, samples)
+                excel.write_workbook(draft.path, sheets)
+            else:
+                write_table(table, draft.path, draft.target.suffix)
+        if draft.target.suffix in TEXT_SUFFIXES:
+            self._table_warnings = table.warnings()
 
     def _draw(self, views: Views) -> list[Draft]:
         """Draw what was wanted of the labels; a map that is made for it stays with them."""
@@ -430,16 +453,18 @@ class Job:
         from scbignn_infer.report.labelled import Labelled
         from scbignn_infer.report.markers import express
 
-        cells, pair, annotation = self.cells, self.annotator.pair, self.annotation
+        cells, pair, annotation = self.kept, self.annotator.pair, self.annotation
         cell_map = self._map
         if cell_map is None:
             places = layout.lay_out(annotation.embedding, runtime=pair.runtime, seed=pair.seed)
             cell_map = layout.CellMap(places, layout.own_basis(self.settings.key_added), own=True)
             self.annotation = replace(annotation, places=places)
+        elif isinstance(self.kept, SomeCells):
+            cell_map = replace(cell_map, places=cell_map.places[self.kept.cells])
         labelled = Labelled.of(annotation)
         grouping = self.rules.on(annotation.provenance.tissue).grouping
         findings = Findings(
-            cells.path.name,
+            self.cells.path.name,
             labelled,
             cells.cell_names(),
             cell_map,

@@ -12,6 +12,7 @@ import numpy as np
 
 from scbignn_infer.annotation.adapt import OF_TISSUES, Round, type_sums
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.mixtures import Explainer, find_mixtures, temperature_of
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Adapted
 from scbignn_infer.annotation.scores import CellScores, temperature_for
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array, Progress
     from scbignn_infer.annotation.adapt import Adaptation
+    from scbignn_infer.annotation.mixtures import Mixtures
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.network.pair import Pair
     from scbignn_infer.query.readers import Query
@@ -126,6 +128,23 @@ class Labelling:
             done.take(before, stay)
         done.scores.known = known  # a cell that is shifted is no more the same cell
         return done, panel, adapted
+
+    def mixtures(self, done: Round, panel: Panel) -> Mixtures:
+        """Tell which cells are mixtures of two of the labels that a round may give."""
+        grouping, empty = done.rules.grouping, done.genes.empty
+        with self.clock.stage("mixtures") as report:
+            called = done.genes.logits[~empty].argmax(axis=1)
+            misfit = typical_misfit(self.query, self.choice.matrix, panel)
+            temperature = temperature_of(self.pair.bundle.spec, misfit)
+            return find_mixtures(
+                partial(self.query.blocks, self.choice.matrix),
+                Explainer(panel, grouping, called, temperature),
+                grouping.group,
+                with_counts(self.batches, empty),
+                n_cells=self.query.n_cells,
+                workers=self.pair.runtime.workers,
+                report=report,
+            )
 
     def _grouped(self, done: Round, panel: Panel, rules: Rules) -> Round:
         """Return a round as it is, or another if its labels are not those that are asked for."""

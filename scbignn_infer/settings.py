@@ -58,6 +58,12 @@ class Reading:
     allow_species_mismatch: bool = _setting(
         False, "Match the symbols of another species, whatever their case."
     )
+    min_counts: int | None = _setting(
+        None,
+        "Leave out barcodes with fewer counts, as empty droplets have; rows stay, unlabelled.",
+        metavar="N",
+        within=(1, None),
+    )
     batch_key: str | None = _setting(
         None, "Column of obs; only cells with the same value are neighbours.", metavar="KEY"
     )
@@ -153,6 +159,10 @@ class Settings:
         "Estimate the model's means once more with cells of the query that it is sure of; each "
         "label then depends on the other cells.",
     )
+    mixtures: bool = _setting(
+        False,
+        "Also name cells that two types explain better than one, as doublets; no label changes.",
+    )
     groups: Mapping[str, str] | None = _setting(
         None,
         "Coarser labels: a map from type to group; in a file, a JSON object.",
@@ -213,6 +223,7 @@ class RuleKeywords(TypedDict, total=False):
     depth: Depth
     sets: float | None
     adapt: bool
+    mixtures: bool
     groups: Mapping[str, str] | None
     tissue: Sequence[str]
 
@@ -237,6 +248,7 @@ class Keywords(LabelKeywords, total=False):
     gene_column: str | None
     min_gene_coverage: float | None
     allow_species_mismatch: bool
+    min_counts: int | None
     batch_key: str | None
     cluster_key: Sequence[str]
     key_added: str

@@ -120,7 +120,8 @@ def test_annotate_writes_every_slot_beside_the_input(run, query, pbmc_bundle):
     result = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
     for slot, names in slots.slot_names("scbignn").items():
         graph = {n for n in names if slot == "obsp" or n.endswith("_neighbors")}
-        asked = {"scbignn_cell_type_set", "X_scbignn_umap"}  # of a setting, and of a report
+        asked = {f"scbignn_{n}" for n in ("cell_type_set", "mixture", "mixture_score")}
+        asked |= {"X_scbignn_umap"}  # of settings, and of a report
         assert set(names) - graph - asked <= set(getattr(result, slot))
         assert not graph & set(getattr(result, slot))
     labels = result.obs["scbignn_cell_type"]

@@ -40,6 +40,9 @@ LIMITS = service.Limits(timeout=60.0, queue=16)
 
 # --- bodies --------------------------------------------------------------------------------------
 
+ASKED = {"cell_type_set", "mixture", "mixture_score", "embedding"}
+"""Lists that only a parameter asks for."""
+
 
 def as_h5ad(cells):
     with tempfile.TemporaryDirectory() as folder:
@@ -456,8 +459,8 @@ def test_the_description_holds_for_bodies_and_answers(client, cells):
     check(answer.json(), operation["responses"]["200"]["content"])
     labels = components["schemas"]["Labels"]
     assert set(answer.json()) == set(labels["required"])
-    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set", "embedding"}
-    wished = post(client, as_sparse(cells), JSON, sets=0.9, embedding=True)
+    assert set(labels["properties"]) - set(labels["required"]) == ASKED
+    wished = post(client, as_sparse(cells), JSON, sets=0.9, mixtures=True, embedding=True)
     check(wished.json(), operation["responses"]["200"]["content"])
     assert set(wished.json()) == set(labels["properties"])
     answer = post(client, as_sparse(cells), JSON, matrix="none")
@@ -465,6 +468,24 @@ def test_the_description_holds_for_bodies_and_answers(client, cells):
 
 
 # --- what is refused -----------------------------------------------------------------------------
+
+
+def test_mixtures_and_left_out_barcodes_are_answered(client, cells):
+    counts = cells.copy()
+    counts.X.data = np.rint(np.expm1(counts.X.data))  # the example has logarithms alone
+    body, least = as_sparse(counts), int(np.median(np.asarray(counts.X.sum(axis=1))))
+    answer = post(client, body, JSON, min_counts=least, mixtures=True).json()
+    few = np.asarray(counts.X.sum(axis=1)).ravel() < least
+    assert 0 < few.sum() < len(cells)
+    assert [r == "too few counts" for r in answer["unknown_reason"]] == few.tolist()
+    assert [s is None for s in answer["mixture_score"]] == few.tolist()
+    assert len(answer["cells"]) == len(answer["mixture"]) == len(cells)
+    summary = answer["summary"]
+    assert summary["left_out"] == {"cells": few.sum(), "min_counts": least, "matrix": "X"}
+    assert summary["cells"] == len(cells) - few.sum()
+    assert sum(summary["mixtures"].values()) == sum(map(bool, answer["mixture"]))
+    table = post(client, body, JSON, accept=CSV, min_counts=least).text
+    assert table.count("too few counts") == few.sum()
 
 
 def test_models_that_are_not_served_are_refused(client, cells, pbmc_bundle, tmp_path):

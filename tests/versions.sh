@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venvs=${SCBIGNN_VENVS:-.venv-versions}
-extras=(--extra distributed --extra hub --extra parquet --extra report --extra serve --extra sign --extra zarr)
+extras=(--extra distributed --extra excel --extra hub --extra parquet --extra report --extra serve --extra sign --extra zarr)
 # These tests build, document or run in other programs, and need more than the runtime.
 ignored=(--ignore tests/training)
 for part in docker docs_build notebooks packaging wheel workflows; do

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
+from scbignn_infer.query.enough import SomeCells
 from scbignn_infer.settings import DEFAULT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import scipy.sparse as sp
-
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.clusters import Clusters
+    from scbignn_infer.annotation.mixtures import Mixtures
+    from scbignn_infer.query.readers import Query
 
 UNKNOWN = "unknown"
-REASONS = ("", "unsure", "novel", "genes do not fit", "empty", "other species")
+REASONS = (
+    "",
+    "unsure",
+    "novel",
+    "genes do not fit",
+    "empty",
+    "other species",
+    "too few counts",
+)
 """Why a cell is unknown; nothing for the others."""
+OF_CELLS = (
+    "probabilities",
+    "gene_level_codes",
+    "neighbor_agreement",
+    "residual",
+    "embedding",
+    "penalties",
+    "foreign",
+    "excess",
+)
+"""What is 0 of a cell that was left out."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +94,14 @@ class Annotation:
         (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
     foreign
         (n_cells,) of the empty cells, those of another species.
+    left_out
+        (n_cells,) of the empty cells, those that were not looked at, since they have fewer counts
+        than was asked for.
     excess
         (n_cells,) support that is taken back, since an adaptation gave it to a cell beyond what it
         gives to a typical one.
+    mixtures
+        Which cells two labels explain better than one, if that was asked.
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
@@ -117,7 +143,9 @@ class Annotation:
     joins_by_support: bool = True
     penalties: Array | None = None
     foreign: Array | None = None
+    left_out: Array | None = None
     excess: Array | None = None
+    mixtures: Mixtures | None = None
     graph: sp.csr_matrix | None = None
     places: Array | None = None
     clusters: Mapping[str, Clusters] = field(default_factory=dict)
@@ -129,7 +157,46 @@ class Annotation:
     @property
     def n_empty(self) -> int:
         """Number of cells without a count on any known gene."""
-        return int(self.empty.sum()) - self.provenance.n_foreign
+        return int((self.empty & self._looked_at).sum()) - self.provenance.n_foreign
+
+    @property
+    def _looked_at(self) -> Array:
+        """(n_cells,) the cells that were not left out."""
+        return np.ones(len(self), dtype=bool) if self.left_out is None else ~self.left_out
+
+    def of_all(self, labelled: Query) -> Annotation:
+        """Return the annotation of all cells of a query, where some were left out.
+
+        Parameters
+        ----------
+        labelled
+            The cells that it is of, or those that know which of a query they are.
+        """
+        if not isinstance(labelled, SomeCells):
+            return self
+        cells, n = labelled.cells, labelled.n_all
+
+        def put(values: Any, fill: float = 0) -> Any:
+            if values is None:
+                return None
+            whole = np.full((n, *values.shape[1:]), fill, values.dtype)
+            whole[cells] = values
+            return whole
+
+        spread = {name: put(getattr(self, name)) for name in OF_CELLS}
+        graph, mixtures = self.graph, self.mixtures
+        if graph is not None:
+            own = graph.tocoo()
+            graph = sp.csr_matrix((own.data, (cells[own.row], cells[own.col])), shape=(n, n))
+        if mixtures is not None:
+            mixtures = replace(
+                mixtures, codes=put(mixtures.codes, -1), score=put(mixtures.score, np.nan)
+            )
+        clusters = {k: replace(c, codes=put(c.codes, -1)) for k, c in self.clusters.items()}
+        empty, left_out = put(self.empty, True), ~np.isin(np.arange(n), cells)
+        spread |= {"empty": empty, "novelty": put(self.novelty, 1), "left_out": left_out}
+        spread |= {"places": put(self.places), "clusters": clusters}
+        return replace(self, **spread, graph=graph, mixtures=mixtures)
 
     @property
     def confidence(self) -> Array:
@@ -161,7 +228,8 @@ class Annotation:
         novel = (self.novelty > self.max_novelty) | (taken[:, 0] >= taken[:, 1])
         found = np.where(unsure, 1, np.where(novel, 2, 3))
         found = np.where(self.empty, 4, np.where(self.codes < 0, found, 0))
-        return found if self.foreign is None else np.where(self.foreign, 5, found)
+        found = found if self.foreign is None else np.where(self.foreign, 5, found)
+        return np.where(self._looked_at, found, 6)
 
     @property
     def unknown_reasons(self) -> Array:
@@ -237,6 +305,22 @@ class Annotation:
         """(n_cells,) labels that hold the share that was asked for."""
         return self.sets_of(self.sets)
 
+    @cached_property
+    def mixture_names(self) -> Array:
+        """(n_cells,) the two labels of cells that are mixtures, such as ``B + CD14 Mono``."""
+        return self._mixed.names(self.ontology.labels)
+
+    @property
+    def _mixed(self) -> Mixtures:
+        if self.mixtures is None:
+            raise ValueError("mixtures were not asked for")
+        return self.mixtures
+
+    def mixture_counts(self) -> dict[str, int]:
+        """Map each mixture to its number of cells, most frequent first."""
+        names, n = np.unique(self.mixture_names[self._mixed.named].astype(str), return_counts=True)
+        return {str(names[i]): int(n[i]) for i in np.argsort(-n, kind="stable")}
+
     def _names(self, codes: Array) -> Array:
         return np.array([*self.ontology.labels, UNKNOWN], dtype=object)[codes]
 
@@ -289,10 +373,10 @@ class Annotation:
     def warnings(self) -> list[str]:
         """Return what the user should know before labels are believed."""
         said = self.provenance.warnings(
-            n=len(self),
+            n=int(self._looked_at.sum()),
             n_empty=self.n_empty,
-            unknown=float(np.mean(self.codes < 0)),
-            novelty=float(np.median(self.novelty)),
+            unknown=float(np.mean(self.codes[self._looked_at] < 0)),
+            novelty=float(np.median(self.novelty[self._looked_at])),
         )
         return [*said, *filter(None, (c.warning(key) for key, c in self.clusters.items()))]
 
@@ -314,6 +398,7 @@ class Annotation:
             "unknown": labels.get(UNKNOWN, 0),
             "unknown_reasons": self.unknown_counts(),
             "empty": self.n_empty,
+            **({} if self.mixtures is None else {"mixtures": self.mixture_counts()}),
             "median_confidence": self._median(self.confidence),
             "median_novelty": self._median(self.novelty),
             "warnings": self.warnings(),
@@ -390,6 +475,12 @@ COLUMNS = {
     "novelty": Column(lambda a: a.novelty),
     "support": Column(lambda a: a.support),
     "unknown_reason": Column(lambda a: a.unknown_reasons, lambda a: list(REASONS)),
+    "mixture": Column(
+        lambda a: a.mixture_names,
+        lambda a: ["", *a.mixture_counts()],
+        lambda a: a.mixtures is not None,
+    ),
+    "mixture_score": Column(lambda a: a._mixed.score, asked=lambda a: a.mixtures is not None),
 }
 """The per-cell columns by name, without their prefix: files, tables and services have each."""
 ALWAYS = {name: column for name, column in COLUMNS.items() if column.asked is None}

@@ -12,6 +12,7 @@ from msgspec.structs import fields, replace
 from scbignn_infer import __version__
 from scbignn_infer.annotation.tissues import FoundTissue
 from scbignn_infer.network.sessions import installed_packages
+from scbignn_infer.query.enough import LeftOut
 from scbignn_infer.query.gene_match import LOW_COVERAGE
 from scbignn_infer.query.readers.columns import INDEX
 
@@ -254,6 +255,8 @@ class Provenance(msgspec.Struct, frozen=True):
         What the model has seen before: as its makers say, and cells of the query.
     adapted
         How the model was adapted to the query, if that was asked.
+    left_out
+        Barcodes with too few counts, if these were to be left out.
     seconds
         That each step took.
     notes
@@ -274,6 +277,7 @@ class Provenance(msgspec.Struct, frozen=True):
     apart: float = 0.0
     median_distance: float | None = None
     adapted: Adapted | None = None
+    left_out: LeftOut | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
     notes: list[str] = []
@@ -340,7 +344,8 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        kept = {n: said[n] for n in (*names, "tissue", "apart", "median_distance", "adapted")}
+        also = ("tissue", "apart", "median_distance", "adapted", "left_out")
+        kept = {name: said[name] for name in (*names, *also)}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
@@ -429,7 +434,8 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is said of few models alone, where it is empty."""
-    return {k: v for k, v in record.items() if v or k not in ("tissue", "apart", "why", "adapted")}
+    of_few = ("tissue", "apart", "why", "adapted", "left_out")
+    return {k: v for k, v in record.items() if v or k not in of_few}
 
 
 def versions() -> dict[str, str]:

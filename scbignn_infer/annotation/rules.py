@@ -42,6 +42,8 @@ class Rules:
         What is known of the tissue already.
     adapt
         Whether the model's means are first estimated once more with the query's cells.
+    mixtures
+        Whether cells between two types are named, too.
 
     Examples
     --------
@@ -58,6 +60,7 @@ class Rules:
     tissues: Tissues | None = None
     tissue: FoundTissue = UNKNOWN_TISSUE
     adapt: bool = False
+    mixtures: bool = False
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -99,7 +102,8 @@ class Rules:
         tissue = tissues.given(spec.name, chosen.tissue)
         known = tissues if tissues.names else None
         depth = least, chosen.sets or 0.0
-        return cls(grouping, *limits, *depth, known, adapt=chosen.adapt).on(tissue)
+        rules = cls(grouping, *limits, *depth, known, adapt=chosen.adapt, mixtures=chosen.mixtures)
+        return rules.on(tissue)
 
     def on(self, tissue: FoundTissue) -> Rules:
         """Return the rules for cells of a tissue: the types that it has not are gone."""

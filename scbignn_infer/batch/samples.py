@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from scbignn_infer.settings import Settings
 
 Record = dict[str, Any]
-FORMATS = ("h5ad", "csv", "tsv", "parquet")
+FORMATS = ("h5ad", "csv", "tsv", "parquet", "xlsx")
 HASH_BYTES = 1 << 22
 
 
@@ -42,6 +42,8 @@ class Sample:
     query: Path
     target: Path
     views: Views | None = None
+    sample_key: str | None = None
+    """Column of ``obs`` by which the sheets of a workbook divide the cells."""
 
     @property
     def outputs(self) -> list[Path]:
@@ -88,7 +90,7 @@ def find_samples(
         target = folder / f"{name}.{suffix}"
         page = (folder / f"{name}.html").absolute() if report else None
         views = Views(page, sample_key=sample_key) if page else None
-        sample = Sample(name, query.absolute(), target.absolute(), views)
+        sample = Sample(name, query.absolute(), target.absolute(), views, sample_key)
         if samples.setdefault(name, sample).query != sample.query:
             raise InputError(
                 f"the samples {samples[name].query} and {query} are both called '{name}'",
@@ -252,6 +254,7 @@ def job_of(task: Task) -> Job:
         overwrite=task.overwrite,
         replace=task.ours,
         views=task.sample.views,
+        sample_key=task.sample.sample_key,
         annotator=held_annotator(task.settings),
     )
 

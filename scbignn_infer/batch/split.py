@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +26,7 @@ from scbignn_infer.batch.samples import (
 from scbignn_infer.label_file import open_file
 from scbignn_infer.network.levels import READ_CELLS
 from scbignn_infer.output.atomic import replacing
+from scbignn_infer.query.enough import enough
 from scbignn_infer.query.identity import changed
 from scbignn_infer.query.readers import RowRange
 
@@ -75,7 +76,7 @@ def plan(task: Task) -> list[Part]:
         with open_file(
             task.sample.query, task.settings.reading, task.settings.memory_limit
         ) as cells:
-            n, source = cells.n_cells, cells.identity
+            n, source = enough(cells, task.settings.reading).n_cells, cells.identity
         if n <= task.split or is_whole(task):
             return []
     except Exception:  # noqa: BLE001 - the sample's own task meets it again, and records it
@@ -92,9 +93,11 @@ def label_part(part: Part) -> str:
     try:
         annotator = held_annotator(settings)
         with open_file(part.task.sample.query, settings.reading, settings.memory_limit) as cells:
-            choice = annotator.choose(cells, settings.reading)
-            rows = RowRange(cells, part.start, part.stop)
-            annotation = annotator.annotate_query(rows, settings.reading, choice=choice)
+            kept = enough(cells, settings.reading)
+            choice = annotator.choose(kept, settings.reading)
+            rows = RowRange(kept, part.start, part.stop)
+            reading = replace(settings.reading, min_counts=None)  # none of these is left out
+            annotation = annotator.annotate_query(rows, reading, choice=choice)
             _check(part, cells)
             cells.identity.check()
         part.path.parent.mkdir(exist_ok=True)
@@ -114,7 +117,7 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
             return failed(task.sample, error)
         with recording(task) as record, job_of(task) as job:
             _check(parts[0], job.cells)
-            clusters = read_clusters(job.cells, task.settings.reading.cluster_key)
+            clusters = read_clusters(job.kept, task.settings.reading.cluster_key)
             job.annotation = with_clusters(_read(job.annotator, parts), clusters)
             record.update(done(task, job))
         return record

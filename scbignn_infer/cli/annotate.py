@@ -63,7 +63,7 @@ class FileOptions:
         "-o",
         "--output",
         type=FILE,
-        help="File to write: .h5ad, .csv, .tsv or .parquet; by default QUERY.scbignn.h5ad.",
+        help="File to write: .h5ad, .csv, .tsv, .parquet or .xlsx; by default QUERY.scbignn.h5ad.",
     ),
     click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
     click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
@@ -95,7 +95,7 @@ class FileOptions:
     click.option(
         "--format",
         "suffix",
-        type=click.Choice(["h5ad", "csv", "tsv", "parquet"]),
+        type=click.Choice(["h5ad", "csv", "tsv", "parquet", "xlsx"]),
         default="h5ad",
         show_default=True,
         help="With -O: format of the outputs.",
@@ -187,11 +187,10 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
     from scbignn_infer.label_file import Job
 
     target = _target(query, options.output, in_place=options.in_place)
-    views = None
+    views, key = None, common.sample_key or settings.reading.batch_key
     if options.report is not None or options.figures is not None:
         from scbignn_infer.report.views import Views
 
-        key = common.sample_key or settings.reading.batch_key
         views = Views(options.report, options.figures, key, options.basis)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
@@ -207,6 +206,7 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             overwrite=common.overwrite,
             views=views,
             cluster_table=options.cluster_table,
+            sample_key=key,
             progress=alive(progress),
         ) as job,
     ):

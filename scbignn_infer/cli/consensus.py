@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from scbignn_infer.cli.options import FILE, json_option, overwrite_option, read_map
-from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json
+from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,7 @@ def consensus(
     from scbignn_infer.common_label import consensus as agree
     from scbignn_infer.label_file import open_file
     from scbignn_infer.output import atomic
+    from scbignn_infer.output.table import formula_warnings
     from scbignn_infer.query.identity import Identity
 
     if output is not None:
@@ -82,6 +83,8 @@ def consensus(
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as part:
             _write(part, cell_names, found, "\t" if output.suffix == ".tsv" else ",")
+        for warning in formula_warnings(cell_names):
+            say(f"warning: {warning}", err=True)
 
 
 def _counts(found: Consensus) -> dict[str, int]:

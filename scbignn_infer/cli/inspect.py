@@ -47,11 +47,13 @@ def inspect(
     from scbignn_infer.label_file import open_file
     from scbignn_infer.model import registry
     from scbignn_infer.query import matrices
+    from scbignn_infer.query.enough import SomeCells, enough
     from scbignn_infer.query.reading import judge_matrices
 
     reading = settings.reading
     models = {model: model} if model is not None else registry.list_models()
-    with open_file(query, reading) as cells:
+    with open_file(query, reading) as file:
+        cells = enough(file, reading)
         verdicts = judge_matrices(cells)
         report: Summary = {
             "file": str(query),
@@ -59,6 +61,8 @@ def inspect(
             "matrix": None,
             "problem": "",
         }
+        if isinstance(cells, SomeCells):
+            report["left_out"] = cells.left_out.said
         report["matrices"] = [_matrix_entry(cells, name, v) for name, v in verdicts.items()]
         report["models"] = [
             _fit(cells, verdicts, name, path, reading, listed=model is None)
@@ -147,7 +151,8 @@ def _fit(
 def _print_inspection(report: Summary) -> None:
     console = make_console()
     chosen = report["matrix"]
-    print_pairs(console, {"file": report["file"], "cells": f"{report['cells']:,}"})
+    said = {"file": report["file"], "cells": f"{report['cells']:,}"}
+    print_pairs(console, said | ({"left out": report["left_out"]} if "left_out" in report else {}))
     matrices = [
         (
             "->" if m["name"] == chosen else "",

@@ -39,7 +39,9 @@ basis_option = click.option(
     "one is made of the model's embedding and kept as X_scbignn_umap.",
 )
 sample_key_option = click.option(
-    "--sample-key", metavar="KEY", help="Column of obs that report and figures divide by."
+    "--sample-key",
+    metavar="KEY",
+    help="Column of obs that report, figures and a workbook divide by.",
 )
 
 

@@ -137,6 +137,12 @@ def _refuse(settings: Settings, options: SampleOptions) -> None:
             expected="--tissue NAME or --tissue any with --split and a body model",
             do="pass one, or leave out --split",
         )
+    if options.split is not None and settings.mixtures:
+        raise InputError(
+            "a sample is to be divided, and mixtures are named by what is usual in all of it",
+            expected="--split without --mixtures",
+            do="leave out one of the two",
+        )
     if settings.adapt:
         adapt.refuse_fixed("reference" if options.split else settings.graph)
     if options.split is not None and settings.graph != "reference":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_CLUSTERS = 40
 """Clusters of a column that are printed; tables have all."""
+FEW_PAIRS = 5
 CLUSTER_TITLES = ["cells", "label", "share", "next", "share", "mixed", "confidence"]
 
 
@@ -34,6 +35,7 @@ def print_summary(summary: Summary, *, model: str | None, report: Path | None) -
         {
             "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
             + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
+            **({} if based.left_out is None else {"left out": based.left_out.said}),
             "model": f"{used.name} {used.version}{chosen}",
             "tissue": based.tissue.said,
             "matrix": based.matrix_said,
@@ -48,6 +50,8 @@ def print_summary(summary: Summary, *, model: str | None, report: Path | None) -
     console.print(make_table(["label", "cells", "share"], rows))
     for key, clusters in summary.get("clusters", {}).items():
         _print_clusters(console, key, clusters)
+    if "mixtures" in summary:
+        print_pairs(console, {"mixtures": _mixtures(summary["mixtures"], n)})
     print_warnings(summary["warnings"])
     first, second = _next_steps(summary, model or used.name, report)
     print_pairs(
@@ -59,6 +63,14 @@ def print_summary(summary: Summary, *, model: str | None, report: Path | None) -
             "": second,
         },
     )
+
+
+def _mixtures(cells: dict[str, int], n: int) -> str:
+    """Say how many cells are between two types, and the most frequent pairs."""
+    named = sum(cells.values())
+    few = ", ".join(f"{pair} {m:,}" for pair, m in list(cells.items())[:FEW_PAIRS])
+    more = f", {len(cells) - FEW_PAIRS} more pairs" if len(cells) > FEW_PAIRS else ""
+    return f"{named:,} cells ({named / n:.1%})" + (f": {few}{more}" if cells else "")
 
 
 def _print_clusters(console: Console, key: str, clusters: list[dict[str, Any]]) -> None:

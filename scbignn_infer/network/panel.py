@@ -348,6 +348,18 @@ class Panel:
         explained = ((h @ self.tables["misfit_inner"]) * h).sum(axis=1)
         return float(np.median((z * z) @ self.tables["misfit_weight"] - explained))
 
+    @one_blas_thread()
+    def discriminants(self, profiles: Array) -> tuple[Array, Array]:
+        r"""Return what the discriminant head would need to know of other profiles than the types'.
+
+        For profiles (m, k) in scaled expression these are :math:`\Sigma^{-1} \mu^\top` (k, m) and
+        :math:`\mu \Sigma^{-1} \mu^\top` (m,); see :func:`panel_tables`.
+        """
+        tables = self.statistics
+        diagonal = tables["within_residual"][self.genes] + float(tables["ridge"])
+        weight = _inverse_times(tables["within_factors"][self.genes], diagonal, profiles.T)
+        return weight, np.einsum("mk,km->m", profiles, weight)
+
     @property
     def n_scaled(self) -> int:
         """Number of its first genes, which the residual compares with a type's profile."""

@@ -67,11 +67,21 @@ def check_output(
         _check_place(path, inputs, others)
         if not overwrite and path.exists():
             raise exists(path)
-    if path.suffix == ".parquet":
+    _refuse_without_package(path.suffix)
+
+
+def _refuse_without_package(suffix: str) -> None:
+    """Refuse a format whose package is not installed."""
+    if suffix == ".parquet":
         try:
             import pyarrow as pa  # noqa: F401
         except ImportError:
             raise MissingExtraError("pyarrow", extra="parquet", purpose="parquet output") from None
+    if suffix == ".xlsx":
+        try:
+            import openpyxl  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("openpyxl", extra="excel", purpose="xlsx output") from None
 
 
 def _check_place(path: Path, inputs: Sequence[Identity], others: Sequence[Path]) -> None:

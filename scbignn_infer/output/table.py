@@ -12,7 +12,7 @@ import numpy as np
 from scbignn_infer.output.elements import Categories
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
 
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 TEXT_SUFFIXES = TABLE_SUFFIXES[:2]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet that opens a text table may run what begins with one of these."""
 SEPARATORS = {".tsv": "\t"}
 """By suffix; a comma for others."""
 INDEX = "cell"
@@ -36,11 +38,34 @@ class Table:
     cells: Sequence[str]
     columns: Mapping[str, Any]
 
+    @property
+    def titles(self) -> list[str]:
+        """Titles of the columns, the cells' names first."""
+        return [INDEX, *self.columns]
+
+    def values(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows, numbers as short as in text."""
+        columns = [
+            v if isinstance(v, Categories) or v.dtype == object else v.astype(str).astype(float)
+            for v in self.columns.values()
+        ]
+        yield from zip(self.cells, *columns, strict=True)
+
+    def warnings(self) -> list[str]:
+        """Return what whoever opens the table as text in a spreadsheet should know."""
+        return formula_warnings(self.texts())
+
+    def texts(self) -> Iterator[str]:
+        """Yield the names of the cells, and the categories of columns."""
+        yield from self.cells
+        for values in self.columns.values():
+            yield from values.categories if isinstance(values, Categories) else ()
+
     def write_text(self, file: TextIO, separator: str = ",") -> None:
         """Write text as pandas does, which would take long to be imported."""
         form: dict[str, Any] = {"delimiter": separator, "lineterminator": os.linesep}
         writer = csv.writer(file, **form)
-        writer.writerow([INDEX, *self.columns])
+        writer.writerow(self.titles)
         for i in range(0, len(self.cells), ROWS_AT_ONCE):
             block = slice(i, i + ROWS_AT_ONCE)
             texts = [self.cells[block], *(_text(v, block) for v in self.columns.values())]
@@ -75,7 +100,7 @@ def _text(values: Any, rows: slice) -> list[str]:
 
 
 def write_table(table: Table, path: Path, suffix: str) -> None:
-    """Write the table of an annotation as ``.csv``, ``.tsv`` or ``.parquet``."""
+    """Write a table as ``.csv``, ``.tsv`` or ``.parquet``."""
     if suffix == ".parquet":
         with open(path, "r+b") as file:
             table.as_pandas().to_parquet(file)  # without the name, which pyarrow wants in UTF-8
@@ -95,6 +120,19 @@ def write_blocks(
                 writer.writerow([title, *columns])
             values = [column.tolist() for column in columns.values()]
             writer.writerows((name, *row) for row in zip(*values, strict=True))
+
+
+def formula_warnings(texts: Iterable[str]) -> list[str]:
+    """Return a warning if a spreadsheet may take some of the texts of a text table for formulas.
+
+    The table has them as they are: whoever joins it to cells by their names finds these.
+    """
+    odd = [text for text in texts if text.startswith(FORMULA)]
+    if not odd:
+        return []
+    said = f"{len(odd):,} names begin with =, +, - or @ ('{odd[0][:30]}')"
+    do = "write .xlsx for one, or import the columns as text"
+    return [f"{said}, and a spreadsheet may run them as formulas: {do}"]
 
 
 def make_table(

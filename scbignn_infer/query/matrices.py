@@ -105,6 +105,8 @@ class Verdict:
     """Whether all values are whole numbers."""
     binary: bool = False
     """Whether all values are 0 or 1."""
+    counted: bool = False
+    """Whether a cell's values, any logarithm taken back, sum up to what was counted of it."""
     entries: int = 0
     """Values of the sampled cells that are not 0."""
     few: float = 0.0
@@ -148,7 +150,11 @@ def judge(rows: sp.csr_matrix) -> Verdict:
     few = float((n_genes < FEW_GENES).mean()) if rows.shape[1] >= MANY_GENES else 0.0
     if np.array_equal(values, np.round(values)):
         verdict = Verdict(
-            "counts", f"whole numbers up to {high:.0f}", whole=True, binary=low == high == 1
+            "counts",
+            f"whole numbers up to {high:.0f}",
+            whole=True,
+            binary=low == high == 1,
+            counted=True,
         )
     else:
         verdict = _judge_decimals(rows, error)
@@ -290,7 +296,7 @@ def _whole_counts(forms: list[_Form], error: float) -> Verdict | None:
             if form.odd is not None:
                 return form.verdict(same=False)
             reason = f"{form.name} of whole numbers up to {linear.max():.0f}"
-            return Verdict("log1p", reason, form.base)
+            return Verdict("log1p", reason, form.base, counted=True)
     return None
 
 
@@ -335,7 +341,8 @@ def _by_size(rows: sp.csr_matrix) -> Verdict:
     tail = float(most / median)
     forms = {form.base: form for form in _logarithms(rows)}
     if most > MAX_LOG or 2.0 not in forms or (high > MAX_LOG1P and tail > LINEAR_TAIL):
-        return Verdict("counts", f"non-integer linear values up to {high:.4g}")
+        reason = f"non-integer linear values up to {high:.4g}"
+        return Verdict("counts", reason, counted=True)
     spread = {base: float(np.log(form.totals).std()) for base, form in forms.items()}
     base = math.e
     if high > MAX_LOG1P or 2 * spread[2.0] < spread[math.e]:

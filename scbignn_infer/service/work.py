@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UnsetType
 
 from scbignn_infer import label_file
 from scbignn_infer._types import Document
@@ -20,6 +21,7 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.output.table import INDEX, Table, make_table, write_table
+from scbignn_infer.query.enough import enough
 from scbignn_infer.report.views import Views
 from scbignn_infer.service.bodies import ARROW, CSV, HDF5, KEPT, OPENERS
 from scbignn_infer.service.models import KeptWishes, Models, Wishes
@@ -54,6 +56,8 @@ class Summary(msgspec.Struct):
     adapted: Document | msgspec.UnsetType = msgspec.UNSET
     clusters: dict[str, list[Document]] | msgspec.UnsetType = msgspec.UNSET
     """With ``cluster_key``, what each cluster is."""
+    left_out: Document | msgspec.UnsetType = msgspec.UNSET
+    mixtures: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
 
 
 Labels = msgspec.defstruct(
@@ -63,7 +67,11 @@ Labels = msgspec.defstruct(
         ("cells", list[str]),
         *((name, list[str] if column.names else list[float]) for name, column in ALWAYS.items()),
         ("summary", Summary),
-        *((name, list[str] | msgspec.UnsetType, msgspec.UNSET) for name in COLUMNS.keys() - ALWAYS),
+        *(
+            (name, (list[str] if c.names else list[float | None]) | UnsetType, msgspec.UNSET)
+            for name, c in COLUMNS.items()
+            if name not in ALWAYS
+        ),
         ("embedding", list[list[float]] | msgspec.UnsetType, msgspec.UNSET),
     ],
     namespace={"__doc__": "The model, and in each list a value for each cell."},
@@ -151,17 +159,17 @@ def _answer(served: Models, question: Question, link: Link) -> int:
         return int(summary["cells"])
     with OPENERS[question.sent](question.body, wished.reading) as cells:
         rules = Rules.of(annotator.bundle, **wished.some(RuleKeywords))
-        annotation = annotator.annotate_query(
-            cells, wished.reading, rules=rules, progress=link.step
-        )
+        kept = enough(cells, wished.reading)
+        found = annotator.annotate_query(kept, wished.reading, rules=rules, progress=link.step)
         names = cells.cell_names()
+    annotation, summary = found.of_all(kept), found.summary()
     embedding = annotation.embedding if getattr(question.wishes, "embedding", False) else None
     if question.wanted == CSV:
         write_table(_table(annotation, names), question.answer, ".csv")
     elif question.wanted == ARROW:
         _write_arrow(_table(annotation, names), embedding, question.answer)
     else:
-        labels = _labels(annotation, names, embedding)
+        labels = _labels(annotation, names, embedding, summary)
         question.answer.write_bytes(msgspec.json.encode(labels))
     return len(annotation)
 
@@ -183,7 +191,7 @@ def _keep(served: Models, question: Question, link: Link) -> int:
         names = job.cells.cell_names()
         job.annotate()
         summary = job.write()
-    write_table(_table(job.annotation, names), made(".csv"), ".csv")
+    write_table(_table(job.annotation.of_all(job.kept), names), made(".csv"), ".csv")
     said = {k: v for k, v in summary.items() if k not in ("input", "output")}
     question.answer.write_bytes(msgspec.json.encode(said))
     return len(names)
@@ -224,9 +232,11 @@ def _write_arrow(table: Table, embedding: Array | None, path: Path) -> None:
         stream.write_table(made)
 
 
-def _labels(annotation: Annotation, names: list[str], embedding: Array | None) -> msgspec.Struct:
+def _labels(
+    annotation: Annotation, names: list[str], embedding: Array | None, summary: Document
+) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    summary, shown = annotation.summary(), annotation.shown
+    shown = annotation.shown
     return Labels(
         model=summary["model"],
         cells=names,

@@ -250,6 +250,7 @@ class RowRange:
     def __init__(self, query: Query, start: int, stop: int) -> None:
         self.name, self.n_cells = query.name, stop - start
         self._query, self._start = query, start
+        self.left_out = getattr(query, "left_out", None)
 
     def cell_names(self) -> list[str]:
         """Return the names of the cells."""
