@@ -62,6 +62,8 @@ class FileQuery(BaseQuery):
     """Whether the file can be copied and get slots; else :meth:`to_adata` makes one that can."""
     identity: Identity
     """Which file was opened; :func:`~scbignn_infer.query.readers.open_query` sets it."""
+    notes: Sequence[str] = ()
+    """What the user should know of how it was read."""
 
     def __init__(self, source: Source) -> None:
         self.path, self.name = source.path, str(source.path)
@@ -126,9 +128,6 @@ class FileQuery(BaseQuery):
 
 class HeldFile(FileQuery, AnnDataQuery):
     """A file of a format that is read as a whole."""
-
-    notes: Sequence[str] = ()
-    """What the user should know of how it was read."""
 
     @abstractmethod
     def _load(self) -> ad.AnnData:

@@ -17,6 +17,7 @@ from scbignn_infer.query.readers import (
     anndata_files,
     containers,
     folders,
+    h5seurat,
     loom,
     packed,
     rds,
@@ -157,10 +158,19 @@ FORMATS = [
         sign="the name",
         how="Seurat 3 to 5 (the default assay; split layers are put together), "
         "SingleCellExperiment, or a matrix of genes x cells; see [from R](from_r.md)",
-        listed="an .rds file of R",
+        listed="an .rds or .h5seurat file of R",
         suffixes=(".rds",),
         extra="r",
         count_values=rds.count_values,
+    ),
+    Format(
+        "`.h5seurat` of SeuratDisk",
+        HDF5,
+        h5seurat.is_h5seurat,
+        h5seurat.H5SeuratFile,
+        sign="HDF5 with `assays` and `cell.names`",
+        how="the default assay, rows are streamed; see [from R](from_r.md)",
+        suffixes=(".h5seurat",),
     ),
     Format(
         "`.csv`, `.tsv`, `.txt`, also `.gz`",
