@@ -33,6 +33,8 @@ NO_INTEGER = -(2**31)
 """R's missing integer."""
 NO_LOGICAL = 2
 """SeuratDisk's missing logical."""
+LOGICALS = ["FALSE", "TRUE"]
+"""Names of logicals of which some are missing: all readers of ``.h5ad`` know categories."""
 
 
 def is_h5seurat(file: h5py.File) -> bool:
@@ -169,6 +171,8 @@ def _column(node: Any, *, logical: bool) -> Any:
     if values.dtype.kind not in "biuf":
         return [as_text(v) for v in values]
     if logical or as_text(np.ravel(node.attrs.get("s3class", ""))[0]) == "logical":
-        return pd.arrays.BooleanArray(values == 1, values == NO_LOGICAL)
+        missing = values == NO_LOGICAL
+        codes = np.where(missing, -1, values == 1).astype(np.int64)
+        return pd.Categorical.from_codes(codes, LOGICALS) if missing.any() else values == 1
     whole = values.dtype.kind == "i" and (values == NO_INTEGER).any()
     return np.where(values == NO_INTEGER, np.nan, values) if whole else values
