@@ -173,6 +173,10 @@ def _column(node: Any, *, logical: bool) -> Any:
     if logical or as_text(np.ravel(node.attrs.get("s3class", ""))[0]) == "logical":
         missing = values == NO_LOGICAL
         codes = np.where(missing, -1, values == 1).astype(np.int64)
-        return pd.Categorical.from_codes(codes, LOGICALS) if missing.any() else values == 1
+        return (
+            pd.Categorical.from_codes(codes, pd.Index(LOGICALS, dtype=object))
+            if missing.any()
+            else values == 1
+        )
     whole = values.dtype.kind == "i" and (values == NO_INTEGER).any()
     return np.where(values == NO_INTEGER, np.nan, values) if whole else values
