@@ -12,9 +12,10 @@ one that it lacks is trained. A model labels the cells of the other study, chang
 - ``panel, bins``: both.
 - ``spots``: two cells of different types, in shares, with the counts of a spot.
 
-Beside it, a logistic regression is trained anew for each change: on the same cells as the model,
-with the genes of the cut, and with counts drawn to the same number. Scores are of the cells of
-types that the reference has; in spots, of the larger type. Nothing is chosen by these scores.
+Beside it, a logistic regression is trained anew for each change, on the same cells as the model and
+the genes of the cut; and where counts are few, another one on cells with counts drawn to the same
+number. Scores are of the cells of types that the reference has; in spots, of the larger type.
+Nothing is chosen by these scores.
 """
 
 from __future__ import annotations
@@ -51,14 +52,15 @@ Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 PANELS, FOREIGN = (300, 500, 1000, 2000, 5000), (300, 1000)
 BINS = (50, 100, 200)
-PANEL_OF_BINS = 500
-SPOTS, SPOT_COUNTS = (0.9, 0.7, 0.5), 500
+PANEL_OF_BINS, BINS_OF_PANEL = 500, (50, 100)
+SPOTS, SPOT_COUNTS = (0.7, 0.5), 500
 """Shares of the larger type, and counts of a spot."""
 CROWDED = 50
 """Genes that are left out of panels, as the most expressed."""
 SEEN = 0.01
 """Share of the reference's cells in which a gene of a panel is seen."""
 REGRESSION = "logistic regression, C = 0.01"
+SHALLOW = f"{REGRESSION}, as many counts"
 REGRESSION_GENES = 1000
 READING = Reading(min_gene_coverage=0.0)
 
@@ -145,30 +147,34 @@ def views(reference: Study, query: Study, seed: int) -> Iterator[View]:
         counts = thinned(query.counts, depth, rng)
         yield View("bins", depth, counts, query.symbols, truth, depth=depth)
     symbols = panel(reference, query, PANEL_OF_BINS, 0.5, seed)
-    for depth in BINS if symbols else ():
+    for depth in BINS_OF_PANEL if symbols else ():
         counts = thinned(cut(query, symbols), depth, rng)
         yield View("panel, bins", depth, counts, symbols, truth, depth=depth)
     for share in SPOTS:
         yield spots(query, share, rng)
 
 
-def retrained(reference: Study, view: View, seed: int) -> tuple[Array, Array]:
-    """Return labels and confidence of a regression that knows the genes and the depth of a view."""
+def retrained(reference: Study, view: View, counts: sp.csr_matrix) -> tuple[Array, Array]:
+    """Return labels and confidence of a regression on the genes of a view, trained on counts."""
     column = {name: i for i, name in enumerate(view.symbols)}
     shared = [i for i, name in enumerate(reference.symbols) if name in column]
-    known, codes = (
-        reference.counts[:, shared],
-        np.unique(reference.labels.astype(str), return_inverse=True),
-    )
-    if view.depth is not None:
-        known = thinned(known, view.depth, np.random.default_rng(seed))
+    known = sp.csr_matrix(counts[:, shared])
+    types, codes = np.unique(reference.labels.astype(str), return_inverse=True)
     totals = np.asarray(known.sum(axis=1)).ravel()
-    ranked = rank_genes(known, totals, codes[1], REGRESSION_GENES)
+    ranked = rank_genes(known, totals, codes, REGRESSION_GENES)
     order = [column[reference.symbols[shared[i]]] for i in ranked]
+    x, unseen = log1p_cp10k(known)[:, ranked], log1p_cp10k(view.counts)[:, order]
     model = make_pipeline(StandardScaler(), clone(SIMPLE[REGRESSION]))
-    model.fit(log1p_cp10k(known)[:, ranked].toarray(), codes[1])
-    chances = model.predict_proba(log1p_cp10k(view.counts)[:, order].toarray())
-    return codes[0][chances.argmax(axis=1)], chances.max(axis=1)
+    model.fit(x.toarray().astype(np.float32), codes)
+    chances = model.predict_proba(unseen.toarray().astype(np.float32))
+    return types[chances.argmax(axis=1)], chances.max(axis=1)
+
+
+def shallow(reference: Study, view: View, seed: int) -> sp.csr_matrix:
+    """Return the counts of the reference's genes of a view, drawn to as many as its cells have."""
+    held = np.isin(reference.symbols, view.symbols).astype(np.float32)
+    cut = sp.csr_matrix(reference.counts @ sp.diags_array(held))
+    return thinned(cut, view.depth, np.random.default_rng(seed))
 
 
 def scores(
@@ -187,7 +193,7 @@ def scores(
 
 
 def rows(annotator: Annotator, reference: Study, view: View, seed: int) -> Iterator[Row]:
-    """Yield the scores of the model and of the regression on one view."""
+    """Yield the scores of the model and of the regressions on one view."""
     found = annotator.annotate_matrix(view.counts, view.symbols, reading=READING)
     types, ontology = found.cell_types, found.ontology
     joins = {
@@ -210,8 +216,12 @@ def rows(annotator: Annotator, reference: Study, view: View, seed: int) -> Itera
     if view.others is None and not known.all():
         row["unseen_labelled"] = float(called[~known].mean())
     yield row
-    best, confidence = retrained(reference, view, seed)
-    yield about | {"method": REGRESSION} | scores(view, best, confidence, known, types)
+    trained = {REGRESSION: reference.counts}
+    if view.depth is not None:
+        trained[SHALLOW] = shallow(reference, view, seed)
+    for method, counts in trained.items():
+        best, confidence = retrained(reference, view, counts)
+        yield about | {"method": method} | scores(view, best, confidence, known, types)
 
 
 def model_of(name: str, models: Path) -> Path:
