@@ -191,7 +191,7 @@ class Annotator:
         InputError
             No matrix is usable, too few genes are the model's, or they are of another species.
         """
-        return choose(query, self.bundle, reading, fits=self.fits)
+        return choose(query, self.bundle, reading, fits=self.fits).for_graph(self.pair.graph)
 
     def estimate(
         self,
@@ -285,7 +285,7 @@ class Annotator:
         refuse_too_large(query, needed, self.memory_limit)
         clock = Clock(query.n_cells, progress) if progress else Clock(query.n_cells)
         with clock.stage("inspect"):
-            choice = choice or self.choose(query, reading)
+            choice = (choice or self.choose(query, reading)).for_graph(self.pair.graph)
             batches = batches_of(query, reading.batch_key)
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
@@ -324,6 +324,7 @@ class Annotator:
                     find_silent_genes(query, choice, batches),
                 ),
                 tissue=done.rules.tissue,
+                few_counts=round(choice.few_counts or 0.0, 1),
                 apart=cell_scores.apart_as_a_whole(~genes.empty),
                 params=Params.of(
                     self.pair,

@@ -91,7 +91,8 @@ class Bound:
         return embed_cells(self.annotator.pair, query, self._choose(query))
 
     def _choose(self, query: MatrixQuery) -> Choice:
-        return choose(query, self.annotator.bundle, self.reading, fits=self._fits)
+        bundle, graph = self.annotator.bundle, self.annotator.pair.graph
+        return choose(query, bundle, self.reading, fits=self._fits).for_graph(graph)
 
 
 def embed_cells(pair: Pair, query: Query, choice: Choice) -> Array:

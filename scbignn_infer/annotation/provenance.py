@@ -207,6 +207,8 @@ class Provenance(msgspec.Struct, frozen=True):
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
+    few_counts
+        Of the typical cell, where the model was set to so few; else 0.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
     adapted
@@ -229,6 +231,7 @@ class Provenance(msgspec.Struct, frozen=True):
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
     apart: float = 0.0
+    few_counts: float = 0.0
     adapted: Adapted | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -285,7 +288,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        kept = {name: said[name] for name in (*names, "tissue", "apart", "adapted")}
+        kept = {name: said[name] for name in (*names, "tissue", "apart", "few_counts", "adapted")}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
@@ -300,6 +303,11 @@ class Provenance(msgspec.Struct, frozen=True):
             said.append(
                 f"the data have only {self.genes.coverage:.0%} of the genes that the model's "
                 "network reads; labels are less reliable"
+            )
+        if self.few_counts:
+            said.append(
+                f"the typical cell has {self.few_counts:.0f} counts, far fewer than the model's "
+                "cells: the model was set to so few, and small types may be lost"
             )
         if not causes:
             said += self._blames(unknown, novelty)
@@ -367,9 +375,13 @@ class Provenance(msgspec.Struct, frozen=True):
         return [f"{said}; scores on them say nothing about new data"]
 
 
+MAY_LACK = ("tissue", "apart", "few_counts", "why", "adapted")
+"""What a record holds only where there is something to say."""
+
+
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is said of few models alone, where it is empty."""
-    return {k: v for k, v in record.items() if v or k not in ("tissue", "apart", "why", "adapted")}
+    return {k: v for k, v in record.items() if v or k not in MAY_LACK}
 
 
 def versions() -> dict[str, str]:
