@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 SIX = Source(file="pbmc_6studies_sccomp.h5ad", name="six studies")
 ENGE = Source(file="pancreas_enge_2017.h5ad", name="enge")
-PAIRS = (("kang", SIX, "cell_type_common"), ("zheng", SIX, "cell_type_common"))
-PAIRS += (("baron", ENGE, "cell_type"),)
+PAIRS = (
+    ("kang", SIX, "cell_type_common"),
+    ("zheng", SIX, "cell_type_common"),
+    ("baron", ENGE, "cell_type"),
+)
 COUNTS = (50, 100, 200, 500, 1000)
 PANEL = 1000
 

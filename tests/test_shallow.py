@@ -126,6 +126,21 @@ def test_a_panel_has_the_counts_of_the_whole_cells(cells, annotator):
     assert annotator.choose(query, ANY_GENES).few_counts is None
 
 
+def test_empty_barcodes_do_not_tell_how_many_counts_cells_have(cells, annotator):
+    """Of a raw matrix most barcodes are no cells; of others the rest is asked."""
+    empty = thinned(cells.X, 5)
+    few = thinned(cells.X, 150)
+    names = list(cells.var_names)
+    for matrices, expected in (
+        ([cells.X, empty, empty], None),
+        ([few, empty, empty], None),
+        ([few, few, empty], 150),
+    ):
+        query = MatrixQuery(sp.csr_matrix(sp.vstack(matrices)), names)
+        counts = annotator.choose(query, ANY_GENES).few_counts
+        assert counts == (expected and pytest.approx(expected, rel=0.3))
+
+
 def test_with_the_graph_of_the_reference_no_cell_depends_on_others(cells):
     alone = Annotator.load("human-pancreas", device="cpu", threads=1, graph="reference")
     few, names = thinned(cells.X, 100)[:60], list(cells.var_names)

@@ -16,7 +16,14 @@ from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.gene_match import genes_only, match_genes, refuse_unfit
 from scbignn_infer.query.joined import FEWEST_CELLS, SAMPLE, shown_genes, silent_genes
 from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
-from scbignn_infer.query.matrices import choose_matrix, judge, passed_over, sample_rows
+from scbignn_infer.query.matrices import (
+    FEW_GENES,
+    MANY_GENES,
+    choose_matrix,
+    judge,
+    passed_over,
+    sample_rows,
+)
 from scbignn_infer.query.readers.query import refuse_counts_in_obsm
 from scbignn_infer.settings import AS_FOUND
 
@@ -39,6 +46,8 @@ ENOUGH_OF_DEEP = 0.3
 """Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
+MOSTLY_EMPTY = 0.5
+"""Share of barcodes with hardly any gene above which the typical one is no cell."""
 MISFIT_CELLS = 512
 """Cells of a file that say how well it fits a model."""
 
@@ -174,14 +183,20 @@ def with_misfit(query: Query, choice: Choice) -> Choice:
 
 
 def _few_counts(query: Query, choice: Choice) -> float | None:
-    """Return the counts of the typical cell, if these are few; genes that are lost count, too."""
+    """Return the counts of the typical cell, if these are few; genes that are lost count, too.
+
+    Barcodes with hardly any gene are no cells. If most are such, the file is not of cells alone,
+    and what is typical says nothing of these.
+    """
     verdict, sample = choice.verdict, sample_rows(query.n_cells)
-    if not (verdict.state == "counts" and verdict.whole):
+    if not (verdict.state == "counts" and verdict.whole) or verdict.few > MOSTLY_EMPTY:
         return None
     if verdict.entries > SHALLOW * len(sample):  # each value is a count at least
         return None
-    totals = choice.fit.panel.densify.totals(query.rows(choice.matrix, sample))
-    totals = totals[totals > 0]
+    rows = query.rows(choice.matrix, sample)
+    totals = choice.fit.panel.densify.totals(rows)
+    is_cell = np.diff(rows.indptr) >= (FEW_GENES if rows.shape[1] >= MANY_GENES else 1)
+    totals = totals[is_cell & (totals > 0)]
     typical = float(np.median(totals)) if len(totals) else np.inf
     return typical if typical < SHALLOW else None
 
