@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SHALLOW = 600
 """Counts of the typical cell below which statistics are taken at so many counts."""
+LEAST_COUNTS = 20
+"""Of fewer, no statistics tell a type; such barcodes hold no cell."""
 LOG_SHARES = np.linspace(np.log(1e-8), np.log(0.5), 256)
 """Of a gene among a cell's counts, at which moments are computed; between them are lines."""
 MOST_COUNTS = 400

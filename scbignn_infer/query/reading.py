@@ -11,7 +11,7 @@ import numpy as np
 
 from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.network.panel import TARGET_SUM, Panel
-from scbignn_infer.network.shallow import SHALLOW, at_counts
+from scbignn_infer.network.shallow import LEAST_COUNTS, SHALLOW, at_counts
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.gene_match import genes_only, match_genes, refuse_unfit
 from scbignn_infer.query.joined import FEWEST_CELLS, SAMPLE, shown_genes, silent_genes
@@ -198,7 +198,7 @@ def _few_counts(query: Query, choice: Choice) -> float | None:
     is_cell = np.diff(rows.indptr) >= (FEW_GENES if rows.shape[1] >= MANY_GENES else 1)
     totals = totals[is_cell & (totals > 0)]
     typical = float(np.median(totals)) if len(totals) else np.inf
-    return typical if typical < SHALLOW else None
+    return typical if LEAST_COUNTS <= typical < SHALLOW else None
 
 
 def typical_misfit(query: Query, matrix: str, panel: Panel) -> float:
