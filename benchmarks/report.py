@@ -567,7 +567,7 @@ VIEWS = {
     "foreign panel": ("panel of another tissue", "genes"),
     "bins": ("all genes", "counts"),
     "panel, bins": ("panel of 500 genes", "counts"),
-    "spots": ("spots of two types, larger share", ""),
+    "spots": ("spots of two types, share of the larger", ""),
 }
 """Changes of cells in ``space.json``, how they are called, and of what their size is."""
 HALVES = ("spots", 0.5)
@@ -595,7 +595,8 @@ def spatial(found: list[Row]) -> list[str]:
         here = [r for r in found if (r["view"], r["size"]) == (view, size)]
         of = {m: [r for r in here if r["method"] == m] for m in ("scBiGNN", RETRAINED, SHALLOW)}
         title, unit = VIEWS[view]
-        title += f", {size:,g} {unit}".rstrip() if view != "as it is" else ""
+        shown = f"{size:.0%}" if view == "spots" else f"{size:,g} {unit}"
+        title += f", {shown}" if size else ""
         cells = [title, str(len({r["task"] for r in here}))]
         halves = (view, size) == HALVES  # no type is the larger one
         cells += ["" if halves else _shown_or_nothing(typical(of[m], "macro_f1")) for m in of]

@@ -138,7 +138,7 @@ def views(reference: Study, query: Study, seed: int) -> Iterator[View]:
     """Yield the query as it is, and as platforms would see it."""
     rng, truth = np.random.default_rng(seed), query.labels.astype(str)
     if seed == 0:
-        yield View("as it is", len(query.symbols), query.counts, query.symbols, truth)
+        yield View("as it is", 0, query.counts, query.symbols, truth)
     for kind, sizes, share in (("panel", PANELS, 0.5), ("foreign panel", FOREIGN, 0.0)):
         for size in sizes:
             if symbols := panel(reference, query, size, share, seed):
