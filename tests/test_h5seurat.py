@@ -31,8 +31,8 @@ READ_IN_R = {
     ("string", "0.2.0"),
     ("string-array", "0.2.0"),
 }
-"""Encodings of h5ad that both anndataR 1.0 and the readers of zellkonverter 1.15 know. Neither knows
-strings with a mask, and anndata before 0.11, which zellkonverter runs, knows no ``null``."""
+"""Encodings of h5ad that both anndataR 1.0 and the readers of zellkonverter 1.15 know. Neither has
+strings with a mask, and anndata before 0.11, which zellkonverter runs, has no ``null``."""
 
 
 @pytest.fixture(scope="module")
