@@ -1,4 +1,4 @@
-"""Draw the figures of docs/benchmarks.md from the raw results.
+"""Draw the figures of docs/benchmarks.md and docs/space.md from the raw results.
 
 Run: ``python benchmarks/plots.py`` (needs matplotlib). Reads what ``report.py`` reads and writes
 ``docs/figures/*.svg``, the same bytes from the same results; a figure without results is skipped.
@@ -205,6 +205,39 @@ def coverage() -> Figure | None:
     return figure
 
 
+def space() -> Figure | None:
+    """Draw macro-F1 against the genes of a panel and the counts of a cell, means over pairs."""
+    found = report.results("space")
+    if not found:
+        return None
+    methods = {
+        "scBiGNN": (BLUE, "o"),
+        report.RETRAINED: (PURPLE, "v"),
+        report.SHALLOW: (ORANGE, "s"),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True)
+    for axis, view, unit in zip(axes, ("panel", "bins"), ("genes", "counts"), strict=True):
+        pairs_of = [
+            {r["task"] for r in found if (r["view"], r["size"]) == (view, size)}
+            for size in {r["size"] for r in found if r["view"] == view}
+        ]
+        everywhere = set.intersection(*pairs_of)  # the same pairs at each size
+        for method, (colour, marker) in methods.items():
+            own = [r for r in found if (r["view"], r["method"]) == (view, method)]
+            own = [r for r in own if r["task"] in everywhere]
+            sizes = sorted({r["size"] for r in own})
+            means = [np.mean([r["macro_f1"] for r in own if r["size"] == size]) for size in sizes]
+            axis.semilogx(sizes, means, marker=marker, color=colour, label=method)
+        ticks = sorted({r["size"] for r in found if r["view"] == view})
+        axis.set_xticks(ticks, [f"{size:,g}" for size in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel(f"{unit} of a {'panel' if view == 'panel' else 'cell'}")
+    axes[0].set_ylabel("macro-F1 on the query")
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
 def main() -> None:
     """Write every figure whose results are there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -214,7 +247,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     mpl.use("Agg")
     with mpl.rc_context(STYLE):
-        for draw in (pairs, em, panels, speed, coverage):
+        for draw in (pairs, em, panels, speed, coverage, space):
             figure = draw()
             if figure is None:
                 print(f"{draw.__name__}: no results, skipped")

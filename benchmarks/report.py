@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmark_tables.md from the raw results.
+"""Write the tables of docs/benchmark_tables.md and docs/space.md from the raw results.
 
 Run: ``python benchmarks/report.py``. Reads ``benchmarks/results/*.json``, the rows that
 ``accuracy.py`` and ``peers/`` wrote; a table whose rows are not there is left as it is.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmark_tables.md"
+SPACE = PAGE.with_name("space.md")
 STEPS = {"alpha0": "alpha = 0", "self": "self-training", "": "EM"}
 RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
@@ -596,6 +597,87 @@ def _share(found: list[Row], key: str) -> str:
     return f"{np.mean(known):.1%}" if known else ""
 
 
+VIEWS = {
+    "as it is": ("whole cells", ""),
+    "panel": ("panel", "genes"),
+    "foreign panel": ("panel of another tissue", "genes"),
+    "bins": ("all genes", "counts"),
+    "panel, bins": ("panel of 500 genes", "counts"),
+    "spots": ("spots of two types, share of the larger", ""),
+}
+"""Changes of cells in ``space.json``, how they are called, and of what their size is."""
+HALVES = ("spots", 0.5)
+SHALLOW = f"{RETRAINED}, as many counts"
+
+
+def typical(found: list[Row], figure: str) -> float | None:
+    """Return the mean over pairs of the means over seeds, if all pairs have the figure."""
+    tasks: dict[str, list[Any]] = {}
+    for row in found:
+        tasks.setdefault(row["task"], []).append(row.get(figure))
+    whole = tasks and all(v is not None for values in tasks.values() for v in values)
+    return float(np.mean([np.mean(values) for values in tasks.values()])) if whole else None
+
+
+def spatial(found: list[Row]) -> list[str]:
+    """Return a table of changes that cells of tissue sections undergo, by methods and figures."""
+    names = [
+        *("cells", "pairs", "macro-F1", "regression", "regression, as many counts"),
+        *("unknown", "labels that are true", "calibration error", "of the regression"),
+    ]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    keys = dict.fromkeys((r["view"], r["size"]) for r in found)
+    for view, size in sorted(keys, key=lambda k: ([*VIEWS].index(k[0]), k[1])):
+        here = [r for r in found if (r["view"], r["size"]) == (view, size)]
+        of = {m: [r for r in here if r["method"] == m] for m in ("scBiGNN", RETRAINED, SHALLOW)}
+        title, unit = VIEWS[view]
+        shown = f"{size:.0%}" if view == "spots" else f"{size:,g} {unit}"
+        title += f", {shown}" if size else ""
+        cells = [title, str(len({r["task"] for r in here}))]
+        halves = (view, size) == HALVES  # no type is the larger one
+        cells += ["" if halves else _shown_or_nothing(typical(of[m], "macro_f1")) for m in of]
+        cells += [_shown_or_nothing(typical(of["scBiGNN"], f)) for f in ("unknown", "true", "ece")]
+        cells.append(_shown_or_nothing(typical(of[SHALLOW] or of[RETRAINED], "ece")))
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *_below(found)]
+
+
+def _below(found: list[Row]) -> list[str]:
+    """Say on how many changes of pairs the model is below the better regression."""
+    gaps = {}
+    keys = dict.fromkeys((r["task"], r["view"], r["size"]) for r in found)
+    for key in (k for k in keys if k[1:] != HALVES):
+        mine, *others = (
+            [r["macro_f1"] for r in found if (r["task"], r["view"], r["size"], r["method"]) == way]
+            for way in ((*key, m) for m in ("scBiGNN", RETRAINED, SHALLOW))
+        )
+        best = max(float(np.mean(o)) for o in others if o)
+        gaps[key] = float(np.mean(mine)) - best
+    worst = min(gaps, key=lambda k: gaps[k])
+    below = [k for k in gaps if gaps[k] < -MARGIN]
+    seeds = len({r["seed"] for r in found})
+    said = (
+        f"scBiGNN less the better of the regressions: {np.mean([*gaps.values()]):+.4f} macro-F1, "
+        f"the mean of {len(gaps)} changes of pairs ({seeds} seeds); the worst is "
+        f"{gaps[worst]:+.4f} ({worst[0]}, {worst[1]}, {worst[2]:g}); {len(below)} of {len(gaps)} "
+        f"are more than {MARGIN} below."
+    )
+    either = [
+        typical([r for r in found if (r["view"], r["size"], r["method"]) == (*HALVES, m)], "either")
+        for m in ("scBiGNN", SHALLOW)
+    ]
+    if None in either:
+        return [said]
+    halves = (
+        "Of spots of two halves, {:.0%} are called one of the two types, by the regression {:.0%}."
+    )
+    return [said, "", halves.format(*either)]
+
+
+def _shown_or_nothing(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
 def fill(page: str, name: str, lines: list[str]) -> str:
     """Put lines between the markers of one table."""
     pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
@@ -614,8 +696,14 @@ def fill_certainty(page: str, found: list[Row]) -> str:
     return fill(fill(page, "calibration", calibrated(found)), "foreign", foreign(found))
 
 
+def fill_space() -> None:
+    """Fill the table of the page on tissue sections."""
+    if found := results("space"):
+        SPACE.write_text(fill(SPACE.read_text(), "space", spatial(found)))
+
+
 def main() -> None:
-    """Fill the page."""
+    """Fill the pages."""
     peers = [r for name in ("celltypist", "singler", "scanvi", "sctop") for r in rows(name)]
     page = PAGE.read_text()
     shown = [
@@ -673,6 +761,7 @@ def main() -> None:
     if hidden := results("gene_coverage"):
         page = fill(page, "coverage", coverage(hidden))
     PAGE.write_text(page)
+    fill_space()
 
 
 if __name__ == "__main__":

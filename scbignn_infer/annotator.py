@@ -195,7 +195,7 @@ class Annotator:
         InputError
             No matrix is usable, too few genes are the model's, or they are of another species.
         """
-        return choose(query, self.bundle, reading, fits=self.fits)
+        return choose(query, self.bundle, reading, fits=self.fits).for_graph(self.pair.graph)
 
     def estimate(
         self,
@@ -293,7 +293,7 @@ class Annotator:
         refuse_too_large(query, self.estimate(n, adapt=rules.adapt), self.memory_limit)
         clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
-            choice = choice or self.choose(query, reading)
+            choice = (choice or self.choose(query, reading)).for_graph(self.pair.graph)
             batches = batches_of(query, reading.batch_key)
             clusters = read_clusters(query, reading.cluster_key)
         if self.pair.graph == "reference":
@@ -339,6 +339,7 @@ class Annotator:
             matrix=Matrix.of(choice),
             genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
             tissue=done.rules.tissue,
+            few_counts=round(choice.few_counts or 0.0, 1),
             apart=done.scores.apart_as_a_whole(~genes.empty),
             median_distance=done.scores.typical_distance(~genes.empty),
             params=Params.of(

@@ -93,7 +93,8 @@ class Bound:
         return kept.spread(found) if isinstance(kept, SomeCells) else found
 
     def _choose(self, query: Query) -> Choice:
-        return choose(query, self.annotator.bundle, self.reading, fits=self._fits)
+        bundle, graph = self.annotator.bundle, self.annotator.pair.graph
+        return choose(query, bundle, self.reading, fits=self._fits).for_graph(graph)
 
 
 def embed_cells(pair: Pair, query: Query, choice: Choice) -> Array:

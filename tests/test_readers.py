@@ -155,7 +155,7 @@ def test_a_folder(tmp_path):
         open_query(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.rda", "b.h5Seurat", "c.xlsx"])
+@pytest.mark.parametrize("name", ["a.rda", "b.RData", "c.xlsx"])
 def test_a_file_of_another_program_says_how_to_convert_it(tmp_path, name):
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(InputError, match=r"of another program.*writeH5AD"):

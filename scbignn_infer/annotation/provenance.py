@@ -248,6 +248,8 @@ class Provenance(msgspec.Struct, frozen=True):
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
+    few_counts
+        Of the typical cell, where the model was set to so few; else 0.
     median_distance
         How far the typical cell is from the nearest reference cell, as a quantile of held-out
         reference cells; None where no cell has counts.
@@ -275,6 +277,7 @@ class Provenance(msgspec.Struct, frozen=True):
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
     apart: float = 0.0
+    few_counts: float = 0.0
     median_distance: float | None = None
     adapted: Adapted | None = None
     left_out: LeftOut | None = None
@@ -344,7 +347,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        also = ("tissue", "apart", "median_distance", "adapted", "left_out")
+        also = ("tissue", "apart", "few_counts", "median_distance", "adapted", "left_out")
         kept = {name: said[name] for name in (*names, *also)}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
@@ -360,6 +363,11 @@ class Provenance(msgspec.Struct, frozen=True):
             said.append(
                 f"the data have only {self.genes.coverage:.0%} of the genes that the model's "
                 "network reads; labels are less reliable"
+            )
+        if self.few_counts:
+            said.append(
+                f"the typical cell has {self.few_counts:.0f} counts, far fewer than the model's "
+                "cells: the model was set to so few, and small types may be lost"
             )
         if not causes:
             said += self._blames(unknown, novelty)
@@ -432,10 +440,13 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
+MAY_LACK = ("tissue", "apart", "few_counts", "why", "adapted", "left_out")
+"""What a record holds only where there is something to say."""
+
+
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is said of few models alone, where it is empty."""
-    of_few = ("tissue", "apart", "why", "adapted", "left_out")
-    return {k: v for k, v in record.items() if v or k not in of_few}
+    return {k: v for k, v in record.items() if v or k not in MAY_LACK}
 
 
 def versions() -> dict[str, str]:

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import GeneError, InputError
-from scbignn_infer.network.panel import TARGET_SUM
+from scbignn_infer.network.panel import TARGET_SUM, Panel
+from scbignn_infer.network.shallow import LEAST_COUNTS, SHALLOW, at_counts
 from scbignn_infer.query.gene_fit import GeneFits
 from scbignn_infer.query.gene_match import genes_only, match_genes, refuse_unfit
 from scbignn_infer.query.joined import FEWEST_CELLS, SAMPLE, shown_genes, silent_genes
 from scbignn_infer.query.layer_names import is_split, sum_of_layers, summands
-from scbignn_infer.query.matrices import choose_matrix, judge, passed_over, sample_rows
+from scbignn_infer.query.matrices import (
+    FEW_GENES,
+    MANY_GENES,
+    choose_matrix,
+    judge,
+    passed_over,
+    sample_rows,
+)
 from scbignn_infer.query.readers.query import refuse_counts_in_obsm
 from scbignn_infer.settings import AS_FOUND
 
@@ -26,7 +34,6 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
-    from scbignn_infer.network.panel import Panel
     from scbignn_infer.query.gene_fit import GeneFit
     from scbignn_infer.query.gene_match import GeneMatch, ModelGenes
     from scbignn_infer.query.matrices import Verdict
@@ -39,6 +46,8 @@ ENOUGH_OF_DEEP = 0.3
 """Cells with less than this share of the genes of a deep cell are not asked what they lack."""
 USUAL_WITHIN = 3.0
 """A cut of log-values whose estimated total is 10,000 within this factor was scaled to 10,000."""
+MOSTLY_EMPTY = 0.5
+"""Share of barcodes with hardly any gene above which the typical one is no cell."""
 MISFIT_CELLS = 512
 """Cells of a file that say how well it fits a model."""
 
@@ -57,6 +66,8 @@ class Choice:
     """Matrices that can be read and were not taken, and why."""
     misfit: float | None = None
     """Of the typical cell, where the model's certainty depends on it."""
+    few_counts: float | None = None
+    """Of the typical cell, where they are so few that the model is set to them."""
 
     @property
     def verdict(self) -> Verdict:
@@ -76,7 +87,15 @@ class Choice:
     @cached_property
     def panel(self) -> Panel:
         """Its genes in the model, for rows of what it holds."""
-        return self.fit.panel.of_rows(self.verdict.state, self.verdict.base, self.target_sum)
+        panel = self.fit.panel
+        if self.few_counts is not None:
+            tables = at_counts(self.bundle.statistics, self.few_counts)
+            panel = Panel.of(self.bundle, self.genes, tables)
+        return panel.of_rows(self.verdict.state, self.verdict.base, self.target_sum)
+
+    def for_graph(self, graph: str) -> Choice:
+        """Return it as it is, or, with the reference's graph, without what follows the cells."""
+        return replace(self, few_counts=None) if graph == "reference" else self
 
     @property
     def doubt(self) -> str:
@@ -152,6 +171,7 @@ def choose(
     choice = Choice(matrix, verdicts, fit, passed_over=rivals)
     if choice.verdict.state == "log1p-cut":
         choice = replace(choice, target_sum=_target_sum(query, choice))
+    choice = replace(choice, few_counts=_few_counts(query, choice))
     return with_misfit(query, choice) if measure_misfit else choice
 
 
@@ -160,6 +180,25 @@ def with_misfit(query: Query, choice: Choice) -> Choice:
     if choice.bundle.spec.certainty is None:
         return choice
     return replace(choice, misfit=typical_misfit(query, choice.matrix, choice.panel))
+
+
+def _few_counts(query: Query, choice: Choice) -> float | None:
+    """Return the counts of the typical cell, if these are few; genes that are lost count, too.
+
+    Barcodes with hardly any gene are no cells. If most are such, the file is not of cells alone,
+    and what is typical says nothing of these.
+    """
+    verdict, sample = choice.verdict, sample_rows(query.n_cells)
+    if not (verdict.state == "counts" and verdict.whole) or verdict.few > MOSTLY_EMPTY:
+        return None
+    if verdict.entries > SHALLOW * len(sample):  # each value is a count at least
+        return None
+    rows = query.rows(choice.matrix, sample)
+    totals = choice.fit.panel.densify.totals(rows)
+    is_cell = np.diff(rows.indptr) >= (FEW_GENES if rows.shape[1] >= MANY_GENES else 1)
+    totals = totals[is_cell & (totals > 0)]
+    typical = float(np.median(totals)) if len(totals) else np.inf
+    return typical if LEAST_COUNTS <= typical < SHALLOW else None
 
 
 def typical_misfit(query: Query, matrix: str, panel: Panel) -> float:

@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from scbignn_infer.errors import InputError, ScBiGNNError, is_want_of_memory, reason
 from scbignn_infer.query.readers.bounds import memory_of_machine
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
     import anndata as ad
 
+    from scbignn_infer._types import Array
     from scbignn_infer.query.identity import Identity
     from scbignn_infer.settings import Orientation
+
+SPATIAL = "spatial"
+"""Slot of obsm with the places of cells, as scanpy and squidpy have it."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,13 @@ class Source:
             (self.root if hasattr(self.root, "close") else self.root.store).close()
 
 
+class Places(Protocol):
+    """Tells where cells lie."""
+
+    def of(self, names: Sequence[str]) -> Array | None:
+        """Return x and y (n, 2) of cells; ``None`` if none of them is known."""
+
+
 class FileQuery(BaseQuery):
     """Cells of a file.
 
@@ -62,6 +73,10 @@ class FileQuery(BaseQuery):
     """Whether the file can be copied and get slots; else :meth:`to_adata` makes one that can."""
     identity: Identity
     """Which file was opened; :func:`~scbignn_infer.query.readers.open_query` sets it."""
+    notes: Sequence[str] = ()
+    """What the user should know of how it was read."""
+    places: Places | None = None
+    """Where the cells lie, if they are of a tissue."""
 
     def __init__(self, source: Source) -> None:
         self.path, self.name = source.path, str(source.path)
@@ -111,7 +126,11 @@ class FileQuery(BaseQuery):
         """Return all of the file in memory."""
         with self.errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of cells of one name, and of a file's age
-            return self._whole()
+            cells = self._whole()
+        where = None if self.places is None else self.places.of(self.cell_names())
+        if where is not None:
+            cells.obsm[SPATIAL] = where
+        return cells
 
     def close(self) -> None:
         """Close the file; a closed one stays so."""
@@ -126,9 +145,6 @@ class FileQuery(BaseQuery):
 
 class HeldFile(FileQuery, AnnDataQuery):
     """A file of a format that is read as a whole."""
-
-    notes: Sequence[str] = ()
-    """What the user should know of how it was read."""
 
     @abstractmethod
     def _load(self) -> ad.AnnData:

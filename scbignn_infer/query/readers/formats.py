@@ -17,13 +17,16 @@ from scbignn_infer.query.readers import (
     anndata_files,
     containers,
     folders,
+    h5seurat,
     loom,
     packed,
     rds,
+    spatial,
     stores,
     tables,
     tenx,
 )
+from scbignn_infer.query.readers.bounds import memory_of_machine
 from scbignn_infer.query.readers.files import Source, one_line
 
 if TYPE_CHECKING:
@@ -157,10 +160,19 @@ FORMATS = [
         sign="the name",
         how="Seurat 3 to 5 (the default assay; split layers are put together), "
         "SingleCellExperiment, or a matrix of genes x cells; see [from R](from_r.md)",
-        listed="an .rds file of R",
+        listed="an .rds or .h5seurat file of R",
         suffixes=(".rds",),
         extra="r",
         count_values=rds.count_values,
+    ),
+    Format(
+        "`.h5seurat` of SeuratDisk",
+        HDF5,
+        h5seurat.is_h5seurat,
+        h5seurat.H5SeuratFile,
+        sign="HDF5 with `assays` and `cell.names`",
+        how="the default assay, rows are streamed; see [from R](from_r.md)",
+        suffixes=(".h5seurat", ".h5Seurat"),
     ),
     Format(
         "`.csv`, `.tsv`, `.txt`, also `.gz`",
@@ -191,7 +203,7 @@ def without_suffixes(name: str) -> str:
 
 def values_held(path: Path) -> int | None:
     """Return about how many values reading a file holds; ``None`` where it is read in parts."""
-    row = _recognise(FILES, folders.place_of(path), None)
+    row = _recognise(FILES, spatial.place_of(path).path, None)
     return None if row is None or row.count_values is None else row.count_values(path)
 
 
@@ -244,8 +256,16 @@ def open_query(
             f"{path} is no plain file", expected=listed_formats(), do="save it as a file first"
         )
     try:
-        path = folders.place_of(path)
-        return _open(Source(path, known_genes, orientation, modality, table, most_bytes))
+        place = spatial.place_of(path)
+        orientation = orientation or place.orientation
+        source = Source(place.path, known_genes, orientation, modality, table, most_bytes)
+        query = _open(source)
+        note = ""
+        if place.path != path:
+            most = memory_of_machine() if most_bytes is None else most_bytes
+            query.places, note = spatial.positions(place.path, most)
+        query.notes = [*query.notes, *filter(None, (place.note, note))]
+        return query
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({reason(error)})",

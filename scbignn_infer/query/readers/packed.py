@@ -21,7 +21,7 @@ PACKERS = (
 """Where a packed file says what it is, who packs it so, and what unpacks it."""
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
-OF_OTHER_PROGRAMS = (".rda", ".rdata", ".h5seurat", ".xlsx", ".xls")
+OF_OTHER_PROGRAMS = (".rda", ".rdata", ".xlsx", ".xls")
 IN_R = "in R: zellkonverter::writeH5AD(as.SingleCellExperiment(object), 'cells.h5ad')"
 
 

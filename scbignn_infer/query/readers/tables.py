@@ -39,6 +39,8 @@ NO_GENES = (
 """Rows of htseq-count with reads of no gene."""
 COSMX = ("fov", "cell_id")
 """Columns of CosMx that name a cell together, in lower case."""
+CONTROL = re.compile(r"(Blank-|NegPrb|Negative|SystemControl|FalseCode)\d+")
+"""Names of probes of MERSCOPE and CosMx that no gene has, which tell how much is noise."""
 COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?|[+-]?\d{1,3}(?:,\d{3})+")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 COLUMNS = 100
@@ -87,6 +89,10 @@ class TableFile(HeldFile):
         table.index = table.index.astype(str).rename(None)
         if self._orientation(table) == "genes-by-cells":
             table = table.T
+        controls = [CONTROL.fullmatch(str(name)) is not None for name in table.columns]
+        if any(controls):
+            table = table.loc[:, np.invert(controls)]
+            self.notes.append(f"control probes are no genes and are left out: {sum(controls)}")
         values = sp.csr_matrix(table.to_numpy(dtype=np.float32))
         obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
         return ad.AnnData(values, obs=obs, var=var)
@@ -205,7 +211,8 @@ def _cells_and_genes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     rows, columns = table.index.isin(NO_GENES), table.columns.isin(NO_CELLS)
     if rows.any() or columns.any():
         table = table.loc[~rows, ~columns]
-    named = {str(name).lower(): name for name in (table.index.name, *table.columns)}
+    names = [table.index.name, *table.columns]
+    named = {str(name).lower(): name for name in reversed(names)}  # cell_ID before cell_id
     if not named.keys() >= set(COSMX):
         return table, []
     if str(table.index.name).lower() in COSMX:

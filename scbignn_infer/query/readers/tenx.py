@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
     from scbignn_infer.query.readers.files import Source
 
+CONTROL = re.compile(r"control|codeword")
+"""Feature types of Xenium that are no genes, such as "Negative Control Probe"."""
 FOLDER = "folder with matrix.mtx, features.tsv (or genes.tsv) and barcodes.tsv, plain or .gz"
 MATRIX = ("matrix.mtx", "matrix.mtx.gz")
 FEATURES = ("features.tsv", "features.tsv.gz", "genes.tsv", "genes.tsv.gz")
@@ -111,7 +114,8 @@ class H5File(FileQuery):
     def _whole(self) -> ad.AnnData:
         import anndata as ad
 
-        return ad.AnnData(self._matrix[:], obs=self._obs(), var=self._genes.copy())
+        whole = ad.AnnData(self._matrix[:], obs=self._obs(), var=self._genes.copy())
+        return _without_controls(whole)
 
 
 FEATURE_NAMES = ("name", "gene_names", "gene_name")
@@ -126,6 +130,13 @@ FEATURE_COLUMNS = {
 
 def _text(values: Any) -> list[str]:
     return [as_text(value) for value in values[:]]
+
+
+def _without_controls(cells: ad.AnnData) -> ad.AnnData:
+    """Return cells without what a panel measures beside its genes to tell how much is noise."""
+    types = cells.var.get("feature_types", [])
+    controls = [CONTROL.search(str(kind).lower()) is not None for kind in types]
+    return cells[:, [not c for c in controls]].copy() if any(controls) else cells
 
 
 def is_folder(path: Path) -> bool:
@@ -217,3 +228,6 @@ class MatrixFolder(HeldFile):
             var["feature_types"] = features[2].to_numpy()
         obs = pd.DataFrame(index=barcodes[0].to_numpy())
         return ad.AnnData(sp.csr_matrix(matrix.T), obs=obs, var=var)
+
+    def _whole(self) -> ad.AnnData:
+        return _without_controls(super()._whole())
