@@ -957,11 +957,14 @@ def test_what_to_do_next_is_said(run, query, tmp_path):
     """By commands that work as they stand; and not to programs."""
     start = ["annotate", query, "-m", "human-pbmc", "--overwrite"]
     said = run(*start).stderr.splitlines()
-    assert said[-2] == "next     to see the cells on a map, add --report report.html"
+    _, _, command = said[-2].partition("to see the cells on a map: ")
+    assert "report" in run(*shlex.split(command)[1:]).output
     _, _, command = said[-1].partition("to see what the unknown cells are: ")
     words = shlex.split(command)
     assert words[0] == "scbignn-infer"
     assert "unknown because" in run(*words[1:]).stdout
+    table = run(*start, "-o", tmp_path / "labels.csv").stderr.splitlines()
+    assert table[-2] == "next     to see the cells on a map, add --report report.html"
     *_, line = run(*start, "--no-unknown").stderr.splitlines()
     _, _, command = line.partition("to see the genes behind each label: ")
     assert "its cells show" in run(*shlex.split(command)[1:]).stdout

@@ -94,7 +94,10 @@ def _print_clusters(console: Console, key: str, clusters: list[dict[str, Any]]) 
 
 def _next_steps(summary: Summary, model: str, report: Path | None) -> tuple[str, str]:
     """Say in two lines how to look at the labels."""
+    output = summary["output"]
     look = "to see the cells on a map, add --report report.html"
+    if output.endswith(".h5ad"):
+        look = f"to see the cells on a map: scbignn-infer report {shlex.quote(output)}"
     if report is not None:
         look = f"open {report} in a browser"
     why = f"scbignn-infer explain {shlex.quote(summary['input'])} -m {shlex.quote(model)}"
