@@ -38,7 +38,7 @@ from scbignn_training.recipe import Source
 from shelf import common_labels, common_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scbignn_training.data import Study
     from scbignn_training.recipe import Recipe
@@ -98,9 +98,9 @@ class Case:
         return common_names(self.recipe, types, set(labels)) if self.recipe else np.array(types)
 
 
-def cases(models: Path) -> Iterator[Case]:
+def cases(models: Path, recipes: Sequence[str] = ()) -> Iterator[Case]:
     """Yield bundles with a file, and what it tests."""
-    for recipe, bundle, source in held_out_study.cases(models):
+    for recipe, bundle, source in held_out_study.cases(models, recipes):
         yield Case(bundle, "held out", source, recipe)
     for tests, table in (("type left out", LEFT_OUT), ("foreign", FOREIGN)):
         for name, sources in table.items():
@@ -165,10 +165,11 @@ def main() -> None:
     """Write a JSON list with a row for each model, file, cut and rule."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the models")
+    parser.add_argument("--recipe", action="append", default=[], help="name of one, for its twins")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rows = []
-    for case in cases(arguments.models):
+    for case in cases(arguments.models, arguments.recipe):
         if not case.bundle.exists():
             print(f"{case.bundle} is not there", flush=True)
             continue
