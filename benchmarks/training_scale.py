@@ -56,9 +56,19 @@ def resample(study: Study, n_cells: int, n_genes: int, seed: int) -> ad.AnnData:
     return ad.AnnData(sp.csr_matrix(sp.vstack(blocks)), obs, var)
 
 
-def measure(file: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """Train on a file in a process of its own."""
-    arguments = [file, "--label-key", "cell_type", "--name", "scale", "-o", folder, "--overwrite"]
+def measure(file: Path, folder: Path, threads: int, *options: str) -> dict[str, Any]:
+    """Train on a file in a process of its own, with some more options of ``train``."""
+    arguments = [
+        file,
+        *options,
+        "--label-key",
+        "cell_type",
+        "--name",
+        "scale",
+        "-o",
+        folder,
+        "--overwrite",
+    ]
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", COMMAND, "train", *map(str, arguments), "--threads", str(threads)],

@@ -30,6 +30,7 @@ from scbignn_training.calibrate import (
 )
 from scbignn_training.cell_level import cells_of_graph
 from scbignn_training.checkpoint import key_of
+from scbignn_training.chosen import MOST_CELLS, MOST_VALUES, Wanted
 from scbignn_training.crossfit import (
     BANK_CELLS,
     cross_fit,
@@ -41,7 +42,7 @@ from scbignn_training.crossfit import (
 from scbignn_training.data import (
     Cells,
     Origin,
-    Wanted,
+    count_cells,
     join,
     read_study,
     relabelled,
@@ -56,12 +57,13 @@ from scbignn_training.gaps import Gaps
 from scbignn_training.gene_level import fit_gene_level, run_cells, steps_of
 from scbignn_training.labels import found_in, placeholders
 from scbignn_training.profiles import ontology_of, read_profiles
+from scbignn_training.progress import Progress
 from scbignn_training.run import BARE
-from scbignn_training.sampling import even, stratified
+from scbignn_training.sampling import even, level, stratified
 from scbignn_training.simulate import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import scipy.sparse as sp
 
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
     from scbignn_training.evaluate import Outcome
     from scbignn_training.labels import Finding
     from scbignn_training.profiles import ProfileSet
-    from scbignn_training.recipe import Recipe
+    from scbignn_training.recipe import Recipe, Source
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -81,6 +83,8 @@ HOLD_OUT = 5
 """The most twins that are trained to score studies left out."""
 STUDY_PANELS = 2000, 500
 """Genes that studies left out are cut to, to fit the certainty."""
+LARGE = 100_000
+"""Cells above which the twins that score studies left out are trained shorter."""
 NEVER = -1e4
 """Logit of a type that a split does not know."""
 
@@ -228,8 +232,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         A file is missing or differs from the recipe, or the data cannot be trained on.
     """
     run.say("reading the references")
-    cells, profiles = read_cells(recipe)
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
+    cells, profiles = read_cells(recipe, run)
+    foreign = _read_foreign(recipe, run)
     species = tell_species(recipe.species, [*cells, *foreign])
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
     reference = _join(recipe, cells, profiles)
@@ -237,6 +241,9 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
+    tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
+    assays = dict.fromkeys(a for c in cells for a in c.assays)
+    del cells, profiles  # a large reference is there once
     model = fit(
         reference,
         foreign,
@@ -247,8 +254,6 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     )
     if recipe.label_threshold is not None:
         model = replace(model, label_threshold=recipe.label_threshold)
-    tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
-    assays = dict.fromkeys(a for c in cells for a in c.assays)
     return replace(model, species=species, tissue=", ".join(tissues), assays=list(assays))
 
 
@@ -270,23 +275,46 @@ def check(recipe: Recipe) -> list[Finding]:
     return found_in(cells, _join(recipe, cells, profiles), recipe.merge, recipe.min_cells)
 
 
-def read_cells(recipe: Recipe) -> tuple[list[Study], list[ProfileSet]]:
+def read_cells(recipe: Recipe, run: Run = BARE) -> tuple[list[Study], list[ProfileSet]]:
     """Return the labelled cells of a recipe, read and simulated, and its profiles."""
     profiles = read_tables(recipe)
-    return [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles
+    return [*_read_labelled(recipe, run), *_simulated(recipe, profiles)], profiles
 
 
-def _read_labelled(recipe: Recipe) -> list[Study]:
+def _rooms(recipe: Recipe, sources: Sequence[Source]) -> tuple[int, int]:
+    """Return how many cells of each file may be read, and values of them; 0 for any number."""
+    if recipe.max_cells is not None and not recipe.max_cells:
+        return 0, 0
+    most = MOST_CELLS if recipe.max_cells is None else recipe.max_cells
+    room = level([count_cells(s.locate()) for s in sources], most) if len(sources) > 1 else most
+    return room, MOST_VALUES * room // most if recipe.max_cells is None else 0
+
+
+def _read_foreign(recipe: Recipe, run: Run) -> list[Study]:
+    rooms = _rooms(recipe, recipe.foreign)
+    return [
+        read_study(
+            s.locate(),
+            wanted=Wanted(None, s.exclude, (), 0, *rooms, recipe.settings.seed),
+            progress=Progress(run.say, unit="cells"),
+        )
+        for s in recipe.foreign
+    ]
+
+
+def _read_labelled(recipe: Recipe, run: Run) -> list[Study]:
     found: list[Study] = []
+    rooms = _rooms(recipe, recipe.reference)
     for source in recipe.reference:
         wanted = Wanted(
             recipe.label_key,
             source.exclude,
             source.study_key,
             recipe.max_cells_per_type,
+            *rooms,
             recipe.settings.seed,
         )
-        study = read_study(source.locate(), wanted=wanted)
+        study = read_study(source.locate(), wanted=wanted, progress=Progress(run.say, unit="cells"))
         for change in recipe.relabel:
             if not change.studies or source.called in change.studies:
                 study = relabelled(study, change.label, change.to, change.genes)
@@ -387,10 +415,11 @@ def fit(
     if not by_study and not has_em:
         validation, splits = "out of fold", []
     n, most = len(reference.codes), settings.em_iterations if has_em else 0
-    sizes = [*(len(inside) for inside, _ in splits), n]
+    twin = settings.shorter() if n > LARGE else settings
+    steps = [_steps(len(inside), twin, most) for inside, _ in splits]
     run = run.watched(
         lambda: key_of(reference, foreign, settings, run.device),
-        steps=sum(_steps(size, settings, most) for size in sizes),
+        steps=sum(steps) + _steps(n, settings, most),
     )
     history: list[EMIteration] = []
     outcomes: list[Outcome] = []
@@ -402,12 +431,14 @@ def fit(
                 reference,
                 foreign,
                 *rows,
-                settings,
+                twin,
                 run=run.within(f"split {i + 1} of {len(splits)}"),
                 follow_file=follow_file,
             )
             for i, rows in enumerate(splits)
         ]
+        if not has_em or n > LARGE:  # a split is done with, and its cells, before the next begins
+            found = [iter(list(outcome)) for outcome in found]
         history, outcomes = selection.keep(found, settings.em_tolerance, run.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
     run.progress.expect(_steps(n, settings, iterations))
