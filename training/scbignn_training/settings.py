@@ -121,18 +121,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
 
-    def shorter(self) -> Settings:
-        """Return the settings of twins that score studies left out of a large reference."""
-        most = {
-            "max_steps": 1000,
-            "covariance_cells": 20_000,
-            "logistic_cells": 6000,
-            "graph_cells": 4000,
-        }
-        return msgspec.structs.replace(
-            self, **{name: min(n, getattr(self, name)) for name, n in most.items()}
-        )
-
     def as_record(self) -> dict[str, float | int | str]:
         """Return the settings as flat JSON values."""
         values = msgspec.to_builtins(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ from scbignn_training.progress import Progress
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, level, stratified
 from scbignn_training.simulate import simulate
+from scbignn_training.sizes import LARGE, of_twins, suited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -83,8 +85,6 @@ HOLD_OUT = 5
 """The most twins that are trained to score studies left out."""
 STUDY_PANELS = 2000, 500
 """Genes that studies left out are cut to, to fit the certainty."""
-LARGE = 100_000
-"""Cells above which the twins that score studies left out are trained shorter."""
 NEVER = -1e4
 """Logit of a type that a split does not know."""
 
@@ -145,6 +145,8 @@ class Model:
         Where the networks were trained.
     species, tissue, assays
         Of all cells; the latter as files of the CELLxGENE schema say.
+    not_read
+        Labelled cells of the files that were not read, by the reason.
     """
 
     pair: Pair
@@ -171,6 +173,7 @@ class Model:
     species: str = ""
     tissue: str = ""
     assays: list[str] = field(default_factory=list)
+    not_read: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,6 +246,9 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
     tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
     assays = dict.fromkeys(a for c in cells for a in c.assays)
+    not_read: Counter[str] = Counter()
+    for study in cells:
+        not_read.update(study.left_out)
     del cells, profiles  # a large reference is there once
     model = fit(
         reference,
@@ -254,7 +260,13 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     )
     if recipe.label_threshold is not None:
         model = replace(model, label_threshold=recipe.label_threshold)
-    return replace(model, species=species, tissue=", ".join(tissues), assays=list(assays))
+    return replace(
+        model,
+        species=species,
+        tissue=", ".join(tissues),
+        assays=list(assays),
+        not_read=dict(not_read),
+    )
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -403,6 +415,7 @@ def fit(
     InputError
         Too few cells, or none with counts, or too few genes in common.
     """
+    settings = suited(settings, reference)
     if np.bincount(reference.codes).min() < settings.folds:
         raise InputError(
             f"a type with {np.bincount(reference.codes).min()} cells",
@@ -415,7 +428,7 @@ def fit(
     if not by_study and not has_em:
         validation, splits = "out of fold", []
     n, most = len(reference.codes), settings.em_iterations if has_em else 0
-    twin = settings.shorter() if n > LARGE else settings
+    twin = of_twins(settings, reference)
     steps = [_steps(len(inside), twin, most) for inside, _ in splits]
     run = run.watched(
         lambda: key_of(reference, foreign, settings, run.device),
