@@ -211,7 +211,16 @@ class TestOptions:
             *("--adapt", "one.h5ad", "--adapt", "two.h5ad"),
             *("--tissue", "lung", "--min-cells", 5, "--seed", 3, "--threads", 1),
             *("--study-key", "donor", "--study-key", "batch", "--max-cells-per-type", 50),
-            *("--keep-label", "doublet", "--citation", "Doe 2026", "--licence", "CC0"),
+            *(
+                "--max-cells",
+                5000,
+                "--keep-label",
+                "doublet",
+                "--citation",
+                "Doe 2026",
+                "--licence",
+                "CC0",
+            ),
             *("--description", "Lungs."),
         )
         (recipe,) = made
@@ -224,6 +233,7 @@ class TestOptions:
         assert [(s.citation, s.licence) for s in recipe.reference] == [("Doe 2026", "CC0")] * 2
         assert (recipe.max_cells_per_type, recipe.keep) == (50, ["doublet"])
         assert (recipe.description, recipe.licence) == ("Lungs.", "CC0")
+        assert recipe.max_cells == 5000
 
     def test_references_of_one_stem_are_numbered(self, run, made):
         files = ("one/cells.h5ad", "two/cells.h5ad", "other.h5ad")

@@ -450,8 +450,8 @@ def fit(
             )
             for i, rows in enumerate(splits)
         ]
-        if not has_em or n > LARGE:  # a split is done with, and its cells, before the next begins
-            found = [iter(list(outcome)) for outcome in found]
+        if not has_em or n > LARGE:
+            found = [_at_once(outcome) for outcome in found]
         history, outcomes = selection.keep(found, settings.em_tolerance, run.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
     run.progress.expect(_steps(n, settings, iterations))
@@ -587,6 +587,11 @@ def fit_start(
     )
     gene.temperature = crossfit.temperature
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
+
+
+def _at_once(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes of a split that is done with, and its cells, before the next one begins."""
+    yield from list(outcomes)
 
 
 def _split_outcomes(
