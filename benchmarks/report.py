@@ -256,6 +256,20 @@ def rare(found: list[Row]) -> list[str]:
     return lines
 
 
+def fine(found: list[Row]) -> list[str]:
+    """Return a table of studies with many types of few cells, by methods."""
+    found = [r | {"study": r["task"].rsplit(" #", 1)[0]} for r in found]
+    return by("study", found, list(dict.fromkeys(r["method"] for r in found)))
+
+
+def atlas(found: list[Row]) -> list[str]:
+    """Return a table of trainings on atlases."""
+    timed = [
+        r | {"minutes": r["seconds"] / 60, "cpu_minutes": r["cpu_seconds"] / 60} for r in found
+    ]
+    return table(timed, ATLAS)
+
+
 def speed(found: list[Row]) -> list[str]:
     """Return a table of whole processes, and how scBiGNN's time divides among its stages."""
     found = medians(found)
@@ -380,6 +394,14 @@ DESCENT = {
     "tissue": ("tissue", ""),
     "most probable type": ("flat", ".3f"),
     "down the ontology": ("descent", ".3f"),
+}
+ATLAS = {
+    "cells in the file": ("cells", ",d"),
+    "file, GB": ("file_gb", ".1f"),
+    "threads": ("threads", "d"),
+    "minutes": ("minutes", ".0f"),
+    "CPU minutes": ("cpu_minutes", ".0f"),
+    "memory at most, GiB": ("peak_gib", ".1f"),
 }
 PLAIN = {
     "depth": DEPTH,
@@ -625,7 +647,7 @@ def main() -> None:
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
     makers: dict[str, Callable[[Any], list[str]]] = {"adapt": adapted, "adapt_few": few_cells}
     page = fill(page, "paper", paper(rows("paper") or rows("folds")))
-    makers |= {"rare": rare}
+    makers |= {"rare": rare, "fine": fine, "atlas": atlas}
     makers |= {name: partial(table, columns=columns) for name, columns in PLAIN.items()}
     for name, make in makers.items():
         if found := results(name):
