@@ -32,7 +32,7 @@ def test_a_large_one_has_smaller_graphs_and_its_twins_fewer_steps(large):
         name for name in Settings.__struct_fields__ if getattr(twin, name) != getattr(model, name)
     }
     assert model == msgspec.structs.replace(settings, graph_cells=6000)
-    assert changed == {"max_steps", "covariance_cells", "logistic_cells", "graph_cells"}
+    assert changed == {"max_steps", "covariance_cells", "logistic_cells", "graph_cells", "folds"}
 
 
 def test_bounds_that_are_lower_stay(large):

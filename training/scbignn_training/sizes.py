@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 LARGE = 100_000
 """Cells of a reference above which graphs to train on are smaller, and twins are shorter."""
 LARGE_GRAPH = 6000
-SHORT = {"max_steps": 1000, "covariance_cells": 20_000, "logistic_cells": 6000, "graph_cells": 4000}
+SHORT = {
+    "max_steps": 1000,
+    "covariance_cells": 20_000,
+    "logistic_cells": 6000,
+    "graph_cells": 4000,
+    "folds": 2,
+}
 """Bounds of the twins that score studies left out of a large reference."""
 FINE_TYPES, FINE_CELLS = 20, 100
 """A reference with so many types, of which most have fewer measured cells than this, is fine."""
