@@ -4,7 +4,8 @@ Run: ``python benchmarks/atlas.py --cells 50000,1000000 --out FILE.json`` (needs
 ``training`` and the profiles beside ``SCBIGNN_DATA``). A pool of cells is simulated from the
 profiles of 200 types. The atlas is drawn from it with replacement; each of 30 studies thins the
 counts of each gene by a rate of its own, to about 1,000 counts a cell, so no two cells are alike.
-``train`` runs as a process of its own. A run that was killed goes on with the same command, if the
+``train`` runs as a process of its own; ``--only-read`` runs ``train --check``, which reads, joins,
+and looks at the labels. A run that was killed goes on with the same command, if the
 folder is given (``--folder``) and kept.
 """
 
@@ -25,7 +26,7 @@ from anndata.io import write_elem
 from scbignn_training.profiles import read_profiles
 from scbignn_training.recipe import Source
 from scbignn_training.simulate import Simulation, simulate
-from training_scale import measure
+from training_scale import measure, spend
 
 if TYPE_CHECKING:
     from scbignn_training.data import Study
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="for the atlas and unfinished runs; is kept")
     parser.add_argument("--only-write", action="store_true", help="make the atlas, do not train")
+    parser.add_argument("--only-read", action="store_true", help="train --check alone")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found = []
@@ -123,7 +125,11 @@ def main() -> None:
                 continue
             row: dict[str, Any] = {"cells": n, "genes": GENES, "types": TYPES, "studies": STUDIES}
             row |= {"threads": arguments.threads, "file_gb": round(file.stat().st_size / 1e9, 2)}
-            row |= measure(file, folder, arguments.threads, "--study-key", "study")
+            if arguments.only_read:
+                columns = ["--label-key", "cell_type", "--study-key", "study"]
+                row |= spend([file, *columns, "--check"], arguments.threads)
+            else:
+                row |= measure(file, folder, arguments.threads, "--study-key", "study")
             found.append(row)
             print(row, flush=True)
             arguments.out.write_text(json.dumps(found, indent=0))
