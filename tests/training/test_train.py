@@ -358,7 +358,7 @@ def test_progress_is_told_in_steps_of_all_networks(recipe, model):
     shares = [int(line.split(": ")[1].split(" %")[0]) for line in lines]
     assert shares == sorted(shares)
     assert shares[0] == 0
-    assert shares[-1] == 100
+    assert 80 < shares[-1] < 100  # at the start of the last stage
     assert all("left" in line for line in lines[1:])
 
 

@@ -18,7 +18,7 @@ from scbignn_infer.annotation.scores import (
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import EMIteration, StudyScores
 from scbignn_training import em, selection
-from scbignn_training.augment import cut_genes, views
+from scbignn_training.augment import VIEWS, cut_genes, views
 from scbignn_training.blocks import moments
 from scbignn_training.calibrate import (
     Probe,
@@ -29,7 +29,7 @@ from scbignn_training.calibrate import (
     fit_threshold,
     towards,
 )
-from scbignn_training.cell_level import cells_of_graph
+from scbignn_training.cell_level import cells_of_graph, level_steps
 from scbignn_training.checkpoint import key_of
 from scbignn_training.chosen import MOST_CELLS, MOST_VALUES, Wanted
 from scbignn_training.crossfit import (
@@ -429,10 +429,11 @@ def fit(
         validation, splits = "out of fold", []
     n, most = len(reference.codes), settings.em_iterations if has_em else 0
     twin = of_twins(settings, reference)
-    steps = [_steps(len(inside), twin, most) for inside, _ in splits]
+    n_classes = len(reference.cell_types)
+    steps = [_steps(len(inside), n_classes, twin, most) for inside, _ in splits]
     run = run.watched(
         lambda: key_of(reference, foreign, settings, run.device),
-        steps=sum(steps) + _steps(n, settings, most),
+        steps=sum(steps) + _steps(n, n_classes, settings, most),
     )
     history: list[EMIteration] = []
     outcomes: list[Outcome] = []
@@ -454,7 +455,7 @@ def fit(
             found = [_at_once(outcome) for outcome in found]
         history, outcomes = selection.keep(found, settings.em_tolerance, run.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
-    run.progress.expect(_steps(n, settings, iterations))
+    run.progress.expect(_steps(n, n_classes, settings, iterations))
     run.say(f"training both levels on {n} cells")
     start = fit_start(reference, foreign, settings, run)
     if iterations:
@@ -550,11 +551,15 @@ def _sure(certainty: Certainty, outcome: Outcome) -> Array:
     return calibrate(outcome.logits, temperature_by(certainty, as_is.coverage, as_is.misfit))
 
 
-def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
-    """Return the steps of the networks of all folds, of all cells and of EM."""
-    inside = n_cells - n_cells // settings.folds
+def _steps(n_cells: int, n_classes: int, settings: Settings, em_iterations: int) -> int:
+    """Return the steps of the networks of all folds, of all cells and of EM, and of cell levels."""
+    outside = n_cells // settings.folds
+    inside = n_cells - outside
     first = settings.folds * steps_of(inside, settings) + steps_of(n_cells, settings)
-    return first + em_iterations * steps_of(n_cells, settings, again=True)
+    graphs = [min(outside, cells_of_graph(n_classes, settings))] * VIEWS * settings.folds
+    levels = level_steps(graphs, n_classes, settings) * (1 + (settings.teacher == "cell"))
+    again = steps_of(n_cells, settings, again=True)
+    return first + levels + em_iterations * (again + levels)
 
 
 def fit_start(
