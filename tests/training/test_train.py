@@ -20,7 +20,7 @@ from scbignn_training import em, selection
 from scbignn_training import train as module
 from scbignn_training.blocks import with_values
 from scbignn_training.calibrate import fit_temperature, fit_threshold
-from scbignn_training.crossfit import cross_fit
+from scbignn_training.crossfit import cross_fit, fold_levels
 from scbignn_training.data import rank_genes, read_study
 from scbignn_training.evaluate import Outcome, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel
@@ -89,7 +89,9 @@ class TestTheModel:
     def test_scores_and_trust_are_those_of_cells_out_of_fold(self, model, start, settings):
         """Gene levels of the folds label each cell once as it is; all views give the scale."""
         labelled, types = start.labelled, model.reference.cell_types
-        folds = cross_fit(labelled, len(types), start.variability, settings)
+        folds = cross_fit(
+            labelled, fold_levels(labelled, len(types), settings), start.variability, settings
+        )
         logits = []
         for view, graph in zip(folds, start.crossfit.graphs, strict=True):
             gene = (view.logits / model.pair.gene.temperature).log_softmax(1)

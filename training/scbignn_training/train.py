@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -34,7 +35,9 @@ from scbignn_training.checkpoint import key_of
 from scbignn_training.chosen import MOST_CELLS, MOST_VALUES, Wanted
 from scbignn_training.crossfit import (
     BANK_CELLS,
+    best_blend,
     cross_fit,
+    fold_levels,
     misfit_and_coverage,
     probe,
     settle,
@@ -62,7 +65,7 @@ from scbignn_training.progress import Progress
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, level, stratified
 from scbignn_training.simulate import simulate
-from scbignn_training.sizes import LARGE, of_twins, suited
+from scbignn_training.sizes import LARGE, is_fine, of_twins, suited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -577,8 +580,14 @@ def fit_start(
     x = labelled.expression
     variability = _variability(x, labelled.gaps)
     measured = ~reference.simulated
-    folds = cross_fit(labelled, n_classes, variability, settings, run, measured=measured)
-    crossfit = settle(folds, settings)
+    levels = fold_levels(labelled, n_classes, settings, run)
+    if is_fine(reference) and len(np.unique(reference.studies)) == 1:
+        settings = msgspec.structs.replace(settings, blend=best_blend(labelled, levels, settings))
+        for fold in levels:
+            fold.level.blend = settings.blend
+    crossfit = settle(
+        cross_fit(labelled, levels, variability, settings, measured=measured), settings
+    )
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
     gene = fit_gene_level(
