@@ -259,7 +259,8 @@ def rare(found: list[Row]) -> list[str]:
 def fine(found: list[Row]) -> list[str]:
     """Return a table of studies with many types of few cells, by methods."""
     found = [r | {"study": r["task"].rsplit(" #", 1)[0]} for r in found]
-    return by("study", found, list(dict.fromkeys(r["method"] for r in found)))
+    shown = [m for m in dict.fromkeys(r["method"] for r in found) if "level" not in m]
+    return by("study", found, [m for m in shown if "discriminant" not in m])
 
 
 def atlas(found: list[Row]) -> list[str]:
