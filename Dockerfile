@@ -1,8 +1,11 @@
 # scbignn-infer as a command in an image; docs/docker.md says how to use it.
-#   docker build -t scbignn-infer .
-#   docker build -t scbignn-infer:gpu --build-arg DEVICE=gpu .
+#   docker build -t scbignn-infer:0.2.0 .
+#   docker build -t scbignn-infer:0.2.0-gpu --build-arg DEVICE=gpu .
+# BASE may name the base image by its digest: packaging/image.sh.
 
-FROM python:3.12-slim-trixie AS build
+ARG BASE=python:3.12-slim-trixie
+
+FROM $BASE AS build
 ARG DEVICE=cpu
 ENV PATH=/opt/scbignn/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \
@@ -57,7 +60,13 @@ RUN pip --python /opt/scbignn/bin/python install --no-cache-dir --no-deps . \
     > /opt/scbignn/lib/python3.12/site-packages/copied_cache.py \
     && NUMBA_CACHE_LOCATOR_CLASSES=copied_cache.CopiedCache python -c "import pynndescent"
 
-FROM python:3.12-slim-trixie
+FROM $BASE
+# Workflow engines run commands of their own in the image: it has no entry point, and ps, by which
+# Nextflow measures them. A pinned version would stop the build when Debian replaces it.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends procps \
+    && rm -rf /var/lib/apt/lists/*
 LABEL org.opencontainers.image.title="scbignn-infer" \
       org.opencontainers.image.description="Cell types for single-cell RNA-seq" \
       org.opencontainers.image.licenses="BSD-3-Clause" \
@@ -72,5 +81,4 @@ ENV PATH=/opt/scbignn/bin:$PATH \
     NUMBA_CACHE_LOCATOR_CLASSES=copied_cache.CopiedCache
 WORKDIR /data
 USER 10001:10001
-ENTRYPOINT ["scbignn-infer"]
-CMD ["--help"]
+CMD ["scbignn-infer", "--help"]

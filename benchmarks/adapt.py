@@ -41,18 +41,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 PAIRS = (*tasks.PAIRS, ("zheng", "kang"))
-TWINS = {"mouse-pancreas": ("baron", "bastidas"), "human-pbmc": ("kang", "pbmc3k", "zheng")}
+TWINS = {
+    "mouse-pancreas": ("baron", "bastidas"),
+    "human-pbmc": ("kang", "pbmc3k", "zheng", "scp", "sra"),
+}
 LEFT_OUT = (
     ("kang", "CD14 Mono", "pbmc3k"),
     ("zheng", "NK", "pbmc3k"),
     ("baron", "alpha", "neuca"),
 )
 """A frequent type that the model of a study is not taught, and a query that has it."""
-FRESH: tuple[tuple[str, str, str, dict[str, str]], ...] = (
-    ("human-pancreas", "pancreas_enge_2017.h5ad", "cell_type", {"mesenchymal": "stellate"}),
-    ("human-pbmc", "pbmc_6studies_sccomp.h5ad", "cell_type_common", {}),
-)
-"""Studies that were not looked at while settings were chosen."""
 METHODS = {
     "without": None,
     "adapt": Adaptation(),
@@ -126,15 +124,11 @@ def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
         yield f"{reference} without {left_out} -> {query}", bundle, cells
     yield from twins_of("human-pbmc", models)
     for name, sources in OTHERS.items():
-        recipe = read_recipe(ROOT / "training" / "recipes" / f"{name}.toml")
+        path = ROOT / "training" / "recipes" / f"{name}.toml"
+        recipe = read_recipe(path)
         for source in sources:
-            bundle = ROOT / "exported_models" / name
-            yield f"{name} -> {source.called}", bundle, labelled(recipe, source)
-    for name, file, key, merge in FRESH:
-        cells = read_study(Source(file=file).locate(), label_key=key)
-        truth = np.array([merge.get(x, x) for x in cells.labels], object)
-        bundle = ROOT / "exported_models" / name
-        yield f"{name} -> {file.split('_')[1]}", bundle, replace(cells, labels=truth)
+            bundle = twin(path, recipe, source, models)[1]
+            yield f"{name} without {source.called}", bundle, labelled(recipe, source)
 
 
 def scores(found: Annotation, truth: Array) -> dict[str, Any]:

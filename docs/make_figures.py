@@ -1,4 +1,7 @@
-"""Draw figures/report.svg, parts of the report of the example: ``python docs/make_figures.py``."""
+"""Draw the report and the map of the example, for the docs: ``python docs/make_figures.py``.
+
+figures/report.svg holds parts of the report, and figures/example_map.png is one of its figures.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +18,29 @@ from click.testing import CliRunner
 
 from scbignn_infer.cli import main
 
-FIGURE = Path(__file__).with_name("figures") / "report.svg"
+FIGURES = Path(__file__).with_name("figures")
 EXAMPLE = "pbmc700.h5ad"
 MAP, LEFT, TOP = 420.0, 12.0, 96.0
 """Side of the map and its corner."""
 FONT = "font-family:system-ui,'Segoe UI',Roboto,sans-serif;fill:#222"
 
 
-def report() -> str:
-    """Label the example and return its report."""
+def report() -> tuple[str, bytes]:
+    """Label the example and return its report and its map for print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for command in (
             ["example", "-o", str(folder)],
-            ["annotate", str(folder / EXAMPLE), "--report", str(folder / "report.html")],
+            [
+                *("annotate", str(folder / EXAMPLE), "--report", str(folder / "report.html")),
+                *("--figures", str(folder / "figures")),
+            ],
         ):
             done = CliRunner().invoke(main, command, catch_exceptions=False)
             if done.exit_code:
                 raise SystemExit(done.output)
-        return (folder / "report.html").read_text(encoding="utf-8")
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        return page, (folder / "figures" / "map.png").read_bytes()
 
 
 def text(x: float, y: float, said: str, size: int = 13, weight: int = 400) -> str:
@@ -47,6 +54,17 @@ def numbers(packed: str, kind: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(base64.b64decode(packed), dtype=kind)
 
 
+def mark(x: float, y: float, size: float, kind: dict[str, Any]) -> str:
+    """Return the sign of a label: a dot, or for the later ones a ring, a cross, a triangle."""
+    colour, form = kind["colour"], kind["pattern"]
+    if form < 2:
+        look = f'fill="{colour}"' if form == 0 else f'fill="none" stroke="{colour}"'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size}" {look}/>'
+    lines = "M-1,-1L1,1M-1,1L1,-1" if form == 2 else "M-1,1L0,-1L1,1Z"
+    place = f'transform="translate({x:.1f} {y:.1f}) scale({size})"'
+    return f'<path d="{lines}" {place} fill="none" stroke="{colour}" stroke-width=".4"/>'
+
+
 def drawn_map(data: dict[str, Any]) -> list[str]:
     """Return the cells at their places, coloured by label, and the legend."""
     kinds = data["kinds"]["label"]["categories"]
@@ -54,12 +72,10 @@ def drawn_map(data: dict[str, Any]) -> list[str]:
     parts = [f'<rect x="{LEFT}" y="{TOP}" {side} fill="none" stroke="#d9d9d9"/>']
     x, y = (numbers(data[axis], "<u2") / 65535 * MAP for axis in "xy")
     for i, label in enumerate(numbers(data["columns"]["label"], "u1")):
-        at = f'cx="{LEFT + 6 + x[i]:.1f}" cy="{TOP + 6 + MAP - y[i]:.1f}"'
-        parts.append(f'<circle {at} r="2.5" fill="{kinds[label]["colour"]}"/>')
+        parts.append(mark(LEFT + 6 + x[i], TOP + 6 + MAP - y[i], 2.5, kinds[label]))
     for i, kind in enumerate(kinds):
         left, low = LEFT + MAP + 30, TOP + 14 + 22 * i
-        box = f'x="{left}" y="{low - 11}" width="12" height="12" rx="3"'
-        parts.append(f'<rect {box} fill="{kind["colour"]}"/>')
+        parts.append(mark(left + 6, low - 5, 5, kind))
         parts.append(text(left + 20, low, f"{escape(kind['label'])} ({kind['n']:,})"))
     return parts
 
@@ -68,10 +84,10 @@ def figure(page: str) -> str:
     """Return head, map and genes of a report as one drawing."""
     (data,) = re.findall(r'id="data">(.+?)</script>', page, re.DOTALL)
     (warning,) = re.findall(r'<p class="warning">(.+?)</p>', page)
-    facts = re.findall(r"<div><b>(.+?)</b>(.+?)</div>", page.split("<h2>", maxsplit=1)[0])
+    facts = re.findall(r"<div><b>(.+?)</b>(.+?)</div>", page.split("<h2>")[2])
     (dots,) = re.findall(r'(<svg [^>]+aria-label="Expression of marker.+?</svg>)', page, re.DOTALL)
     wide, tall = map(float, re.findall(r'viewBox="0 0 (\d+) (\d+)"', dots)[0])
-    low, width = TOP + MAP + 50, 640.0
+    low, width = TOP + MAP + 50, 960.0
     parts = [
         text(LEFT, 26, EXAMPLE, 20, 700),
         f'<rect x="{LEFT}" y="38" width="{width - 2 * LEFT}" height="24" fill="#fdf1e8"/>',
@@ -80,8 +96,9 @@ def figure(page: str) -> str:
         text(LEFT, TOP - 10, "Map of the cells", 15, 700),
         *drawn_map(json.loads(data)),
     ]
-    for i, (name, value) in enumerate(facts):
-        x, y = LEFT + MAP + 30, TOP + 210 + 38 * i
+    short = [(name, value) for name, value in facts if len(value) < 40]
+    for i, (name, value) in enumerate(short):
+        x, y = LEFT + MAP + 260, TOP + 14 + 38 * i
         parts += [text(x, y, name, 11, 600), text(x, y + 15, value)]
     parts += [
         text(LEFT, low, "Genes that carry the labels", 15, 700),
@@ -95,4 +112,6 @@ def figure(page: str) -> str:
 
 
 if __name__ == "__main__":
-    FIGURE.write_text(figure(report()), encoding="utf-8")
+    page, drawn = report()
+    (FIGURES / "report.svg").write_text(figure(page), encoding="utf-8")
+    (FIGURES / "example_map.png").write_bytes(drawn)

@@ -35,7 +35,8 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.
 def section(name: str, command: click.Command) -> str:
     """Return the usage, the help and the options of a command."""
     rows = []
-    context = click.Context(command, info_name=f"scbignn-infer {name}")
+    own = main.context_settings  # a command keeps the first names of its help that it is asked for
+    context = click.Context(command, info_name=f"scbignn-infer {name}", **own)
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     lines = [
         "",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.rules import Rules
     from scbignn_infer.annotator import Annotator
-    from scbignn_infer.api import annotate, embed, explain
+    from scbignn_infer.api import annotate, embed, evidence, explain
     from scbignn_infer.bound import Bound
     from scbignn_infer.common_label import consensus
     from scbignn_infer.errors import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scbignn_infer.query.readers import open_query
     from scbignn_infer.settings import Reading
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "Annotation": "annotation.annotation",
@@ -46,6 +46,7 @@ _HOME = {
     "annotate": "api",
     "consensus": "common_label",
     "embed": "api",
+    "evidence": "api",
     "explain": "api",
     "list_models": "model.registry",
     "load_model": "model.registry",
@@ -70,6 +71,7 @@ __all__ = [
     "annotate",
     "consensus",
     "embed",
+    "evidence",
     "explain",
     "list_models",
     "load_model",

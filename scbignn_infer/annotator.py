@@ -8,6 +8,7 @@ import numpy as np
 
 from scbignn_infer.annotation.adapt import Adaptation, refuse_fixed
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.provenance import (
     Genes,
     Matrix,
@@ -279,20 +280,19 @@ class Annotator:
     ) -> tuple[Annotation, Panel]:
         """Do as :meth:`annotate_query`; also return the tables of the genes that labels rest on."""
         rules = rules or self.rules
+        n = query.n_cells
         if rules.adapt:
             refuse_fixed(self.pair.graph)
-        needed = self.estimate(query.n_cells, adapt=rules.adapt)
-        refuse_too_large(query, needed, self.memory_limit)
-        clock = Clock(query.n_cells, progress) if progress else Clock(query.n_cells)
+        refuse_too_large(query, self.estimate(n, adapt=rules.adapt), self.memory_limit)
+        clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
             choice = choice or self.choose(query, reading)
             batches = batches_of(query, reading.batch_key)
+            clusters = read_clusters(query, reading.cluster_key)
         if self.pair.graph == "reference":
             batches = []  # no cell is another's neighbour anyway
         else:
-            most = max(map(len, batches), default=query.n_cells)
-            size = self.bundle.spec.gene_level.embedding_size
-            search_for(most, self.pair.search).prepare(size, runtime=self.runtime)
+            self._prepare_search(max(map(len, batches), default=n))
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
@@ -312,7 +312,7 @@ class Annotator:
             foreign=genes.foreign,
             **done.rules.limits,
             excess=cell_scores.excess,
-            graph=join_graphs(done.graphs, query.n_cells) if self.write_graph else None,
+            graph=join_graphs(done.graphs, n) if self.write_graph else None,
             provenance=Provenance(
                 model=Model.of(self.bundle),
                 adaptation=self.bundle.spec.training.adaptation,
@@ -325,6 +325,7 @@ class Annotator:
                 ),
                 tissue=done.rules.tissue,
                 apart=cell_scores.apart_as_a_whole(~genes.empty),
+                median_distance=cell_scores.typical_distance(~genes.empty),
                 params=Params.of(
                     self.pair,
                     done,
@@ -336,4 +337,9 @@ class Annotator:
                 seconds=clock.seconds,
             ),
         )
-        return annotation, panel
+        return with_clusters(annotation, clusters), panel
+
+    def _prepare_search(self, n: int) -> None:
+        """Open what the search among n cells needs, before the first cell is read."""
+        size = self.bundle.spec.gene_level.embedding_size
+        search_for(n, self.pair.search).prepare(size, runtime=self.runtime)

@@ -10,6 +10,7 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.bound import embed_cells
 from scbignn_infer.errors import InputError
 from scbignn_infer.explanation import explain_cells
+from scbignn_infer.gene_evidence import find_evidence
 from scbignn_infer.output import slots
 from scbignn_infer.output.h5ad import refuse_existing, write_adata
 from scbignn_infer.query.readers import AnnDataQuery
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
     from scbignn_infer.explanation import CellExplanation
+    from scbignn_infer.gene_evidence import Evidence
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.settings import Reading
 
@@ -77,10 +79,14 @@ def annotate(
             Confidence less penalties, which the threshold is compared with.
         ``obs[f"{key_added}_unknown_reason"]``
             Why a cell is unknown, or empty.
+        ``obs[f"{key_added}_cell_type_by_{key}"]``
+            For each ``key`` of ``cluster_key``, the label of the cell's cluster; empty for a cell
+            without one.
         ``obsm[f"{key_added}_probabilities"]``, ``obsm[f"X_{key_added}"]``
             Probabilities (n_cells, n_classes) and cell embedding (n_cells, d).
         ``uns[key_added]``
-            Model, matrix, genes, parameters, versions, and the names of the classes.
+            Model, matrix, genes, parameters, versions, and the names of the classes; with
+            ``cluster_key``, what each cluster is, as ``uns[key_added]["clusters"][key]``.
         ``obsp[f"{key_added}_connectivities"]``, ``obsp[f"{key_added}_distances"]``
             The graph with its record in ``uns[f"{key_added}_neighbors"]``, if asked for.
 
@@ -212,3 +218,55 @@ def explain(
     query = AnnDataQuery(adata)
     annotator = Annotator.load(model, **settings)
     return explain_cells(annotator, query, cells, reading)
+
+
+@shown(LabelKeywords)
+def evidence(
+    adata: ad.AnnData,
+    model: str | Path | ModelBundle,
+    *,
+    where: str | None = None,
+    reading: Reading = AS_FOUND,
+    **settings: Unpack[LabelKeywords],
+) -> list[Evidence]:
+    """Say which genes the cells of each label show against all others, and which markers miss.
+
+    Parameters
+    ----------
+    adata, model
+        As in :func:`annotate`; all cells are labelled, and nothing is written.
+    where
+        Only cells for which this holds, as one group: comparisons of columns of ``obs``, or of
+        those that :func:`annotate` writes, such as ``'scbignn_cell_type == "unknown"'``.
+    reading
+        How the cells are read. If it names columns of clusters (``cluster_key``), their clusters
+        are the groups.
+    **settings
+
+    Returns
+    -------
+    list of Evidence
+        One for each label, the most frequent first, or for each cluster; see
+        :class:`~scbignn_infer.gene_evidence.Evidence`.
+
+    Raises
+    ------
+    InputError
+        The condition cannot be understood or holds for no cell, or as in :func:`annotate`.
+
+    Examples
+    --------
+    >>> from importlib.resources import files
+    >>> import anndata as ad
+    >>> import scbignn_infer
+    >>> adata = ad.read_h5ad(files("scbignn_infer") / "examples" / "pbmc700.h5ad")
+    >>> found = {e.group: e for e in scbignn_infer.evidence(adata, "human-pbmc", threads=1)}
+    >>> gene = found["CD16 Mono"].shown[0]
+    >>> gene.gene, gene.share, gene.share_of_rest
+    ('FCGR3A', 0.9942, 0.0907)
+    >>> found["CD16 Mono"].missing
+    'CD16 Mono: MS4A7, SERPINA1 absent from the file'
+    """
+    query = AnnDataQuery(adata)
+    annotator = Annotator.load(model, **settings)
+    return find_evidence(annotator, query, reading, where=where)

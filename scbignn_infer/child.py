@@ -122,7 +122,7 @@ def limit_memory(most: int) -> None:
         return
     size = {
         line.split(":")[0]: int(line.split()[1]) * 1024
-        for line in status.read_text().splitlines()
+        for line in status.read_text(encoding="utf-8").splitlines()
         if line.startswith(("VmData", "RssAnon"))
     }
     reserved = max(0, size.get("VmData", 0) - size.get("RssAnon", 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +25,24 @@ from scbignn_infer.network.sessions import (
     installed_packages,
 )
 from scbignn_infer.network.trial import try_out
+from scbignn_infer.query.containment import hdf5_version
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scbignn_infer.model.bundle import ModelBundle
 
 RUNTIME = ("numpy", "scipy", "anndata", "h5py", "pynndescent")
+HDF5 = "the HDF5 library"
+CRAFTED = "a crafted model can make it read or write memory that is not its own"
+KNOWN_BAD = {
+    "onnxruntime": ("1.28", CRAFTED),
+    "onnxruntime-gpu": ("1.28", CRAFTED),
+    "onnx": ("1.21", "CVE-2026-27489, 28500, 34445, 34446 and 34447: a model file can read others"),
+    "numcodecs": ("0.16.6", "a Zarr store can run a program while it is read"),
+    HDF5: ("1.14.4", "CVE-2026-26200: a crafted file can overwrite memory"),
+}
+"""Packages with a known fault that can hurt: the first version without it, and the fault."""
 TRAINING = ("torch", "torch-geometric", "onnx", "onnxscript", "scikit-learn")
 
 
@@ -58,6 +72,7 @@ def examine() -> Findings:
             "python": platform.python_version(),
             "scbignn-infer": __version__,
             **{name: _version(name) for name in RUNTIME},
+            **({"hdf5": hdf5_version()} if hdf5_version() else {}),
             **packages,
         },
         training={name: _version(name) for name in TRAINING},
@@ -65,11 +80,30 @@ def examine() -> Findings:
     for name, found in report.versions.items():
         if found is None:
             report.problems.append(f"{name} is not installed; run: pip install {name}")
+    report.problems += _known_bad()
     if len(packages) == len(PACKAGES):
         report.problems.append(f"{' and '.join(PACKAGES)} overwrite each other; {REPAIR}")
     _examine_providers(report)
     _examine_models(report)
     return report
+
+
+def _known_bad() -> Iterator[str]:
+    """Yield a problem for each package that is older than the mending of a known fault."""
+    for name, (mended, fault) in KNOWN_BAD.items():
+        found = hdf5_version() if name == HDF5 else _version(name)
+        if found and _numbers(found) < _numbers(mended):
+            package = "h5py" if name == HDF5 else name
+            needed = "" if name == HDF5 else f">={mended}"
+            yield (
+                f"{name} {found} has a known fault ({fault}), mended in {mended}; "
+                f"run: pip install --upgrade '{package}{needed}'"
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, which compare as versions do where none is a pre-release."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0]))
 
 
 def _version(name: str) -> str | None:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Event
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from msgspec import structs
 
 from scbignn_infer import nearest_model
+from scbignn_infer.annotation.provenance import Model
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.errors import InputError, MissingExtraError, OutputError
+from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.estimate import ENTRY_BYTES, bytes_to_read, refuse_beyond, refuse_too_large
 from scbignn_infer.model import registry
 from scbignn_infer.output import atomic, h5ad, slots
-from scbignn_infer.output.table import TABLE_SUFFIXES, make_table, write_table
+from scbignn_infer.output.table import (
+    TABLE_SUFFIXES,
+    TEXT_SUFFIXES,
+    make_table,
+    write_blocks,
+    write_table,
+)
 from scbignn_infer.query import gene_names, readers
 from scbignn_infer.query.readers import tables
 from scbignn_infer.query.readers.files import HeldFile, one_line
@@ -32,26 +41,19 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Progress
     from scbignn_infer.annotation.provenance import Provenance
+    from scbignn_infer.estimate import Estimate
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.output.atomic import Draft
     from scbignn_infer.output.h5ad import Slots
     from scbignn_infer.query.readers import FileQuery
     from scbignn_infer.query.reading import Choice
+    from scbignn_infer.report.layout import CellMap
+    from scbignn_infer.report.views import Views
     from scbignn_infer.settings import Reading, Settings
 
 Summary = dict[str, Any]
-PAGES = (".html",)
 SAMPLE_ROWS = 100
 """Rows by which a matrix's stored values are counted."""
-
-
-@dataclass(frozen=True)
-class ReportFile:
-    """The HTML report that is written beside the labels."""
-
-    path: Path
-    sample_key: str | None = None
-    """Column of ``obs`` that it divides by."""
 
 
 def open_file(path: Path, reading: Reading = AS_FOUND, most_bytes: int | None = None) -> FileQuery:
@@ -92,6 +94,71 @@ def make_annotator(settings: Settings, bundle: ModelBundle) -> Annotator:
     return Annotator(bundle, **settings.some(LabelKeywords))
 
 
+def now() -> str:
+    """Return the time in UTC, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def expect(
+    cells: FileQuery,
+    annotator: Annotator,
+    suffix: str,
+    *,
+    report: bool,
+    adapt: bool,
+    sample: bool = True,
+) -> Estimate:
+    """Estimate what labelling a file into another of a suffix takes.
+
+    Without a ``sample`` of its rows, what is held of a file that is read whole does not count.
+    """
+    copied = suffix == ".h5ad" and cells.h5ad
+    whole = isinstance(cells, HeldFile) or (suffix == ".h5ad" and not cells.h5ad)
+    return annotator.estimate(
+        cells.n_cells,
+        output_bytes=cells.identity.size if copied else 0,
+        held_bytes=_bytes_held(cells) if whole and sample else 0,
+        report=report,
+        adapt=adapt,
+    )
+
+
+def _bytes_held(cells: FileQuery) -> int:
+    """Return what of a file is in memory beside the labelling, by a sample of its rows."""
+    rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
+    stored = 0
+    for name in cells.matrices():
+        with suppress(InputError):  # what cannot be read is said where matrices are judged
+            stored += cells.rows(name, rows).nnz
+    return ENTRY_BYTES * stored * cells.n_cells // len(rows)
+
+
+def estimate_file(
+    query: Path, settings: Settings, *, suffix: str = ".h5ad", report: bool = False
+) -> Summary:
+    """Return what labelling a file is expected to take, without labelling it or writing anything.
+
+    It is refused as the labelling would be, if the memory limit is too low.
+    """
+    limit = settings.memory_limit
+    refuse_beyond(limit, reading := bytes_to_read(query), f"reading all of {query}")
+    with open_file(query, settings.reading, limit) as cells:
+        bundle, *_ = find_model(cells, settings)
+        annotator = make_annotator(settings, bundle)
+        adapt = Rules.of(bundle, **settings.some(RuleKeywords)).adapt
+        expected = expect(cells, annotator, suffix, report=report, adapt=adapt)
+        refuse_too_large(cells, expected, limit)
+        return {
+            "input": str(query),
+            "cells": cells.n_cells,
+            "model": msgspec.to_builtins(Model.of(bundle)),
+            "threads": annotator.runtime.threads,
+            "seconds": round(expected.seconds, 1),
+            "memory_bytes": max(expected.memory, reading),
+            "memory_limit": limit,
+        }
+
+
 def stem(query: Path) -> str:
     """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
     return readers.without_suffixes(query.resolve().name)
@@ -105,8 +172,9 @@ class Job:
 
     The query is any file that :func:`~scbignn_infer.query.readers.open_query` opens; the target is
     ``.h5ad``, ``.csv``, ``.tsv`` or ``.parquet``, or the query itself to write into it.
-    ``overwrite`` replaces an existing target, report and slots, ``replace`` the first two alone. An
-    annotator that is held for many files may be given; by default one is made of the settings.
+    ``overwrite`` replaces existing outputs and slots, ``replace`` outputs alone. ``cluster_table``
+    is a ``.csv`` or ``.tsv`` of what the clusters of ``cluster_key`` are. An annotator that is held
+    for many files may be given; by default one is made of the settings.
     """
 
     def __init__(
@@ -117,21 +185,24 @@ class Job:
         *,
         overwrite: bool = False,
         replace: bool = False,
-        report: ReportFile | None = None,
+        views: Views | None = None,
+        cluster_table: Path | None = None,
         progress: Progress | None = None,
         annotator: Annotator | None = None,
     ) -> None:
-        self.query, self.target, self.settings, self.report = query, target, settings, report
+        self.query, self.target, self.settings, self.views = query, target, settings, views
+        self.cluster_table = cluster_table
         self._held = annotator
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
         self._has_read = Event()
         self._add_slots: Callable[[Slots], None] | None = None
+        self._map: CellMap | None = None
         self._reference_distance: dict[str, float] | None = None
         self._why = ""
 
     def __enter__(self) -> Self:
-        self._start = perf_counter()
+        self._start, self._started = perf_counter(), now()
         limit = self.settings.memory_limit
         refuse_beyond(limit, bytes_to_read(self.query), f"reading all of {self.query}")
         with ExitStack() as stack:
@@ -140,8 +211,11 @@ class Job:
             self._check_outputs()
             self._drafts = [
                 stack.enter_context(atomic.drafting(path, new=self._is_new(path)))
-                for path in (self.target, *([self.report.path] if self.report else []))
+                for path in self._outputs
             ]
+            if self.views is not None:
+                drafting = self.views.drafting(new=not self._replace)
+                self._views_drafts = stack.enter_context(drafting)
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
@@ -185,23 +259,30 @@ class Job:
         """Write the labels, and return what was read, chosen, found and written."""
         annotation = self.annotation = replace(self.annotation, provenance=self._provenance())
         tell, key = self._tell, self.settings.key_added
-        if self.report is not None:
+        drawn: list[Draft] = []
+        if self.views is not None:
             tell("report", 0, 1)
-            self._write_report(self.report, self._drafts[1].path)
+            drawn = self._draw(self.views)
+            annotation = self.annotation
             tell("report", 1, 1)
         tell("write", 0, 1)
+        if self.cluster_table is not None:
+            self._write_clusters(self._drafts[-1])
         if self._add_slots is None:
             self._write_new(self._drafts[0])
         else:
             self.cells.close()
             with atomic.one_line(self.target):
                 self._add_slots(slots.slot_values(annotation, key))
-        atomic.put(self._drafts, self.cells.identity)
+        atomic.put([*self._drafts, *drawn], self.cells.identity)
         tell("write", 1, 1)
         return {
             "input": str(self.query),
             "output": str(self.target),
             **annotation.summary(),
+            **({"drawn": [str(draft.target) for draft in drawn]} if drawn else {}),
+            "started": self._started,
+            "finished": now(),
             "seconds": round(perf_counter() - self._start, 3),
         }
 
@@ -210,6 +291,11 @@ class Job:
         if stage == "graph":
             self._has_read.set()
         self._progress(stage, done, total)
+
+    @property
+    def _outputs(self) -> list[Path]:
+        """The tables that are written, the labels first."""
+        return [p for p in (self.target, self.cluster_table) if p is not None]
 
     @property
     def _copied(self) -> bool:
@@ -241,27 +327,16 @@ class Job:
         return choice
 
     def _refuse_too_large(self) -> None:
-        self.expected = self.annotator.estimate(
-            self.cells.n_cells,
-            output_bytes=self.cells.identity.size if self._copied else 0,
-            held_bytes=self._bytes_held(),
-            report=self.report is not None,
+        limit = self.annotator.memory_limit
+        self.expected = expect(
+            self.cells,
+            self.annotator,
+            self.target.suffix,
+            report=self.views is not None and self._map is None,
             adapt=self.rules.adapt,
+            sample=limit is not None,
         )
-        refuse_too_large(self.cells, self.expected, self.annotator.memory_limit)
-
-    def _bytes_held(self) -> int:
-        """Return what of the file is in memory beside the labelling, by a sample of its rows."""
-        cells = self.cells
-        whole = isinstance(cells, HeldFile) or (self.target.suffix == ".h5ad" and not cells.h5ad)
-        if self.annotator.memory_limit is None or not whole:
-            return 0
-        rows = np.unique(np.linspace(0, cells.n_cells - 1, SAMPLE_ROWS).astype(int))
-        stored = 0
-        for name in cells.matrices():
-            with suppress(InputError):  # what cannot be read is said where matrices are judged
-                stored += cells.rows(name, rows).nnz
-        return ENTRY_BYTES * stored * cells.n_cells // len(rows)
+        refuse_too_large(self.cells, self.expected, limit)
 
     def _check_outputs(self) -> None:
         """Refuse what cannot be written, before any work is done."""
@@ -280,8 +355,10 @@ class Job:
             overwrite=self._replace or into_itself,
             inputs=[] if into_itself else [cells.identity],
         )
-        if self.report is not None:
-            self._check_report(self.report)
+        if self.views is not None:
+            self._check_views(self.views)
+        if self.cluster_table is not None:
+            self._check_cluster_table(self.cluster_table)
         if self.settings.write_graph and target.suffix != ".h5ad":
             raise OutputError(
                 f"a graph is to be written to '{target.name}'",
@@ -295,21 +372,37 @@ class Job:
         elif target.suffix == ".h5ad" and cells.uns(key) is not None:
             h5ad.refuse_existing([f"uns['{key}']"], overwrite=self._overwrite)
 
-    def _check_report(self, report: ReportFile) -> None:
-        from importlib.util import find_spec
+    def _check_views(self, views: Views) -> None:
+        from scbignn_infer.report import layout
+        from scbignn_infer.report.views import require
 
+        views.check(overwrite=self._replace, inputs=[self.cells.identity], others=[self.target])
+        self._map = layout.map_of(self.cells, self.settings.key_added, views.basis)
+        if self._map is None:
+            require("umap", "the map of the report")
+        if views.sample_key is not None:
+            self.cells.obs_column(views.sample_key)
+
+    def _check_cluster_table(self, path: Path) -> None:
+        if not self.settings.reading.cluster_key:
+            raise OutputError(
+                f"a table of clusters is to be written to '{path.name}', and no column has any",
+                expected="--cluster-key with --cluster-table",
+                do="name the column of obs, or leave out --cluster-table",
+            )
         atomic.check_output(
-            report.path,
-            suffixes=PAGES,
+            path,
+            suffixes=TEXT_SUFFIXES,
             overwrite=self._replace,
             inputs=[self.cells.identity],
-            others=[self.target],
+            others=[self.target, *(self.views.paths if self.views else [])],
         )
-        for module, purpose in (("umap", "the map of the report"), ("jinja2", "an HTML page")):
-            if find_spec(module) is None:
-                raise MissingExtraError(module, extra="report", purpose=purpose)
-        if report.sample_key is not None:
-            self.cells.obs_column(report.sample_key)
+
+    def _write_clusters(self, draft: Draft) -> None:
+        """Write a row for each cluster of each column."""
+        tables = {key: found.columns() for key, found in self.annotation.clusters.items()}
+        with atomic.one_line(draft.target):
+            write_blocks(tables, draft.path, draft.target.suffix, title="key")
 
     def _write_new(self, draft: Draft) -> None:
         """Write a table, or an AnnData made of a file in another format."""
@@ -330,24 +423,32 @@ class Job:
         with atomic.one_line(draft.target):
             write_table(table, draft.path, draft.target.suffix)
 
-    def _write_report(self, report: ReportFile, path: Path) -> None:
-        from scbignn_infer.report import write_report
-        from scbignn_infer.report.layout import lay_out
+    def _draw(self, views: Views) -> list[Draft]:
+        """Draw what was wanted of the labels; a map that is made for it stays with them."""
+        from scbignn_infer.report import layout
+        from scbignn_infer.report.findings import Findings
+        from scbignn_infer.report.labelled import Labelled
         from scbignn_infer.report.markers import express
 
-        cells, annotator, annotation = self.cells, self.annotator, self.annotation
-        rules = self.rules.on(annotation.provenance.tissue)
-        write_report(
-            path,
-            annotation,
-            annotator.bundle.spec,
-            lay_out(annotation.embedding, runtime=annotator.runtime, seed=annotator.pair.seed),
-            name=cells.path.name,
-            cell_names=cells.cell_names(),
+        cells, pair, annotation = self.cells, self.annotator.pair, self.annotation
+        cell_map = self._map
+        if cell_map is None:
+            places = layout.lay_out(annotation.embedding, runtime=pair.runtime, seed=pair.seed)
+            cell_map = layout.CellMap(places, layout.own_basis(self.settings.key_added), own=True)
+            self.annotation = replace(annotation, places=places)
+        labelled = Labelled.of(annotation)
+        grouping = self.rules.on(annotation.provenance.tissue).grouping
+        findings = Findings(
+            cells.path.name,
+            labelled,
+            cells.cell_names(),
+            cell_map,
+            spec=self.annotator.bundle.spec,
+            markers=express(cells, self.choice, labelled, grouping),
+            samples=None if views.sample_key is None else cells.obs_column(views.sample_key),
             warnings=annotation.warnings(),
-            samples=None if report.sample_key is None else cells.obs_column(report.sample_key),
-            markers=express(annotator, cells, self.choice, annotation, rules.grouping),
         )
+        return views.write(self._views_drafts, findings)
 
 
 def label_file(query: Path, target: Path, settings: Settings, **options: Any) -> Summary:

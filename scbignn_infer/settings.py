@@ -61,6 +61,12 @@ class Reading:
     batch_key: str | None = _setting(
         None, "Column of obs; only cells with the same value are neighbours.", metavar="KEY"
     )
+    cluster_key: Sequence[str] = _setting(
+        (),
+        "Column of obs with clusters, such as leiden: also say what each cluster is. May be given "
+        "again.",
+        metavar="KEY",
+    )
     orientation: Orientation | None = _setting(
         None,
         "Whether the rows of a text table are cells or genes; by default found by the gene names.",
@@ -75,6 +81,8 @@ class Reading:
 
 AS_FOUND = Reading()
 """No wishes."""
+SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
+"""Settings that say where and how fast work is done, and change no label."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,13 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""
-        return asdict(self) | {"tissue": list(self.tissue)}
+        reading = asdict(self.reading) | {"cluster_key": names_in(self.reading.cluster_key)}
+        return asdict(self) | {"reading": reading, "tissue": names_in(self.tissue)}
+
+
+def names_in(given: str | Sequence[str]) -> list[str]:
+    """Return the names that were given, or the one; each once."""
+    return list(dict.fromkeys([given] if isinstance(given, str) else given))
 
 
 class RuleKeywords(TypedDict, total=False):
@@ -224,6 +238,7 @@ class Keywords(LabelKeywords, total=False):
     min_gene_coverage: float | None
     allow_species_mismatch: bool
     batch_key: str | None
+    cluster_key: Sequence[str]
     key_added: str
 
 

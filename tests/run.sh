@@ -4,7 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[training]' --group dev
+# Each file has a checksum in tests/locked.txt, but that of PyTorch, whose builds differ by device.
+.venv/bin/python -m pip install --quiet --require-hashes --no-deps --requirement tests/locked.txt
+.venv/bin/python -m pip install --quiet --constraint constraints.txt torch
+.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+.venv/bin/python -m pip check
 # What the JavaScript of docs/share.md needs; without it one test is skipped, and says so.
 if command -v npm >/dev/null; then
   npm ci --ignore-scripts --silent --prefix tests/javascript || echo "npm cannot fetch onnxruntime-web" >&2

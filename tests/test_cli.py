@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from scbignn_infer import Annotator, __version__, annotate
+from scbignn_infer.annotation.provenance import Genes, Matrix, Params, Provenance
 from scbignn_infer.cli import main
 from scbignn_infer.cli.options import as_bytes
 from scbignn_infer.cli.train import TRAINING_MODULES
@@ -31,6 +33,7 @@ COMMANDS = (
     "explain",
     "inspect",
     "models",
+    "report",
     "serve",
     "train",
 )
@@ -117,7 +120,7 @@ def test_annotate_writes_every_slot_beside_the_input(run, query, pbmc_bundle):
     result = ad.read_h5ad(query.with_name("pbmc.scbignn.h5ad"))
     for slot, names in slots.slot_names("scbignn").items():
         graph = {n for n in names if slot == "obsp" or n.endswith("_neighbors")}
-        asked = {"scbignn_cell_type_set"}  # of a setting
+        asked = {"scbignn_cell_type_set", "X_scbignn_umap"}  # of a setting, and of a report
         assert set(names) - graph - asked <= set(getattr(result, slot))
         assert not graph & set(getattr(result, slot))
     labels = result.obs["scbignn_cell_type"]
@@ -130,7 +133,7 @@ def test_annotate_writes_every_slot_beside_the_input(run, query, pbmc_bundle):
     summary = done.stderr
     assert f"human-pbmc {pbmc_bundle.spec.version}" in summary
     assert "700" in summary
-    assert "log1p-cut" in summary
+    assert "X: log-normalised counts of 765 selected genes" in summary
     assert "pbmc.scbignn.h5ad" in summary
     for label, n in labels.value_counts().items():
         assert any(
@@ -949,3 +952,63 @@ def test_novel_cells_can_be_called_unknown(run, query):
     expected = usual.obs["scbignn_cell_type"].astype(str).where(~novel, "unknown")
     assert strict.obs["scbignn_cell_type"].astype(str).tolist() == expected.tolist()
     assert strict.uns["scbignn"]["params"]["max_novelty"] == 0.6
+
+
+def test_what_to_do_next_is_said(run, query, tmp_path):
+    """By commands that work as they stand; and not to programs."""
+    start = ["annotate", query, "-m", "human-pbmc", "--overwrite"]
+    said = run(*start).stderr.splitlines()
+    assert said[-2] == "next     to see the cells on a map, add --report report.html"
+    _, _, command = said[-1].partition("to see what the unknown cells are: ")
+    words = shlex.split(command)
+    assert words[0] == "scbignn-infer"
+    assert "unknown because" in run(*words[1:]).stdout
+    *_, line = run(*start, "--no-unknown").stderr.splitlines()
+    _, _, command = line.partition("to see the genes behind each label: ")
+    assert "its cells show" in run(*shlex.split(command)[1:]).stdout
+    assert "next" not in run(*start, "--quiet").output
+    assert "next" not in run(*start, "--json").stderr
+
+
+@pytest.mark.parametrize(
+    ("matrix", "genes", "words"),
+    [
+        (
+            Matrix("X", "counts", "whole numbers up to 9"),
+            Genes(),
+            "X: counts (whole numbers up to 9)",
+        ),
+        (Matrix("raw", "log1p", "expm1 sums to 10000"), Genes(), "raw: log-normalised counts"),
+        (
+            Matrix("X", "log1p-cut", "expm1"),
+            Genes(n_genes=757),
+            "X: log-normalised counts of 757 selected genes",
+        ),
+        (
+            Matrix("X", "log1p-cut", "expm1"),
+            Genes(n_genes=20_000),
+            "X: log-normalised counts without a common total",
+        ),
+    ],
+)
+def test_a_matrix_is_said_in_words(matrix, genes, words):
+    assert Provenance(matrix=matrix, genes=genes).matrix_said == words
+
+
+def test_genes_and_graphs_are_said_in_words():
+    genes = Genes("index", 764, 0.26, n_genes=765)
+    assert genes.said == (
+        "764 of the file's 765 genes match the model's, by the index of var; that is 26% of the "
+        "genes that matter to the model"
+    )
+    genes = Genes("symbol", 9, 1.0, 2, 3, {"protein": 4})
+    assert genes.said.startswith(
+        "9 match the model's, by the column 'symbol' of var (3 by another name; 2 duplicates "
+        "summed; left out: 4 protein); that is 100%"
+    )
+    params = Params(n_neighbors=15, graph="query", graph_builder="exact")
+    assert params.said == "1 graph of all cells; 15 neighbours for each cell, search: exact"
+    params = Params(n_neighbors=15, graph="query", graph_builder="ivf", batch_key="s", n_batches=2)
+    assert params.said.startswith("2 graphs, one for each value of 's'; 15 neighbours")
+    params = Params(n_neighbors=15, graph="reference")
+    assert params.said == "15 neighbours for each cell, cells of the model's reference"

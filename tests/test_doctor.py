@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import types
 
+import h5py
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ def test_this_installation_is_whole():
 
 
 def test_both_onnxruntime_packages_are_a_problem_with_its_repair(monkeypatch):
-    both = {"onnxruntime": "1.19", "onnxruntime-gpu": "1.20"}
+    both = {"onnxruntime": "1.30", "onnxruntime-gpu": "1.31"}
     monkeypatch.setattr(doctor, "installed_packages", lambda: both)
     report = doctor.examine()
     (problem,) = report.problems
@@ -123,3 +124,33 @@ def test_a_model_that_does_not_run_is_a_problem(toy, change, monkeypatch):
     report = doctor.examine()
     assert "codes up to 10" in report.models["toy"]
     assert any("reference.npz: codes up to 10" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "good"),
+    [
+        ("onnxruntime-gpu", "1.27.9", "1.28.0"),
+        ("onnxruntime", "1.9", "1.100"),
+        ("onnx", "1.20.1", "1.21.0"),
+        ("numcodecs", "0.16.5", "0.16.6+local.1"),
+    ],
+)
+def test_a_known_bad_version_is_a_problem_with_its_repair(name, bad, good, monkeypatch):
+    real = doctor._version
+    versions = {name: bad}
+    monkeypatch.setattr(doctor, "_version", lambda asked: versions.get(asked, real(asked)))
+    (problem,) = doctor.examine().problems
+    first, _ = doctor.KNOWN_BAD[name]
+    assert problem.startswith(f"{name} {bad} has a known fault (")
+    assert problem.endswith(f"mended in {first}; run: pip install --upgrade '{name}>={first}'")
+    versions[name] = good
+    assert doctor.examine().problems == []
+
+
+def test_an_old_hdf5_library_is_a_problem(monkeypatch):
+    monkeypatch.setattr(h5py.version, "hdf5_version", "1.14.3")
+    report = doctor.examine()
+    assert report.versions["hdf5"] == "1.14.3"
+    (problem,) = report.problems
+    assert "HDF5 library 1.14.3" in problem
+    assert problem.endswith("run: pip install --upgrade 'h5py'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import h5py
@@ -97,3 +98,19 @@ def test_text_is_written_as_pandas_writes_it(tmp_path: Any) -> None:
             table.write_text(file, separator)
         expected = table.as_pandas().to_csv(sep=separator)
         assert (tmp_path / name).read_bytes().decode() == expected
+
+
+@pytest.mark.parametrize("mark", ["", ",", "\t", '"', "\n", "\r"])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_a_row_reads_back_whatever_is_in_a_name(tmp_path: Any, separator: str, mark: str) -> None:
+    names = [f"cell {i}" for i in range(5_000)]  # more than are written at once
+    names[4_500] = f"{mark}a{mark}b"
+    columns = {"p": np.linspace(0, 1, 5_000, dtype=np.float32)}
+    path = tmp_path / "a"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        Table(names, columns).write_text(file, separator)
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file, delimiter=separator)
+    assert header == ["cell", "p"]
+    assert [row[0] for row in rows] == names
+    assert [np.float32(row[1]) for row in rows] == columns["p"].tolist()

@@ -23,9 +23,10 @@ from scbignn_infer.estimate import (
     bytes_to_read,
     estimate,
 )
-from scbignn_infer.label_file import ReportFile, label_file
+from scbignn_infer.label_file import label_file
 from scbignn_infer.network.neighbors import EXACT_MAX_CELLS
 from scbignn_infer.query.readers import open_query
+from scbignn_infer.report.views import Views
 from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
@@ -160,9 +161,9 @@ def test_a_report_counts(tmp_path: Path) -> None:
     limit = Annotator.load("human-pbmc", threads=1).estimate(700).memory
     settings = Settings(model="human-pbmc", threads=1, memory_limit=limit)
     label_file(EXAMPLE, tmp_path / "o.csv", settings)
-    page = ReportFile(tmp_path / "o.html")
+    page = Views(tmp_path / "o.html")
     with pytest.raises(InputError, match="memory limit"):
-        label_file(EXAMPLE, tmp_path / "p.csv", settings, report=page)
+        label_file(EXAMPLE, tmp_path / "p.csv", settings, views=page)
     assert [p.name for p in tmp_path.iterdir()] == ["o.csv"]
 
 

@@ -22,6 +22,7 @@ from scbignn_infer.model.interpretation import by_absence, by_presence, signed_i
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.network import panel
 from scbignn_infer.query.readers import AnnDataQuery
+from scbignn_infer.report.labelled import Labelled
 from scbignn_infer.report.markers import express
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -158,7 +159,7 @@ def test_the_tables_of_a_file_are_solved_once(
     query = AnnDataQuery(islets)
     choice = annotator.choose(query)
     labels = annotator.annotate_query(query, choice=choice)
-    express(annotator, query, choice, labels, annotator.rules.grouping)
+    express(query, choice, Labelled.of(labels), annotator.rules.grouping)
     assert len(solved) == 1
 
 

@@ -22,6 +22,7 @@ from scbignn_infer.batch import split as parts
 from scbignn_infer.errors import InputError, OutputError
 from scbignn_infer.query import readers
 from scbignn_infer.query.identity import Identity
+from scbignn_infer.report import layout, views
 from scbignn_infer.settings import Settings
 
 SETTINGS = Settings(model="human-pbmc", threads=1, device="cpu")
@@ -265,22 +266,23 @@ def test_what_another_program_saves_meanwhile_stays(label, query, stage):
 @pytest.mark.parametrize("suffix", ["h5ad", "csv"])
 def test_labels_and_report_come_both_or_not_at_all(label, query, others, suffix, monkeypatch):
     pytest.importorskip("umap")
-    monkeypatch.setattr(
-        label_file.Job, "_write_report", lambda job, report, path: path.write_text("page")
-    )
-    target, report = (
-        query.with_name(f"o.{suffix}"),
-        label_file.ReportFile(query.with_name("r.html")),
-    )
+
+    def write(self, drafts, findings):
+        drafts[0].path.write_text("page")
+        return drafts
+
+    monkeypatch.setattr(views.Views, "write", write)
+    monkeypatch.setattr(layout, "lay_out", lambda z, **how: np.zeros((len(z), 2), np.float32))
+    target, report = query.with_name(f"o.{suffix}"), views.Views(query.with_name("r.html"))
     swap = lambda: shutil.copy(others, query.with_name("new")).replace(query)  # noqa: E731
     with pytest.raises(InputError, match="changed"):
-        label(query, target, swap, "write", report=report)
+        label(query, target, swap, "write", views=report)
     assert names(query.parent) == ["q.h5ad"]
     with pytest.raises(OutputError, match=r"r\.html exists"):
-        label(query, target, lambda: report.path.write_text("mine"), "write", report=report)
-    assert report.path.read_text() == "mine"
-    report.path.unlink()
-    label(query, target, lambda: None, "write", report=report)
+        label(query, target, lambda: report.page.write_text("mine"), "write", views=report)
+    assert report.page.read_text() == "mine"
+    report.page.unlink()
+    label(query, target, lambda: None, "write", views=report)
     assert names(query.parent) == [target.name, "q.h5ad", "r.html"]
 
 
@@ -319,7 +321,7 @@ def test_the_input_by_a_hard_link_is_no_output(label, query):
             lambda: None,
             "start",
             overwrite=True,
-            report=label_file.ReportFile(page),
+            views=views.Views(page),
         )
 
 

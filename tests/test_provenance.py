@@ -79,6 +79,7 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
             "left_out": {},
             "foreign": {},
             "silent": {"genes": 0.0, "cells": 0.0},
+            "n_genes": 765,
         },
         "params": {
             "n_neighbors": 15,
@@ -123,8 +124,9 @@ def test_uns_holds_each_key_in_its_order(example: Path) -> None:
     assert json.dumps(record) == json.dumps(expected)  # the same order and types, too
     assert list(found.summary()) == [
         "cells",
-        *("model", "adaptation", "reference_distance", "matrix", "genes", "params", "stages"),
-        *("labels", "unknown", "unknown_reasons", "empty", "warnings"),
+        *("model", "adaptation", "reference_distance", "matrix", "genes", "params"),
+        *("median_distance", "stages", "labels", "unknown", "unknown_reasons", "empty"),
+        *("median_confidence", "median_novelty", "warnings"),
     ]
     assert found.summary()["genes"] == record["genes"]
     assert set(found.summary()["stages"]) == {
@@ -140,7 +142,8 @@ def test_a_file_holds_the_record_and_gives_it_back(example: Path, tmp_path: Path
         job.run()
     written = ad.read_h5ad(target).uns["scbignn"]
     based = job.annotation.provenance
-    assert Provenance.from_record(written) == replace(based, seconds={})
+    assert based.median_distance is not None  # which is of the summary alone
+    assert Provenance.from_record(written) == replace(based, seconds={}, median_distance=None)
     assert written["cell_types"].tolist() == job.annotation.cell_types
     assert set(written) == set(expected_record(job.annotator))
 

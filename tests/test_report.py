@@ -24,9 +24,12 @@ from scbignn_infer.model.bundle import GeneWeight, Interpretation, PairWeight
 from scbignn_infer.network.sessions import Runtime
 from scbignn_infer.plain import UNSAFE, visible
 from scbignn_infer.query.readers import open_query
-from scbignn_infer.report import figures, pictures, summaries, write_report
-from scbignn_infer.report.layout import lay_out
+from scbignn_infer.report import figures, palette, pictures, plates, summaries
+from scbignn_infer.report.findings import Findings
+from scbignn_infer.report.labelled import Labelled
+from scbignn_infer.report.layout import CellMap, lay_out
 from scbignn_infer.report.markers import Markers, express
+from scbignn_infer.report.page import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +86,7 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
     text, reader, data = read(folder / "r.html")
     assert reader.loads == ["data:,"]
     assert not re.search(
-        r"url\(|@import|fetch\(|XMLHttpRequest|(?:src|href)\s*=\s*[\"']https?:", text
+        r"url\((?!#)|@import|fetch\(|XMLHttpRequest|(?:src|href)\s*=\s*[\"']https?:", text
     )
     words = " ".join(reader.words)
     labels = ad.read_h5ad(folder / "o.h5ad").obs["scbignn_cell_type"]
@@ -124,7 +127,7 @@ def test_genes_are_shown_for_the_labels_that_have_them(
     with open_query(REPOSITORY / file) as query:
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
-        markers = express(annotator, query, choice, found, annotator.rules.grouping)
+        markers = express(query, choice, Labelled.of(found), annotator.rules.grouping)
     most = {
         gene: markers.labels[i]
         for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)
@@ -198,17 +201,17 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
     found = replace(found, provenance=based)
     markers = Markers([HOSTILE], labels, np.ones((len(labels), 1)), np.ones((len(labels), 1)), {})
     markers.absent[HOSTILE] = {HOSTILE: -1.0}
-    write_report(
-        tmp_path / "r.html",
-        found,
-        spec,
-        np.zeros((n, 2)),
-        name=HOSTILE,
-        cell_names=[f"{HOSTILE}{i}" for i in range(n)],
-        warnings=[HOSTILE],
-        samples=[HOSTILE] * n,
+    findings = Findings(
+        HOSTILE,
+        Labelled.of(found),
+        [f"{HOSTILE}{i}" for i in range(n)],
+        CellMap(np.zeros((n, 2)), HOSTILE),
+        spec=spec,
         markers=markers,
+        samples=[HOSTILE] * n,
+        warnings=[HOSTILE],
     )
+    write_report(tmp_path / "r.html", findings)
     text = check_harmless(tmp_path / "r.html", scripts=2)
     data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert data is not None
@@ -235,6 +238,12 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
     check_harmless(tmp_path / "c.html")
     pictures.draw_model(tmp_path / "m.png", types, 5)
     pictures.draw_cells(tmp_path / "c.png", [cell], 5)
+    for samples in (None, [HOSTILE, "b"] * (n // 2), [HOSTILE, "b", "c", "d"] * (n // 4)):
+        for name, figure in plates.draw(replace(findings, samples=samples)).items():
+            plates.save(figure, tmp_path / f"{name}.svg", ".svg")
+            drawn = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+            assert not UNSAFE.search(drawn.replace("\n", ""))
+            assert "<script" not in drawn
 
 
 @pytest.mark.parametrize("command", ["annotate", "evaluate", "models explain"])
@@ -260,7 +269,6 @@ def test_warnings_come_first(folder: Path) -> None:
 
 
 def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> None:
-    from scbignn_infer import report
     from scbignn_infer.annotation.annotation import Annotation
 
     annotator = Annotator.load("human-pbmc", device="cpu", threads=1)
@@ -280,15 +288,15 @@ def test_a_hundred_thousand_cells_stay_small(folder: Path, tmp_path: Path) -> No
         name: getattr(few, name)
         for name in ("cell_types", "ontology_ids", "confidence_threshold", "provenance")
     }
-    report.write_report(
-        tmp_path / "r.html",
-        Annotation(**parts, **rest),
-        annotator.bundle.spec,
-        np.random.default_rng(1).random((100_000, 2)),
-        name="many",
-        cell_names=[f"cell{i}" for i in range(100_000)],
+    findings = Findings(
+        "many",
+        Labelled.of(Annotation(**parts, **rest)),
+        [f"cell{i}" for i in range(100_000)],
+        CellMap(np.random.default_rng(1).random((100_000, 2)), "X_umap"),
+        spec=annotator.bundle.spec,
         samples=[f"sample {i % 40}" for i in range(100_000)],
     )
+    write_report(tmp_path / "r.html", findings)
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
 
 
@@ -342,9 +350,11 @@ def test_any_number_of_cells_is_laid_out_the_same_twice(n: int) -> None:
     z = np.random.default_rng(0).standard_normal((n, 12)).astype(np.float32)
     place = lay_out(z, runtime=CPU)
     assert place.shape == (n, 2)
+    assert place.dtype == np.float32
     assert np.isfinite(place).all()
-    assert place.min() >= 0
-    assert place.max() <= 1
+    scaled = CellMap(place, "X_umap").scaled
+    assert scaled.min() >= 0
+    assert scaled.max() <= 1
     np.testing.assert_array_equal(place, lay_out(z, runtime=CPU))
 
 
@@ -362,10 +372,9 @@ def luminance(colour: str) -> float:
     return sum(w * int(colour[i : i + 2], 16) for w, i in ((0.3, 1), (0.6, 3), (0.1, 5)))
 
 
-def test_the_ramp_grows_lighter_and_colours_differ() -> None:
-    lights = [luminance(figures.ramp(i / 20)) for i in range(21)]
+def test_the_ramp_grows_lighter() -> None:
+    lights = [luminance(palette.ramp(i / 20)) for i in range(21)]
     assert lights == sorted(lights)
-    assert len(set(figures.PALETTE)) == 16
 
 
 # --- in a browser --------------------------------------------------------------------------------
@@ -433,6 +442,43 @@ def test_it_works_in_chromium(browser: Any, folder: Path, width: int) -> None:
     assert "confidence: " in tip
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_names_stand_on_the_map_on_a_light_and_a_dark_page(
+    browser: Any, folder: Path, scheme: str
+) -> None:
+    """On a phone: in the ink of the page, none of unknown cells; the legend has all."""
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page.goto((folder / "r.html").as_uri())
+    paint = """(name) => getComputedStyle(document.body)[name].match(/\\d+/g).map(Number)"""
+    ground, ink = (sum(page.evaluate(paint, name)) for name in ("backgroundColor", "color"))
+    assert abs(ink - ground) > 500
+    assert (ground < ink) == (scheme == "dark")
+    counts = ad.read_h5ad(folder / "o.h5ad").obs["scbignn_cell_type"].value_counts()
+    named = page.get_attribute("#map", "data-names").split("\n")
+    assert set(counts.index[:4]) <= set(named) <= set(counts.index) - {"unknown"}
+    seen = """(value) => {
+        const c = document.getElementById("map"), d = c.getContext("2d");
+        const p = d.getImageData(0, 0, c.width, c.height).data;
+        let n = 0;
+        for (let i = 0; i < p.length; i += 4)
+            if (p[i + 3] > 250 && Math.abs(p[i] + p[i + 1] + p[i + 2] - value) < 9) n++;
+        return n;
+    }"""
+    assert page.evaluate(seen, ink) > 100
+    page.uncheck("#named")
+    assert page.get_attribute("#map", "data-names") == ""
+    assert page.evaluate(seen, ink) == 0
+    wide = """() => [...document.querySelectorAll("body *")].filter((e) =>
+        !e.closest(".wide") && e.getBoundingClientRect().right > 390.5).map((e) => e.outerHTML)"""
+    assert page.evaluate(wide) == []
+    size = """() => Math.min(...[...document.querySelectorAll("svg text")].map((e) =>
+        e.getBoundingClientRect().height && parseFloat(getComputedStyle(e).fontSize)
+        * e.ownerSVGElement.getBoundingClientRect().width / e.ownerSVGElement.viewBox.baseVal.width)
+        .filter(Boolean))"""
+    assert page.evaluate(size) > 9  # pixels: words do not shrink with their figure
     page.close()
 
 

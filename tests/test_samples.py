@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from distributed import Client, LocalCluster
 
 from scbignn_infer.annotator import Annotator
-from scbignn_infer.batch import cluster, samples
+from scbignn_infer.batch import cluster, overview, samples
 from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.child import Child
 from scbignn_infer.errors import InputError, MissingExtraError
@@ -58,8 +58,9 @@ def records(run: Any) -> Any:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return what a folder holds, its manifest aside; hidden files, too."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != MANIFEST}
+    """Return what a folder holds, its manifest and overview aside; hidden files, too."""
+    beside = {MANIFEST, overview.TABLE, overview.MULTIQC, overview.INDEX}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in beside}
 
 
 def manifest_lines(folder: Path) -> list[dict[str, Any]]:
@@ -256,6 +257,8 @@ class TestOneProcess:
             ".s0.h5ad.abc.tmp",
             MANIFEST,
             "s0.h5ad",
+            overview.TABLE,
+            overview.MULTIQC,
         ]
 
     def test_temporary_files_carry_the_name_of_the_run(

@@ -17,6 +17,7 @@ import anndata as ad
 import h5py
 import httpx
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import uvicorn
@@ -250,6 +251,41 @@ def test_tables_and_files_are_those_of_the_command(client, example, tmp_path):
         assert again.status_code == 200
 
 
+def test_arrow_has_the_columns_of_the_table_and_the_embedding(client, cells, annotator):
+    table = post(client, as_h5ad(cells), accept=CSV).text.splitlines()
+    answer = post(client, as_arrow(cells), ARROW, accept=ARROW, embedding=True)
+    assert answer.headers["content-type"] == ARROW
+    found = pa.ipc.open_stream(answer.content).read_all()
+    assert found.column_names == [*table[0].split(","), "embedding"]
+    assert found["cell"].to_pylist() == list(cells.obs_names)
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    for name, values in expected.columns().items():
+        assert found[name].to_pylist() == values.tolist(), name
+    embedding = np.array(found["embedding"].to_pylist(), np.float32)
+    np.testing.assert_allclose(embedding, expected.embedding, rtol=1e-5, atol=1e-6)
+    plain = pa.ipc.open_stream(post(client, as_h5ad(cells), accept=ARROW).content).read_all()
+    assert plain.column_names == found.column_names[:-1]
+
+
+def test_json_has_the_embedding_if_it_is_asked_for(client, cells, annotator):
+    answer = post(client, as_sparse(cells), JSON, embedding=True).json()
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    np.testing.assert_allclose(answer["embedding"], expected.embedding, rtol=1e-5, atol=1e-6)
+    assert "embedding" not in post(client, as_sparse(cells), JSON).json()
+    refused = post(client, as_sparse(cells), JSON, accept=CSV, embedding=True)
+    assert refused.status_code == 422
+    assert "expected an answer in JSON, Arrow or HDF5" in error_of(refused)
+
+
+def test_the_summary_has_medians(client, cells, annotator):
+    summary = post(client, as_sparse(cells), JSON).json()["summary"]
+    expected = annotator.annotate_matrix(cells.X, list(cells.var_names))
+    for name in ("confidence", "novelty"):
+        median = float(np.median(getattr(expected, name)))
+        assert summary[f"median_{name}"] == pytest.approx(median, abs=1e-4)
+    assert 0 < summary["median_distance"] <= 1
+
+
 def test_cells_without_names_are_numbered(client, cells):
     body = json.loads(as_dense(cells[:3]))
     del body["cells"]
@@ -312,6 +348,25 @@ def test_a_request_says_which_matrix_is_read(client, cells):
         assert file["uns/scbignn/matrix/name"].asstr()[()] == "layers/log"
 
 
+def test_a_request_names_columns_of_clusters(client, cells):
+    """Each answer says what their clusters are, in its own form."""
+    cells = ad.AnnData(cells.X, obs=cells.obs[[]], var=cells.var[[]])
+    cells.obs["half"], cells.obs["third"] = ["a", "b"] * 30, [0, 1, 2] * 20
+    body, keys = as_h5ad(cells), {"cluster_key": ["half", "third"]}
+    answer = post(client, body, **keys).json()
+    clusters = answer["summary"]["clusters"]
+    assert [c["cluster"] for c in clusters["third"]] == ["0", "1", "2"]
+    assert [c["cells"] for c in clusters["half"]] == [30, 30]
+    assert "clusters" not in post(client, body).json()["summary"]
+    of = {c["cluster"]: c["cell_type"] for c in clusters["half"]}
+    table = pd.read_csv(io.StringIO(post(client, body, accept=CSV, **keys).text))
+    assert table["scbignn_cell_type_by_half"].tolist() == [of[h] for h in cells.obs["half"]]
+    written = post(client, body, accept=HDF5, **keys)
+    with h5py.File(io.BytesIO(written.content)) as file:
+        assert "scbignn_cell_type_by_third" in file["obs"]
+        assert file["uns/scbignn/clusters/half/cells"][:].tolist() == [30, 30]
+
+
 @pytest.mark.parametrize("accept", [JSON, CSV, HDF5])
 def test_a_request_says_which_modality_is_read(client, cells, accept):
     answer = post(client, as_mudata(cells), accept=accept, modality="other")
@@ -332,6 +387,8 @@ def test_a_request_says_which_modality_is_read(client, cells, accept):
         ("h5ad", {"matrix": "layers/none"}, "no matrix 'layers/none'"),
         ("h5ad", {"gene_column": "none"}, "no gene column 'none'"),
         ("h5ad", {"batch_key": "none"}, "has no obs['none']"),
+        ("h5ad", {"cluster_key": "none"}, "has no obs['none']"),
+        ("sparse", {"cluster_key": "none"}, "has no obs['none']"),
         ("sparse", {"batch_key": "none"}, "has no obs['none']"),
         ("h5ad", {"min_gene_coverage": 0.9}, "a coverage of"),
         ("arrow", {"min_gene_coverage": 0.9}, "a coverage of"),
@@ -399,8 +456,8 @@ def test_the_description_holds_for_bodies_and_answers(client, cells):
     check(answer.json(), operation["responses"]["200"]["content"])
     labels = components["schemas"]["Labels"]
     assert set(answer.json()) == set(labels["required"])
-    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set"}
-    wished = post(client, as_sparse(cells), JSON, sets=0.9)
+    assert set(labels["properties"]) - set(labels["required"]) == {"cell_type_set", "embedding"}
+    wished = post(client, as_sparse(cells), JSON, sets=0.9, embedding=True)
     check(wished.json(), operation["responses"]["200"]["content"])
     assert set(wished.json()) == set(labels["properties"])
     answer = post(client, as_sparse(cells), JSON, matrix="none")

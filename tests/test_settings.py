@@ -51,7 +51,9 @@ def test_settings_are_the_fields() -> None:
 def test_a_setting_is_an_option_of_annotate(name: str) -> None:
     (option,) = (p for p in main.commands["annotate"].params if p.name == name)
     setting = SETTINGS[name]
-    context = main.commands["annotate"].make_context("annotate", ["a.h5ad"])
+    context = main.commands["annotate"].make_context(
+        "annotate", ["a.h5ad"], **main.context_settings
+    )
     assert context.params[name] == (False if setting.default is True else setting.default)
     assert option.help == setting.meaning
     assert option.opts == list(setting.options)
@@ -105,7 +107,7 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
 
     shown = Wishes.model_json_schema()["properties"]
     wished = OF_THE_SERVICE - NOT_IN_REQUESTS
-    assert set(shown) - {"model"} == {NAMES.get(name, name) for name in wished}
+    assert set(shown) - {"model", "embedding"} == {NAMES.get(name, name) for name in wished}
     for name in wished:
         setting, field = SETTINGS[name], shown[NAMES.get(name, name)]
         default = list(setting.default) if setting.default == () else setting.default

@@ -30,7 +30,7 @@ FLOORS = (
     {"output"},
     {"bound", "child", "common_label", "estimate", "evaluation", "labelling"},
     {"annotator", "doctor"},
-    {"explanation", "nearest_model", "sharing"},
+    {"explanation", "gene_evidence", "nearest_model", "qualification", "sharing"},
     {"report"},
     {"api", "label_file"},
     {"apart", "batch"},

@@ -60,7 +60,8 @@ def test_wheel_holds_what_it_should_and_no_more(wheel: Path) -> None:
     for model in MODELS:
         assert f"scbignn_infer/exported_models/{model}/bundle.json" in names
     templates = [f"report/templates/{file.name}" for file in TEMPLATES.iterdir()]
-    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad", *templates):
+    page = [f"service/page/page.{suffix}" for suffix in ("css", "html", "js")]
+    for name in ("py.typed", "knn.onnx", "examples/pbmc700.h5ad", *templates, *page):
         assert f"scbignn_infer/{name}" in names
     assert "scbignn_training/card.md.j2" in names
     assert not [n for n in names if n.endswith((".pyc", ".pkl", ".pickle"))]
@@ -85,6 +86,15 @@ def test_clean_environment_annotates_the_example(python: Path, tmp_path: Path) -
     assert (tmp_path / summary["output"]).is_file()
     installed = pip(python, "list", "--format", "freeze")
     assert not {n.split("==")[0].lower() for n in installed.split()} & {"torch", "scanpy", "onnx"}
+
+
+def test_clean_environment_is_qualified(python: Path, tmp_path: Path) -> None:
+    done = call(python.with_name("scbignn-infer"), "doctor", "--qualify", "--json", cwd=tmp_path)
+    record = json.loads(done)["record"]
+    assert record["passed"]
+    assert len(record["cases"]) == 6
+    assert record["package"]["files"]["compared"] > 150
+    assert record["package"]["files"]["altered"] == []
 
 
 def test_training_without_its_extra_says_what_to_install(python: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Snakemake runs the shipped rule; the Nextflow module is parsed and its scripts run in bash."""
+"""Snakemake runs the shipped rule, and so does Nextflow where it is installed.
+
+Where it is not, the Nextflow module is parsed and its scripts run in bash.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,11 @@ SNAKEMAKE, NEXTFLOW = WORKFLOWS / "snakemake", WORKFLOWS / "nextflow"
 MODULE = NEXTFLOW / "modules" / "local" / "scbignninfer" / "annotate"
 NAME = f"{MODULE.parent.name}_{MODULE.name}"
 MAIN = (MODULE / "main.nf").read_text()
-NEXTFLOW_FILES = ("main.nf", "nextflow.config", str(MODULE.relative_to(NEXTFLOW) / "main.nf"))
+NEXTFLOW_FILES = sorted(
+    str(file.relative_to(NEXTFLOW))
+    for pattern in ("*.nf", "*.config", "*.nf.test")
+    for file in NEXTFLOW.rglob(pattern)
+)
 FILES = {"first": "first.h5ad", "second": "second donor.csv"}
 SHELL = ("bash", "-euo", "pipefail")
 VALUES = {
@@ -165,8 +172,13 @@ def keys(parts: list[dict[str, object]]) -> list[str]:
 
 
 def names(channel: str) -> list[str]:
-    """Return the variables, files and patterns of a line under ``input:`` or ``output:``."""
-    return [a or b for a, b in re.findall(r'(?:val|path)\((\w+)\)|path[( ]"([^"]+)"', channel)]
+    """Return the variables, texts, patterns and commands of a line under input or output."""
+    found = re.findall(r"""(?:val|path|eval)\((?:(\w+)|"([^"]+)"|'([^']+)')\)""", channel)
+    return ["".join(parts) for parts in found]
+
+
+def emitted(line: str) -> str:
+    return re.findall(r"emit: (\w+)", line)[0]
 
 
 @pytest.mark.parametrize("file", NEXTFLOW_FILES)
@@ -182,7 +194,7 @@ def test_a_broken_module_is_no_groovy(whole: str, broken: str) -> None:
 
 def test_module_has_the_manners_of_nf_core() -> None:
     assert MAIN.startswith(f"process {NAME.upper()} {{\n")
-    for directive in ('tag "$meta.id"', "label 'process_medium'", "conda ", "container "):
+    for directive in ('tag "${meta.id}"', "label 'process_medium'", "conda ", "container "):
         assert f"\n    {directive}" in MAIN
     assert section("when").strip() == "task.ext.when == null || task.ext.when"
     for label in ("script", "stub"):
@@ -195,15 +207,33 @@ def test_module_and_its_description_agree() -> None:
     meta = yaml.safe_load((MODULE / "meta.yml").read_text())
     assert meta["name"] == NAME
     inputs = [names(line) for line in lines("input")]
-    outputs = {re.findall(r"emit: (\w+)", line)[0]: names(line) for line in lines("output")}
+    outputs = {emitted(line): names(line) for line in lines("output")}
     assert [keys(parts) for parts in meta["input"]] == inputs
-    assert {name: keys(parts) for one in meta["output"] for name, parts in one.items()} == outputs
+    assert {name: keys(parts) for name, (parts,) in meta["output"].items()} == outputs
+    topics = {
+        re.findall(r"topic: (\w+)", li)[0]: names(li) for li in lines("output") if "topic" in li
+    }
+    assert {name: keys(parts) for name, (parts,) in meta["topics"].items()} == topics
 
 
 def test_module_asks_for_this_version() -> None:
     assert f'container "scbignn-infer:{__version__}"' in MAIN
     environment = yaml.safe_load((MODULE / "environment.yml").read_text())
     assert {"pip": [f"scbignn-infer=={__version__}"]} in environment["dependencies"]
+    rule = yaml.safe_load((SNAKEMAKE / "environment.yaml").read_text())
+    assert rule["dependencies"] == environment["dependencies"]
+    expected = (MODULE / "tests" / "main.nf.test").read_text()
+    assert set(re.findall(r"'(\d+\.\d+\.\d+)'", expected)) == {__version__}
+
+
+def test_the_image_is_built_under_the_name_that_the_module_gives() -> None:
+    (name,) = re.findall(r'^    container "(.+)"$', MAIN, re.MULTILINE)
+    page = (WORKFLOWS.parent / "docs" / "docker.md").read_text()
+    built = re.findall(r"docker build -t (\S+)", page)
+    assert name in built
+    ran = re.findall(r"docker run[^`]*? (scbignn-infer:\S+) (\S+)", page)
+    assert {image for image, _ in ran} == set(built)
+    assert {program for _, program in ran} == {"scbignn-infer"}  # the image has no entry point
 
 
 @pytest.mark.parametrize("label", ["script", "stub"])
@@ -220,9 +250,15 @@ def test_scripts_of_the_module_run(
         assert labels(h5ad) == serial["first"]
         assert json.loads(record.read_text())["cells"] == 200
     else:
-        assert h5ad.stat().st_size == record.stat().st_size == 0
-    versions = yaml.safe_load((tmp_path / "versions.yml").read_text())
-    assert versions == {VALUES["task.process"]: {"scbignn-infer": __version__}}
+        assert h5ad.stat().st_size == 0
+        assert json.loads(record.read_text()) == {}
+
+
+def test_the_expression_of_the_version_gives_it(tmp_path: Path) -> None:
+    (expression,) = [names(line)[2] for line in lines("output") if "topic" in line]
+    assert execute("bash", "-euo", "pipefail", "-c", expression, cwd=tmp_path).stdout.strip() == (
+        __version__
+    )
 
 
 def test_script_of_the_module_fails_on_a_broken_query(tmp_path: Path) -> None:
@@ -231,4 +267,31 @@ def test_script_of_the_module_fails_on_a_broken_query(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert not list(tmp_path.glob("*.scbignn.h5ad"))
-    assert not (tmp_path / "versions.yml").exists()
+    document = json.loads((tmp_path / f"{VALUES['prefix']}.json").read_text())
+    assert document["error"]["message"] == done.stderr.removeprefix("error: ").strip()
+
+
+# --- with Nextflow itself ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("nextflow") is None, reason="Nextflow is not installed")
+@pytest.mark.parametrize("how", [(), ("-stub-run",)], ids=["run", "stub"])
+def test_nextflow_runs_the_example(how: tuple[str, ...], example: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(NEXTFLOW, folder)
+    shutil.copy(example, folder / "pbmc700.h5ad")
+    done = execute("nextflow", "run", "main.nf", "-ansi-log", "false", *how, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = folder / "labelled"
+    assert sorted(file.name for file in made.iterdir()) == [
+        "pbmc700.scbignn.h5ad",
+        "pbmc700.scbignn.json",
+    ]
+    record = json.loads((made / "pbmc700.scbignn.json").read_text())
+    assert record == {} if how else record["cells"] == 700
+
+
+@pytest.mark.skipif(shutil.which("nf-test") is None, reason="nf-test is not installed")
+def test_nf_test_passes() -> None:
+    done = execute("nf-test", "test", cwd=NEXTFLOW)
+    assert done.returncode == 0, done.stdout + done.stderr

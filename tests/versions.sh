@@ -3,6 +3,8 @@
 #   bash tests/versions.sh [3.11-oldest] [3.12-newest] [3.13-newest]
 # When a bound in pyproject.toml changes, tests/oldest.txt is made anew:
 #   bash tests/versions.sh --pin
+# When a dependency, constraints.txt or packaging/tools.in changes, the locked environments are, too:
+#   bash tests/versions.sh --lock
 # $SCBIGNN_TESTS names some test files instead of all.
 # Environments are kept in $SCBIGNN_VENVS, by default .venv-versions. uv makes them; pip installs uv.
 set -euo pipefail
@@ -11,7 +13,7 @@ venvs=${SCBIGNN_VENVS:-.venv-versions}
 extras=(--extra distributed --extra hub --extra parquet --extra report --extra serve --extra sign --extra zarr)
 # These tests build, document or run in other programs, and need more than the runtime.
 ignored=(--ignore tests/training)
-for part in docker docs_build notebooks wheel workflows; do
+for part in docker docs_build notebooks packaging wheel workflows; do
   ignored+=(--ignore "tests/test_$part.py")
 done
 
@@ -32,8 +34,18 @@ if [ ! -x "$venvs/uv/bin/uv" ]; then
   "$venvs/uv/bin/python" -m pip install --quiet uv
 fi
 if [ "${1:-}" = --pin ]; then
-  uv pip compile --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
+  uv pip compile --upgrade --python-version 3.11 --resolution lowest-direct --no-build --no-annotate --no-header \
     --output-file tests/oldest.txt pyproject.toml "${extras[@]}" tests/versions.in >/dev/null
+  exit
+fi
+
+# Write what is installed with checksums: that of the tests, and that of packaging/check.sh. PyTorch is
+# left out, with what only its CUDA build brings: its builds differ from machine to machine.
+if [ "${1:-}" = --lock ]; then
+  compile=(uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header)
+  "${compile[@]}" --constraint constraints.txt --extra training --group dev --no-emit-package torch pyproject.toml |
+    awk '/^[^ ]/ { kept = !/^(cuda|nvidia|triton)[-=]/ } kept' > tests/locked.txt
+  "${compile[@]}" packaging/tools.in > packaging/tools.txt
   exit
 fi
 
@@ -50,7 +62,8 @@ for name in "$@"; do
       --requirements tests/versions.in
   fi
   uv pip install --python "$python" --no-deps --editable .  # its metadata; the code is that of PYTHONPATH
-  PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
+  uv pip check --python "$python"  # what is installed meets the bounds of all
+  SCBIGNN_VERSIONS=${name#*-} PYTHONPATH=$PWD:$PWD/training "$python" -m pytest --numprocesses "${SCBIGNN_TESTS_AT_ONCE:-auto}" \
     --dist loadfile --quiet -p no:cacheprovider ${SCBIGNN_TESTS:-tests} \
     "${ignored[@]}" || failed+=("$name")
 done

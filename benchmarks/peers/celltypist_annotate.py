@@ -45,8 +45,10 @@ def main() -> None:
     for name in found.predicted_labels:
         cells.obs[name] = found.predicted_labels[name].astype(str).astype("category")
     if arguments.output.suffix == ".csv":
-        cells.obs[list(found.predicted_labels)].to_csv(arguments.output)
+        labels = cells.obs[list(found.predicted_labels)]
+        labels.join(found.probability_matrix).to_csv(arguments.output)
     else:
+        cells.obsm["probabilities"] = found.probability_matrix.to_numpy()
         cells.write_h5ad(arguments.output)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from scbignn_infer._types import Array
+    from scbignn_infer.annotation.clusters import Clusters
 
 UNKNOWN = "unknown"
 REASONS = ("", "unsure", "novel", "genes do not fit", "empty", "other species")
@@ -78,6 +79,10 @@ class Annotation:
     graph
         (n_cells, n_cells) cosine similarity of each cell (row) and its neighbours, where the
         annotator keeps it.
+    places
+        (n_cells, 2) float32 places on a map of the embedding, where one was made for a report.
+    clusters
+        What the clusters of each column that was asked for are, by its name.
     provenance
         Model, matrix, genes, parameters, versions and timings of the run.
 
@@ -114,6 +119,8 @@ class Annotation:
     foreign: Array | None = None
     excess: Array | None = None
     graph: sp.csr_matrix | None = None
+    places: Array | None = None
+    clusters: Mapping[str, Clusters] = field(default_factory=dict)
     provenance: Provenance = field(default_factory=Provenance)
 
     def __len__(self) -> int:
@@ -245,12 +252,14 @@ class Annotation:
 
     @property
     def shown(self) -> dict[str, Column]:
-        """All columns but those that were not asked for."""
-        return {n: c for n, c in COLUMNS.items() if c.asked is None or c.asked(self)}
+        """All columns but those that were not asked for; then one for each column of clusters."""
+        own = {n: c for n, c in COLUMNS.items() if c.asked is None or c.asked(self)}
+        return own | {f"{BY}{key}": _of_clusters(key) for key in self.clusters}
 
     def matrices(self, key: str = DEFAULT_KEY) -> dict[str, Array]:
         """Return the per-cell matrices as they stand in ``obsm``, by name."""
-        return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding}
+        mapped = {} if self.places is None else {f"X_{key}_umap": self.places}
+        return {f"{key}_probabilities": self.probabilities, f"X_{key}": self.embedding, **mapped}
 
     def pairs(self, key: str = DEFAULT_KEY) -> dict[str, Any]:
         """Return the graph as it stands in ``obsp``, by name; none where it is not kept.
@@ -273,16 +282,19 @@ class Annotation:
         if joins:
             codes = [" ".join(map(str, np.flatnonzero(self.ontology.holds[i]))) for i in joins]
             record["joins"] = {"labels": [names[i] for i in joins], "types": codes}
+        if self.clusters:
+            record["clusters"] = {key: found.columns() for key, found in self.clusters.items()}
         return record
 
     def warnings(self) -> list[str]:
         """Return what the user should know before labels are believed."""
-        return self.provenance.warnings(
+        said = self.provenance.warnings(
             n=len(self),
             n_empty=self.n_empty,
             unknown=float(np.mean(self.codes < 0)),
             novelty=float(np.median(self.novelty)),
         )
+        return [*said, *filter(None, (c.warning(key) for key, c in self.clusters.items()))]
 
     def unknown_counts(self) -> dict[str, int]:
         """Map each reason why cells are unknown to its number of cells, most frequent first."""
@@ -293,15 +305,24 @@ class Annotation:
     def summary(self) -> dict[str, Any]:
         """Return what commands and services say of all cells."""
         labels = self.counts()
+        clusters = {key: list(map(asdict, found.rows)) for key, found in self.clusters.items()}
         return {
             "cells": len(self),
             **self.provenance.summary(),
             "labels": labels,
+            **({"clusters": clusters} if clusters else {}),
             "unknown": labels.get(UNKNOWN, 0),
             "unknown_reasons": self.unknown_counts(),
             "empty": self.n_empty,
+            "median_confidence": self._median(self.confidence),
+            "median_novelty": self._median(self.novelty),
             "warnings": self.warnings(),
         }
+
+    def _median(self, values: Array) -> float | None:
+        """Return the median of those cells that have counts; None if none has."""
+        cells = ~self.empty
+        return round(float(np.median(values[cells])), 4) if cells.any() else None
 
 
 def joins_of(record: Mapping[str, Any], cell_types: list[str]) -> dict[str, list[str]]:
@@ -351,6 +372,13 @@ def _set_names(annotation: Annotation) -> list[str]:
     return sorted(set(annotation.label_sets))
 
 
+def _of_clusters(key: str) -> Column:
+    """Return the column of the labels of clusters."""
+    return Column(lambda a: a.clusters[key].cell_types, lambda a: [*_label_names(a), ""])
+
+
+BY = "cell_type_by_"
+"""With the name of a column of clusters, that of the labels of these."""
 COLUMNS = {
     "cell_type": Column(lambda a: a.labels, _label_names),
     "cell_type_ontology_id": Column(lambda a: a.label_ids, _id_names),

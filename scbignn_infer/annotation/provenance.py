@@ -13,6 +13,7 @@ from scbignn_infer import __version__
 from scbignn_infer.annotation.tissues import FoundTissue
 from scbignn_infer.network.sessions import installed_packages
 from scbignn_infer.query.gene_match import LOW_COVERAGE
+from scbignn_infer.query.readers.columns import INDEX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +35,9 @@ MANY_UNKNOWN = 0.5
 """Share of unknown cells that is more than the odd type."""
 MANY_EMPTY = 0.3
 """Share of barcodes without cells that is more than a filter leaves."""
+LOG_STATES = ("log1p", "log1p-cut")
+ALL_GENES = 10_000
+"""A file with fewer genes has only a part of them."""
 FEW_TRAINING_CELLS = 3
 """So many cells that a model was trained on are no chance."""
 
@@ -104,14 +108,38 @@ class Genes(msgspec.Struct, frozen=True):
     left_out: dict[str, int] = {}
     foreign: Foreign = Foreign()
     silent: Silent = Silent()
+    n_genes: int = 0
+    """Genes of the file, without what was left out."""
 
     @classmethod
     def of(cls, match: GeneMatch, n_foreign: int, silent: tuple[float, float]) -> Genes:
         """Return what is said of genes that were matched, and of cells by them."""
         counts = match.n_shared, match.coverage, match.n_duplicates, match.n_renamed
+        n_genes = len(match.reference_index) - sum(match.left_out.values())
         none = match.foreign is None
         foreign = Foreign() if none else Foreign(match.foreign_species, n_foreign)
-        return cls(match.column, *counts, match.left_out, foreign, Silent(*silent))
+        return cls(match.column, *counts, match.left_out, foreign, Silent(*silent), n_genes)
+
+    @property
+    def said(self) -> str:
+        """How many are the model's, how they were found, and what was done with others."""
+        of = f"of the file's {self.n_genes:,} genes " if self.n_genes else ""
+        by = "the index of var" if self.column == INDEX else f"the column '{self.column}' of var"
+        remarks = [
+            f"{self.n_renamed:,} by another name" if self.n_renamed else "",
+            f"{self.n_duplicates:,} duplicates summed" if self.n_duplicates else "",
+            f"left out: {self.left_out_said}" if self.left_out else "",
+        ]
+        others = "; ".join(filter(None, remarks))
+        return (
+            f"{self.n_shared:,} {of}match the model's, by {by}{f' ({others})' if others else ''}; "
+            f"that is {self.coverage:.0%} of the genes that matter to the model"
+        )
+
+    @property
+    def left_out_said(self) -> str:
+        """How many features that are no genes were left out, by kind."""
+        return ", ".join(f"{n:,} {kind}" for kind, n in self.left_out.items())
 
 
 class Params(msgspec.Struct, frozen=True):
@@ -149,6 +177,18 @@ class Params(msgspec.Struct, frozen=True):
             provider=runtime.provider,
             device_note=runtime.note,
         )
+
+    @property
+    def said(self) -> str:
+        """Among which cells neighbours were searched, and how."""
+        near = f"{self.n_neighbors} neighbours for each cell"
+        if self.graph == "reference":
+            return f"{near}, cells of the model's reference"
+        graphs = "1 graph of all cells"
+        if self.batch_key:
+            graphs = f"{self.n_batches:,} graph{'s' * (self.n_batches > 1)}, one for each value of "
+            graphs += f"'{self.batch_key}'"
+        return f"{graphs}; {near}, search: {self.graph_builder}"
 
 
 class Adapted(msgspec.Struct, frozen=True):
@@ -207,6 +247,9 @@ class Provenance(msgspec.Struct, frozen=True):
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
+    median_distance
+        How far the typical cell is from the nearest reference cell, as a quantile of held-out
+        reference cells; None where no cell has counts.
     adaptation, training_cells
         What the model has seen before: as its makers say, and cells of the query.
     adapted
@@ -229,6 +272,7 @@ class Provenance(msgspec.Struct, frozen=True):
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
     apart: float = 0.0
+    median_distance: float | None = None
     adapted: Adapted | None = None
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -258,6 +302,7 @@ class Provenance(msgspec.Struct, frozen=True):
             kept,
             genes=genes,
             training_cells=sum(p.training_cells for p in parts),
+            median_distance=_median([p.median_distance for p in parts]),
             seconds={s: sum(p.seconds.get(s, 0.0) for p in parts) for s in stages},
         )
 
@@ -269,6 +314,15 @@ class Provenance(msgspec.Struct, frozen=True):
         return replace(self, notes=notes)
 
     @property
+    def matrix_said(self) -> str:
+        """Which matrix was read and what it holds, without the observation that decided."""
+        matrix, n = self.matrix, self.genes.n_genes
+        if matrix.state not in LOG_STATES:
+            return f"{matrix.name}: {matrix.state} ({matrix.reason})"
+        cut = f" of {n:,} selected genes" if n < ALL_GENES else " without a common total"
+        return f"{matrix.name}: log-normalised counts{cut if matrix.state == 'log1p-cut' else ''}"
+
+    @property
     def n_foreign(self) -> int:
         """Number of cells that are mostly of another species than the model's."""
         return self.genes.foreign.cells or 0
@@ -277,6 +331,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what stands in ``uns``, without timings: the same input gives the same file."""
         written: dict[str, Any] = msgspec.to_builtins(self)
         del written["seconds"], written["reference_distance"], written["why"]
+        del written["median_distance"]
         if not self.notes:
             del written["notes"]
         return _without_nothing(written)
@@ -285,7 +340,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what commands and services say of it."""
         said = msgspec.to_builtins(self)
         names = ("model", "adaptation", "reference_distance", "why", "matrix", "genes", "params")
-        kept = {name: said[name] for name in (*names, "tissue", "apart", "adapted")}
+        kept = {n: said[n] for n in (*names, "tissue", "apart", "median_distance", "adapted")}
         return _without_nothing(kept | {"stages": said["seconds"]})
 
     def warnings(self, *, n: int, n_empty: int, unknown: float, novelty: float) -> list[str]:
@@ -365,6 +420,11 @@ class Provenance(msgspec.Struct, frozen=True):
             return []
         said = f"{self.model.name} was trained on at least {self.training_cells:,} of these cells"
         return [f"{said}; scores on them say nothing about new data"]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _without_nothing(record: dict[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,8 @@ class Strangeness(NamedTuple):
         (n,) cells that the model was trained on.
     penalties
         (n, 2) what novelty and residual take from the confidence.
+    distance
+        (n,) from the nearest reference cell, as a quantile of held-out reference cells.
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
@@ -219,6 +221,7 @@ class Strangeness(NamedTuple):
     residual: Array
     known: Array
     penalties: Array
+    distance: Array
     apart: float = 0.0
 
 
@@ -237,14 +240,15 @@ def strangeness(
     residual.
     """
     distance, known = bank.distance(embedding)
+    far = bank.novelty(distance)
     distance, near = smooth(distance, graph.within), graph.within
     if not near.size:
         novelty, nothing = bank.novelty(distance), np.zeros(len(distance), np.float32)
-        return Strangeness(novelty, nothing, known, penalties(novelty, nothing))
+        return Strangeness(novelty, nothing, known, penalties(novelty, nothing), far)
     if not bank.follows:
         relative, strange = bank.place_residual(residual(scaled, near, codes, *panel.profile))
         novelty = np.maximum(bank.novelty(distance), strange)
-        return Strangeness(novelty, relative, known, penalties(novelty, relative))
+        return Strangeness(novelty, relative, known, penalties(novelty, relative), far)
     shift = common_shift(scaled, codes, panel.profile[0])
     off = residual(scaled, near, codes, *panel.profile, shift=shift)
     most = RESIDUAL_FOLLOWED if len(_many(codes)) >= MANY_TYPES else FEW_FOLLOWED
@@ -254,7 +258,8 @@ def strangeness(
     relative, strange = bank.place_residual(off)
     beyond = distance / bank.usual_distance(NOVEL_FROM), off / bank.usual_residual(UNLIKE_FROM)
     taken = STRANGE_WEIGHT * np.log(np.maximum(np.stack(beyond, axis=1), 1))
-    return Strangeness(np.maximum(bank.novelty(distance), strange), relative, known, taken, apart)
+    novelty = np.maximum(bank.novelty(distance), strange)
+    return Strangeness(novelty, relative, known, taken, far, apart)
 
 
 class CellScores:
@@ -270,12 +275,17 @@ class CellScores:
         self._grouping, self.temperature, self.ontology = grouping, temperature, ontology
         self.probabilities = np.zeros((n, len(grouping.labels)), np.float32)
         self.agreement, self.residual, self.known, self.apart = np.zeros((4, n), np.float32)
-        self.novelty, self.penalties = np.ones(n, np.float32), np.zeros((n, 2), np.float32)
+        self.novelty, self.distance = np.ones((2, n), np.float32)
+        self.penalties = np.zeros((n, 2), np.float32)
         self.excess = np.zeros(n, np.float32)
 
     def apart_as_a_whole(self, cells: Array) -> float:
         """Return how far the typical of some cells (n,) is apart, see :class:`Strangeness`."""
         return round(float(np.median(self.apart[cells])), 3) if cells.any() else 0.0
+
+    def typical_distance(self, cells: Array) -> float | None:
+        """Return the median of the distance of some cells (n,), see :class:`Strangeness`."""
+        return round(float(np.median(self.distance[cells])), 4) if cells.any() else None
 
     @property
     def support(self) -> Array:
@@ -301,6 +311,7 @@ class CellScores:
         strange = strangeness(z, scaled, types, graph, panel=panel, bank=bank)
         self.novelty[cells], self.residual[cells], self.known[cells] = strange[:3]
         self.penalties[cells], self.apart[cells] = strange.penalties, strange.apart
+        self.distance[cells] = strange.distance
 
     def take(self, other: CellScores, cells: Array) -> None:
         """Say of some cells what other scores, of the same labels, say of them."""
@@ -309,6 +320,7 @@ class CellScores:
             "agreement",
             "residual",
             "novelty",
+            "distance",
             "apart",
             "penalties",
             "excess",

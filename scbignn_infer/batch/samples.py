@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer import __version__
 from scbignn_infer.errors import InputError, OutputError, ScBiGNNError
-from scbignn_infer.label_file import Job, ReportFile, make_annotator, stem
+from scbignn_infer.label_file import Job, make_annotator, now, stem
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.output.temporaries import LEFTOVER, NO_RUN, temporaries_of
 from scbignn_infer.plain import visible
+from scbignn_infer.report.views import Views
+from scbignn_infer.settings import SAME_LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 FORMATS = ("h5ad", "csv", "tsv", "parquet")
-SAME_LABELS = ("device", "threads", "batch_cells", "memory_limit")
-"""Settings that say where and how fast work is done, and change no label."""
 HASH_BYTES = 1 << 22
 
 
@@ -41,7 +41,12 @@ class Sample:
     name: str
     query: Path
     target: Path
-    report: ReportFile | None = None
+    views: Views | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All that is written for it."""
+        return [self.target, *(self.views.paths if self.views else [])]
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,9 @@ def find_samples(
     samples: dict[str, Sample] = {}
     for name, query in named:
         target = folder / f"{name}.{suffix}"
-        page = ReportFile(folder / f"{name}.html", sample_key) if report else None
-        sample = Sample(name, query.absolute(), target.absolute(), page)
+        page = (folder / f"{name}.html").absolute() if report else None
+        views = Views(page, sample_key=sample_key) if page else None
+        sample = Sample(name, query.absolute(), target.absolute(), views)
         if samples.setdefault(name, sample).query != sample.query:
             raise InputError(
                 f"the samples {samples[name].query} and {query} are both called '{name}'",
@@ -160,7 +166,7 @@ def plan_tasks(
         if record.get("status") in ("started", "done"):
             made.add(str(record.get("output")))
     new = [s for s in samples if str(s.target) not in made and not s.target.exists()]
-    manifest.append([_record(sample, "started") for sample in new])
+    manifest.append([_record(sample, "started") | {"started": now()} for sample in new])
     made.update(str(sample.target) for sample in new)
     return [
         Task(s, settings, overwrite, before.get(s.name), str(s.target) in made, split, manifest.run)
@@ -245,7 +251,7 @@ def job_of(task: Task) -> Job:
         task.settings,
         overwrite=task.overwrite,
         replace=task.ours,
-        report=task.sample.report,
+        views=task.sample.views,
         annotator=held_annotator(task.settings),
     )
 
@@ -284,7 +290,7 @@ def in_one_line(error: Exception) -> str:
 
 def failed(sample: Sample, error: str) -> Record:
     """Return the record of a sample that could not be labelled."""
-    return {**_record(sample, "failed"), "error": visible(error)}
+    return {**_record(sample, "failed"), "finished": now(), "error": visible(error)}
 
 
 def _record(sample: Sample, status: str) -> Record:
@@ -310,7 +316,7 @@ def _work(task: Task) -> dict[str, Any]:
         "input_sha256": fingerprint(query),
         "model_sha256": load_model(str(settings.model)).sha256,
         "settings": {k: v for k, v in settings.as_dict().items() if k not in SAME_LABELS},
-        "report": task.sample.report is not None,
+        "report": task.sample.views is not None,
         "scbignn_infer": __version__,
     }
 
@@ -321,7 +327,7 @@ def _is_whole(task: Task, work: Mapping[str, Any]) -> bool:
         return False
     if any(before.get(key) != value for key, value in work.items()):
         return False
-    if sample.report is not None and not sample.report.path.exists():
+    if sample.views is not None and not all(p.exists() for p in sample.views.paths):
         return False
     return (
         before.get("output") == str(sample.target)

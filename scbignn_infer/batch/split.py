@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from scbignn_infer.annotation.annotation import Annotation
+from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
 from scbignn_infer.batch.samples import (
@@ -113,7 +114,8 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
             return failed(task.sample, error)
         with recording(task) as record, job_of(task) as job:
             _check(parts[0], job.cells)
-            job.annotation = _read(job.annotator, parts)
+            clusters = read_clusters(job.cells, task.settings.reading.cluster_key)
+            job.annotation = with_clusters(_read(job.annotator, parts), clusters)
             record.update(done(task, job))
         return record
     finally:
@@ -127,14 +129,16 @@ def _check(part: Part, cells: FileQuery) -> None:
 
 
 def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
-    held: dict[str, list[Any]] = {name: [] for name in ARRAYS}
+    whole: dict[str, Any] = {}
     based: list[Provenance] = []
     for part in parts:
         with np.load(part.path, allow_pickle=False) as arrays:
             based.append(msgspec.json.decode(str(arrays["provenance"]), type=Provenance))
             for name in ARRAYS:
-                held[name].append(arrays[name])
-    whole: dict[str, Any] = {name: np.concatenate(values) for name, values in held.items()}
+                values = arrays[name]
+                shape = parts[-1].stop, *values.shape[1:]
+                to = whole.setdefault(name, np.empty(shape, values.dtype))
+                to[part.start : part.stop] = values
     rules = annotator.rules
     return Annotation(
         cell_types=rules.grouping.labels,

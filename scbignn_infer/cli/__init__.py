@@ -13,6 +13,7 @@ from scbignn_infer.cli.example import example
 from scbignn_infer.cli.explain import explain
 from scbignn_infer.cli.inspect import inspect
 from scbignn_infer.cli.models import models
+from scbignn_infer.cli.report import report
 from scbignn_infer.cli.running import Commands
 from scbignn_infer.cli.serve import serve
 from scbignn_infer.cli.train import train
@@ -35,6 +36,7 @@ for command in (
     explain,
     inspect,
     models,
+    report,
     serve,
     train,
 ):

@@ -9,32 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.about import command, provenance
 from scbignn_infer.cli.options import (
     FILE,
+    basis_option,
+    figures_option,
     gathered,
     given,
     json_option,
     overwrite_option,
+    sample_key_option,
     settings_options,
 )
-from scbignn_infer.cli.printing import (
-    make_console,
-    make_table,
-    print_json,
-    print_pairs,
-    print_warnings,
-    say,
-    show_progress,
-)
+from scbignn_infer.cli.printing import print_drawn, print_json, print_warnings, say, show_progress
 from scbignn_infer.cli.running import alive
 from scbignn_infer.cli.samples import Common, SampleOptions, annotate_samples
+from scbignn_infer.cli.summary import print_summary
 from scbignn_infer.errors import OutputError
 from scbignn_infer.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scbignn_infer.annotation.provenance import Genes
     from scbignn_infer.apart import JobApart
     from scbignn_infer.estimate import Estimate
     from scbignn_infer.label_file import Job
@@ -50,8 +46,12 @@ class FileOptions:
     """Options of ``annotate`` that are about one file: what is written."""
 
     output: Path | None
-    report: Path | None
+    cluster_table: Path | None
     in_place: bool
+    estimate: bool
+    report: Path | None
+    figures: Path | None
+    basis: str | None
 
 
 @click.command()
@@ -67,6 +67,18 @@ class FileOptions:
     ),
     click.option("--in-place", is_flag=True, help="Write into QUERY itself."),
     click.option("--report", type=FILE, help="HTML report to write, too (extra 'report')."),
+    click.option(
+        "--estimate",
+        is_flag=True,
+        help="Only say what time and memory labelling would take, and write nothing.",
+    ),
+    figures_option,
+    basis_option,
+    click.option(
+        "--cluster-table",
+        type=FILE,
+        help="With --cluster-key: table of the clusters to write, too, .csv or .tsv.",
+    ),
 )
 @click.option(
     "-O",
@@ -111,7 +123,7 @@ class FileOptions:
 @gathered(
     "common",
     Common,
-    click.option("--sample-key", metavar="KEY", help="Column of obs that the report divides by."),
+    sample_key_option,
     click.option(
         "--time-limit",
         type=click.FloatRange(min=0, min_open=True),
@@ -148,17 +160,39 @@ def annotate(
             if queries or wrong
             else "name a file to label, or several and -O FOLDER"
         )
-    annotate_file(Path(queries[0]), settings, one, common)
+    work = estimate_file if one.estimate else annotate_file
+    work(Path(queries[0]), settings, one, common)
+
+
+def estimate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
+    """Say what labelling one file would take."""
+    from scbignn_infer import label_file
+
+    suffix = ".h5ad" if options.output is None else options.output.suffix
+    report = options.report is not None
+    expected = label_file.estimate_file(query, settings, suffix=suffix, report=report)
+    if common.as_json:
+        print_json(expected)
+    elif not common.quiet:
+        time, memory = _as_time(expected["seconds"]), expected["memory_bytes"] / 1e9
+        threads = "1 thread" if expected["threads"] == 1 else f"{expected['threads']} threads"
+        say(
+            f"{query}: {expected['cells']:,} cells would take about {time} and {memory:.1f} GB of "
+            f"memory with {expected['model']['name']} on {threads}"
+        )
 
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    from scbignn_infer.label_file import Job, ReportFile
+    from scbignn_infer.label_file import Job
 
     target = _target(query, options.output, in_place=options.in_place)
-    page = None
-    if options.report is not None:
-        page = ReportFile(options.report, common.sample_key or settings.reading.batch_key)
+    views = None
+    if options.report is not None or options.figures is not None:
+        from scbignn_infer.report.views import Views
+
+        key = common.sample_key or settings.reading.batch_key
+        views = Views(options.report, options.figures, key, options.basis)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
         from scbignn_infer.apart import JobApart
@@ -171,7 +205,8 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             target,
             settings,
             overwrite=common.overwrite,
-            report=page,
+            views=views,
+            cluster_table=options.cluster_table,
             progress=alive(progress),
         ) as job,
     ):
@@ -179,19 +214,24 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             _announce(job.n_cells, job.expected)
         summary = job.run()
     if common.as_json:
-        print_json(summary)
+        about = {"command": command(), "provenance": provenance(query, settings, summary)}
+        print_json(summary | about)
         print_warnings([] if common.quiet else summary["warnings"])
     elif not common.quiet:
-        _print_summary(summary)
+        print_summary(summary, model=settings.model, report=options.report)
+        print_drawn(options.report, options.figures)
 
 
 def _announce(n_cells: int, expected: Estimate) -> None:
     """Say what takes long before it is done."""
     if expected.seconds <= LONG_SECONDS:
         return
-    seconds, gigabytes = expected.seconds, expected.memory / 1e9
-    time = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    time, gigabytes = _as_time(expected.seconds), expected.memory / 1e9
     say(f"{n_cells:,} cells will take about {time} and {gigabytes:.1f} GB of memory", err=True)
+
+
+def _as_time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
@@ -209,46 +249,3 @@ def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
             do="choose another -o, or pass --in-place",
         )
     return output
-
-
-def _print_summary(summary: Summary) -> None:
-    from scbignn_infer.annotation.provenance import Provenance
-
-    console = make_console(stderr=True)
-    based, n = Provenance.from_record(summary), summary["cells"]
-    model, matrix, genes, chosen = based.model, based.matrix, based.genes, ""
-    if based.reference_distance is not None:
-        far = ", ".join(f"{k} {v:.2f}" for k, v in based.reference_distance.items())
-        chosen = f", {based.why} (distance to the references: {far})"
-    print_pairs(
-        console,
-        {
-            "cells": f"{n:,}, of which {summary['unknown']:,} unknown"
-            + (f" ({summary['empty']:,} without counts)" if summary["empty"] else ""),
-            "model": f"{model.name} {model.version}{chosen}",
-            "tissue": based.tissue.said,
-            "matrix": f"{matrix.name}: {matrix.state} ({matrix.reason})",
-            "genes": f"{genes.n_shared:,} shared by '{genes.column}'{_other_genes(genes)}; "
-            f"{genes.coverage:.0%} of what the network reads",
-        },
-    )
-    if based.adaptation:
-        console.print(based.adaptation, soft_wrap=True)
-    if based.adapted is not None:
-        console.print(based.adapted.said, soft_wrap=True)
-    rows = [(label, f"{count:,}", f"{count / n:.1%}") for label, count in summary["labels"].items()]
-    console.print(make_table(["label", "cells", "share"], rows))
-    print_warnings(summary["warnings"])
-    print_pairs(console, {"seconds": f"{summary['seconds']:.1f}", "output": summary["output"]})
-
-
-def _other_genes(genes: Genes) -> str:
-    """Say what of the genes was renamed, summed or left out."""
-    left_out = ", ".join(f"{n:,} {kind}" for kind, n in genes.left_out.items())
-    parts = [
-        f"{genes.n_renamed:,} by another name" if genes.n_renamed else "",
-        f"{genes.n_duplicates:,} duplicates summed" if genes.n_duplicates else "",
-        f"left out: {left_out}" if left_out else "",
-    ]
-    remarks = "; ".join(filter(None, parts))
-    return f" ({remarks})" if remarks else ""

@@ -62,13 +62,13 @@ def evaluate(
 
     from scbignn_infer import evaluation
     from scbignn_infer.annotation.annotation import UNKNOWN
-    from scbignn_infer.label_file import PAGES, open_file
+    from scbignn_infer.label_file import open_file
     from scbignn_infer.output import atomic
     from scbignn_infer.query.identity import Identity
 
     if output is not None:
         read = [Identity.of(path) for path in (labelled, map_file) if path is not None]
-        atomic.check_output(output, suffixes=PAGES, overwrite=overwrite, inputs=read)
+        atomic.check_output(output, suffixes=(".html",), overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
     with open_file(labelled) as cells:
         given = _labels(cells, truth, "choose with --truth")

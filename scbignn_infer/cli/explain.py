@@ -1,4 +1,4 @@
-"""``explain``: why a cell was called what it was; ``models explain``: which genes carry a type."""
+"""``explain``: why cells were called what they were; ``models explain``: what carries a type."""
 
 from __future__ import annotations
 
@@ -43,12 +43,17 @@ output_option = click.option(
     type=FILE,
     help="File to write instead of tables: .html, .png, .csv or .tsv.",
 )
-MOVED = "explain takes a file and --cells; for a model write: scbignn-infer models explain NAME"
+MOVED = "explain takes a file; for a model write: scbignn-infer models explain NAME"
 
 
 @click.command()
 @click.argument("query", type=FILE)
-@click.option("--cells", metavar="NAME,...", help="Names of the cells to explain.  [required]")
+@click.option("--cells", metavar="NAME,...", help="Explain these cells one by one.")
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Explain the cells for which this holds, such as 'scbignn_cell_type == \"unknown\"'.",
+)
 @moved_option("--cell-type", to=MOVED)
 @genes_option
 @settings_options(*(name for name in SETTINGS if name not in ("key_added", "write_graph")))
@@ -58,6 +63,7 @@ MOVED = "explain takes a file and --cells; for a model write: scbignn-infer mode
 def explain(
     query: Path,
     cells: str | None,
+    where: str | None,
     n_genes: int,
     settings: Settings,
     output: Path | None,
@@ -66,17 +72,30 @@ def explain(
 ) -> None:
     """Show why cells have their labels.
 
-    Labels the cells of QUERY, a file, and shows for some of them the genes and the neighbours that
-    carry the label.
+    Labels the cells of QUERY, a file. For each label, or each cluster with --cluster-key, shows the
+    genes that its cells have more of than all others, beside what the model looks at. With --cells,
+    shows for single cells the genes and the neighbours that carry the label.
     """
+    from scbignn_infer.cli import groups
     from scbignn_infer.output import atomic
     from scbignn_infer.query.identity import Identity
 
-    if cells is None:
+    if cells is None and not query.exists() and query.name == str(query):
         raise click.UsageError(MOVED)
+    if cells is not None and (where is not None or settings.reading.cluster_key):
+        raise click.UsageError("--cells names single cells; leave out --where and --cluster-key")
     if output is not None:
-        read = [Identity.of(query)]
-        atomic.check_output(output, suffixes=OUTPUTS, overwrite=overwrite, inputs=read)
+        read, allowed = [Identity.of(query)], groups.OUTPUTS if cells is None else OUTPUTS
+        atomic.check_output(output, suffixes=allowed, overwrite=overwrite, inputs=read)
+    if cells is None:
+        model, found = groups.find_groups(query, where, settings)
+        if output is not None:
+            with atomic.replacing(output, new=not overwrite) as page:
+                groups.write_groups(page, output.suffix, query.name, found)
+        if as_json or output is None:
+            title = "label" if where is None else "where"
+            groups.print_groups(model, found, n_genes, title=title, as_json=as_json)
+        return
     wanted = [name.strip() for name in cells.split(",") if name.strip()]
     name, explained = _explain_cells(query, wanted, settings)
     if output is not None:
@@ -176,7 +195,7 @@ def _write_rows(
     """Write a table of tab- or comma-separated values."""
     import csv
 
-    with open(output, "w", newline="") as file:
+    with open(output, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
         table.writerow(titles)
         table.writerows(rows)

@@ -32,7 +32,7 @@ FEW = 0.01
     metavar="NAME|PATH",
     help="Model to compare the genes with; by default all that are found.",
 )
-@settings_options(*(name for name in READING if name != "batch_key"))
+@settings_options(*(name for name in READING if name not in ("batch_key", "cluster_key")))
 @json_option
 def inspect(
     query: Path,

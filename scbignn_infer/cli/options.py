@@ -26,6 +26,22 @@ FILE = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
 
+figures_option = click.option(
+    "--figures",
+    type=FILE,
+    metavar="DIR",
+    help="Folder for figures in print size, too: svg, pdf, png and a table (extra 'report').",
+)
+basis_option = click.option(
+    "--basis",
+    metavar="NAME",
+    help="Map in obsm for the report and the figures; by default X_umap if the file has it, else "
+    "one is made of the model's embedding and kept as X_scbignn_umap.",
+)
+sample_key_option = click.option(
+    "--sample-key", metavar="KEY", help="Column of obs that report and figures divide by."
+)
+
 
 def settings_options(*names: str) -> Callable[[Any], Any]:
     """Add the options of some settings; the command gets them as one ``settings``."""

@@ -17,6 +17,7 @@ from scbignn_infer.plain import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
@@ -82,13 +83,15 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def describe_error(error: ScBiGNNError) -> dict[str, str]:
+def describe_error(error: ScBiGNNError, *, kind: str = "", code: int = 1) -> dict[str, Any]:
     """Return what a JSON document says of an error, under the key ``error``."""
     return {
         "found": error.found,
         "expected": error.expected,
         "do": error.do,
         "message": str(error),
+        "kind": kind or type(error).__name__,
+        "exit_code": code,
     }
 
 
@@ -153,6 +156,12 @@ def print_pairs(console: Console, pairs: Mapping[str, str]) -> None:
     for name, value in pairs.items():
         if value:
             console.print(f"{name:<{width}}  {value}", soft_wrap=True)
+
+
+def print_drawn(report: Path | None, figures: Path | None) -> None:
+    """Say where the report and the figures are."""
+    drawn = {"report": report, "figures": figures}
+    print_pairs(make_console(stderr=True), {k: str(v) for k, v in drawn.items() if v is not None})
 
 
 def make_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from scbignn_infer.cli.about import ARGUMENTS, command
 from scbignn_infer.cli.printing import describe_error, print_json, printing, say
 from scbignn_infer.errors import OutputError, ScBiGNNError, reason
 from scbignn_infer.plain import visible
@@ -54,7 +55,7 @@ class Commands(click.Group):
             end_if_terminated()  # a library that was interrupted has called it an error
             refusal = _as_refusal(error)
             if ctx.meta[WANTS_JSON]:
-                _print_refusal(refusal)
+                _print_refusal(refusal, error)
             if isinstance(error, click.UsageError):
                 raise click.UsageError(visible(refusal.found), ctx=error.ctx) from None
             if isinstance(error, click.ClickException) or type(refusal) is UnexpectedError:
@@ -63,7 +64,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note whether a JSON document is wanted, whether or not the command can be understood."""
-        ctx.meta[WANTS_JSON] = "--json" in args
+        ctx.meta[WANTS_JSON], ctx.meta[ARGUMENTS] = "--json" in args, list(args)
         if isinstance(sys.stdout, io.TextIOWrapper):
             with suppress(OSError):  # of a stream that is no file any more
                 sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is
@@ -118,10 +119,14 @@ def _as_refusal(error: Exception) -> ScBiGNNError:
     )
 
 
-def _print_refusal(refusal: ScBiGNNError) -> None:
+def _print_refusal(refusal: ScBiGNNError, error: Exception) -> None:
     """Print why a command failed; where stdout is what failed, the line on stderr says so."""
+    usage = isinstance(error, click.ClickException)
+    kind = "UsageError" if usage else type(error).__name__
+    code = error.exit_code if isinstance(error, click.ClickException) else 1
     with suppress(ScBiGNNError, OSError):
-        print_json({"error": describe_error(refusal)})
+        said = describe_error(refusal, kind=kind, code=code)
+        print_json({"error": said, "command": command()})
 
 
 ENDING = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scbignn_infer.cli.about import command
 from scbignn_infer.cli.printing import (
     describe_error,
     make_console,
@@ -70,9 +71,57 @@ def annotate_samples(
     common: Common,
 ) -> None:
     """Label samples into a folder; exit with 3 if any failed."""
+    from scbignn_infer.batch import manifest, overview, samples
+    from scbignn_infer.label_file import now
+
+    _refuse(settings, options)
+    chosen = samples.find_samples(
+        patterns,
+        folder,
+        sheet=options.samples,
+        suffix=options.suffix,
+        report=options.reports,
+        sample_key=common.sample_key or settings.reading.batch_key,
+    )
+    named = [path.name for sample in chosen for path in sample.outputs]
+    overview.refuse(folder, named, overwrite=common.overwrite, reports=options.reports)
+    _make_folder(folder)
+    started = now()
+    with manifest.hold(folder) as book:
+        records = list(_label(chosen, book, settings, options, common))
+        warnings = book.warnings
+        place = {sample.name: i for i, sample in enumerate(chosen)}
+        records.sort(key=lambda record: place[record["sample"]])
+        written = overview.write(folder, records, book.run, reports=options.reports)
+    failed = _failed(records)
+    if common.as_json:
+        document = {
+            "folder": str(folder),
+            "overview": list(map(str, written)),
+            "warnings": warnings,
+            "samples": records,
+            "command": command(),
+            "started": started,
+            "finished": now(),
+        }
+        print_json(document | _why(failed, len(records)))
+    if not common.quiet:
+        print_warnings(warnings)
+    if not common.silent:
+        _print_records(records, folder, written)
+    else:
+        if not common.quiet:
+            print_warnings(_warnings(records))
+        for record in failed:
+            say(f"error: {record['sample']}: {record['error']}", err=True)
+    if failed:
+        click.get_current_context().exit(SOME_FAILED)
+
+
+def _refuse(settings: Settings, options: SampleOptions) -> None:
+    """Refuse settings that are no settings of many samples, or of parts of one."""
     from scbignn_infer.annotation import adapt
     from scbignn_infer.annotation.rules import Rules
-    from scbignn_infer.batch import manifest, samples
     from scbignn_infer.model import registry
 
     if settings.model is None:
@@ -96,35 +145,6 @@ def annotate_samples(
             expected="--graph reference with --split",
             do="pass both, or leave out --split",
         )
-    chosen = samples.find_samples(
-        patterns,
-        folder,
-        sheet=options.samples,
-        suffix=options.suffix,
-        report=options.reports,
-        sample_key=common.sample_key or settings.reading.batch_key,
-    )
-    _make_folder(folder)
-    with manifest.hold(folder) as book:
-        records = list(_label(chosen, book, settings, options, common))
-        warnings = book.warnings
-    place = {sample.name: i for i, sample in enumerate(chosen)}
-    records.sort(key=lambda record: place[record["sample"]])
-    failed = _failed(records)
-    if common.as_json:
-        document = {"folder": str(folder), "warnings": warnings, "samples": records}
-        print_json(document | _why(failed, len(records)))
-    if not common.quiet:
-        print_warnings(warnings)
-    if not common.silent:
-        _print_records(records, folder)
-    else:
-        if not common.quiet:
-            print_warnings(_warnings(records))
-        for record in failed:
-            say(f"error: {record['sample']}: {record['error']}", err=True)
-    if failed:
-        click.get_current_context().exit(SOME_FAILED)
 
 
 def _label(
@@ -171,7 +191,7 @@ def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
         expected="samples that can be labelled",
         do="mend what the error of each says, then run again: whole samples are skipped",
     )
-    return {"error": describe_error(error)}
+    return {"error": describe_error(error, code=SOME_FAILED)}
 
 
 def _make_folder(folder: Path) -> None:
@@ -205,7 +225,7 @@ def _line(record: Record) -> str:
     )
 
 
-def _print_records(records: list[Record], folder: Path) -> None:
+def _print_records(records: list[Record], folder: Path, written: Sequence[Path]) -> None:
     console = make_console(stderr=True)
     counts = {
         status: sum(r["status"] == status for r in records)
@@ -226,5 +246,6 @@ def _print_records(records: list[Record], folder: Path) -> None:
             "samples": ", ".join(f"{n} {status}" for status, n in counts.items() if n),
             "cells": f"{sum(r['cells'] for r in whole):,}",
             "output": str(folder),
+            "overview": ", ".join(map(str, written)),
         },
     )

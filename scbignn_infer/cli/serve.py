@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import logging.handlers
 import os
 import signal
 import socket
@@ -13,7 +15,7 @@ import click
 from scbignn_infer.cli.options import as_bytes, settings_options
 from scbignn_infer.cli.printing import say
 from scbignn_infer.cli.running import ENDING
-from scbignn_infer.errors import MissingExtraError, ScBiGNNError
+from scbignn_infer.errors import MissingExtraError, OutputError, ScBiGNNError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +72,12 @@ MODULES = ("fastapi", "uvicorn")
     help="Name by which clients call this service, may be given again; localhost and addresses "
     "are allowed.",
 )
+@click.option(
+    "--access-log",
+    "log",
+    metavar="FILE",
+    help="File to which a line of JSON is added for each request; - is stderr.",
+)
 @settings_options("device", "threads", "memory_limit")
 def serve(
     host: str,
@@ -79,9 +87,10 @@ def serve(
     timeout: float,
     queue: int,
     hosts: Sequence[str],
+    log: str | None,
     settings: Settings,
 ) -> None:
-    """Label cells over HTTP.
+    """Label cells over HTTP, for programs and for a page in a browser.
 
     Loads its models once, in a child process that reads and labels, and serves this machine alone,
     unless told otherwise with --host. Needs the extra 'serve'.
@@ -94,6 +103,8 @@ def serve(
     from scbignn_infer import nearest_model, service
     from scbignn_infer.service.server import make_server
 
+    if log is not None:
+        _log_accesses(log)
     with _bind(host, port) as listener:
         limits = service.Limits(max_size, timeout, queue)
         device, threads = settings.device, settings.threads
@@ -120,6 +131,24 @@ def serve(
                     err=True,
                 )
             server.run(sockets=[listener])
+
+
+def _log_accesses(path: str) -> None:
+    """Let the access log go to a file, or to stderr; a file that is moved away is made anew."""
+    from scbignn_infer.service.observing import access
+
+    try:
+        handler = (
+            logging.StreamHandler() if path == "-" else logging.handlers.WatchedFileHandler(path)
+        )
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the access log {path} ({error.strerror or error})",
+            expected="a file that can be written, or - for stderr",
+            do="choose another with --access-log",
+        ) from None
+    access.handlers[:], access.propagate = [handler], False
+    access.setLevel(logging.INFO)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -31,11 +31,15 @@ def model_folders() -> list[Path]:
     when the package is installed in editable mode, then the models inside the wheel, then those
     that ``models install`` has put into the user's folder: none of them hides a shipped one.
     """
-    package = Path(__file__).resolve().parents[1]
     named = [Path(p) for p in os.environ.get(MODEL_PATH_VARIABLE, "").split(os.pathsep) if p]
-    shipped = [package.parent / "exported_models", package / "exported_models"]
     installed = user_folder()
-    return [*named, *shipped, *([installed] if installed else [])]
+    return [*named, *shipped_folders(), *([installed] if installed else [])]
+
+
+def shipped_folders() -> list[Path]:
+    """Return the folders of the models that come with the package: in a checkout, or in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    return [package.parent / "exported_models", package / "exported_models"]
 
 
 def user_folder() -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -29,6 +30,10 @@ NO_HARD_LINKS = (
     errno.EXDEV,
 )
 """Errors that say that a file system makes no hard link, and not that the name is taken."""
+IN_USE = (5, 32)
+"""Errors of Windows for a file that another program holds, such as one that looks for viruses."""
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds after which a move is tried again there."""
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -168,7 +173,7 @@ def _finish(draft: Draft) -> None:
 
 def _put(draft: Draft) -> None:
     if not draft.new:
-        draft.path.replace(draft.place)
+        _move(draft)
         return
     try:
         os.link(draft.path, draft.place)  # which, unlike a renaming, replaces nothing
@@ -189,10 +194,28 @@ def _put_without_links(draft: Draft) -> None:
     except FileExistsError:
         raise exists(draft.target) from None
     try:
-        draft.path.replace(draft.place)
+        _move(draft)
     except BaseException:
         draft.place.unlink(missing_ok=True)
         raise
+
+
+def _move(draft: Draft) -> None:
+    """Let a draft take its place; on Windows, wait a moment for a program that holds either."""
+    for pause in PAUSES:
+        try:
+            draft.path.replace(draft.place)
+        except PermissionError as error:
+            if not _is_in_use(error):
+                raise
+            time.sleep(pause)
+        else:
+            return
+    draft.path.replace(draft.place)
+
+
+def _is_in_use(error: BaseException) -> bool:
+    return getattr(error, "winerror", None) in IN_USE
 
 
 @contextmanager
@@ -215,6 +238,12 @@ def one_line(target: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
         if is_want_of_memory(error):
             raise MemoryError(f"{target}: {reason(error)}") from None
+        if _is_in_use(error):
+            raise OutputError(
+                f"cannot write {target} ({reason(error)})",
+                expected="a file that no other program has open",
+                do="close that program, or choose another name with -o; nothing was left behind",
+            ) from None
         raise OutputError(
             f"cannot write {target} ({reason(error)})",
             expected="a folder that can be written, with enough free space",

@@ -20,7 +20,7 @@ from scbignn_infer.output.strings import plain_strings
 from scbignn_infer.query.identity import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import anndata as ad
@@ -56,6 +56,15 @@ class Slots:
     records: Mapping[str, Any]
     stale: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What is taken away if it is there, by slot: a graph would be that of earlier labels."""
+    stale_start: str = ""
+    """How columns of obs begin that are taken away, too, unless they are written."""
+
+    def gone(self, slot: str, names: Iterable[str]) -> list[str]:
+        """Return those of the names in a slot that are taken away."""
+        stale = set(self.stale.get(slot, ()))
+        if slot == "obs" and self.stale_start:
+            stale |= {n for n in names if str(n).startswith(self.stale_start)} - self.columns.keys()
+        return [name for name in names if name in stale]
 
 
 def existing_slots(slots: Mapping[str, Any], wanted: Mapping[str, Sequence[str]]) -> list[str]:
@@ -289,14 +298,15 @@ def _add_slots(path: Path, slots: Slots, source: Path, stop: threading.Event) ->
         check_inside(file, source)
         obs = file["obs"]
         check_lengths(_count_cells(obs, source), slots, source)
-        for group, names in slots.stale.items():
-            for name in names:
+        for group in slots.stale:
+            for name in slots.gone(group, list(file.get(group, ()))):
                 _remove(file, group, name)
         for name, values in slots.columns.items():
             _remove(file, "obs", name)
             write_element(obs, name, values)
-        stale = slots.stale.get("obs", ())
-        order = [str(c) for c in obs.attrs.get("column-order", ()) if str(c) not in stale]
+        listed = [str(c) for c in obs.attrs.get("column-order", ())]
+        gone = set(slots.gone("obs", listed))
+        order = [name for name in listed if name not in gone]
         order += [c for c in slots.columns if c not in order]
         obs.attrs["column-order"] = np.array(order, dtype=object)
         others = {"obsm": slots.matrices, "obsp": slots.pairs, "uns": slots.records}
@@ -340,11 +350,10 @@ def check_lengths(n_cells: int, slots: Slots, source: Path) -> None:
 
 def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     """Add the slots of an annotation to an AnnData in memory."""
-    for slot, names in slots.stale.items():
+    for slot in slots.stale:
         held = getattr(adata, slot)
-        for name in names:
-            if name in held:
-                del held[name]
+        for name in slots.gone(slot, list(held)):
+            del held[name]
     for name, values in slots.columns.items():
         adata.obs[name] = values.as_pandas() if isinstance(values, Categories) else values
     for name, values in slots.matrices.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scbignn_infer.annotation.annotation import COLUMNS
+from scbignn_infer.annotation.annotation import BY, COLUMNS
 from scbignn_infer.output.h5ad import Slots, as_column, existing_slots
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def slot_names(key: str) -> dict[str, list[str]]:
     """Name the slots of an annotation in an AnnData, those of its graph among them."""
     return {
         "obs": [f"{key}_{name}" for name in COLUMNS],
-        "obsm": [f"{key}_probabilities", f"X_{key}"],
+        "obsm": [f"{key}_probabilities", f"X_{key}", f"X_{key}_umap"],
         "obsp": [f"{key}_connectivities", f"{key}_distances"],
         "uns": [key, f"{key}_neighbors"],
     }
@@ -48,7 +48,7 @@ def slot_values(annotation: Annotation, key: str) -> Slots:
     columns, matrices = obs_columns(annotation, key), annotation.matrices(key)
     written = {"obs": columns, "obsm": matrices, "obsp": pairs, "uns": uns}
     stale = {s: [n for n in names if n not in written[s]] for s, names in slot_names(key).items()}
-    return Slots(columns, matrices, pairs, uns, stale)
+    return Slots(columns, matrices, pairs, uns, stale, stale_start=f"{key}_{BY}")
 
 
 def obs_columns(annotation: Annotation, key: str) -> dict[str, Any]:

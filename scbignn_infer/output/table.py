@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
 from scbignn_infer.output.elements import Categories
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+TEXT_SUFFIXES = TABLE_SUFFIXES[:2]
+SEPARATORS = {".tsv": "\t"}
+"""By suffix; a comma for others."""
 INDEX = "cell"
 """What the column of the cells' names is called."""
 ROWS_AT_ONCE = 4096
@@ -35,21 +38,20 @@ class Table:
 
     def write_text(self, file: TextIO, separator: str = ",") -> None:
         """Write text as pandas does, which would take long to be imported."""
-        writer = csv.writer(file, delimiter=separator, lineterminator=os.linesep)
+        form: dict[str, Any] = {"delimiter": separator, "lineterminator": os.linesep}
+        writer = csv.writer(file, **form)
         writer.writerow([INDEX, *self.columns])
         for i in range(0, len(self.cells), ROWS_AT_ONCE):
-            writer.writerows(self._rows(slice(i, i + ROWS_AT_ONCE)))
-
-    def _rows(self, rows: slice) -> Iterator[tuple[str, ...]]:
-        texts: list[Sequence[str] | Array] = []
-        for values in self.columns.values():
-            if isinstance(values, Categories):
-                texts.append(list(Categories(values.codes[rows], values.categories)))
-            elif values.dtype == object:
-                texts.append(list(values[rows]))
-            else:
-                texts.append(np.where(values[rows] == values[rows], values[rows].astype(str), ""))
-        return zip(self.cells[rows], *texts, strict=True)
+            block = slice(i, i + ROWS_AT_ONCE)
+            texts = [self.cells[block], *(_text(v, block) for v in self.columns.values())]
+            joined = "".join(map("".join, texts))
+            rows = zip(*texts, strict=True)
+            if "\r" in joined:  # Python 3.11's writer leaves it bare, and readers end the row there
+                csv.writer(file, quoting=csv.QUOTE_ALL, **form).writerows(rows)
+            elif any(mark in joined for mark in (separator, '"', "\n")):
+                writer.writerows(rows)
+            else:  # in half of the time
+                file.writelines(f"{separator.join(row)}{os.linesep}" for row in rows)
 
     def as_pandas(self) -> pd.DataFrame:
         """Return the same in pandas."""
@@ -62,6 +64,16 @@ class Table:
         return pd.DataFrame(columns, index=pd.Index(self.cells, name=INDEX))
 
 
+def _text(values: Any, rows: slice) -> list[str]:
+    """Return some rows of a column as text; what is missing is empty."""
+    if isinstance(values, Categories):
+        return list(Categories(values.codes[rows], values.categories))
+    if values.dtype == object:
+        return list(values[rows])
+    text = np.where(values[rows] == values[rows], values[rows].astype(str), "")
+    return cast("list[str]", text.tolist())
+
+
 def write_table(table: Table, path: Path, suffix: str) -> None:
     """Write the table of an annotation as ``.csv``, ``.tsv`` or ``.parquet``."""
     if suffix == ".parquet":
@@ -69,7 +81,20 @@ def write_table(table: Table, path: Path, suffix: str) -> None:
             table.as_pandas().to_parquet(file)  # without the name, which pyarrow wants in UTF-8
         return
     with open(path, "w", encoding="utf-8", newline="") as text:
-        table.write_text(text, "\t" if suffix == ".tsv" else ",")
+        table.write_text(text, SEPARATORS.get(suffix, ","))
+
+
+def write_blocks(
+    blocks: Mapping[str, Mapping[str, Array]], path: Path, suffix: str, *, title: str
+) -> None:
+    """Write tables of the same columns under each other, their names in a column before them."""
+    with open(path, "w", encoding="utf-8", newline="") as text:
+        writer = csv.writer(text, delimiter=SEPARATORS.get(suffix, ","), lineterminator=os.linesep)
+        for i, (name, columns) in enumerate(blocks.items()):
+            if not i:
+                writer.writerow([title, *columns])
+            values = [column.tolist() for column in columns.values()]
+            writer.writerows((name, *row) for row in zip(*values, strict=True))
 
 
 def make_table(

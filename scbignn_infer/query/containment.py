@@ -35,6 +35,15 @@ HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
 """The eight bytes with which a heap begins."""
 
 
+def hdf5_version() -> str:
+    """Return the version of the HDF5 library, or nothing where h5py is not installed."""
+    try:
+        import h5py
+    except ImportError:
+        return ""
+    return str(h5py.version.hdf5_version)
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file that :func:`refuse_uncontained` allows; an OSError says it is damaged."""
     import h5py

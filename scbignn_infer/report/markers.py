@@ -1,22 +1,16 @@
-"""How the query's cells express the genes that carry their labels."""
+"""How the query's cells express the genes that carry their labels, and what else they show."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from scbignn_infer.model.interpretation import by_absence, by_presence, signed_interpretation
-from scbignn_infer.network.levels import READ_CELLS
-from scbignn_infer.network.panel import TARGET_SUM
+from scbignn_infer.gene_evidence import Groups, evidence_of
 
 if TYPE_CHECKING:
     from scbignn_infer._types import Array
-    from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.annotation.grouping import Grouping
-    from scbignn_infer.annotator import Annotator
-    from scbignn_infer.model.bundle import CellType
+    from scbignn_infer.gene_evidence import Called, Evidence
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
 
@@ -37,52 +31,25 @@ class Markers:
     """(labels, genes) share of cells with the gene."""
     absent: dict[str, dict[str, float]]
     """By label, genes that carry it by their absence, and their weight, below 0."""
+    evidence: list[Evidence] = field(default_factory=list)
+    """For each label, what its cells show against all others, and which markers are missing."""
 
 
-def express(
-    annotator: Annotator,
-    query: Query,
-    choice: Choice,
-    annotation: Annotation,
-    grouping: Grouping,
-) -> Markers:
+def express(query: Query, choice: Choice, called: Called, grouping: Grouping) -> Markers:
     """Read the query once more for the genes that the model looks at for each called type."""
-    labels = list(annotation.counts())
-    place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
-    bundle = annotator.bundle
-    carriers = signed_interpretation(bundle.spec, bundle.statistics["class_mean"])
-    chosen = annotation.provenance.tissue.chosen
-    preferred = sorted(enumerate(bundle.spec.cell_types), key=lambda c: c[1].tissue not in chosen)
+    groups = Groups.by_label(called)
+    found, shown = evidence_of(query, choice, called, grouping, groups)
     genes: list[str] = []
-    absent: dict[str, dict[str, float]] = {}
-    for label in labels:
-        for cell_type in filter(carriers.get, _types_of(grouping, preferred, label)):
-            read = [g for g in carriers[cell_type].genes if g.symbol in place]
-            new = [g.symbol for g in by_presence(read) if g.symbol not in genes]
-            genes += new[:PER_TYPE]
-            lacks = {g.symbol: g.weight for g in by_absence(read)[:PER_TYPE]}
-            absent[label] = lacks | absent.get(label, {})
+    for label in found:
+        new = [g.gene for g in label.looked_at if g.gene not in genes]
+        genes += new[:PER_TYPE] if label.group == label.label else []
     genes = genes[:MOST]
-    columns = [place[s] for s in genes]
-    code = {label: i for i, label in enumerate(labels)}
-    codes = np.array([code[label] for label in annotation.labels])
-    total, some = np.zeros((2, len(labels), len(genes)))
-    start = 0
-    for block in query.blocks(choice.matrix, READ_CELLS):
-        counts, totals = choice.panel.densify(block)
-        shown = np.log1p(counts[:, columns] * (TARGET_SUM / np.maximum(totals, 1)))
-        rows = codes[start : start + len(shown)]
-        np.add.at(total, rows, shown)
-        np.add.at(some, rows, shown > 0)
-        start += len(shown)
-    n = np.bincount(codes, minlength=len(labels))[:, None]
-    return Markers(genes, labels, total / n, some / n, absent)
-
-
-def _types_of(grouping: Grouping, types: list[tuple[int, CellType]], label: str) -> list[str]:
-    """Return a class of each of the types behind a label, several where labels are groups."""
-    if label not in grouping.labels:
-        return []
-    group = grouping.labels.index(label)
-    own = [cell_type for code, cell_type in types if grouping.group[code] == group]
-    return list({c.called: c.label for c in reversed(own)}.values())[::-1]
+    place = {symbol: i for i, symbol in enumerate(choice.panel.symbols)}
+    columns, rows = [place[gene] for gene in genes], slice(len(found))
+    absent = {
+        label.group: {g.gene: g.weight for g in label.lacks[:PER_TYPE]}
+        for label in found
+        if label.group == label.label
+    }
+    values = (shown.mean[rows, columns], shown.share[rows, columns])
+    return Markers(genes, groups.names, *values, absent, found)

@@ -8,72 +8,64 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scbignn_infer.annotation.annotation import UNKNOWN
+from scbignn_infer.annotation.annotation import REASONS, UNKNOWN
 from scbignn_infer.errors import MissingExtraError
 from scbignn_infer.output.atomic import replacing
 from scbignn_infer.plain import encodable, visible
-from scbignn_infer.report import figures
+from scbignn_infer.report import figures, palette
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scbignn_infer._types import Array
-    from scbignn_infer.annotation.annotation import Annotation
-    from scbignn_infer.model.bundle import BundleSpec
-    from scbignn_infer.report.markers import Markers
+    from scbignn_infer.report.composition import Composition
+    from scbignn_infer.report.findings import Findings
+    from scbignn_infer.report.labelled import Labelled
 
 MOST_NAMES = 20_000
 """More cells are numbered in the page, not named, to keep it small."""
 MOST_SAMPLES = 60
+MOST_UNKNOWN = 200
+"""Unknown cells that are named."""
 PRIME = 7919
 """Cells are drawn in steps of it, so that no label lies over the others."""
+MEANING = {
+    "unsure": "no label is as probable as a label must be",
+    "novel": "farther from the reference than the other cells of the file, or above --max-novelty",
+    "genes do not fit": "its genes differ from those of the type that it would be called",
+    "empty": "no count on any gene of the model",
+    "other species": "most counts are on genes of another species",
+}
+"""What the reasons why cells are unknown mean."""
 
 
-def write_report(
-    target: Path,
-    annotation: Annotation,
-    spec: BundleSpec,
-    places: Array,
-    *,
-    name: str,
-    cell_names: Sequence[str],
-    warnings: Sequence[str] = (),
-    samples: Sequence[str] | None = None,
-    markers: Markers | None = None,
-) -> None:
-    """Write the report of an annotation: one HTML file that loads nothing else.
-
-    ``places`` (n_cells, 2) are those of the map, from 0 to 1; ``samples`` is the sample of each
-    cell, if there are several.
-    """
-    counts, n, training = annotation.counts(), len(annotation), spec.training
-    labels = annotation.labels.astype(str)
-    order = [label for label in counts if label != UNKNOWN] + [UNKNOWN] * (UNKNOWN in counts)
-    colour = figures.colours(order, UNKNOWN)
-    of = np.array(["all cells"] * n if samples is None else samples, dtype=object)
-    sample_names = list(dict.fromkeys(of.tolist()))
-    changes = _changes(annotation)
-    provenance = annotation.provenance
-    scores = training.scores_per_type, training.held_out_scores_per_type
+def write_report(target: Path, findings: Findings) -> None:
+    """Write the report of labels: one HTML file that loads nothing else."""
+    labelled, spec, markers = findings.labelled, findings.spec, findings.markers
+    changes = _changes(labelled)
+    provenance, training = labelled.provenance, spec.training if spec else None
+    scores = (training.scores_per_type, training.held_out_scores_per_type) if training else ()
     write_page(
         target,
         "report",
-        annotation=annotation,
+        findings=findings,
+        labelled=labelled,
         spec=spec,
-        name=name,
-        warnings=warnings,
+        name=findings.name,
+        warnings=findings.warnings,
         markers=markers,
-        median=np.median,
-        n_cells=n,
-        n_unknown=counts.get(UNKNOWN, 0),
-        labels=[_label(annotation, label) for label in order],
-        colours=colour,
-        samples={
-            sample: {label: int(((of == sample) & (labels == label)).sum()) for label in order}
-            for sample in sample_names[:MOST_SAMPLES]
-        },
-        n_more_samples=len(sample_names[MOST_SAMPLES:]),
+        clusters=labelled.clusters,
+        median=np.nanmedian,
+        n_cells=len(labelled),
+        n_unknown=int(labelled.is_unknown.sum()),
+        labels=list(_labels(findings)),
+        looks=findings.looks,
+        composition=_of_samples(findings.composition),
+        n_more_samples=len(findings.composition.samples[MOST_SAMPLES:]),
+        unknown=_unknown(labelled),
+        unknown_cells=_unknown_cells(labelled, findings.cell_names),
+        meaning=MEANING,
         n_changed=sum(n for *_, n in changes),
         changes=changes[:12],
         absent=[
@@ -81,31 +73,74 @@ def write_report(
             for label, genes in (markers.absent.items() if markers else ())
             if genes
         ],
-        left_out=", ".join(f"{n:,} {kind}" for kind, n in provenance.genes.left_out.items()),
+        versions=dict(sorted(provenance.versions.items())),
         verdicts=[(k.replace(":", "/"), v) for k, v in provenance.matrix.verdicts.items()],
         types=[
             (c.label, training.cells_per_type.get(c.label, 0), *(f1.get(c.label) for f1 in scores))
             for c in spec.cell_types
-        ],
-        sources=[d.citation or d.title or d.file for d in training.datasets],
-        data=_data(annotation, places, labels, colour, cell_names=cell_names, samples=samples),
+        ]
+        if spec and training
+        else [],
+        sources=[d.citation or d.title or d.file for d in training.datasets] if training else [],
+        data=_data(findings),
     )
 
 
-def _label(annotation: Annotation, label: str) -> tuple[object, ...]:
-    """Return a label with its id, cells, share, and medians of confidence and novelty."""
-    ontology = annotation.ontology
-    ids = dict(zip(ontology.labels, ontology.ontology_ids, strict=True))
-    cells = annotation.labels == label
-    medians = (np.median(v[cells]) for v in (annotation.confidence, annotation.novelty))
-    return label, ids.get(label, ""), cells.sum(), cells.mean(), *medians
+def _labels(findings: Findings) -> Iterator[tuple[Any, ...]]:
+    """Yield each label with its look, id, cells, share, medians of confidence and novelty."""
+    labelled = findings.labelled
+    for label, look in findings.looks.items():
+        cells = labelled.labels == label
+        medians = (np.nanmedian(v[cells]) for v in (labelled.confidence, labelled.novelty))
+        yield label, look, labelled.ids.get(label, ""), int(cells.sum()), cells.mean(), *medians
 
 
-def _changes(annotation: Annotation) -> list[tuple[str, str, int]]:
+def _of_samples(whole: Composition) -> dict[str, Any]:
+    """Return cells and shares by sample, and by label the difference between two of them."""
+    cells, shares = whole.cells[:MOST_SAMPLES], whole.shares[:MOST_SAMPLES]
+    differences = 100 * (shares[1] - shares[0]) if len(whole.samples) == 2 else []
+    return {
+        "samples": dict(zip(whole.samples[:MOST_SAMPLES], whole.totals.tolist(), strict=False)),
+        "rows": {
+            label: list(zip(cells[:, i].tolist(), shares[:, i].tolist(), strict=True))
+            for i, label in enumerate(whole.labels)
+        },
+        "differences": dict(zip(whole.labels, map(float, differences), strict=False)),
+        "counts": {
+            sample: dict(zip(whole.labels, row.tolist(), strict=True))
+            for sample, row in zip(whole.samples, cells, strict=False)
+        },
+    }
+
+
+def _changes(labelled: Labelled) -> list[tuple[str, str, int]]:
     """Return by how many cells the neighbours changed which label to which, most first."""
-    pairs = zip(annotation.gene_level_labels, annotation.best_labels, strict=True)
+    pairs = zip(labelled.gene_level_labels, labelled.best_labels, strict=True)
     changed = Counter(sorted((a, b) for a, b in pairs if a != b))
     return [(a, b, n) for (a, b), n in changed.most_common()]
+
+
+def _unknown(labelled: Labelled) -> dict[str, list[tuple[Any, ...]]]:
+    """Return, by reason, what unknown cells resemble most: type, cells, medians."""
+    reasons, best = labelled.unknown_reasons, labelled.best_labels
+    is_unknown, found = labelled.is_unknown, dict[str, list[tuple[Any, ...]]]()
+    n = Counter(zip(reasons[is_unknown], best[is_unknown], strict=True))
+    place = {reason: i for i, reason in enumerate(REASONS)}
+    for (reason, label), m in sorted(n.items(), key=lambda i: (place.get(i[0][0], 9), -i[1])):
+        cells = is_unknown & (reasons == reason) & (best == label)
+        medians = (np.nanmedian(v[cells]) for v in (labelled.confidence, labelled.novelty))
+        resembles = "" if label == UNKNOWN else label
+        found.setdefault(reason, []).append((resembles, m, *medians))
+    return found
+
+
+def _unknown_cells(labelled: Labelled, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return unknown cells by name: those that are nearest to a label first."""
+    cells = np.flatnonzero(labelled.is_unknown)
+    nearest = cells[np.argsort(-labelled.support[cells], kind="stable")][:MOST_UNKNOWN]
+    columns = labelled.unknown_reasons, labelled.best_labels
+    numbers = labelled.support, labelled.confidence, labelled.novelty
+    return [(names[i], *(c[i] for c in columns), *(v[i] for v in numbers)) for i in nearest]
 
 
 def write_page(target: Path, template: str, **values: Any) -> None:
@@ -141,43 +176,50 @@ def _listed(values: Mapping[str, Any], form: str = "") -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
-def _data(
-    annotation: Annotation,
-    places: Array,
-    labels: Array,
-    colour: Mapping[str, str],
-    *,
-    cell_names: Sequence[str],
-    samples: Sequence[str] | None,
-) -> dict[str, Any]:
+def _data(findings: Findings) -> dict[str, Any]:
     """Return what the map draws: a few bytes a cell."""
-    n = len(annotation)
-    of = list(["all"] * n if samples is None else samples)
-    sampled = figures.colours(list(dict.fromkeys(of))[:255], UNKNOWN)
-    place, code = ({name: i for i, name in enumerate(names)} for names in (colour, sampled))
+    labelled, n = findings.labelled, len(findings.labelled)
+    of = list(["all"] * n if findings.samples is None else findings.samples)
+    sampled = palette.looks(list(dict.fromkeys(of))[:255], UNKNOWN)
+    drawn = {"label": findings.looks, "sample": sampled}
+    code = {key: {name: i for i, name in enumerate(looks)} for key, looks in drawn.items()}
+    last = len(sampled) - 1
     numbers = {
-        "label": np.array([place[label] for label in labels]),
-        "confidence": np.round(annotation.confidence * 255),
-        "novelty": np.round(annotation.novelty * 255),
-        "sample": np.array([code.get(name, len(code) - 1) for name in of]),
+        "label": np.array([code["label"][label] for label in labelled.labels]),
+        "confidence": _bytes_of(labelled.confidence),
+        "novelty": _bytes_of(labelled.novelty),
+        "sample": np.array([code["sample"].get(name, last) for name in of]),
     }
     kinds: dict[str, dict[str, Any]] = {key: {"title": key} for key in numbers}
-    for key, drawn in (("label", colour), ("sample", sampled)):
-        cells = np.bincount(numbers[key], minlength=len(drawn))
+    for key, looks in drawn.items():
+        cells = np.bincount(numbers[key], minlength=len(looks))
         kinds[key]["categories"] = [
-            {"label": visible(name), "colour": drawn[name], "n": int(cells[i])}
-            for i, name in enumerate(drawn)
+            {
+                "label": visible(name),
+                "n": int(cells[i]),
+                "unknown": name == UNKNOWN,
+                **look._asdict(),
+            }
+            for i, (name, look) in enumerate(looks.items())
         ]
-    corner = np.round(np.clip(places, 0, 1) * 65535).astype("<u2")
+    scaled = findings.cell_map.scaled
+    corner = np.round(scaled * 65535).astype("<u2")
+    centres = findings.cell_map.centres(labelled.labels)
     return {
         "x": _packed(corner[:, 0]),
         "y": _packed(corner[:, 1]),
         "columns": {key: _packed(v.astype(np.uint8)) for key, v in numbers.items()},
         "kinds": kinds,
-        "ramp": [figures.ramp(i / 15) for i in range(16)],
-        "names": [visible(name) for name in cell_names] if n <= MOST_NAMES else None,
+        "centres": [[round(at, 4) for at in centres[label]] for label in findings.looks],
+        "ramp": [palette.ramp(i / 15) for i in range(16)],
+        "names": [visible(v) for v in findings.cell_names] if n <= MOST_NAMES else None,
         "order": PRIME if n % PRIME else 0,
     }
+
+
+def _bytes_of(values: Array) -> Array:
+    """Return shares from 0 to 1 as numbers to 255; those that are not known as 0."""
+    return np.round(np.nan_to_num(values).clip(0, 1) * 255)
 
 
 def _packed(values: Array) -> str:

@@ -8,7 +8,7 @@ from scbignn_infer.errors import MissingExtraError
 from scbignn_infer.model.interpretation import by_absence, by_presence
 from scbignn_infer.output.atomic import replacing
 from scbignn_infer.plain import visible
-from scbignn_infer.report.figures import PALETTE
+from scbignn_infer.report.palette import LESS, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ def _draw(target: Path, panels: Mapping[str, Mapping[str, float]], axis: str) ->
     figure = Figure(figsize=(PANEL * columns, (BAR * bars + TITLE) * rows), layout="constrained")
     for i, (title, values) in enumerate(panels.items(), 1):
         panel = figure.add_subplot(rows, columns, i)
-        colours = [PALETTE[0] if v >= 0 else PALETTE[5] for v in values.values()]
+        colours = [MORE if v >= 0 else LESS for v in values.values()]
         panel.barh(range(len(values)), list(values.values()), color=colours)
         names = [visible(name) for name in values]
         panel.set_yticks(range(len(values)), names, fontsize=8, parse_math=False)

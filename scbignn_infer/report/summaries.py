@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer.evaluation import Scores
     from scbignn_infer.explanation import CellExplanation
+    from scbignn_infer.gene_evidence import Evidence
     from scbignn_infer.model.bundle import Interpretation
 
 
@@ -48,3 +49,11 @@ def write_cells(target: Path, name: str, cells: Sequence[CellExplanation]) -> No
     """Write why cells were called what they were."""
     effects = [cell.present | {symbol: -e for symbol, e in cell.missing.items()} for cell in cells]
     write_page(target, "cells", name=name, cells=list(zip(cells, effects, strict=True)))
+
+
+def write_evidence(target: Path, name: str, groups: Sequence[Evidence]) -> None:
+    """Write what groups of cells show, beside what the model looks at."""
+    tables: dict[str, list[Evidence]] = {}
+    for group in groups:
+        tables.setdefault(group.key or "label", []).append(group)
+    write_page(target, "groups", name=name, tables=tables)

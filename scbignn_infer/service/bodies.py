@@ -27,6 +27,8 @@ FILES = {kind: row.suffixes[0][1:] for row in FORMATS for kind in row.media_type
 """Suffixes of the types of bodies that are files."""
 JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
+KEPT = "kept"
+"""In the place of a type: the answer is a summary, beside files of all types."""
 JSON_BYTES = 100_000_000
 """Longest body of JSON: while it is read, its numbers take up to twenty times their length."""
 
@@ -158,7 +160,8 @@ def body_type(request: fastapi.Request) -> str:
 
 def answer_type(request: fastapi.Request, body: str) -> str:
     """Return the format of the answer: the first of those accepted that there is."""
-    offered = {"*/*": JSON, "application/*": JSON, "text/*": CSV, JSON: JSON, CSV: CSV}
+    offered = {"*/*": JSON, "application/*": JSON, "text/*": CSV}
+    offered |= {kind: kind for kind in (JSON, CSV, ARROW)}
     if SUFFIXES[body] == "h5ad":
         offered |= {kind: HDF5 for kind, suffix in FILES.items() if suffix == "h5ad"}
     accepted = request.headers.get("accept") or "*/*"

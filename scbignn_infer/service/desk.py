@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from scbignn_infer.service.refusals import RETRY_SECONDS, RefusedError
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Progress
     from scbignn_infer.service.work import Question
     from scbignn_infer.service.worker import Worker
 
@@ -110,11 +111,16 @@ class Job:
         self._abandoned = threading.Event()
         self._work: Future[fastapi.Response] | None = None
 
-    async def run(self, question: Question, request: fastapi.Request) -> fastapi.Response:
-        """Wait for the worker to answer, no longer than the client and the limits allow."""
+    async def run(
+        self, question: Question, request: fastapi.Request, tell: Progress | None = None
+    ) -> fastapi.Response:
+        """Wait for the worker to answer, no longer than the client and the limits allow.
+
+        ``tell`` is called in another thread as the work proceeds.
+        """
         desk = self.desk
         self._place.enter_context(desk.place())
-        self._work = desk.worker.submit(question, self._abandoned)
+        self._work = desk.worker.submit(question, self._abandoned, tell)
         answer, gone = asyncio.wrap_future(self._work), asyncio.ensure_future(_gone(request))
         first: set[asyncio.Future[Any]] = {answer, gone}
         seconds = desk.limits.timeout

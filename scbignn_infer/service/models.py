@@ -55,15 +55,32 @@ def _parameter(setting: Setting) -> tuple[Any, Any]:
     return setting.hint, Field(default, description=setting.meaning, ge=least, le=most)
 
 
-if TYPE_CHECKING:
-    Wishes = _Wishes
-else:
-    Wishes = create_model(
-        "Wishes",
-        __base__=_Wishes,
-        __module__=__name__,
-        **{name: _parameter(setting) for name, setting in WISHES.items()},
+class _Labelled(_Wishes):
+    """Of a request whose answer has the labels."""
+
+    embedding: bool = Field(
+        default=False, description="Also send the cells' embedding, in JSON or Arrow."
     )
+
+
+class _Kept(_Wishes):
+    """Of a request whose results are kept for a while."""
+
+    report: bool = Field(default=True, description="Also make an HTML report.")
+
+
+def _with_settings(name: str, base: type[_Wishes]) -> Any:
+    """Return the parameters of a kind of request, those of the settings included."""
+    fields: dict[str, Any] = {name: _parameter(setting) for name, setting in WISHES.items()}
+    return create_model(name, __base__=base, __module__=__name__, **fields)
+
+
+if TYPE_CHECKING:
+    Wishes = _Labelled
+    KeptWishes = _Kept
+else:
+    Wishes = _with_settings("Wishes", _Labelled)
+    KeptWishes = _with_settings("KeptWishes", _Kept)
 
 
 class Models:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from scbignn_infer._types import Document
-from scbignn_infer.service.bodies import CSV, HDF5, JSON, OPENERS, CellsOfJson
+from scbignn_infer.service.bodies import ARROW, CSV, FILES, HDF5, JSON, OPENERS, CellsOfJson
 from scbignn_infer.service.refusals import REFUSALS, Refusal
 from scbignn_infer.service.work import Labels
 
@@ -22,13 +22,20 @@ def request_body() -> Document:
     return {"requestBody": {"required": True, "content": content}}
 
 
+def file_body() -> Document:
+    """Describe the body of a request that must be a file."""
+    return {"requestBody": {"required": True, "content": dict.fromkeys(FILES, _BINARY)}}
+
+
 def responses() -> dict[int | str, Document]:
     """Describe the answers of a request as OpenAPI does."""
-    labelled = {JSON: {"schema": _LABELS}, CSV: {}, HDF5: _BINARY}
+    labelled = {JSON: {"schema": _LABELS}, CSV: {}, ARROW: _BINARY, HDF5: _BINARY}
+    return {200: {"description": "the labels", "content": labelled}, **refusals()}
+
+
+def refusals() -> dict[int | str, Document]:
+    """Describe the answers that are one line, as OpenAPI does."""
     return {
-        200: {"description": "the labels", "content": labelled},
-        **{
-            status: {"description": reason, "content": {JSON: {"schema": _REFUSAL}}}
-            for status, reason in REFUSALS.items()
-        },
+        status: {"description": reason, "content": {JSON: {"schema": _REFUSAL}}}
+        for status, reason in REFUSALS.items()
     }

@@ -13,9 +13,11 @@ from scbignn_infer.errors import InputError, MissingExtraError, OutputError, ScB
 
 RETRY_SECONDS = 5
 REFUSALS = {
+    403: "the request comes from a page of another site",
     404: "no such model",
     406: "an answer in none of the formats",
     408: "the body took too long",
+    409: "results are kept under this name already",
     413: "the body is too large",
     415: "a body in none of the formats",
     421: "the host is not a name of this service",

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,15 +18,20 @@ from scbignn_infer._types import Document
 from scbignn_infer.annotation.annotation import ALWAYS, COLUMNS
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
-from scbignn_infer.errors import InputError
-from scbignn_infer.output.table import make_table, write_table
-from scbignn_infer.service.bodies import CSV, HDF5, OPENERS
-from scbignn_infer.service.models import Models, Wishes
+from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.output.table import INDEX, Table, make_table, write_table
+from scbignn_infer.report.views import Views
+from scbignn_infer.service.bodies import ARROW, CSV, HDF5, KEPT, OPENERS
+from scbignn_infer.service.models import KeptWishes, Models, Wishes
 from scbignn_infer.service.refusals import ANSWERED
 from scbignn_infer.settings import RuleKeywords, Settings
 
 if TYPE_CHECKING:
+    from scbignn_infer._types import Array, Progress
     from scbignn_infer.annotation.annotation import Annotation
+
+TELL_SECONDS = 0.1
+"""Between two reports of progress in one stage."""
 
 
 class Summary(msgspec.Struct):
@@ -40,9 +46,14 @@ class Summary(msgspec.Struct):
     params: Document
     seconds: dict[str, float]
     warnings: list[str]
+    median_confidence: float | None
+    median_novelty: float | None
+    median_distance: float | None
     tissue: Document | msgspec.UnsetType = msgspec.UNSET
     """Of a body model, the tissues whose types cells were called, and why."""
     adapted: Document | msgspec.UnsetType = msgspec.UNSET
+    clusters: dict[str, list[Document]] | msgspec.UnsetType = msgspec.UNSET
+    """With ``cluster_key``, what each cluster is."""
 
 
 Labels = msgspec.defstruct(
@@ -53,6 +64,7 @@ Labels = msgspec.defstruct(
         *((name, list[str] if column.names else list[float]) for name, column in ALWAYS.items()),
         ("summary", Summary),
         *((name, list[str] | msgspec.UnsetType, msgspec.UNSET) for name in COLUMNS.keys() - ALWAYS),
+        ("embedding", list[list[float]] | msgspec.UnsetType, msgspec.UNSET),
     ],
     namespace={"__doc__": "The model, and in each list a value for each cell."},
     module=__name__,
@@ -64,7 +76,7 @@ class Question:
     """What a request asks."""
 
     model: str
-    wishes: Wishes
+    wishes: Wishes | KeptWishes
     body: Path
     sent: str
     """Format of the body."""
@@ -74,7 +86,7 @@ class Question:
     @property
     def answer(self) -> Path:
         """Where the answer is put."""
-        suffix = {HDF5: "h5ad", CSV: "csv"}.get(self.wanted, "json")
+        suffix = {HDF5: "h5ad", CSV: "csv", ARROW: "arrow"}.get(self.wanted, "json")
         return self.body.with_name(f"cells.scbignn.{suffix}")
 
 
@@ -101,7 +113,7 @@ def serve(link: Link, models: Sequence[str | Path], settings: Settings) -> None:
 def _outcome(served: Models, question: Question, link: Link) -> Document:
     """Answer, and say what became of it."""
     try:
-        _answer(served, question, link)
+        n_cells = _answer(served, question, link)
     except StoppedError:
         return {"outcome": "stopped"}
     except ANSWERED as error:
@@ -119,13 +131,16 @@ def _outcome(served: Models, question: Question, link: Link) -> Document:
             "kind": type(error).__name__,
             "trace": traceback.format_exc(),
         }
-    return {"outcome": "answered"}
+    return {"outcome": "answered", "cells": n_cells}
 
 
-def _answer(served: Models, question: Question, link: Link) -> None:
+def _answer(served: Models, question: Question, link: Link) -> int:
+    """Write the answer, and return the number of cells."""
+    if question.wanted == KEPT:
+        return _keep(served, question, link)
     annotator, wished = served.warm[question.model], question.wishes.settings
     if question.wanted == HDF5:
-        label_file.label_file(
+        summary = label_file.label_file(
             question.body,
             question.answer,
             replace(wished, model=str(annotator.bundle.path)),
@@ -133,28 +148,89 @@ def _answer(served: Models, question: Question, link: Link) -> None:
             progress=link.step,
             annotator=annotator,
         )
-        return
+        return int(summary["cells"])
     with OPENERS[question.sent](question.body, wished.reading) as cells:
         rules = Rules.of(annotator.bundle, **wished.some(RuleKeywords))
         annotation = annotator.annotate_query(
             cells, wished.reading, rules=rules, progress=link.step
         )
         names = cells.cell_names()
+    embedding = annotation.embedding if getattr(question.wishes, "embedding", False) else None
     if question.wanted == CSV:
-        table = make_table(
-            names, annotation.columns(), annotation.probabilities, annotation.cell_types
-        )
-        write_table(table, question.answer, ".csv")
+        write_table(_table(annotation, names), question.answer, ".csv")
+    elif question.wanted == ARROW:
+        _write_arrow(_table(annotation, names), embedding, question.answer)
     else:
-        question.answer.write_bytes(msgspec.json.encode(_labels(annotation, names)))
+        labels = _labels(annotation, names, embedding)
+        question.answer.write_bytes(msgspec.json.encode(labels))
+    return len(annotation)
 
 
-def _labels(annotation: Annotation, names: list[str]) -> msgspec.Struct:
+def _keep(served: Models, question: Question, link: Link) -> int:
+    """Label once, and write the labelled file, the table and, if wished, the report."""
+    annotator, wished = served.warm[question.model], question.wishes.settings
+    made = question.answer.with_suffix
+    page = Views(made(".html"), sample_key=wished.reading.batch_key)
+    with label_file.Job(
+        question.body,
+        made(".h5ad"),
+        replace(wished, model=str(annotator.bundle.path)),
+        overwrite=True,
+        views=page if getattr(question.wishes, "report", False) else None,
+        progress=_told(link),
+        annotator=annotator,
+    ) as job:
+        names = job.cells.cell_names()
+        job.annotate()
+        summary = job.write()
+    write_table(_table(job.annotation, names), made(".csv"), ".csv")
+    said = {k: v for k, v in summary.items() if k not in ("input", "output")}
+    question.answer.write_bytes(msgspec.json.encode(said))
+    return len(names)
+
+
+def _told(link: Link) -> Progress:
+    """Tell the parent how far the work is, as often as someone would look."""
+    last = "", 0.0
+
+    def tell(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        link.step(stage, done, total)
+        if stage != last[0] or monotonic() > last[1] + TELL_SECONDS:
+            last = stage, monotonic()
+            link.send({"progress": [stage, done, total]})
+
+    return tell
+
+
+def _table(annotation: Annotation, names: list[str]) -> Table:
+    chances = annotation.probabilities, annotation.cell_types
+    return make_table(names, annotation.columns(), *chances)
+
+
+def _write_arrow(table: Table, embedding: Array | None, path: Path) -> None:
+    """Write a table as an Arrow IPC stream, the embedding as a column of lists of one length."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MissingExtraError("pyarrow", extra="parquet", purpose="writing Arrow") from None
+    columns = {INDEX: pa.array(table.cells, pa.string())}
+    columns |= {name: pa.array(values) for name, values in table.columns.items()}
+    if embedding is not None:
+        values = pa.array(embedding.ravel())
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, embedding.shape[1])
+    made = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, made.schema) as stream:
+        stream.write_table(made)
+
+
+def _labels(annotation: Annotation, names: list[str], embedding: Array | None) -> msgspec.Struct:
     """Return the answer as JSON has it: a list for each column, and what is to be known of all."""
-    summary = annotation.summary()
+    summary, shown = annotation.summary(), annotation.shown
     return Labels(
         model=summary["model"],
         cells=names,
-        **{name: column.values(annotation).tolist() for name, column in annotation.shown.items()},
+        **{name: c.values(annotation).tolist() for name, c in shown.items() if name in COLUMNS},
         summary=msgspec.convert(summary | {"seconds": summary["stages"]}, Summary),
+        embedding=msgspec.UNSET if embedding is None else embedding.tolist(),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ import fastapi
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from scbignn_infer._types import Document
+from scbignn_infer._types import Document, Progress
 from scbignn_infer.child import Bounds, Child, LostError, error_of
 from scbignn_infer.errors import ScBiGNNError
 from scbignn_infer.network.sessions import available_threads
@@ -60,6 +61,8 @@ class Worker:
     ) -> None:
         self.state: State = "starting"
         self.restarts = 0
+        self.cells: Counter[str] = Counter()
+        """Labelled, by the name of the model."""
         self.models: list[Document] = []
         threads = settings.threads or available_threads()
         self._bounds = Bounds(
@@ -88,9 +91,11 @@ class Worker:
         """Return the names of the models."""
         return [model["name"] for model in self.models]
 
-    def submit(self, question: Question, abandoned: threading.Event) -> Future[fastapi.Response]:
-        """Have a question answered after those before it."""
-        return self._thread.submit(self._ask, question, abandoned)
+    def submit(
+        self, question: Question, abandoned: threading.Event, tell: Progress | None = None
+    ) -> Future[fastapi.Response]:
+        """Have a question answered after those before it; ``tell`` is called as it proceeds."""
+        return self._thread.submit(self._ask, question, abandoned, tell)
 
     def close(self) -> None:
         """End the child."""
@@ -136,7 +141,9 @@ class Worker:
             except (ScBiGNNError, MemoryError, OSError) as error:  # the next request tries again
                 logger.error("the process that labels does not start: %s", error)
 
-    def _ask(self, question: Question, abandoned: threading.Event) -> fastapi.Response:
+    def _ask(
+        self, question: Question, abandoned: threading.Event, tell: Progress | None
+    ) -> fastapi.Response:
         if abandoned.is_set():
             raise AbandonedError
         try:
@@ -151,7 +158,7 @@ class Worker:
             ) from None
         child.send(question)
         try:
-            message = self._wait(child, abandoned)
+            message = self._wait(child, abandoned, tell)
         except (ScBiGNNError, MemoryError) as error:
             lost = error if isinstance(error, LostError) else None
             self._restart(lost.how if lost else str(error))
@@ -164,6 +171,7 @@ class Worker:
                 do="check the file, or send fewer cells; the service goes on",
             ) from None
         if message["outcome"] == "answered":
+            self.cells[question.model] += int(message["cells"])
             return _response(question)
         if message["outcome"] == "refused":
             raise error_of(message)
@@ -172,10 +180,14 @@ class Worker:
             raise FailedError(str(message["kind"]))
         raise AbandonedError
 
-    def _wait(self, child: Child, abandoned: threading.Event) -> Document:
+    def _wait(self, child: Child, abandoned: threading.Event, tell: Progress | None) -> Document:
         """Wait for the answer; a child that does not stop when nobody waits is ended."""
         end: float | None = None
-        while (message := child.receive(LOOK_SECONDS)) is None:
+        while (message := child.receive(LOOK_SECONDS)) is None or "progress" in message:
+            if message is not None and tell is not None:
+                with suppress(TypeError, ValueError):
+                    stage, done, total = message["progress"]
+                    tell(str(stage), int(done), int(total))
             if end is None and abandoned.is_set():
                 child.stop()
                 end = monotonic() + GRACE_SECONDS
@@ -204,12 +216,16 @@ class Filed(InTime, FileResponse):
     """An answer in a file."""
 
 
+def in_time(answer: Filed) -> Filed:
+    """Give an answer the seconds that its length earns."""
+    answer.seconds = SLOW_SECONDS + Path(answer.path).stat().st_size / SLOW_BYTES
+    return answer
+
+
 def _response(question: Question) -> fastapi.Response:
     """Return the answer that the child has written."""
-    answer: Held | Filed
     if question.wanted == HDF5:
-        answer = Filed(question.answer, media_type=HDF5, filename=question.answer.name)
-    else:
-        answer = Held(question.answer.read_bytes(), media_type=question.wanted)
-    answer.seconds = SLOW_SECONDS + question.answer.stat().st_size / SLOW_BYTES
+        return in_time(Filed(question.answer, media_type=HDF5, filename=question.answer.name))
+    answer = Held(question.answer.read_bytes(), media_type=question.wanted)
+    answer.seconds = SLOW_SECONDS + len(answer.body) / SLOW_BYTES
     return answer

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import ModelBundle
 
 MAX_KEY_BYTES = 1 << 16
+PUBLISHER_KEY = Path(__file__).with_name("publisher.pub")
+"""The public key of whoever publishes this package, where its models are signed."""
 
 
 def sign(bundle: ModelBundle, key: Path, password: Callable[[], str], *, overwrite: bool) -> Path:

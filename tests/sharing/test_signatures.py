@@ -11,6 +11,7 @@ import sys
 import model_signing
 import pytest
 
+from scbignn_infer.model import registry
 from scbignn_infer.model.bundle import read_bundle
 from scbignn_infer.sharing import signatures
 from scbignn_infer.sharing.packing import write_packed
@@ -282,3 +283,47 @@ def test_a_link_is_read_as_what_it_leads_to(run, signed, keys, tmp_path):
     run("models", "verify", signed, "--key", public)
     assert not list(tmp_path.glob("scbignn-*"))
     assert signatures.SIGNATURE == "model.sig"
+
+
+@pytest.fixture
+def published(signed, keys, monkeypatch):
+    """Let the signed model be a shipped one, of a package that has its publisher's key."""
+    _, public = keys()
+    monkeypatch.setattr(registry, "shipped_folders", lambda: [signed.parent])
+    monkeypatch.setattr(signatures, "PUBLISHER_KEY", public)
+    return signed
+
+
+def test_shipped_models_are_verified_with_the_publishers_key(run, published):
+    done = run("models", "verify")
+    assert [line.split(", ")[-1] for line in done.stdout.splitlines()] == [
+        "signed by the publisher"
+    ]
+    (entry,) = json.loads(run("models", "verify", "toy", "--json").stdout)["models"]
+    assert entry["signature"] == "signed by the publisher"
+    (published / "README.md").write_text("# another\n")
+    assert "the signature of" in run("models", "verify", code=1).stdout
+    (published / "model.sig").unlink()
+    assert "is not signed" in run("models", "verify", "toy", code=1).stdout
+
+
+def test_other_models_need_not_be_signed_by_the_publisher(run, published, tmp_path):
+    other = tmp_path / "mine"
+    shutil.copytree(published, other / "toy")
+    (other / "toy" / "model.sig").unlink()
+    done = run("models", "verify", other / "toy")
+    assert "signed" not in done.stdout
+
+
+def test_without_the_extra_shipped_models_are_verified_but_for_their_signature(
+    run, published, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "model_signing.verifying", None)
+    (line,) = run("models", "verify").stdout.splitlines()
+    assert line.startswith("ok     toy: ")
+    assert "signature not checked: run: pip install 'model-signing>" in line
+
+
+def test_without_a_key_of_the_publisher_nothing_is_said(run, published, monkeypatch):
+    monkeypatch.setattr(signatures, "PUBLISHER_KEY", published / "absent.pub")
+    assert "sign" not in run("models", "verify").stdout

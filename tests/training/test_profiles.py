@@ -138,6 +138,16 @@ class TestTypes:
         assert [t.name for t in one.meant] == ["B cell"] * 2
         assert two.labels.tolist() == ["lung: macrophage"]
 
+    def test_a_twin_without_the_only_study_of_a_table_has_no_set_of_it(
+        self, tmp_path, means, about, table
+    ):
+        path = write(tmp_path / "p.h5ad", means, about)
+        about_one = {"dataset": ["one"]}
+        left = {k: t for k, t in read_types(table, "p").items() if t.study != "s1"}
+        assert read_profiles(path, include=about_one, types=left, may_be_empty=True) == []
+        with pytest.raises(InputError, match="has 0 cell types"):
+            read_profiles(path, include=about_one, types=left)
+
     def test_profiles_of_one_class_are_drawn_apart(self, tmp_path, means, about, table):
         one, _ = read_profiles(
             write(tmp_path / "p.h5ad", means, about), types=read_types(table, "p")

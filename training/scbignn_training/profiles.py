@@ -110,6 +110,7 @@ def read_profiles(
     include: Mapping[str, Sequence[str]] | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
     types: Mapping[tuple[str, str], ProfileType] | None = None,
+    may_be_empty: bool = False,
 ) -> list[ProfileSet]:
     """Read a table of profiles: a set for each data set, with the genes that it measured.
 
@@ -129,6 +130,8 @@ def read_profiles(
     types
         What the names of each data set mean, by data set and name; profiles that it has not are
         left out.
+    may_be_empty
+        Whether no set is an answer if ``types`` has none of the names.
 
     Raises
     ------
@@ -147,6 +150,8 @@ def read_profiles(
     if types is not None:
         named = zip(name.get("dataset"), name.get("type"), strict=True)
         keep &= np.array([(str(d), str(x)) in types for d, x in named], dtype=bool)
+        if may_be_empty and not keep.any():
+            return []
     values, about = values[keep], about[keep]
     name = _Named(path, about, columns or Columns())
     labels, datasets = name.get("type"), name.get("dataset")

@@ -363,6 +363,7 @@ def read_tables(recipe: Recipe) -> list[ProfileSet]:
             include=s.include,
             exclude=s.exclude,
             types=s.meanings(),
+            may_be_empty=bool(s.leave_out),  # a twin without the only study of a table
         )
     ]
 

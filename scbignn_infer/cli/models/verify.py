@@ -9,7 +9,7 @@ import click
 from scbignn_infer.cli.models.entries import model_entry
 from scbignn_infer.cli.options import FILE, json_option
 from scbignn_infer.cli.printing import as_megabytes, describe_error, print_json, say
-from scbignn_infer.errors import BundleError
+from scbignn_infer.errors import BundleError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--key", type=FILE, help="The owner of this public key must have signed them.")
+@click.option(
+    "--key",
+    type=FILE,
+    help="The owner of this public key must have signed them; for shipped models by default the "
+    "publisher's key, if the package has one.",
+)
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, names: Sequence[str], key: Path | None, as_json: bool) -> None:
@@ -45,7 +50,7 @@ def verify(ctx: click.Context, names: Sequence[str], key: Path | None, as_json: 
         print_json({"models": entries, **_why(problems, len(entries))})
     else:
         for e in entries:
-            details = e["problem"] or f"{e['files']} files, {as_megabytes(e['size'])}"
+            details = e["problem"] or f"{e['files']} files, {as_megabytes(e['size'])}{_tail(e)}"
             say(f"{'FAILED' if e['problem'] else 'ok':<6} {e['name']}: {details}")
     if problems:
         ctx.exit(1)
@@ -55,10 +60,30 @@ def _verified(name: str, path: Path, key: Path | None) -> Summary:
     """Describe a model that was tried out, or say what is wrong with it: then it is not run."""
     from scbignn_infer.sharing.installing import changed_since
 
-    problem = changed_since(path) or (_not_signed(path, key) if key else "")
+    problem, signature = changed_since(path), ""
+    if not problem and key:
+        problem = _not_signed(path, key)
+    elif not problem and (own := _publisher_key(path)):
+        try:
+            problem, signature = _not_signed(path, own), "signed by the publisher"
+        except MissingExtraError as error:
+            signature = f"signature not checked: {error.do}"
     if problem:
         return {"name": name, "path": str(path), "version": None, "problem": problem}
-    return model_entry(name, path, run=True)
+    return model_entry(name, path, run=True) | ({"signature": signature} if signature else {})
+
+
+def _publisher_key(path: Path) -> Path | None:
+    """Return the key that signed a shipped model, if the package has it."""
+    from scbignn_infer.model.registry import shipped_folders
+    from scbignn_infer.sharing.signatures import PUBLISHER_KEY
+
+    shipped = path.resolve().parent in [folder.resolve() for folder in shipped_folders()]
+    return PUBLISHER_KEY if shipped and PUBLISHER_KEY.is_file() else None
+
+
+def _tail(entry: Summary) -> str:
+    return f", {entry['signature']}" if "signature" in entry else ""
 
 
 def _not_signed(path: Path, key: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import scipy.sparse as sp
 
 from scbignn_infer.errors import InputError
@@ -20,6 +21,7 @@ from scbignn_infer.query.readers.bounds import (
 )
 from scbignn_infer.query.readers.columns import INDEX
 from scbignn_infer.query.readers.files import FileQuery, HeldFile
+from scbignn_infer.query.readers.query import as_numbers
 from scbignn_infer.query.readers.stored import ColumnStored, RowStored, numbers
 
 if TYPE_CHECKING:
@@ -161,6 +163,16 @@ class AnnDataFile(FileQuery):
             nodes = {key: self._group["obsm"][key] for key in self._group.get("obsm", ())}
             shapes = {k: getattr(n, "shape", n.attrs.get("shape", ())) for k, n in nodes.items()}
             return {key: int(shape[1]) for key, shape in shapes.items() if len(shape) == 2}
+
+    def obsm(self, key: str) -> Array | None:
+        """Return a table of numbers of obsm, which is weighed before it is read."""
+        with self.errors():
+            node: Any = self._group["obsm"].get(key) if "obsm" in self._group else None
+            shape: tuple[int, ...] = getattr(node, "shape", ())
+            if len(shape) != 2 or shape[0] != self.n_cells:
+                return None
+            weigh(node, f"'obsm/{key}' of {self.path}", self._most)
+            return as_numbers(np.asarray(node[:]))
 
     def _node(self, matrix: str) -> Any:
         """Return the matrix as something whose row slices are read from disk."""

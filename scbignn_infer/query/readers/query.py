@@ -108,6 +108,14 @@ class BaseQuery(ABC):
         with self.errors():
             return self._obs_column(key)
 
+    def obsm_widths(self) -> dict[str, int]:
+        """Return how many columns each table of obsm has."""
+        return {}
+
+    def obsm(self, key: str) -> Array | None:
+        """Return a table of numbers (n_cells, k) of obsm, or ``None`` where there is none."""
+        return None
+
     def matrices(self) -> list[str]:
         """Name X, the layers and raw, as far as there are any."""
         with self.errors():
@@ -216,6 +224,11 @@ class AnnDataQuery(BaseQuery):
         """Return how many columns each table of obsm has."""
         return {key: int(value.shape[1]) for key, value in self._adata.obsm.items()}
 
+    def obsm(self, key: str) -> Array | None:
+        """Return a table of numbers of obsm."""
+        with self.errors():
+            return as_numbers(self._adata.obsm.get(key))
+
     def _matrix(self, matrix: str) -> Any:
         if matrix == "raw":
             return self._adata.raw.X
@@ -265,6 +278,12 @@ class RowRange:
             held = self.rows(matrix, np.arange(i, end))
             for j in range(0, end - i, size):
                 yield held[j : j + size]
+
+
+def as_numbers(values: Any) -> Array | None:
+    """Return an array of two dimensions with numbers as it is, and nothing of anything else."""
+    is_table = isinstance(values, np.ndarray) and values.ndim == 2 and values.dtype.kind in "biuf"
+    return values if is_table else None
 
 
 def is_lazy(matrix: Any) -> bool:

@@ -1,9 +1,10 @@
 process SCBIGNNINFER_ANNOTATE {
-    tag "$meta.id"
+    tag "${meta.id}"
     label 'process_medium'
 
     conda "${moduleDir}/environment.yml"
-    container "scbignn-infer:0.1.0"
+    // In no registry yet: docs/docker.md says how to build it under this name.
+    container "scbignn-infer:0.2.0"
 
     input:
     tuple val(meta), path(query)
@@ -11,13 +12,13 @@ process SCBIGNNINFER_ANNOTATE {
     output:
     tuple val(meta), path("*.h5ad"), emit: h5ad
     tuple val(meta), path("*.json"), emit: record
-    path "versions.yml"            , emit: versions
+    tuple val("${task.process}"), val('scbignn-infer'), eval("scbignn-infer --version | sed 's/.* //'"), topic: versions, emit: versions_scbignninfer
 
     when:
     task.ext.when == null || task.ext.when
 
     script:
-    def args   = task.ext.args ?: ''
+    def args = task.ext.args ?: ''
     def prefix = task.ext.prefix ?: "${meta.id}"
     def memory = task.memory ? "--memory-limit ${task.memory.toMega()}MB" : ''
     if ("${query}" == "${prefix}.h5ad") {
@@ -31,11 +32,6 @@ process SCBIGNNINFER_ANNOTATE {
         ${memory} \\
         ${args} \\
         --json > ${prefix}.json
-
-    cat <<-END_VERSIONS > versions.yml
-    "${task.process}":
-        scbignn-infer: \$(scbignn-infer --version | sed 's/.* //')
-    END_VERSIONS
     """
 
     stub:
@@ -45,11 +41,6 @@ process SCBIGNNINFER_ANNOTATE {
     }
     """
     touch ${prefix}.h5ad
-    touch ${prefix}.json
-
-    cat <<-END_VERSIONS > versions.yml
-    "${task.process}":
-        scbignn-infer: \$(scbignn-infer --version | sed 's/.* //')
-    END_VERSIONS
+    echo '{}' > ${prefix}.json
     """
 }

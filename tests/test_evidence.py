@@ -1,0 +1,291 @@
+"""Evidence: what groups of cells show is what counting says, and missing markers are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import scbignn_infer
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.errors import InputError
+from scbignn_infer.gene_evidence import find_evidence
+from scbignn_infer.query.readers import AnnDataQuery
+from scbignn_infer.settings import Reading
+
+if TYPE_CHECKING:
+    from scbignn_infer.gene_evidence import Evidence
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HORMONES = {"beta": "INS", "alpha": "GCG", "delta": "SST"}
+MARKERS = {
+    "B": {"MS4A1", "CD79A", "CD79B"},
+    "CD16 Mono": {"FCGR3A"},
+    "NK": {"NKG7", "GNLY"},
+    "Plasma": {"MZB1", "TNFRSF17"},
+    "T cell": {"CD3D", "CD3E"},
+    "Naive CD8 T": {"CD8A", "CD8B"},
+}
+"""Of the example: known to every textbook, and not taken from the model."""
+
+
+@pytest.fixture(scope="module")
+def islets() -> ad.AnnData:
+    return ad.read_h5ad(REPOSITORY / "tests" / "data" / "pancreas400.h5ad")
+
+
+@pytest.fixture(scope="module")
+def islet_annotator() -> Annotator:
+    return Annotator.load("human-pancreas", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def blood(example: Path) -> ad.AnnData:
+    return ad.read_h5ad(example)
+
+
+@pytest.fixture(scope="module")
+def blood_annotator(pbmc_bundle: Any) -> Annotator:
+    return Annotator(pbmc_bundle, device="cpu", threads=1)
+
+
+def by_group(found: list[Evidence]) -> dict[str, Evidence]:
+    return {e.group: e for e in found}
+
+
+def test_cells_show_the_markers_of_their_label(
+    islet_annotator: Annotator,
+    islets: ad.AnnData,
+    blood_annotator: Annotator,
+    blood: ad.AnnData,
+) -> None:
+    found = by_group(find_evidence(islet_annotator, AnnDataQuery(islets)))
+    for label, hormone in HORMONES.items():
+        assert found[label].shown[0].gene == hormone
+        assert hormone in {g.gene for g in found[label].looked_at}
+        assert found[label].unseen == []
+    found = by_group(find_evidence(blood_annotator, AnnDataQuery(blood)))
+    for label, markers in MARKERS.items():
+        assert markers <= {g.gene for g in found[label].shown}, label
+
+
+def test_numbers_are_those_of_counting(blood_annotator: Annotator, blood: ad.AnnData) -> None:
+    """By means, shares and deviations of a dense matrix, as its values are log1p(CP10k)."""
+    annotation = blood_annotator.annotate_query(AnnDataQuery(blood))
+    found = by_group(find_evidence(blood_annotator, AnnDataQuery(blood)))
+    assert list(found) == list(annotation.counts())
+    values = blood.to_df()
+    for label in ("B", "NK", "unknown"):
+        own = annotation.labels == label
+        assert found[label].cells == own.sum()
+        assert found[label].confidence == pytest.approx(annotation.confidence[own].mean(), abs=1e-4)
+        for gene in [*found[label].shown, *found[label].looked_at]:
+            inside, outside = values[gene.gene][own], values[gene.gene][~own]
+            assert gene.share == pytest.approx((inside > 0).mean(), abs=1e-4)
+            assert gene.share_of_rest == pytest.approx((outside > 0).mean(), abs=1e-4)
+            spread = np.sqrt((inside.var(ddof=0) + outside.var(ddof=0)) / 2) + 0.3
+            expected = (inside.mean() - outside.mean()) / spread
+            assert gene.difference == pytest.approx(expected, abs=2e-3)
+        shown = [g.difference for g in found[label].shown]
+        assert shown == sorted(shown, reverse=True)
+        assert all(g.share >= 0.1 for g in found[label].shown)
+
+
+def test_the_best_genes_are_found(islet_annotator: Annotator, islets: ad.AnnData) -> None:
+    """No gene that both file and model have stands out more than those shown."""
+    query = AnnDataQuery(islets)
+    annotation = islet_annotator.annotate_query(query)
+    symbols = islet_annotator.choose(query).panel.symbols
+    counts = islets.to_df()[symbols]
+    known = [g in set(islet_annotator.bundle.gene_symbols) for g in islets.var_names]
+    totals = islets.to_df().loc[:, known].sum(axis=1)
+    values = np.log1p(counts.div(totals, axis=0) * 1e4)
+    own = annotation.labels == "alpha"
+    spread = np.sqrt((values[own].var(ddof=0) + values[~own].var(ddof=0)) / 2) + 0.3
+    difference = (values[own].mean() - values[~own].mean()) / spread
+    difference = difference[(counts[own] > 0).mean() >= 0.1].nlargest(10)
+    (alpha,) = (e for e in find_evidence(islet_annotator, query) if e.group == "alpha")
+    assert [g.gene for g in alpha.shown][:5] == list(difference.index)[:5]
+
+
+def test_markers_that_are_missing_are_named(islet_annotator: Annotator, islets: ad.AnnData) -> None:
+    """A gene that the file lacks, one that is 0 in all cells, and one that was shuffled."""
+    cut = islets[:, [g != "INS" for g in islets.var_names]].copy()
+    beta = by_group(find_evidence(islet_annotator, AnnDataQuery(cut)))["beta"]
+    assert "INS" in beta.absent
+    assert beta.missing.startswith("beta: INS")
+    assert beta.missing.endswith("absent from the file")
+    blank = islets.copy()
+    counts = blank.to_df()
+    counts["INS"] = 0.0
+    blank.X = counts.to_numpy()
+    assert "INS" in by_group(find_evidence(islet_annotator, AnnDataQuery(blank)))["beta"].absent
+    labels = islet_annotator.annotate_query(AnnDataQuery(islets)).labels
+    odd = islets.copy()
+    counts = odd.to_df()
+    counts.loc[labels == "beta", "IAPP"] = 0.0
+    odd.X = counts.to_numpy()
+    found = by_group(find_evidence(islet_annotator, AnnDataQuery(odd)))["beta"]
+    assert "IAPP" in found.unseen
+    assert "IAPP no higher in these cells than in others" in found.missing
+
+
+def test_a_gene_of_another_name_is_not_absent(
+    blood_annotator: Annotator, blood: ad.AnnData
+) -> None:
+    """The file has JCHAIN as IGJ, and both are genes of the model."""
+    assert "IGJ" in blood.var_names
+    assert "JCHAIN" not in blood.var_names
+    plasma = by_group(find_evidence(blood_annotator, AnnDataQuery(blood)))["Plasma"]
+    weights = blood_annotator.bundle.spec.interpretation["Plasma"].genes[:3]
+    assert "JCHAIN" in {g.symbol for g in weights}
+    assert "JCHAIN" not in plasma.absent
+
+
+def test_cells_without_others_are_compared_with_none(
+    islet_annotator: Annotator, islets: ad.AnnData
+) -> None:
+    labels = islet_annotator.annotate_query(AnnDataQuery(islets)).labels
+    alone = Annotator(islet_annotator.bundle, device="cpu", threads=1, unknown=False, depth="leaf")
+    (found,) = find_evidence(
+        alone, AnnDataQuery(islets[labels == "delta"].copy()), where='scbignn_cell_type == "delta"'
+    )
+    assert found.shown == []
+    assert found.looked_at[0].share > 0.9
+    assert found.looked_at[0].share_of_rest is None
+    json.dumps([g.share_of_rest for g in found.looked_at], allow_nan=False)
+
+
+def test_cells_without_counts_are_no_others(islet_annotator: Annotator, islets: ad.AnnData) -> None:
+    """They would make all other cells look as if they lacked every gene."""
+    blank = islets[:100].copy()
+    blank.X = np.zeros(blank.shape, np.float32)
+    blank.obs_names = [f"blank{i}" for i in range(100)]
+    both = ad.concat([islets, blank])
+    plain = by_group(find_evidence(islet_annotator, AnnDataQuery(islets)))["beta"]
+    found = by_group(find_evidence(islet_annotator, AnnDataQuery(both)))
+    assert found["beta"].shown == plain.shown
+    assert found["unknown"].reasons["empty"] == 100
+
+
+def test_chosen_cells_are_one_group(blood_annotator: Annotator, blood: ad.AnnData) -> None:
+    query = AnnDataQuery(blood)
+    annotation = blood_annotator.annotate_query(query)
+    unknown = annotation.labels == "unknown"
+    (found,) = find_evidence(blood_annotator, query, where='scbignn_cell_type == "unknown"')
+    assert found.cells == unknown.sum()
+    assert found.labels == {"unknown": unknown.sum()}
+    assert found.reasons == annotation.unknown_counts()
+    assert found.label == next(iter(found.best_labels))
+    both = 'bulk_labels == "CD19+ B" and scbignn_confidence > 0.9'
+    (found,) = find_evidence(blood_annotator, query, where=both)
+    own = (blood.obs["bulk_labels"] == "CD19+ B") & (annotation.confidence > 0.9)
+    assert found.cells == own.sum()
+    assert found.label == "B"
+    with pytest.raises(InputError, match="no cell of AnnData is one for which"):
+        find_evidence(blood_annotator, query, where="scbignn_confidence > 1")
+
+
+def test_clusters_are_groups(blood_annotator: Annotator, blood: ad.AnnData) -> None:
+    reading = Reading(cluster_key=["bulk_labels"])
+    query = AnnDataQuery(blood)
+    found = find_evidence(blood_annotator, query, reading)
+    assert {e.key for e in found} == {"bulk_labels"}
+    counts = blood.obs["bulk_labels"].value_counts()
+    assert {e.group: e.cells for e in found} == counts.to_dict()
+    among = find_evidence(blood_annotator, query, reading, where='scbignn_cell_type == "B"')
+    assert all(e.labels == {"B": e.cells} for e in among)
+    assert (
+        sum(e.cells for e in among) == (blood_annotator.annotate_query(query).labels == "B").sum()
+    )
+    many = blood.copy()
+    many.obs["barcode"] = many.obs_names
+    with pytest.raises(InputError, match="700 clusters to explain; expected at most 500"):
+        find_evidence(blood_annotator, AnnDataQuery(many), Reading(cluster_key="barcode"))
+
+
+def test_in_python(islets: ad.AnnData) -> None:
+    before = islets.obs.columns.tolist()
+    found = by_group(scbignn_infer.evidence(islets, "human-pancreas", threads=1))
+    assert found["beta"].shown[0].gene == "INS"
+    assert islets.obs.columns.tolist() == before
+    (beta,) = scbignn_infer.evidence(
+        islets, "human-pancreas", where='cell_type == "beta"', threads=1
+    )
+    assert beta.label == "beta"
+
+
+THREADS = ["-m", "human-pbmc", "--threads", "1"]
+
+
+def test_the_command_prints_and_writes_them(run: Any, example: Path, tmp_path: Path) -> None:
+    text = run("explain", example, *THREADS, "--n", "3").stdout
+    assert "FCGR3A 99% (9%)" in text
+    assert "CD16 Mono: MS4A7, SERPINA1 absent from the file" in text
+    assert "standard deviations higher" in text
+    document = json.loads(run("explain", example, *THREADS, "--json").stdout)
+    assert document["model"] == "human-pbmc"
+    groups = {group["group"]: group for group in document["groups"]}
+    assert groups["CD16 Mono"]["shown"][0]["gene"] == "FCGR3A"
+    assert groups["CD16 Mono"]["missing"].startswith("CD16 Mono: ")
+    unknown = ["--where", 'scbignn_cell_type == "unknown"']
+    text = run("explain", example, *THREADS, *unknown).stdout
+    assert 'scbignn_cell_type == "unknown"' in text
+    assert "unknown because" in text
+    run("explain", example, *THREADS, "--cluster-key", "bulk_labels", "-o", tmp_path / "e.csv")
+    table = pd.read_csv(tmp_path / "e.csv", keep_default_na=False)
+    assert set(table["key"]) == {"bulk_labels"}
+    assert {"shown", "looked_at", "lacks", "absent"} <= set(table["kind"])
+    first = table[(table["group"] == "CD19+ B") & (table["kind"] == "shown")].iloc[0]
+    assert first["gene"] in {"CD79A", "CD79B", "MS4A1"}
+    run("explain", example, *THREADS, "-o", tmp_path / "e.html")
+    page = (tmp_path / "e.html").read_text()
+    assert "FCGR3A 99% (9%)" in page
+    assert "its cells show" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--where", "n = 1"], 1, "'=' at character 3 of the condition"),
+        (["--where", "absent == 1"], 1, "no obs['absent']; expected one of bulk_labels"),
+        (["--where", "scbignn_confidence > 2"], 1, "is one for which scbignn_confidence > 2"),
+        (["--cluster-key", "absent"], 1, "no obs['absent']"),
+        (["--cells", "x", "--where", "n == 1"], 2, "--cells names single cells"),
+        (["-o", "e.png"], 1, "ends in .html, .csv, .tsv"),
+    ],
+)
+def test_wrong_wishes_are_one_line(
+    run: Any, example: Path, options: list[str], code: int, message: str
+) -> None:
+    assert message in run("explain", example, *THREADS, *options, code=code).stderr
+
+
+def test_the_report_has_them(run: Any, example: Path, tmp_path: Path) -> None:
+    pytest.importorskip("umap")
+    page = tmp_path / "r.html"
+    adata = ad.read_h5ad(example)
+    adata.obs["third"] = np.arange(adata.n_obs) % 3
+    adata.write_h5ad(tmp_path / "q.h5ad")
+    keys = ["--cluster-key", "bulk_labels", "--cluster-key", "third"]
+    run(
+        "annotate",
+        tmp_path / "q.h5ad",
+        *THREADS,
+        "-q",
+        "-o",
+        tmp_path / "o.h5ad",
+        "--report",
+        page,
+        *keys,
+    )
+    text = page.read_text()
+    for part in ("Evidence for the labels", "FCGR3A 99% (9%)", "MS4A7, SERPINA1 absent"):
+        assert part in text
+    for part in ("<h2>Clusters</h2>", "CD8+/CD45RA+ Naive Cytotoxic", ">mixed<"):
+        assert part in text
