@@ -400,8 +400,8 @@ ATLAS = {
     "cells in the file": ("cells", ",d"),
     "file, GB": ("file_gb", ".1f"),
     "threads": ("threads", "d"),
-    "minutes": ("minutes", ".0f"),
-    "CPU minutes": ("cpu_minutes", ".0f"),
+    "minutes": ("minutes", ".1f"),
+    "CPU minutes": ("cpu_minutes", ".1f"),
     "memory at most, GiB": ("peak_gib", ".1f"),
 }
 PLAIN = {
@@ -648,7 +648,7 @@ def main() -> None:
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
     makers: dict[str, Callable[[Any], list[str]]] = {"adapt": adapted, "adapt_few": few_cells}
     page = fill(page, "paper", paper(rows("paper") or rows("folds")))
-    makers |= {"rare": rare, "fine": fine, "atlas": atlas}
+    makers |= {"rare": rare, "fine": fine, "atlas": atlas, "atlas_read": atlas}
     makers |= {name: partial(table, columns=columns) for name, columns in PLAIN.items()}
     for name, make in makers.items():
         if found := results(name):
