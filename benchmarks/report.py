@@ -258,6 +258,21 @@ def rare(found: list[Row]) -> list[str]:
     return lines
 
 
+def fine(found: list[Row]) -> list[str]:
+    """Return a table of studies with many types of few cells, by methods."""
+    found = [r | {"study": r["task"].rsplit(" #", 1)[0]} for r in found]
+    shown = [m for m in dict.fromkeys(r["method"] for r in found) if "level" not in m]
+    return by("study", found, [m for m in shown if "discriminant" not in m])
+
+
+def atlas(found: list[Row]) -> list[str]:
+    """Return a table of trainings on atlases."""
+    timed = [
+        r | {"minutes": r["seconds"] / 60, "cpu_minutes": r["cpu_seconds"] / 60} for r in found
+    ]
+    return table(timed, ATLAS)
+
+
 def speed(found: list[Row]) -> list[str]:
     """Return a table of whole processes, and how scBiGNN's time divides among its stages."""
     found = medians(found)
@@ -382,6 +397,14 @@ DESCENT = {
     "tissue": ("tissue", ""),
     "most probable type": ("flat", ".3f"),
     "down the ontology": ("descent", ".3f"),
+}
+ATLAS = {
+    "cells in the file": ("cells", ",d"),
+    "file, GB": ("file_gb", ".1f"),
+    "threads": ("threads", "d"),
+    "minutes": ("minutes", ".1f"),
+    "CPU minutes": ("cpu_minutes", ".1f"),
+    "memory at most, GiB": ("peak_gib", ".1f"),
 }
 PLAIN = {
     "depth": DEPTH,
@@ -750,7 +773,7 @@ def main() -> None:
     makers: dict[str, Callable[[Any], list[str]]] = {"adapt": adapted, "adapt_few": few_cells}
     makers |= {"doublets": doublets}
     page = fill(page, "paper", paper(rows("paper") or rows("folds")))
-    makers |= {"rare": rare}
+    makers |= {"rare": rare, "fine": fine, "atlas": atlas, "atlas_read": atlas}
     makers |= {name: partial(table, columns=columns) for name, columns in PLAIN.items()}
     for name, make in makers.items():
         if found := results(name):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -56,25 +55,29 @@ def resample(study: Study, n_cells: int, n_genes: int, seed: int) -> ad.AnnData:
     return ad.AnnData(sp.csr_matrix(sp.vstack(blocks)), obs, var)
 
 
-def measure(file: Path, folder: Path, threads: int) -> dict[str, Any]:
-    """Train on a file in a process of its own."""
-    arguments = [file, "--label-key", "cell_type", "--name", "scale", "-o", folder, "--overwrite"]
+def spend(arguments: list[object], threads: int) -> dict[str, Any]:
+    """Run ``train`` in a process of its own; return its time and its memory at most."""
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", COMMAND, "train", *map(str, arguments), "--threads", str(threads)],
-        check=True,
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "train", *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )
-    seconds = time.perf_counter() - start
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = used.ru_maxrss / 2**20  # KiB on Linux
-    record = json.loads((folder / "scale" / "bundle.json").read_text())
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"train ended with {os.waitstatus_to_exitcode(status)}")
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - start, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "peak_gib": round(peak, 2),
-        "scores": record["training"]["scores"],
+        "peak_gib": round(used.ru_maxrss / 2**20, 2),  # KiB on Linux
     }
+
+
+def measure(file: Path, folder: Path, threads: int, *options: str) -> dict[str, Any]:
+    """Train on a file in a process of its own, with some more options of ``train``."""
+    arguments = [file, *options, "--label-key", "cell_type", "--name", "scale", "-o", folder]
+    row = spend([*arguments, "--overwrite", "--threads", threads], threads)
+    record = json.loads((folder / "scale" / "bundle.json").read_text())
+    return row | {"scores": record["training"]["scores"]}
 
 
 def main() -> None:

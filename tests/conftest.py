@@ -316,6 +316,7 @@ def record() -> dict[str, Any]:
             held_out_scores_per_type={"B": 0.555},
             confusions=[records.Confusion(truth="B", called="T [naive]", share=0.444, n=4)],
             cannot_tell=["one from the other"],
+            not_read={"beyond --max-cells": 54321},
         ),
         files={
             name: records.FileRecord(sha256=hashlib.sha256(data).hexdigest(), size=len(data))

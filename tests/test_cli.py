@@ -628,6 +628,8 @@ def test_models_show_is_the_card(run, run_json, toy_models):
         assert part in text
     for part in ("0.777", "0.666", "1,234", "0.555", "B as T [naive] 44%", "one from the other"):
         assert part in text
+    for part in ("not read", "beyond --max-cells (54,321)"):
+        assert part in text
     card = run_json("models", "show", "toy")
     assert card["n_genes"] == 3
     assert card["training"]["em_history"][0]["kept"] is True

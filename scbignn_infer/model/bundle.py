@@ -264,6 +264,8 @@ class Training(Record, frozen=True, kw_only=True):
     cells_per_type: dict[str, int]
     merged_labels: dict[str, str] = {}
     dropped_labels: dict[str, int] = {}
+    not_read: dict[str, int] = {}
+    """Labelled cells of the files that were not read, by the reason."""
     n_cells: int
     validation: str
     """What was held out for the scores of ``em_history``."""

@@ -75,6 +75,19 @@ def test_the_share_of_cells_that_is_left_out_is_said(model_card, spec):
     assert "Left out are 42 of 420 labelled cells (10.0 %), of 2 labels." in card
 
 
+def test_what_was_not_read_is_said_with_its_share(model_card, spec):
+    assert "Not read" not in model_card(spec)
+    n = sum(d.n_cells for d in spec.training.datasets if d.role == "reference")
+    training = msgspec.structs.replace(
+        spec.training, not_read={"beyond --max-cells": 7 * n, "is_primary_data is False": n}
+    )
+    card = model_card(msgspec.structs.replace(spec, training=training))
+    held = 9 * n + sum(training.dropped_labels.values())
+    said = f"beyond --max-cells ({7 * n}), is_primary_data is False ({n})."
+    assert f"The files hold {held} labelled cells. Not read were {8 * n} " in card
+    assert said in card
+
+
 def test_a_model_adapted_to_a_query_says_what_its_accuracy_there_is(model_card, spec):
     assert "transductive" not in model_card(spec)
     reference, unlabelled = spec.training.datasets

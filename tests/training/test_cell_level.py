@@ -17,6 +17,7 @@ from scbignn_training.cell_level import (
     CellStep,
     fit_cell_level,
     homophily,
+    level_steps,
     make_graph,
     noised,
     shield_of,
@@ -54,6 +55,14 @@ def random_level(share=0.5, shield=(1.0, 0.6, 0.2, 1.0), seed=1, form="gate"):
         for layer in level.layers if form == "gate" else ():
             layer.gate_out.bias += 2.0
     return level.eval().requires_grad_(False)
+
+
+def test_steps_on_larger_graphs_count_for_more():
+    settings = Settings()
+    small, large = (level_steps([n], 200, settings) for n in (100, 6000))
+    assert small == 2 * settings.cell_epochs  # the graph and a part of it
+    assert large == settings.cell_epochs * (25 + 12)
+    assert level_steps([100, 6000, 6000], 200, settings) == small + 2 * large
 
 
 def by_steps(level, graph, chunk=1000):

@@ -104,6 +104,36 @@ def test_a_killed_run_goes_on_with_the_same_command(
         assert (out / "tiny" / name).read_bytes() == (bundle / name).read_bytes(), name
 
 
+def test_a_killed_run_on_a_sample_of_an_atlas_goes_on(
+    run, start, until, recipe_file, parts, tmp_path
+):
+    """Of many studies in one file: the same bytes as of a run that was never killed."""
+    adata = ad.read_h5ad(parts["labelled"])
+    adata.obs["donor"] = [f"d{i % 3}" for i in range(adata.n_obs)]
+    adata.write_h5ad(tmp_path / "atlas.h5ad")
+    recipe = recipe_file.read_text().replace(
+        f"{{ file = '{parts['labelled']}' }}",
+        f"{{ file = '{tmp_path / 'atlas.h5ad'}', study_key = ['donor'] }}",
+    )
+    lines = [line for line in recipe.splitlines() if not line.startswith("unlabelled")]
+    recipe_file.write_text("\n".join(["max_cells = 150", *lines]))
+    command = ["train", "--recipe", recipe_file, "--threads", "1", "-o"]
+    run(*command, tmp_path / "whole")
+    out = tmp_path / "out"
+    process = start(*command, out, stderr=subprocess.DEVNULL)
+    stages = out / ".tiny.checkpoint"
+    until(lambda: list(stages.glob("split-2-of-3-*.pt")) or process.poll() is not None)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = run(*command, out)
+    assert "split 1 of 3, fold 1 of 2: taken from the unfinished run" in done.stderr
+    assert "training split 1 of 3" not in done.stderr
+    for name in ("gene_level.onnx", "cell_level.onnx", "statistics.npz", "reference.npz"):
+        assert (out / "tiny" / name).read_bytes() == (tmp_path / "whole/tiny" / name).read_bytes()
+    spec = scbignn_infer.load_model(out / "tiny").spec
+    assert spec.training.not_read == {"beyond --max-cells": adata.n_obs - 150}
+
+
 def test_kept_stages_calibrate_again_without_training(run, recipe_file, tmp_path):
     command = ["train", "--recipe", recipe_file, "-o", tmp_path, "--threads", "1"]
     run(*command, "--keep-stages")
@@ -211,7 +241,16 @@ class TestOptions:
             *("--adapt", "one.h5ad", "--adapt", "two.h5ad"),
             *("--tissue", "lung", "--min-cells", 5, "--seed", 3, "--threads", 1),
             *("--study-key", "donor", "--study-key", "batch", "--max-cells-per-type", 50),
-            *("--keep-label", "doublet", "--citation", "Doe 2026", "--licence", "CC0"),
+            *(
+                "--max-cells",
+                5000,
+                "--keep-label",
+                "doublet",
+                "--citation",
+                "Doe 2026",
+                "--licence",
+                "CC0",
+            ),
             *("--description", "Lungs."),
         )
         (recipe,) = made
@@ -224,6 +263,7 @@ class TestOptions:
         assert [(s.citation, s.licence) for s in recipe.reference] == [("Doe 2026", "CC0")] * 2
         assert (recipe.max_cells_per_type, recipe.keep) == (50, ["doublet"])
         assert (recipe.description, recipe.licence) == ("Lungs.", "CC0")
+        assert recipe.max_cells == 5000
 
     def test_references_of_one_stem_are_numbered(self, run, made):
         files = ("one/cells.h5ad", "two/cells.h5ad", "other.h5ad")

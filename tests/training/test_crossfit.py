@@ -12,8 +12,17 @@ from scbignn_training import crossfit
 from scbignn_training.blocks import log_expression
 from scbignn_training.calibrate import fit_temperature
 from scbignn_training.cell_level import cells_of_graph
-from scbignn_training.crossfit import FoldView, cross_fit, settle
+from scbignn_training.crossfit import (
+    BLENDS,
+    FoldView,
+    best_blend,
+    cross_fit,
+    fold_levels,
+    settle,
+)
 from scbignn_training.data import Cells
+from scbignn_training.evaluate import macro_f1
+from scbignn_training.gene_level import run_cells
 from scbignn_training.settings import Settings
 
 
@@ -36,7 +45,7 @@ class TestCrossFitting:
 
         monkeypatch.setattr(crossfit, "fit_gene_level", spy_fit)
         monkeypatch.setattr(crossfit, "views", spy_views)
-        found = cross_fit(gold, n_types, np.zeros(600), settings)
+        found = cross_fit(gold, fold_levels(gold, n_types, settings), np.zeros(600), settings)
         assert len(found) == 3 * settings.folds
         for seen, unseen in zip(inside, outside, strict=True):
             assert not seen & unseen
@@ -87,7 +96,8 @@ class TestCrossFitting:
         totals, codes = (np.concatenate([a, a]) for a in (gold.totals, gold.codes))
         counts = sp.csr_matrix(sp.vstack([gold.counts, gold.counts]))
         twice = Cells(counts, totals, gold.present, codes)
-        found = cross_fit(twice, len(model.reference.cell_types), np.zeros(600), settings)
+        levels = fold_levels(twice, len(model.reference.cell_types), settings)
+        found = cross_fit(twice, levels, np.zeros(600), settings)
         distance = np.concatenate([v.distance for v in found if v.clean])
         n = len(gold.codes)
         assert len(distance) == 2 * n
@@ -98,8 +108,8 @@ class TestCrossFitting:
         """Small types stay whole."""
         n_types = len(model.reference.cell_types)
         few = msgspec.structs.replace(settings, graph_cells=60)
-        found = cross_fit(gold, n_types, np.zeros(600), few)
-        every = cross_fit(gold, n_types, np.zeros(600), settings)
+        found = cross_fit(gold, fold_levels(gold, n_types, few), np.zeros(600), few)
+        every = cross_fit(gold, fold_levels(gold, n_types, settings), np.zeros(600), settings)
         for some, whole in zip(found, every, strict=True):
             assert 50 <= len(some.codes) <= 60 < len(whole.codes)
             assert set(some.codes) == set(whole.codes)
@@ -127,5 +137,36 @@ class TestCrossFitting:
         cells = Cells(gold.counts[few], gold.totals[few], gold.present, codes)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = cross_fit(cells, 3, np.zeros(600), settings)
+            found = cross_fit(cells, fold_levels(cells, 3, settings), np.zeros(600), settings)
         assert sum(len(v.codes) for v in found if v.clean) == len(few)
+
+
+class TestBlend:
+    """A fine reference chooses how much the heads count by cells that they have not seen."""
+
+    @pytest.fixture
+    def levels(self, gold, settings, model):
+        return fold_levels(gold, len(model.reference.cell_types), settings)
+
+    def test_it_is_the_best_of_all_on_unseen_cells(self, gold, settings, levels):
+        chosen = best_blend(gold, levels, settings)
+        scores = {}
+        for blend in BLENDS:
+            truth, called = [], []
+            for fold in levels:
+                fold.level.blend = blend
+                unseen = gold.subset(fold.outside)
+                called.append(run_cells(fold.level, unseen, settings)[1].argmax(1).numpy())
+                truth.append(unseen.codes)
+            scores[blend] = macro_f1(np.concatenate(truth), np.concatenate(called))
+        assert scores[chosen] == max(scores.values())
+
+    def test_a_head_that_is_wrong_is_not_heard(self, gold, settings, levels):
+        for fold in levels:
+            means = fold.level.statistics["class_mean"]
+            fold.level.statistics = fold.level.statistics | {"class_mean": 3 * means[::-1]}
+        assert best_blend(gold, levels, settings)[0] == 0.0
+
+    def test_of_equal_ones_it_is_the_usual(self, gold, settings, levels, monkeypatch):
+        monkeypatch.setattr(crossfit, "macro_f1", lambda truth, called: 0.5)
+        assert best_blend(gold, levels, settings) == Settings().blend

@@ -164,6 +164,65 @@ class TestSampling:
         assert np.bincount(studies[rows][codes[rows] == 0]).tolist() == [14, 6]
 
 
+class TestRoom:
+    """A large file is read as a sample, whatever its types are."""
+
+    def test_small_types_are_whole_and_studies_even(self, published):
+        obs = ad.read_h5ad(published).obs.query("is_primary_data")
+        all_of = obs["cell_type"].value_counts()
+        study = read_study(published, wanted=Wanted("", study_key=["donor_id"], most=100))
+        names, n = np.unique(study.labels.astype(str), return_counts=True)
+        assert 90 <= n.sum() <= 100
+        found = dict(zip(names.tolist(), n.tolist(), strict=True))
+        smallest = all_of.index[-1]
+        assert found[smallest] == min(all_of[smallest], max(25 // 4, found[smallest]))
+        assert set(found) == set(all_of.index)
+        assert study.left_out["beyond --max-cells"] == len(obs) - n.sum()
+        beta = study.studies[study.labels == "type B pancreatic cell"]
+        each = np.unique(beta.astype(str), return_counts=True)[1]
+        assert each.max() - each.min() <= 1
+
+    def test_cells_of_many_values_leave_room_for_fewer(self, published):
+        whole = read_study(published, label_key="")
+        per_cell = whole.counts.nnz / whole.counts.shape[0]
+        few = read_study(published, wanted=Wanted("", most_values=int(80 * per_cell)))
+        assert few.counts.shape[0] == pytest.approx(80, rel=0.1)
+        assert few.counts.nnz == pytest.approx(80 * per_cell, rel=0.2)
+
+    def test_with_room_enough_every_cell_is_read_as_before(self, published):
+        whole = read_study(published, label_key="")
+        roomy = read_study(published, wanted=Wanted("", most=10**6, most_values=10**9))
+        assert (roomy.counts != whole.counts).nnz == 0
+        assert roomy.left_out == whole.left_out
+
+    def test_files_share_it(self, recipe, published, tmp_path):
+        other = tmp_path / "again.h5ad"
+        other.write_bytes(published.read_bytes())
+        two = msgspec.structs.replace(
+            recipe_of(recipe, published, max_cells=100),
+            reference=[Source(file=str(f)) for f in (published, other)],
+        )
+        n = np.bincount(read_reference(two).batches)
+        assert n.tolist() == pytest.approx([50, 50], abs=6)
+        every = msgspec.structs.replace(two, max_cells=0)
+        assert len(read_reference(every).codes) == 2 * len(
+            read_study(published, label_key="").labels
+        )
+
+    def test_cells_without_labels_have_room_too(self, parts):
+        study = read_study(parts["labelled"], wanted=Wanted(most=30))
+        assert study.counts.shape[0] == 30
+
+
+def test_a_model_says_what_was_not_read(recipe, published):
+    sampled = recipe_of(recipe, published, min_cells=4, max_cells=150)
+    model = train(sampled)
+    n = ad.read_h5ad(published).n_obs
+    held = len(model.reference.codes) + sum(model.reference.dropped.values())
+    assert sum(model.not_read.values()) == n - held
+    assert set(model.not_read) == {"is_primary_data is False", "beyond --max-cells"}
+
+
 def test_check_says_what_the_columns_left_out(recipe, published):
     rows = check(recipe_of(recipe, published))
     assert [r.labels for r in rows if r.what == "not read"] == ["is_primary_data is False"]

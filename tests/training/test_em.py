@@ -9,7 +9,7 @@ from torch import nn
 from scbignn_training import em, statistics
 from scbignn_training.augment import cut_genes
 from scbignn_training.cell_level import one_hot
-from scbignn_training.crossfit import cross_fit, settle
+from scbignn_training.crossfit import cross_fit, fold_levels, settle
 from scbignn_training.data import Cells
 from scbignn_training.em import Pair, e_step, iterate, m_step, run_gene_level, validate
 from scbignn_training.evaluate import macro_f1
@@ -51,7 +51,9 @@ def unlabelled(held_out):
 @pytest.fixture(scope="module")
 def graphs(gold, n_types, settings):
     """Return out-of-fold graphs of the training cells."""
-    folds = cross_fit(gold, n_types, np.zeros(gold.counts.shape[1]), settings)
+    folds = cross_fit(
+        gold, fold_levels(gold, n_types, settings), np.zeros(gold.counts.shape[1]), settings
+    )
     return settle(folds, settings).graphs
 
 

@@ -30,6 +30,17 @@ def test_a_line_at_each_stage_and_every_ten_seconds(clock):
     ]
 
 
+def test_a_short_reading_is_silent_and_a_long_one_says_how_long_it_takes(clock):
+    lines = []
+    progress = Progress(lines.append, total=10_000, unit="cells")
+    progress.begin("reading atlas.h5ad")
+    progress.step(4096)
+    assert lines == []
+    clock[0] += 20.0
+    progress.step(904)
+    assert lines == ["reading atlas.h5ad: 50 % of all cells, about 20 s left"]
+
+
 def test_restored_steps_count_but_tell_nothing_of_the_speed(clock):
     lines = []
     progress = Progress(lines.append, total=100)

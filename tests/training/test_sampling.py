@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scbignn_training.sampling import even, place_in_type, sample_weights, stratified
+from scbignn_training.sampling import (
+    even,
+    level,
+    place_in_type,
+    quotas,
+    sample_weights,
+    spread,
+    stratified,
+)
 
 CODES = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 4], [9000, 3000, 300, 20]))
 
@@ -58,3 +66,35 @@ class TestEven:
         assert (np.diff(rows) > 0).all()
         assert np.bincount(codes[rows]).tolist() == [1850, 1850, 300]
         assert even(codes, 4000, 1).tolist() != rows.tolist()
+
+
+class TestLevel:
+    @pytest.mark.parametrize(
+        ("cells", "size", "found"),
+        [
+            ([10, 10], 30, 30),
+            ([10, 90], 60, 50),
+            ([90, 10], 60, 50),
+            ([90, 80, 70], 60, 20),
+            ([5, 100, 100], 105, 50),
+        ],
+    )
+    def test_small_parts_leave_their_room_to_the_others(self, cells, size, found):
+        assert level(cells, size) == found
+        assert sum(min(n, found) for n in cells) <= size
+
+
+class TestSpread:
+    def test_each_type_may_have_its_own_most(self):
+        studies = np.arange(len(CODES)) % 3
+        most = quotas(np.bincount(CODES), 2000)
+        rows = spread(CODES, studies, most, 0)
+        assert np.bincount(CODES[rows]).tolist() == most.tolist()
+        for code in np.unique(CODES):
+            n = np.bincount(studies[rows][CODES[rows] == code], minlength=3)
+            assert n.max() - n.min() <= 1 or most[code] == (code == CODES).sum()
+
+    def test_one_most_is_that_of_each(self):
+        studies = np.zeros(len(CODES), int)
+        each = np.minimum(np.bincount(CODES), 50)
+        assert spread(CODES, studies, 50, 1).tolist() == spread(CODES, studies, each, 1).tolist()

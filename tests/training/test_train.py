@@ -20,7 +20,7 @@ from scbignn_training import em, selection
 from scbignn_training import train as module
 from scbignn_training.blocks import with_values
 from scbignn_training.calibrate import fit_temperature, fit_threshold
-from scbignn_training.crossfit import cross_fit
+from scbignn_training.crossfit import cross_fit, fold_levels
 from scbignn_training.data import rank_genes, read_study
 from scbignn_training.evaluate import Outcome, f1_per_type, macro_f1
 from scbignn_training.gene_level import Panel
@@ -89,7 +89,9 @@ class TestTheModel:
     def test_scores_and_trust_are_those_of_cells_out_of_fold(self, model, start, settings):
         """Gene levels of the folds label each cell once as it is; all views give the scale."""
         labelled, types = start.labelled, model.reference.cell_types
-        folds = cross_fit(labelled, len(types), start.variability, settings)
+        folds = cross_fit(
+            labelled, fold_levels(labelled, len(types), settings), start.variability, settings
+        )
         logits = []
         for view, graph in zip(folds, start.crossfit.graphs, strict=True):
             gene = (view.logits / model.pair.gene.temperature).log_softmax(1)
@@ -358,7 +360,7 @@ def test_progress_is_told_in_steps_of_all_networks(recipe, model):
     shares = [int(line.split(": ")[1].split(" %")[0]) for line in lines]
     assert shares == sorted(shares)
     assert shares[0] == 0
-    assert shares[-1] == 100
+    assert 80 < shares[-1] < 100  # at the start of the last stage
     assert all("left" in line for line in lines[1:])
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scbignn_training.settings import Settings
 
 Array = np.ndarray[Any, Any]
+VIEWS = 3
+"""Views of held-out cells: clean, thinned, cut and distorted."""
 PANELS: tuple[int | None, ...] = (None, None, 2000, 1000, 500, 200)
 """Genes of the panels that certainty is fitted on."""
 DISTORTED, THINNED = (0.2, 0.9), 0.4

@@ -22,6 +22,8 @@ from scbignn_training.run import BARE
 from scbignn_training.sage import SageLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from scbignn_training.checkpoint import State
@@ -33,6 +35,10 @@ FORMS: dict[str, type[GateLayer | SageLayer]] = {"gate": GateLayer, "sage": Sage
 """Layers by ``Settings.cell_form``."""
 EDGE_VALUES = 1 << 25
 """Probabilities on all edges of a graph at most (128 MiB): with many types, fewer cells."""
+STEP_VALUES = 700_000
+"""Probabilities on edges that take about as long as a step of the gene level's network."""
+SHIFTED = 0.5
+"""Share of the cells that a random sub-composition has, about."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,17 @@ def one_hot(codes: Array, n_classes: int) -> Tensor:
 def cells_of_graph(n_classes: int, settings: Settings) -> int:
     """Return how many cells a graph to train on may have."""
     return min(settings.graph_cells, EDGE_VALUES // (settings.n_neighbors * n_classes))
+
+
+def level_steps(sizes: Iterable[int], n_classes: int, settings: Settings) -> int:
+    """Return what training a level on graphs of some sizes takes, in steps of a network, about."""
+    shown = [m for n in sizes for m in (n, int(SHIFTED * n))]
+    return settings.cell_epochs * sum(_worth(n, n_classes, settings) for n in shown)
+
+
+def _worth(n_cells: int, n_classes: int, settings: Settings) -> int:
+    """Return how many steps of a network one step on a graph is worth, for the estimate of time."""
+    return max(1, n_cells * settings.n_neighbors * n_classes // STEP_VALUES)
 
 
 def make_graph(
@@ -281,9 +298,11 @@ def fit_cell_level(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                run.progress.step(_worth(len(graph.targets), len(shield), settings))
         return level.state_dict()
 
-    level.load_state_dict(run.once(descend))
+    steps = level_steps((len(g.targets) for g in graphs), len(shield), settings)
+    level.load_state_dict(run.once(descend, steps=steps))
     level.share = share
     return level.eval()
 

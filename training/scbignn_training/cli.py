@@ -29,6 +29,7 @@ RECIPE_PARAMETERS = (
     "study_key",
     "keep_label",
     "max_cells_per_type",
+    "max_cells",
     "description",
     "licence",
     "citation",
@@ -83,6 +84,13 @@ RECIPE_PARAMETERS = (
     type=click.IntRange(min=10),
     metavar="N",
     help="Of more cells of a type in a file take a sample, as even as possible over its studies.",
+)
+@click.option(
+    "--max-cells",
+    type=click.IntRange(min=100),
+    metavar="N",
+    help="Of more cells in all files take a sample in which small types stay whole "
+    "[default: 200000, and fewer where cells have more than 750 genes each].",
 )
 @click.option("--description", default="", help="Of the model, for its card.")
 @click.option("--licence", default="", help="Of the model and the cells, for its card.")
@@ -140,6 +148,7 @@ def train(
     study_key: tuple[str, ...],
     keep_label: tuple[str, ...],
     max_cells_per_type: int | None,
+    max_cells: int | None,
     description: str,
     licence: str,
     citation: str,
@@ -187,6 +196,7 @@ def train(
             label_key=label_key or "",
             min_cells=min_cells,
             max_cells_per_type=max_cells_per_type or 0,
+            max_cells=max_cells,
             keep=list(keep_label),
             reference=[
                 msgspec.structs.replace(

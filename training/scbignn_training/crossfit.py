@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from scbignn_training.blocks import slices
 from scbignn_training.calibrate import Probe, fit_temperature
 from scbignn_training.cell_level import cells_of_graph, make_graph, one_hot
 from scbignn_training.data import Cells
+from scbignn_training.evaluate import macro_f1
 from scbignn_training.gene_level import Panel, fit_gene_level, run_cells
 from scbignn_training.run import BARE
 from scbignn_training.sampling import even, stratified
@@ -31,6 +33,8 @@ BANK_CELLS = 4000
 """Reference cells that a bundle keeps for the novelty, and a fold for its distances."""
 PROBE_CELLS = 600
 """Cells of a fold that are shown as other laboratories might."""
+BLENDS = tuple(product((0.5, 0.2, 0.1, 0.05, 0.0), (0.35, 1.0)))
+"""Weights of the discriminant and the logistic head that a fine reference chooses from."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,57 @@ class CrossFit:
     views: list[FoldView]
 
 
+@dataclass(frozen=True)
+class FoldLevel:
+    """A gene level that has not seen the cells of one fold.
+
+    Attributes
+    ----------
+    level
+        The gene level.
+    inside, outside
+        Rows of the cells that it was trained on, and of the fold.
+    """
+
+    level: GeneLevel
+    inside: Array
+    outside: Array
+
+
+def fold_levels(
+    labelled: Cells, n_classes: int, settings: Settings, run: Run = BARE
+) -> list[FoldLevel]:
+    """Train a gene level for each fold of the cells, on the others."""
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
+    x = labelled.expression
+    with warnings.catch_warnings():  # a type may have fewer cells than there are folds
+        warnings.simplefilter("ignore", UserWarning)
+        folded = list(folds.split(labelled.codes, labelled.codes))
+    return [
+        FoldLevel(
+            fit_gene_level(
+                x[inside],
+                labelled.codes[inside],
+                n_classes,
+                settings,
+                seed=settings.seed + 100 + i,
+                run=run.within(f"fold {i + 1} of {settings.folds}"),
+                gaps=labelled.gaps.subset(inside) if labelled.gaps else None,
+            ),
+            inside,
+            outside,
+        )
+        for i, (inside, outside) in enumerate(folded)
+    ]
+
+
 def cross_fit(
     labelled: Cells,
-    n_classes: int,
+    folds: list[FoldLevel],
     variability: Array,
     settings: Settings,
-    run: Run = BARE,
     *,
     measured: Array | None = None,
 ) -> list[FoldView]:
@@ -120,28 +169,13 @@ def cross_fit(
     Of a large fold a sample of the cells is shown, small types whole. Some of those that were
     ``measured`` (n,) are also shown as other laboratories might; by default none.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     generator = np.random.default_rng(settings.seed)
-    folds = StratifiedKFold(settings.folds, shuffle=True, random_state=settings.seed)
-    x = labelled.expression
     found = []
-    with warnings.catch_warnings():  # a type may have fewer cells than there are folds
-        warnings.simplefilter("ignore", UserWarning)
-        folded = list(folds.split(labelled.codes, labelled.codes))
-    for i, (inside, outside) in enumerate(folded):
-        level = fit_gene_level(
-            x[inside],
-            labelled.codes[inside],
-            n_classes,
-            settings,
-            seed=settings.seed + 100 + i,
-            run=run.within(f"fold {i + 1} of {settings.folds}"),
-            gaps=labelled.gaps.subset(inside) if labelled.gaps else None,
-        )
+    for fold in folds:
+        level, inside, outside = fold.level, fold.inside, fold.outside
         known = labelled.subset(inside[even(labelled.codes[inside], BANK_CELLS, settings.seed)])
         bank = _unit(run_cells(level, known, settings)[0])
-        most = cells_of_graph(n_classes, settings)
+        most = cells_of_graph(level.net.n_classes, settings)
         rows = outside[stratified(labelled.codes[outside], most, settings.seed)]
         shown = labelled.subset(rows)
         real = np.zeros(len(rows), bool) if measured is None else measured[rows]
@@ -157,6 +191,25 @@ def cross_fit(
             of_genes = *shown_genes, probes, real
             found.append(FoldView(embedding, logits, shown.codes, distance, v == 0, *of_genes))
     return found
+
+
+def best_blend(labelled: Cells, folds: list[FoldLevel], settings: Settings) -> tuple[float, float]:
+    """Return the weights of the two heads that call most of the unseen cells right.
+
+    By macro-F1, of those in :data:`BLENDS`.
+    """
+    parts = [
+        [p.numpy() for p in run_cells(f.level, labelled.subset(f.outside), settings, "parts")[1:]]
+        for f in folds
+    ]
+    net, discriminant, logistic = (np.concatenate(part) for part in zip(*parts, strict=True))
+    truth = labelled.codes[np.concatenate([f.outside for f in folds])]
+
+    def score(blend: tuple[float, float]) -> float:
+        said = net + blend[0] * discriminant + blend[1] * logistic
+        return macro_f1(truth, said.argmax(axis=1))
+
+    return max(BLENDS, key=score)
 
 
 def _probes(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,14 +16,13 @@ from scbignn_infer.model.validate import MAX_TEXT, bad_word
 from scbignn_infer.network.panel import TARGET_SUM, Densifier
 from scbignn_infer.query.gene_match import ModelGenes, genes_only, match_genes, refuse_unfit
 from scbignn_infer.query.gene_names import ENOUGH, SPECIES, species_of, without_version
-from scbignn_infer.query.matrices import choose_matrix
+from scbignn_infer.query.matrices import choose_matrix, sample_rows
 from scbignn_infer.query.readers import INDEX, open_query
 from scbignn_infer.query.reading import judge_matrices
 from scbignn_training.blocks import column_mean, log_expression, row_of_each, slices, with_values
-from scbignn_training.described import LABEL, TERM, Described, described
+from scbignn_training.chosen import Wanted, choose_cells
 from scbignn_training.gaps import Gaps, gene_shares
-from scbignn_training.ontology import name_of
-from scbignn_training.sampling import spread
+from scbignn_training.progress import Progress
 from scbignn_training.settings import MIN_CELLS
 
 if TYPE_CHECKING:
@@ -313,30 +311,10 @@ def _sums(counts: sp.csr_matrix, batches: Array, n: int) -> Array:
     return sums
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which cells of a file are read, and as what.
-
-    Attributes
-    ----------
-    label_key
-        Column of ``obs`` with the labels; none for unlabelled cells, and an empty string for the
-        one of the CELLxGENE schema.
-    exclude
-        Patterns by column of ``obs``; cells that match one are left out.
-    study_key
-        Columns that together tell the studies of the file apart.
-    most_per_type
-        Of more cells of a type, a sample as even as possible over the studies; 0 for all.
-    seed
-        Of the sample.
-    """
-
-    label_key: str | None = None
-    exclude: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    study_key: Sequence[str] = ()
-    most_per_type: int = 0
-    seed: int = 0
+def count_cells(path: str | Path) -> int:
+    """Return how many cells a file has."""
+    with open_query(path) as query:
+        return query.n_cells
 
 
 def read_study(
@@ -345,6 +323,7 @@ def read_study(
     label_key: str | None = None,
     exclude: Mapping[str, Sequence[str]] | None = None,
     wanted: Wanted | None = None,
+    progress: Progress | None = None,
 ) -> Study:
     """Read cells of a file with the runtime's reader and its verdict on the matrices.
 
@@ -358,6 +337,8 @@ def read_study(
         As in :class:`Wanted`.
     wanted
         Instead of these.
+    progress
+        Is told of the cells that were gone through, in a large file.
 
     Raises
     ------
@@ -366,7 +347,6 @@ def read_study(
     """
     wanted = wanted or Wanted(label_key, exclude or {})
     with open_query(path) as query:
-        cells = _choose_cells(query, wanted)
         verdicts = judge_matrices(query)
         n_genes = {name: len(query.gene_columns(name)[INDEX]) for name in verdicts}
         matrix = choose_matrix(verdicts, n_genes=n_genes)
@@ -376,7 +356,9 @@ def read_study(
                 expected="counts, or log1p values of all genes, to train on",
                 do="train on a file with the raw counts",
             )
-        counts = _read_rows(query, matrix, cells.keep)
+        few = query.rows(matrix, sample_rows(query.n_cells))
+        cells = choose_cells(query, wanted, few.nnz / few.shape[0])
+        counts = _read_rows(query, matrix, cells.keep, progress)
         if verdicts[matrix].state == "log1p":
             counts.data = np.expm1(counts.data * np.float32(np.log(verdicts[matrix].base)))
         counts.sum_duplicates()
@@ -406,84 +388,20 @@ def read_study(
     )
 
 
-class _Cells(NamedTuple):
-    """The cells of a file, before any count is read."""
-
-    keep: Array
-    labels: Array
-    studies: Array | None
-    ontology: dict[str, str]
-    told: Described
-    left_out: dict[str, int]
-
-
-def _choose_cells(query: Query, wanted: Wanted) -> _Cells:
-    """Decide by the columns of a file which of its cells are read."""
-    told = described(query)
-    key = wanted.label_key
-    if key == "":
-        if told is None:
-            raise InputError(
-                f"{query.name} does not say by the CELLxGENE schema which column has the labels",
-                expected="the name of that column of obs",
-                do="give it with --label-key (label_key in a recipe)",
-            )
-        key = LABEL
-    labels = np.full(query.n_cells, "", object) if key is None else _labels(query, key, told)
-    left_out: dict[str, int] = {}
-    keep = np.ones(query.n_cells, dtype=bool)
-    if key is not None and told and told.secondary is not None and told.secondary.any():
-        if told.secondary.all():
-            raise InputError(
-                f"all {query.n_cells:,} cells of {query.name} have is_primary_data False",
-                expected="cells of the study's own: these are copies of other files' cells",
-                do="train on the file that has them first, or remove the column",
-            )
-        keep &= ~told.secondary
-        left_out["is_primary_data is False"] = int(told.secondary.sum())
-    for column, patterns in wanted.exclude.items():
-        values = _column(query, column)
-        keep &= np.array([not any(fnmatch(v, p) for p in patterns) for v in values])
-    studies = None
-    if wanted.study_key:
-        parts = [_column(query, name, "--study-key") for name in wanted.study_key]
-        studies = np.array([" / ".join(map(str, row)) for row in zip(*parts, strict=True)], object)
-    if wanted.most_per_type and key is not None:
-        rows = np.flatnonzero(keep)
-        _, codes = np.unique(labels[rows].astype(str), return_inverse=True)
-        groups = np.zeros(len(rows), np.int64)
-        if studies is not None:
-            _, groups = np.unique(studies[rows].astype(str), return_inverse=True)
-        chosen = rows[spread(codes, groups, wanted.most_per_type, wanted.seed)]
-        if len(chosen) < len(rows):
-            left_out["beyond --max-cells-per-type"] = len(rows) - len(chosen)
-        keep = np.isin(np.arange(query.n_cells), chosen)
-    ontology: dict[str, str] = {}
-    if told and told.terms is not None and key is not None:
-        ontology = {
-            str(label): str(term)
-            for label, term in dict.fromkeys(zip(labels[keep], told.terms[keep], strict=True))
-            if label and term
-        }
-    return _Cells(keep, labels, studies, ontology, told or Described(), left_out)
-
-
-def _labels(query: Query, key: str, told: Described | None) -> Array:
-    """Return the labels of a column; of one of ontology ids, their names."""
-    labels = _column(query, key)
-    if told is None or key != TERM:
-        return labels
-    return np.array([name_of(term) or term for term in labels], dtype=object)
-
-
-def _read_rows(query: Query, matrix: str, keep: Array) -> sp.csr_matrix:
+def _read_rows(
+    query: Query, matrix: str, keep: Array, progress: Progress | None = None
+) -> sp.csr_matrix:
     """Return some rows of a matrix; the others are dropped block by block."""
     parts, start = [], 0
+    progress = progress or Progress()
+    progress.total = len(keep)
+    progress.begin(f"reading {query.name}")
     for block in query.blocks(matrix, READ_CELLS):
         rows = keep[start : start + block.shape[0]]
         start += block.shape[0]
         if rows.any():
             parts.append(block if rows.all() else block[np.flatnonzero(rows)])
+        progress.step(len(rows))
     if not parts:
         raise InputError(
             f"no cell of {query.name} is left",
@@ -525,17 +443,6 @@ def relabelled(study: Study, label: str, to: str, genes: Sequence[str]) -> Study
     labels = study.labels.copy()
     labels[(labels == label) & shown] = to
     return replace(study, labels=labels)
-
-
-def _column(query: Query, name: str, option: str = "--label-key") -> Array:
-    try:
-        return np.array(query.obs_column(name), dtype=object)
-    except InputError as error:
-        raise InputError(
-            error.found,
-            expected=error.expected,
-            do=f"choose with {option} (or in the recipe)",
-        ) from None
 
 
 def tell_species(wanted: str, files: Sequence[Study]) -> str:

@@ -37,6 +37,7 @@ from scbignn_training.interpret import CELLS, interpret
 from scbignn_training.ontology import lineages
 from scbignn_training.profile_types import FLUIDS
 from scbignn_training.sampling import place_in_type
+from scbignn_training.sizes import suited
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +86,8 @@ def write_bundle(model: Model, recipe: Recipe, folder: Path, *, overwrite: bool 
     """
     target = folder / recipe.name
     check_free(target, overwrite=overwrite)
+    used = suited(recipe.settings, model.reference)
+    recipe = msgspec.structs.replace(recipe, settings=used)
     files = _files(model, recipe)
     spec = _spec(model, recipe, files)
     files[b.RECORD] = msgspec.json.encode(spec)
@@ -273,6 +276,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},
             merged_labels=reference.merged,
             dropped_labels=reference.dropped,
+            not_read=model.not_read,
             n_cells=len(reference.codes),
             validation=model.validation,
             seed=settings.seed,

@@ -1,4 +1,4 @@
-"""How far a training is, and how long the rest will take: counted in steps of the networks."""
+"""How far a training is, and how long the rest will take: counted in steps or in cells."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ class Progress:
         Receives the lines.
     total
         Steps of all stages together; may be corrected on the way.
+    unit
+        What the steps are called.
     """
 
-    def __init__(self, report: Callable[[str], None] = lambda line: None, total: int = 0) -> None:
-        self.total = total
+    def __init__(
+        self,
+        report: Callable[[str], None] = lambda line: None,
+        total: int = 0,
+        unit: str = "steps",
+    ) -> None:
+        self.total, self.unit = total, unit
         self._report = report
         self._done = self._restored = 0
         self._start: float | None = None
@@ -31,18 +38,22 @@ class Progress:
         self._stage = ""
 
     def stage(self, name: str) -> None:
-        """Begin a stage; the first starts the clock."""
+        """Begin a stage and tell it; the first starts the clock."""
+        self.begin(name)
+        self._tell()
+
+    def begin(self, name: str) -> None:
+        """Begin a stage that is told only when it has lasted for ten seconds."""
         self._start = self._start or time.perf_counter()
         self._stage = name
-        self._tell()
 
     def expect(self, steps: int) -> None:
         """Correct the total: so many steps are still to be done."""
         self.total = self._done + steps
 
-    def step(self) -> None:
-        """Count one step."""
-        self._done += 1
+    def step(self, n: int = 1) -> None:
+        """Count one step, or several."""
+        self._done += n
         if time.perf_counter() - self._told >= EVERY_SECONDS:
             self._tell()
 
@@ -66,7 +77,7 @@ class Progress:
         share = min(100, 100 * self._done // max(self.total, 1))
         left = self.seconds_left
         rest = "" if left is None else f", about {duration(left)} left"
-        self._report(f"{self._stage}: {share} % of all steps{rest}")
+        self._report(f"{self._stage}: {share} % of all {self.unit}{rest}")
 
 
 def duration(seconds: float) -> str:

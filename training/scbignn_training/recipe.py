@@ -138,6 +138,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Types with fewer cells after merging are left out."""
     max_cells_per_type: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Of more cells of a type in a file, a sample, as even as possible over its studies; 0: all."""
+    max_cells: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Of more cells in all files, a sample with small types whole; 0: all. By default 200,000, and
+    fewer where cells hold more than 750 genes each."""
     keep: list[str] = []
     """Labels that seem to name no type, such as "doublet", and are types all the same."""
     reference: list[Source] = []

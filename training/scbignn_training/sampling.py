@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Array = np.ndarray[Any, Any]
 
@@ -38,22 +41,54 @@ def stratified(codes: Array, size: int, seed: int) -> Array:
     """
     if len(codes) <= size:
         return np.arange(len(codes))
-    cells = np.bincount(codes)
+    wanted = quotas(np.bincount(codes), size)
+    order = np.random.default_rng(seed).permutation(len(codes))
+    return np.flatnonzero(place_in_type(codes, order) < wanted[codes])
+
+
+def quotas(cells: Array, size: int) -> Array:
+    """Return how many of the cells (c,) of each type a sample as in :func:`stratified` takes."""
+    if cells.sum() <= size:
+        return cells
     least = np.minimum(cells, max(1, size // (4 * int(np.count_nonzero(cells)))))
     low, high = 0.0, 1.0
     while high - low > 1e-9:
         share = (low + high) / 2
         fits = np.maximum(least, (share * cells).astype(np.int64)).sum() <= size
         low, high = (share, high) if fits else (low, share)
-    wanted = np.maximum(least, (low * cells).astype(np.int64))
-    order = np.random.default_rng(seed).permutation(len(codes))
-    return np.flatnonzero(place_in_type(codes, order) < wanted[codes])
+    return np.maximum(least, (low * cells).astype(np.int64))
 
 
-def spread(codes: Array, studies: Array, most: int, seed: int) -> Array:
-    """Choose up to ``most`` cells of each type (n,), as even over the studies (n,) as they allow.
+def level(cells: Sequence[int], size: int) -> int:
+    """Return the most that each of some parts may have, so that all have ``size`` at most.
 
-    Returns ascending row numbers.
+    Parts that have fewer leave their room to the others.
+    """
+    left = size
+    for i, n in enumerate(sorted(cells)):
+        share = left // (len(cells) - i)
+        if n > share:
+            return share
+        left -= n
+    return size
+
+
+def spread(codes: Array, studies: Array, most: int | Array, seed: int) -> Array:
+    """Choose cells of each type (n,), as even over the studies (n,) as they allow.
+
+    Parameters
+    ----------
+    codes, studies
+        Of each cell.
+    most
+        Of each type, or (c,) of each by its code.
+    seed
+        Of the choice.
+
+    Returns
+    -------
+    ndarray
+        Ascending row numbers.
     """
     order = np.random.default_rng(seed).permutation(len(codes))
     _, both = np.unique(np.stack([codes, studies]), axis=1, return_inverse=True)
@@ -61,7 +96,8 @@ def spread(codes: Array, studies: Array, most: int, seed: int) -> Array:
     place = np.empty(len(codes), np.int64)
     place[order] = np.arange(len(codes))
     by_turn = np.lexsort((place, turn))
-    return np.flatnonzero(place_in_type(codes, by_turn) < most)
+    limit = most[codes] if isinstance(most, np.ndarray) else most
+    return np.flatnonzero(place_in_type(codes, by_turn) < limit)
 
 
 def even(codes: Array, size: int, seed: int) -> Array:

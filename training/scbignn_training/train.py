@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ from scbignn_infer.annotation.scores import (
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.bundle import EMIteration, StudyScores
 from scbignn_training import em, selection
-from scbignn_training.augment import cut_genes, views
+from scbignn_training.augment import VIEWS, cut_genes, views
 from scbignn_training.blocks import moments
 from scbignn_training.calibrate import (
     Probe,
@@ -28,11 +30,14 @@ from scbignn_training.calibrate import (
     fit_threshold,
     towards,
 )
-from scbignn_training.cell_level import cells_of_graph
+from scbignn_training.cell_level import cells_of_graph, level_steps
 from scbignn_training.checkpoint import key_of
+from scbignn_training.chosen import MOST_CELLS, MOST_VALUES, Wanted
 from scbignn_training.crossfit import (
     BANK_CELLS,
+    best_blend,
     cross_fit,
+    fold_levels,
     misfit_and_coverage,
     probe,
     settle,
@@ -41,7 +46,7 @@ from scbignn_training.crossfit import (
 from scbignn_training.data import (
     Cells,
     Origin,
-    Wanted,
+    count_cells,
     join,
     read_study,
     relabelled,
@@ -56,12 +61,14 @@ from scbignn_training.gaps import Gaps
 from scbignn_training.gene_level import fit_gene_level, run_cells, steps_of
 from scbignn_training.labels import found_in, placeholders
 from scbignn_training.profiles import ontology_of, read_profiles
+from scbignn_training.progress import Progress
 from scbignn_training.run import BARE
-from scbignn_training.sampling import even, stratified
+from scbignn_training.sampling import even, level, stratified
 from scbignn_training.simulate import simulate
+from scbignn_training.sizes import LARGE, is_fine, of_twins, suited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import scipy.sparse as sp
 
@@ -72,7 +79,7 @@ if TYPE_CHECKING:
     from scbignn_training.evaluate import Outcome
     from scbignn_training.labels import Finding
     from scbignn_training.profiles import ProfileSet
-    from scbignn_training.recipe import Recipe
+    from scbignn_training.recipe import Recipe, Source
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -141,6 +148,8 @@ class Model:
         Where the networks were trained.
     species, tissue, assays
         Of all cells; the latter as files of the CELLxGENE schema say.
+    not_read
+        Labelled cells of the files that were not read, by the reason.
     """
 
     pair: Pair
@@ -167,6 +176,7 @@ class Model:
     species: str = ""
     tissue: str = ""
     assays: list[str] = field(default_factory=list)
+    not_read: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -228,8 +238,8 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         A file is missing or differs from the recipe, or the data cannot be trained on.
     """
     run.say("reading the references")
-    cells, profiles = read_cells(recipe)
-    foreign = [read_study(s.locate(), exclude=s.exclude) for s in recipe.foreign]
+    cells, profiles = read_cells(recipe, run)
+    foreign = _read_foreign(recipe, run)
     species = tell_species(recipe.species, [*cells, *foreign])
     run.say(f"species: {species}" + ", by the genes" * (not recipe.species))
     reference = _join(recipe, cells, profiles)
@@ -237,6 +247,12 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
         run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
     for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
+    tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
+    assays = dict.fromkeys(a for c in cells for a in c.assays)
+    not_read: Counter[str] = Counter()
+    for study in cells:
+        not_read.update(study.left_out)
+    del cells, profiles  # a large reference is there once
     model = fit(
         reference,
         foreign,
@@ -247,9 +263,13 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     )
     if recipe.label_threshold is not None:
         model = replace(model, label_threshold=recipe.label_threshold)
-    tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
-    assays = dict.fromkeys(a for c in cells for a in c.assays)
-    return replace(model, species=species, tissue=", ".join(tissues), assays=list(assays))
+    return replace(
+        model,
+        species=species,
+        tissue=", ".join(tissues),
+        assays=list(assays),
+        not_read=dict(not_read),
+    )
 
 
 def read_reference(recipe: Recipe) -> Reference:
@@ -270,23 +290,46 @@ def check(recipe: Recipe) -> list[Finding]:
     return found_in(cells, _join(recipe, cells, profiles), recipe.merge, recipe.min_cells)
 
 
-def read_cells(recipe: Recipe) -> tuple[list[Study], list[ProfileSet]]:
+def read_cells(recipe: Recipe, run: Run = BARE) -> tuple[list[Study], list[ProfileSet]]:
     """Return the labelled cells of a recipe, read and simulated, and its profiles."""
     profiles = read_tables(recipe)
-    return [*_read_labelled(recipe), *_simulated(recipe, profiles)], profiles
+    return [*_read_labelled(recipe, run), *_simulated(recipe, profiles)], profiles
 
 
-def _read_labelled(recipe: Recipe) -> list[Study]:
+def _rooms(recipe: Recipe, sources: Sequence[Source]) -> tuple[int, int]:
+    """Return how many cells of each file may be read, and values of them; 0 for any number."""
+    if recipe.max_cells is not None and not recipe.max_cells:
+        return 0, 0
+    most = MOST_CELLS if recipe.max_cells is None else recipe.max_cells
+    room = level([count_cells(s.locate()) for s in sources], most) if len(sources) > 1 else most
+    return room, MOST_VALUES * room // most if recipe.max_cells is None else 0
+
+
+def _read_foreign(recipe: Recipe, run: Run) -> list[Study]:
+    rooms = _rooms(recipe, recipe.foreign)
+    return [
+        read_study(
+            s.locate(),
+            wanted=Wanted(None, s.exclude, (), 0, *rooms, recipe.settings.seed),
+            progress=Progress(run.say, unit="cells"),
+        )
+        for s in recipe.foreign
+    ]
+
+
+def _read_labelled(recipe: Recipe, run: Run) -> list[Study]:
     found: list[Study] = []
+    rooms = _rooms(recipe, recipe.reference)
     for source in recipe.reference:
         wanted = Wanted(
             recipe.label_key,
             source.exclude,
             source.study_key,
             recipe.max_cells_per_type,
+            *rooms,
             recipe.settings.seed,
         )
-        study = read_study(source.locate(), wanted=wanted)
+        study = read_study(source.locate(), wanted=wanted, progress=Progress(run.say, unit="cells"))
         for change in recipe.relabel:
             if not change.studies or source.called in change.studies:
                 study = relabelled(study, change.label, change.to, change.genes)
@@ -376,6 +419,7 @@ def fit(
     InputError
         Too few cells, or none with counts, or too few genes in common.
     """
+    settings = suited(settings, reference)
     if np.bincount(reference.codes).min() < settings.folds:
         raise InputError(
             f"a type with {np.bincount(reference.codes).min()} cells",
@@ -388,10 +432,12 @@ def fit(
     if not by_study and not has_em:
         validation, splits = "out of fold", []
     n, most = len(reference.codes), settings.em_iterations if has_em else 0
-    sizes = [*(len(inside) for inside, _ in splits), n]
+    twin = of_twins(settings, reference)
+    n_classes = len(reference.cell_types)
+    steps = [_steps(len(inside), n_classes, twin, most) for inside, _ in splits]
     run = run.watched(
         lambda: key_of(reference, foreign, settings, run.device),
-        steps=sum(_steps(size, settings, most) for size in sizes),
+        steps=sum(steps) + _steps(n, n_classes, settings, most),
     )
     history: list[EMIteration] = []
     outcomes: list[Outcome] = []
@@ -403,15 +449,17 @@ def fit(
                 reference,
                 foreign,
                 *rows,
-                settings,
+                twin,
                 run=run.within(f"split {i + 1} of {len(splits)}"),
                 follow_file=follow_file,
             )
             for i, rows in enumerate(splits)
         ]
+        if not has_em or n > LARGE:
+            found = [_at_once(outcome) for outcome in found]
         history, outcomes = selection.keep(found, settings.em_tolerance, run.iteration)
     iterations = next((h.iteration for h in history if h.kept), 0)
-    run.progress.expect(_steps(n, settings, iterations))
+    run.progress.expect(_steps(n, n_classes, settings, iterations))
     run.say(f"training both levels on {n} cells")
     start = fit_start(reference, foreign, settings, run)
     if iterations:
@@ -507,11 +555,15 @@ def _sure(certainty: Certainty, outcome: Outcome) -> Array:
     return calibrate(outcome.logits, temperature_by(certainty, as_is.coverage, as_is.misfit))
 
 
-def _steps(n_cells: int, settings: Settings, em_iterations: int) -> int:
-    """Return the steps of the networks of all folds, of all cells and of EM."""
-    inside = n_cells - n_cells // settings.folds
+def _steps(n_cells: int, n_classes: int, settings: Settings, em_iterations: int) -> int:
+    """Return the steps of the networks of all folds, of all cells and of EM, and of cell levels."""
+    outside = n_cells // settings.folds
+    inside = n_cells - outside
     first = settings.folds * steps_of(inside, settings) + steps_of(n_cells, settings)
-    return first + em_iterations * steps_of(n_cells, settings, again=True)
+    graphs = [min(outside, cells_of_graph(n_classes, settings))] * VIEWS * settings.folds
+    levels = level_steps(graphs, n_classes, settings) * (1 + (settings.teacher == "cell"))
+    again = steps_of(n_cells, settings, again=True)
+    return first + levels + em_iterations * (again + levels)
 
 
 def fit_start(
@@ -529,8 +581,14 @@ def fit_start(
     x = labelled.expression
     variability = _variability(x, labelled.gaps)
     measured = ~reference.simulated
-    folds = cross_fit(labelled, n_classes, variability, settings, run, measured=measured)
-    crossfit = settle(folds, settings)
+    levels = fold_levels(labelled, n_classes, settings, run)
+    if is_fine(reference) and len(np.unique(reference.studies)) == 1:
+        settings = msgspec.structs.replace(settings, blend=best_blend(labelled, levels, settings))
+        for fold in levels:
+            fold.level.blend = settings.blend
+    crossfit = settle(
+        cross_fit(labelled, levels, variability, settings, measured=measured), settings
+    )
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
     gene = fit_gene_level(
@@ -544,6 +602,11 @@ def fit_start(
     )
     gene.temperature = crossfit.temperature
     return Start(Pair(gene, cell, teacher), reference, labelled, unlabelled, crossfit, variability)
+
+
+def _at_once(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes of a split that is done with, and its cells, before the next one begins."""
+    yield from list(outcomes)
 
 
 def _split_outcomes(

@@ -237,6 +237,8 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
         console.print(f"cannot tell: {line}", soft_wrap=True)
     merged = [f"{old} -> {new}" for old, new in training.merged_labels.items()]
     dropped = [f"{label} ({n})" for label, n in training.dropped_labels.items()]
-    print_pairs(console, {"merged": ", ".join(merged), "dropped": ", ".join(dropped)})
+    unread = [f"{reason} ({n:,})" for reason, n in training.not_read.items()]
+    left_out = {"merged": merged, "dropped": dropped, "not read": unread}
+    print_pairs(console, {name: ", ".join(words) for name, words in left_out.items()})
     for note in training.notes:
         console.print(f"note: {note}", soft_wrap=True)
