@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
@@ -34,7 +33,6 @@ from scbignn_infer.network import exact, pair
 from scbignn_infer.network.neighbors import Graph, build_graph, search_for
 from scbignn_infer.network.sessions import choose_runtime
 from scbignn_infer.query.readers import MatrixQuery, open_query
-from scbignn_training.recipe import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +60,10 @@ def between(n: int) -> Array:
     Each count of a cell and of one of its 15 neighbours is thinned binomially, by shares that add
     up to 1, and the sum goes through the gene level.
     """
+    import anndata as ad  # not above: a process that is measured would hold it, and PyTorch
+
+    from scbignn_training.recipe import Source
+
     annotator, rng, found = (
         Annotator.load(MODEL, device="cpu", threads=1),
         np.random.default_rng(0),
@@ -191,6 +193,8 @@ def apart(work: Callable[..., Row], *arguments: object) -> Row:
 
 def labels(model: str, file: str, truth: str | None) -> list[Row]:
     """Return how labels move as the graph misses true neighbours."""
+    from scbignn_training.recipe import Source
+
     annotator = Annotator.load(model, device="cpu", threads=1)
     with open_query(Source(file=file).locate()) as query:
         known = np.array(query.obs_column(truth) if truth else [])
