@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from scbignn_infer.query.readers import Query
 
-START_SECONDS, START_BYTES = 2.0, 300_000_000
+START_SECONDS, START_BYTES = 0.8, 300_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of a search holds at once."""
