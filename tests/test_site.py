@@ -426,6 +426,14 @@ def test_the_access_log_has_a_line_for_each_request(
     assert "secret" not in lines[1]
 
 
+def until_written(log: Path) -> None:
+    """Wait for a request's line, which is written after the client has its answer."""
+    end = time.perf_counter() + 30
+    while not (log.exists() and log.read_text().endswith("\n")):
+        assert time.perf_counter() < end, f"no line in {log}"
+        time.sleep(0.01)
+
+
 def test_the_command_keeps_the_log_in_a_file(
     start: Callable[..., Any], run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -434,8 +442,10 @@ def test_the_command_keeps_the_log_in_a_file(
     address = process.stderr.readline().split(" at ")[1].strip()
     with httpx.Client(base_url=address, timeout=60) as client:
         assert "<h1>Label cell types</h1>" in client.get("/").text
+        until_written(log)
         log.rename(tmp_path / "old.jsonl")  # as programs do that rotate logs
         client.get("/health")
+        until_written(log)
     for file, path in (("old.jsonl", "/"), ("access.jsonl", "/health")):
         (line,) = (tmp_path / file).read_text().splitlines()
         assert (json.loads(line)["path"], json.loads(line)["status"]) == (path, 200)
