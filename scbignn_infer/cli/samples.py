@@ -89,10 +89,10 @@ def annotate_samples(
     started = now()
     with manifest.hold(folder) as book:
         records = list(_label(chosen, book, settings, options, common))
-        warnings = book.warnings
         place = {sample.name: i for i, sample in enumerate(chosen)}
         records.sort(key=lambda record: place[record["sample"]])
-        written = overview.write(folder, records, book.run, reports=options.reports)
+        written, odd = overview.write(folder, records, book.run, reports=options.reports)
+        warnings = [*book.warnings, *odd]
     failed = _failed(records)
     if common.as_json:
         document = {

@@ -39,9 +39,9 @@ def show(
         views.check(overwrite=overwrite, inputs=[cells.identity])
         with views.drafting(new=not overwrite) as drafts:
             findings = find(cells, views, settings)
-            written = views.write(drafts, findings)
+            written, warnings = views.write(drafts, findings)
             atomic.put(written, cells.identity)
-    return [draft.target for draft in written], list(findings.warnings)
+    return [draft.target for draft in written], [*findings.warnings, *warnings]
 
 
 def find(cells: FileQuery, views: Views, settings: Settings) -> Findings:

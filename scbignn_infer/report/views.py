@@ -76,10 +76,14 @@ class Views:
                 stack.callback(_remove_empty, self.figures)
             yield [stack.enter_context(atomic.drafting(path, new=new)) for path in self.paths]
 
-    def write(self, drafts: Sequence[Draft], findings: Findings) -> list[Draft]:
-        """Draw what was wanted into drafts of :attr:`paths`; return those that were written."""
+    def write(self, drafts: Sequence[Draft], findings: Findings) -> tuple[list[Draft], list[str]]:
+        """Draw what was wanted into drafts of :attr:`paths`.
+
+        Return those that were written, and the warnings of the table among them.
+        """
         by_name = {draft.target: draft for draft in drafts}
         written: list[Path] = []
+        warnings: list[str] = []
         if self.page is not None:
             from scbignn_infer.report.page import write_report
 
@@ -96,9 +100,9 @@ class Views:
                     written.append(target)
             with atomic.one_line(self.figures / TABLE):
                 table = by_name[self.figures / TABLE].path
-                findings.composition.write(table, findings.labelled.ids)
+                warnings = findings.composition.write(table, findings.labelled.ids)
             written.append(self.figures / TABLE)
-        return [by_name[target] for target in written]
+        return [by_name[target] for target in written], warnings
 
 
 def _check_folder(folder: Path) -> None:

@@ -191,7 +191,9 @@ def _keep(served: Models, question: Question, link: Link) -> int:
         names = job.cells.cell_names()
         job.annotate()
         summary = job.write()
-    write_table(_table(job.annotation.of_all(job.kept), names), made(".csv"), ".csv")
+    table = _table(job.annotation.of_all(job.kept), names)
+    write_table(table, made(".csv"), ".csv")
+    summary["warnings"] += table.warnings()
     said = {k: v for k, v in summary.items() if k not in ("input", "output")}
     question.answer.write_bytes(msgspec.json.encode(said))
     return len(names)
