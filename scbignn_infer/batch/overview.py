@@ -97,12 +97,12 @@ def _write(
     return [folder / name for name in names], warnings
 
 
-def refuse(folder: Path, names: Sequence[str], *, overwrite: bool, reports: bool) -> None:
+def refuse(folder: Path, outputs: Sequence[Path], *, overwrite: bool, reports: bool) -> None:
     """Refuse an index page of somebody else, and samples whose outputs would take our names."""
-    ours = [TABLE, MULTIQC, *([INDEX] if reports else [])]
-    if taken := next((name for name in names if name in ours), ""):
+    ours = [(folder / name).absolute() for name in (TABLE, MULTIQC, *([INDEX] if reports else []))]
+    if taken := next((path for path in outputs if path in ours), None):
         raise OutputError(
-            f"the output of a sample would be {taken}, which is written for all samples",
+            f"the output of a sample would be {taken.name}, which is written for all samples",
             expected="other names of samples",
             do="name them in a sheet (--samples) with the columns query and name",
         )
