@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scbignn_infer.report.findings import Findings
 
 PAGES = (".html",)
-FIGURES = ("map", "confidence", "evidence", "composition")
+FIGURES = ("map", "confidence", "markers", "evidence", "composition")
 """Names of the figures."""
 FORMATS = (".svg", ".pdf", ".png")
 """Each is written as each of them."""
