@@ -463,7 +463,7 @@ class Job:
         labelled = Labelled.of(annotation)
         grouping = self.rules.on(annotation.provenance.tissue).grouping
         findings = Findings(
-            self.cells.path.name,
+            views.title or self.cells.path.name,
             labelled,
             cells.cell_names(),
             cell_map,

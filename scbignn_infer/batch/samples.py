@@ -122,10 +122,10 @@ def _refuse_clashes(samples: Sequence[Sample]) -> None:
                 expected="a folder without the samples",
                 do="choose another -O",
             )
-        drawn = sample.figures
-        if drawn and {drawn.resolve(), drawn.parent.resolve()} & (queries | outputs):
+        folder = sample.figures
+        if folder and {folder.resolve(), folder.parent.resolve()} & (queries | outputs):
             raise OutputError(
-                f"the folder of figures {drawn} would be, or be in, a sample or the output of one",
+                f"the folder of figures {folder} would be, or be in, a sample or the output of one",
                 expected="a folder for the figures of all samples",
                 do="choose another --figures",
             )

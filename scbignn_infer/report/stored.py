@@ -61,7 +61,7 @@ def find(cells: FileQuery, views: Views, settings: Settings) -> Findings:
         markers, lacks = _markers(kept, labelled, bundle)
     chosen = kept.cells if isinstance(kept, SomeCells) else np.arange(cells.n_cells)
     return Findings(
-        cells.path.name,
+        views.title or cells.path.name,
         labelled,
         kept.cell_names(),
         _map_of(cells, chosen, views, settings),

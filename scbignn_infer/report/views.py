@@ -37,6 +37,8 @@ class Views:
     """Column of ``obs`` that they divide by."""
     basis: str | None = None
     """Name of the map in ``obsm``; by default that of the file's user, or that of the model."""
+    title: str = ""
+    """What the file is called in them; by default its name."""
 
     @property
     def paths(self) -> list[Path]:
