@@ -82,7 +82,7 @@ def print_groups(
         console.print()
     console.print(
         "gene 90% (5%) +2.1: 90% of these cells have it and 5% of all others; its mean is 2.1 "
-        "standard deviations higher. All genes of the file were looked at",
+        "standard deviations higher. Cells are asked for all genes of the file",
         soft_wrap=True,
     )
 

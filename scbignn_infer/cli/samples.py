@@ -213,7 +213,7 @@ def _make_folder(folder: Path, option: str) -> None:
         raise OutputError(
             f"cannot make the folder {folder} ({error.strerror})",
             expected="a folder that can be written",
-            do=f"choose another folder ({option})",
+            do=f"choose another {option}",
         ) from None
 
 
