@@ -149,8 +149,8 @@ class Groups:
 
     @classmethod
     def by_label(cls, called: Called) -> Groups:
-        """Make a group of the cells of each label, the most frequent first."""
-        names = list(called.counts())
+        """Make a group of the cells of each label, the most frequent first, unknown ones last."""
+        names = sorted(called.counts(), key=lambda name: name == UNKNOWN)
         place = {name: i for i, name in enumerate(names)}
         return cls(names, np.array([place[label] for label in called.labels]))
 

@@ -184,13 +184,17 @@ def _names(
 
 
 def _confidence(findings: Findings) -> Figure:
-    """Draw the map by confidence, and how it is distributed in each label."""
+    """Draw the map by how sure labels are, and how that is distributed in each label.
+
+    That is the support: the confidence is the one of a type, also where the label joins several.
+    """
     labelled, order = findings.labelled, list(findings.looks)
+    support = labelled.support.clip(0, 1)
     height = min(max(80 * MILLIMETRE, ROW * (len(order) + 4)), TALL)
     figure = _figure(TWO_COLUMNS, height, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.05, 1))
     _empty(left)
-    scaled, sure = findings.cell_map.scaled, np.nan_to_num(labelled.confidence)
+    scaled, sure = findings.cell_map.scaled, np.nan_to_num(support)
     least_last = np.argsort(-sure, kind="stable")  # so that they are seen
     drawn = left.scatter(
         *scaled[least_last].T,
@@ -203,8 +207,8 @@ def _confidence(findings: Findings) -> Figure:
         rasterized=len(labelled) > MOST_VECTORS,
     )
     scale = left.inset_axes((0.03, -0.045, 0.5, 0.022))
-    figure.colorbar(drawn, cax=scale, label="confidence", orientation="horizontal")
-    values = [labelled.confidence[labelled.labels == label] for label in order]
+    figure.colorbar(drawn, cax=scale, label="support", orientation="horizontal")
+    values = [support[labelled.labels == label] for label in order]
     for i, (known, look) in enumerate(zip(values, findings.looks.values(), strict=True)):
         if len(known := known[np.isfinite(known)]):
             low, first, middle, third, high = np.percentile(known, [5, 25, 50, 75, 95])
@@ -218,7 +222,10 @@ def _confidence(findings: Findings) -> Figure:
     if threshold > 0:
         right.axvline(threshold, color="#555555", linewidth=0.6, linestyle=(0, (4, 3)))
     right.set_xlim(0, 1.01)
-    right.set_xlabel("confidence: median, quartiles, 5 to 95 %\ndashed: unknown below")
+    right.set_xlabel(
+        "support, the probability of a label less penalties:\n"
+        "median, quartiles, 5 to 95 %; dashed: unknown below"
+    )
     return figure
 
 
