@@ -52,7 +52,7 @@ class Labelled:
             best_labels=annotation.best_labels,
             gene_level_labels=annotation.gene_level_labels,
             confidence=annotation.confidence,
-            support=annotation.support,
+            support=annotation.support.astype(np.float32),  # as it stands in a file
             novelty=annotation.novelty,
             unknown_reasons=annotation.unknown_reasons,
             ids=dict(
