@@ -3,7 +3,7 @@
 The statistic is one of single genes, worked out of sums over one pass through the file: the mean
 log1p of counts per 10,000 of the group's cells less that of the others, in standard deviations
 within the two. It describes these cells; it proves nothing, since the labels come from the same
-genes. All genes of the file are looked at, or those of the model alone.
+genes. All genes of the file are looked at.
 """
 
 from __future__ import annotations
@@ -200,8 +200,7 @@ def find_evidence(
                 do="choose cells with --where, or another column",
             )
         grouping = annotator.rules.on(annotation.provenance.tissue).grouping
-        genes = FileGenes.all_of(query, choice)
-        found += evidence_of(query, choice, annotation, grouping, groups, genes=genes)[0]
+        found += evidence_of(query, choice, annotation, grouping, groups)[0]
     return found
 
 
@@ -253,17 +252,12 @@ class Called(Protocol):
 
 
 def evidence_of(
-    query: Query,
-    choice: Choice,
-    called: Called,
-    grouping: Grouping,
-    groups: Groups,
-    *,
-    genes: FileGenes,
+    query: Query, choice: Choice, called: Called, grouping: Grouping, groups: Groups
 ) -> tuple[list[Evidence], Shown]:
-    """Say what the cells of some groups show, and how they express genes of the file."""
+    """Say what the cells of some groups show, and how they express the genes of the file."""
     n, names, ontology = len(groups.names), groups.names, Ontology.of(choice.bundle.spec, grouping)
-    shown = Shown.of(query, choice, genes, np.where(groups.codes < 0, n, groups.codes), n + 1)
+    codes = np.where(groups.codes < 0, n, groups.codes)
+    shown = Shown.of(query, choice, FileGenes.of(query, choice), codes, n + 1)
     weights = label_weights(choice.bundle, ontology, grouping, called.provenance.tissue.chosen)
     known = {gene for own in weights.values() for gene in own}
     of_genes = _Genes(shown, _in_file(choice, shown, known))

@@ -468,7 +468,7 @@ class Job:
             cells.cell_names(),
             cell_map,
             spec=self.annotator.bundle.spec,
-            markers=express(cells, self.choice, labelled, grouping, of_model=True),
+            markers=express(cells, self.choice, labelled, grouping),
             samples=None if views.sample_key is None else cells.obs_column(views.sample_key),
             warnings=annotation.warnings(),
         )

@@ -184,12 +184,12 @@ def test_sums_do_not_depend_on_blocks_or_on_the_order_of_entries(
     plain, odd = AnnDataQuery(islets), Blocks(islets)
     choice = islet_annotator.choose(plain)
     codes = np.arange(islets.n_obs) % 3
-    for genes in (FileGenes.all_of(plain, choice), FileGenes.of_model(choice)):
-        first, second = (Shown.of(q, choice, genes, codes, 3) for q in (plain, odd))
-        np.testing.assert_array_equal(first.cells, second.cells)
-        np.testing.assert_allclose(first.sums, second.sums, rtol=1e-5)
-        assert first.sums.shape == (3, 3, len(genes.symbols))
-    assert set(genes.symbols) < set(FileGenes.all_of(plain, choice).symbols)
+    genes = FileGenes.of(plain, choice)
+    first, second = (Shown.of(q, choice, genes, codes, 3) for q in (plain, odd))
+    np.testing.assert_array_equal(first.cells, second.cells)
+    np.testing.assert_allclose(first.sums, second.sums, rtol=1e-5)
+    assert first.sums.shape == (3, 3, len(genes.symbols))
+    assert set(choice.panel.symbols) < set(genes.symbols)
 
 
 def test_memory_is_that_of_groups_and_genes(islet_annotator: Annotator, islets: ad.AnnData) -> None:
@@ -198,7 +198,7 @@ def test_memory_is_that_of_groups_and_genes(islet_annotator: Annotator, islets: 
     for n in (4, 8):
         query = AnnDataQuery(islets)
         choice = islet_annotator.choose(query)
-        genes = FileGenes.all_of(query, choice)
+        genes = FileGenes.of(query, choice)
         query.blocks = lambda matrix, size, n=n: (sp.csr_matrix(islets.X) for _ in range(n))
         tracemalloc.start()
         Shown.of(query, choice, genes, np.arange(n * islets.n_obs) % 5, 5)

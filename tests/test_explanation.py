@@ -159,7 +159,7 @@ def test_the_tables_of_a_file_are_solved_once(
     query = AnnDataQuery(islets)
     choice = annotator.choose(query)
     labels = annotator.annotate_query(query, choice=choice)
-    express(query, choice, Labelled.of(labels), annotator.rules.grouping, of_model=False)
+    express(query, choice, Labelled.of(labels), annotator.rules.grouping)
     assert len(solved) == 1
 
 

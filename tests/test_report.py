@@ -103,26 +103,24 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "file", "of_model", "of_label", "lacks"),
+    ("model", "file", "of_label", "lacks"),
     [
         (
             "human-pbmc",
             "scbignn_infer/examples/pbmc700.h5ad",
-            True,
             {"B": "MS4A1", "Naive CD8 T": "CD8B", "NK": "NKG7", "CD16 Mono": "FCGR3A"},
             ("Memory CD4 T", "TYROBP"),
         ),
         (
             "human-pancreas",
             "tests/data/pancreas400.h5ad",
-            False,
             {"beta": "INS", "alpha": "GCG", "delta": "SST", "ductal": "KRT7", "acinar": "CELA3B"},
             ("beta", "ACP5"),
         ),
     ],
 )
 def test_genes_are_shown_for_the_labels_that_have_them(
-    model: str, file: str, of_model: bool, of_label: dict[str, str], lacks: tuple[str, str]
+    model: str, file: str, of_label: dict[str, str], lacks: tuple[str, str]
 ) -> None:
     """Four new ones a label, of the model and of the cells; what a label lacks stands apart."""
     annotator = Annotator.load(model, device="cpu", threads=1)
@@ -130,7 +128,7 @@ def test_genes_are_shown_for_the_labels_that_have_them(
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
         labelled, grouping = Labelled.of(found), annotator.rules.grouping
-        markers = express(query, choice, labelled, grouping, of_model=of_model)
+        markers = express(query, choice, labelled, grouping)
     for dots in (markers.carried, markers.shown):
         most = {
             gene: markers.labels[i]
@@ -206,7 +204,7 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
     )
     found = replace(found, provenance=based)
     dots = Dots([HOSTILE], np.ones((len(labels), 1)), np.ones((len(labels), 1)))
-    markers = Markers(labels, dots, dots, {HOSTILE: {HOSTILE: -1.0}}, 1, of_model=True)
+    markers = Markers(labels, dots, dots, {HOSTILE: {HOSTILE: -1.0}}, 1)
     findings = Findings(
         HOSTILE,
         Labelled.of(found),

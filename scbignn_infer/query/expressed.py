@@ -1,7 +1,7 @@
 """How groups of cells express the genes of a file: sums over one pass through it.
 
-All genes of the file are summed, or those of the model alone; what is held are a few numbers a
-group and gene, however many cells there are.
+All genes of the file are summed, whether a model knows them or not; what is held are three numbers
+a group and gene, however many cells there are.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOISE = 0.3
 
 @dataclass(frozen=True)
 class FileGenes:
-    """The genes of a file that are looked at: symbols, and the place of each column among them.
+    """The genes of a file: symbols, and the place of each column among them.
 
     A column that is none of them has the place after the last.
     """
@@ -40,12 +40,7 @@ class FileGenes:
     place: Array
 
     @classmethod
-    def of_model(cls, choice: Choice) -> FileGenes:
-        """Return the genes of the panel."""
-        return cls(choice.panel.symbols, choice.panel.densify.panel_column)
-
-    @classmethod
-    def all_of(cls, query: Query, choice: Choice) -> FileGenes:
+    def of(cls, query: Query, choice: Choice) -> FileGenes:
         """Return all genes, those of the model first; names that stand there twice are one gene."""
         columns, match = query.gene_columns(choice.matrix), choice.genes
         is_gene, _ = genes_only(columns)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scbignn_infer.gene_evidence import Groups, evidence_of
-from scbignn_infer.query.expressed import FileGenes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,33 +53,21 @@ class Markers:
     absent: dict[str, dict[str, float]]
     """By label, genes that carry it by their absence, and their weight, below 0."""
     n_genes: int
-    """Of the file, that were looked at for what cells show."""
-    of_model: bool
-    """Whether these are only those that the model reads."""
+    """Of the file, which were all looked at for what cells show."""
     evidence: list[Evidence] = field(default_factory=list)
     """For each label, what its cells show against all others, and which markers are missing."""
 
-    @property
-    def looked_at(self) -> str:
-        """Among which genes those that the cells show were found, in words."""
-        n = f"{self.n_genes:,} genes of the file"
-        return f"the {n} that the model reads" if self.of_model else f"all {n}"
 
-
-def express(
-    query: Query, choice: Choice, called: Called, grouping: Grouping, *, of_model: bool
-) -> Markers:
-    """Read the query once more, for the genes that the model reads alone or for all genes."""
+def express(query: Query, choice: Choice, called: Called, grouping: Grouping) -> Markers:
+    """Read the query once more, for all of its genes."""
     groups = Groups.by_label(called)
-    genes = FileGenes.of_model(choice) if of_model else FileGenes.all_of(query, choice)
-    found, shown = evidence_of(query, choice, called, grouping, groups, genes=genes)
+    found, shown = evidence_of(query, choice, called, grouping, groups)
     types = [label for label in found if label.group == label.label]
     return Markers(
         groups.names,
         Dots.of(shown, len(found), (label.shown for label in types)),
         Dots.of(shown, len(found), (label.looked_at for label in types)),
         absent={label.group: {g.gene: g.weight for g in label.lacks[:PER_TYPE]} for label in types},
-        n_genes=len(genes.symbols),
-        of_model=of_model,
+        n_genes=len(shown.symbols),
         evidence=found,
     )

@@ -161,4 +161,4 @@ def _markers(
     except InputError as error:
         return None, [f"genes are not shown: {error.found}"]
     grouping = Rules.of(bundle).on(based.tissue).grouping
-    return express(cells, choice, labelled, grouping, of_model=False), []
+    return express(cells, choice, labelled, grouping), []
