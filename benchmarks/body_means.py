@@ -20,12 +20,13 @@ import scipy.sparse as sp
 import torch
 from scipy.special import log_softmax, softmax
 
-from body import GENES, PSEUDO, SIZE, Task, scores
+from body import GENES, Task, scores
 from descent import HELD, SEED
-from profiles import markers
+from profiles import PSEUDO, SIZE, markers
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.ontology import Ontology
-from scbignn_training.data import join, log_expression, well_known
+from scbignn_training.blocks import log_expression
+from scbignn_training.data import join, well_known
 from scbignn_training.gene_level import LEAST_LOG_P, GeneLevel, Panel, fit_gene_level
 from scbignn_training.ontology import is_below, nodes
 from scbignn_training.recipe import read_recipe
