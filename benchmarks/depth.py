@@ -97,10 +97,11 @@ def main() -> None:
     """Write a JSON list with the scores of each model on each study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
+    parser.add_argument("--recipe", action="append", default=[], help="NAME or NAME:STUDY")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found = []
-    for recipe, path, source in cases(arguments.models):
+    for recipe, path, source in cases(arguments.models, arguments.recipe):
         for row in rows(recipe, path, source):
             found.append(row)
             print(row, flush=True)
