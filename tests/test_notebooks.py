@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the kernel's own machine
 SHOWN = {
     "clusters": (2, ["CD16 Mono", "FCGR3A", "unsure"]),
     "consensus": (2, ["CD14-low, CD16-positive monocyte", "CL:0000909", "conventional dendritic"]),
-    "from_r": (1, ["True"]),
+    "from_r": (1, ["True", "scbignn_cell_type", "acinar"]),
     "scanpy": (2, ["human-pbmc"]),
     "space": (3, ["genes do not fit", "endocrine cell", "50 counts: of the"]),
 }
