@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer.cli.printing import make_console, make_table, print_pairs, print_warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -20,8 +21,14 @@ FEW_PAIRS = 5
 CLUSTER_TITLES = ["cells", "label", "share", "next", "share", "mixed", "confidence"]
 
 
-def print_summary(summary: Summary, *, model: str | None, report: Path | None) -> None:
-    """Print the summary of a job; ``model`` is that which was named, ``report`` a page."""
+def print_summary(
+    summary: Summary, *, model: str | None, report: Path | None, options: Sequence[str] = ()
+) -> None:
+    """Print the summary of a job.
+
+    ``model`` is that which was named, ``report`` a page, and ``options`` are those that ``explain``
+    needs to find the same labels.
+    """
     from scbignn_infer.annotation.provenance import Provenance
 
     console = make_console(stderr=True)
@@ -53,7 +60,7 @@ def print_summary(summary: Summary, *, model: str | None, report: Path | None) -
     if "mixtures" in summary:
         print_pairs(console, {"mixtures": _mixtures(summary["mixtures"], n)})
     print_warnings(summary["warnings"])
-    first, second = _next_steps(summary, model or used.name, report)
+    first, second = _next_steps(summary, ["-m", model or used.name, *options], report)
     print_pairs(
         console,
         {
@@ -92,7 +99,9 @@ def _print_clusters(console: Console, key: str, clusters: list[dict[str, Any]]) 
         console.print(f"{more:,} more; --cluster-table FILE.csv writes all", soft_wrap=True)
 
 
-def _next_steps(summary: Summary, model: str, report: Path | None) -> tuple[str, str]:
+def _next_steps(
+    summary: Summary, options: Sequence[str], report: Path | None
+) -> tuple[str, str]:
     """Say in two lines how to look at the labels."""
     output = summary["output"]
     look = "to see the cells on a map, add --report report.html"
@@ -100,7 +109,7 @@ def _next_steps(summary: Summary, model: str, report: Path | None) -> tuple[str,
         look = f"to see the cells on a map: scbignn-infer report {shlex.quote(output)}"
     if report is not None:
         look = f"open {report} in a browser"
-    why = f"scbignn-infer explain {shlex.quote(summary['input'])} -m {shlex.quote(model)}"
+    why = shlex.join(["scbignn-infer", "explain", summary["input"], *options])
     if summary["unknown"]:
         where = shlex.quote('scbignn_cell_type == "unknown"')
         return look, f"to see what the unknown cells are: {why} --where {where}"
