@@ -218,6 +218,7 @@ def test_the_module_of_nf_core_is_ours_with_the_image_of_bioconda(registries: Pa
     assert [line for line in theirs.splitlines() if line in kept] == kept
     images = re.findall(r"scbignn-infer:\S+--\w+", theirs)
     assert images == [f"scbignn-infer:{__version__}--pyhdfd78af_0"] * 2
+    assert f"'quay.io/biocontainers/{images[0]}'" in theirs  # nf-core modules lint asks for the host
     meta, environment = load(folder / "meta.yml"), load(folder / "environment.yml")
     (tool,) = meta["tools"]
     assert tool["scbignn-infer"]["homepage"] == HOME
@@ -258,6 +259,17 @@ def test_the_tool_of_galaxy_calls_annotate_as_it_is(registries: Path) -> None:
     for test in tool.iter("test"):
         (cells,) = [p for p in test.iter("param") if p.get("name") == "cells"]
         assert (registries / "galaxy" / "test-data" / cells.get("value")).is_file()
+
+
+@pytest.mark.skipif(shutil.which("planemo") is None, reason="planemo is not installed")
+def test_planemo_finds_nothing(registries: Path, tmp_path: Path) -> None:
+    """What ``lint.py`` asks of Galaxy's linters, as the registry of tools asks it."""
+    tool = registries / "galaxy" / "scbignn_infer_annotate.xml"
+    lint = ("planemo", "lint", "--fail_level", "warn")
+    assert "CHECK (TestsNoValid): 2 test(s) found" in call(*lint, tool, HOME=str(tmp_path))
+    broken = tmp_path / tool.name
+    broken.write_text(tool.read_text().replace("tests>", "trials>"))
+    call(*lint, broken, HOME=str(tmp_path), code=1)
 
 
 @pytest.mark.parametrize(("model", "code"), [("human-pbmc", 0), ("mouse-pancreas", 1)])
