@@ -1,9 +1,9 @@
 """The long description of the package: the README, with links that work where an index shows it.
 
 Hatchling runs this when it builds (``[tool.hatch.metadata.hooks.custom]``). Links of the README are
-relative, for readers of the repository. Where ``[project.urls]`` of ``pyproject.toml`` has ``Source``, an
-address such as ``https://github.com/owner/name``, links lead to the files of this version there;
-without it their words stay and the links go.
+relative, for readers of the repository. Where ``[project.urls]`` of ``pyproject.toml`` has
+``Source``, an address such as ``https://github.com/owner/name``, links lead to the files of this
+version there; without it their words stay and the links go.
 """
 
 from __future__ import annotations

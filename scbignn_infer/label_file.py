@@ -167,7 +167,7 @@ def stem(query: Path) -> str:
 
 
 def beside(query: Path, name: str) -> Path:
-    """Return the path of a file beside another, or beside a folder, which may be the working one."""
+    """Return the path of a file beside another one or a folder, which may be the working one."""
     return (query if query.name.strip(".") else query.resolve()).parent / name
 
 

@@ -218,7 +218,9 @@ def test_the_module_of_nf_core_is_ours_with_the_image_of_bioconda(registries: Pa
     assert [line for line in theirs.splitlines() if line in kept] == kept
     images = re.findall(r"scbignn-infer:\S+--\w+", theirs)
     assert images == [f"scbignn-infer:{__version__}--pyhdfd78af_0"] * 2
-    assert f"'quay.io/biocontainers/{images[0]}'" in theirs  # nf-core modules lint asks for the host
+    assert (
+        f"'quay.io/biocontainers/{images[0]}'" in theirs
+    )  # nf-core modules lint asks for the host
     meta, environment = load(folder / "meta.yml"), load(folder / "environment.yml")
     (tool,) = meta["tools"]
     assert tool["scbignn-infer"]["homepage"] == HOME

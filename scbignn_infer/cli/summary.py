@@ -99,9 +99,7 @@ def _print_clusters(console: Console, key: str, clusters: list[dict[str, Any]]) 
         console.print(f"{more:,} more; --cluster-table FILE.csv writes all", soft_wrap=True)
 
 
-def _next_steps(
-    summary: Summary, options: Sequence[str], report: Path | None
-) -> tuple[str, str]:
+def _next_steps(summary: Summary, options: Sequence[str], report: Path | None) -> tuple[str, str]:
     """Say in two lines how to look at the labels."""
     output = summary["output"]
     look = "to see the cells on a map, add --report report.html"
