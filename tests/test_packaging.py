@@ -82,7 +82,7 @@ def test_every_value_is_filled_in(registries: Path) -> None:
 
 @pytest.mark.parametrize("home", ["", HOME])
 def test_no_link_of_the_long_description_is_relative(home: str, tmp_path: Path) -> None:
-    """Without a home on the web the words stay; with one, links lead to the files of the version."""
+    """Without a home on the web the words stay; with one, links lead to this version there."""
     for name in PARTS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
