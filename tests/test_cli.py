@@ -991,6 +991,9 @@ def test_what_to_do_next_is_said(run, query, tmp_path):
     *_, line = run(*start, "--depth", "leaf", "--matrix", "X", "--no-unknown").stderr.splitlines()
     assert line.endswith(" -m human-pbmc --matrix X --no-unknown --depth leaf"), line
     assert "its cells show" in run(*shlex.split(line.partition(": ")[2])[1:]).stdout
+    said = run(*start, "--key-added", "my labels").stderr.splitlines()
+    _, _, command = said[-2].partition("to see the cells on a map: ")
+    assert "report" in run(*shlex.split(command)[1:], "--overwrite").output
     assert "next" not in run(*start, "--quiet").output
     assert "next" not in run(*start, "--json").stderr
 

@@ -221,8 +221,13 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
         print_json(summary | about)
         print_warnings([] if common.quiet else summary["warnings"])
     elif not common.quiet:
-        again = repeated(SETTINGS.keys() - {*NOT_OF_EXPLAIN, *SAME_LABELS})
-        print_summary(summary, model=settings.model, report=options.report, options=again)
+        print_summary(
+            summary,
+            model=settings.model,
+            report=options.report,
+            explain=repeated(SETTINGS.keys() - {*NOT_OF_EXPLAIN, *SAME_LABELS}),
+            draw=repeated(("key_added",)),
+        )
         print_drawn(options.report, options.figures)
 
 
