@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import chain, product
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,12 @@ def seeded_cases(models: Path, seed: int) -> Iterator[tuple[str, Path, Study]]:
     yield from twins_of("mouse-pancreas", folder, seed)
 
 
+def all_seeds(models: Path, seeds: list[int]) -> Iterator[tuple[int, tuple[str, Path, Study]]]:
+    """Yield the seeds, and the cases of each."""
+    for seed in seeds:
+        yield from zip(repeat(seed), seeded_cases(models, seed))
+
+
 def cases(models: Path) -> Iterator[tuple[str, Path, Study]]:
     """Yield names, bundles and queries: models without a type, twins, and shipped models."""
     for reference, left_out, query in LEFT_OUT:
@@ -190,11 +196,8 @@ def main() -> None:
         write(arguments.out, few_cells(arguments.models))
         return
     seeds = [int(s) for s in arguments.seeds.split(",")]
-    todo = chain(
-        *(((s, *case) for case in seeded_cases(arguments.models, s)) for s in seeds),
-        ((seeds[0], *case) for case in cases(arguments.models)),
-    )
-    for seed, name, bundle, cells in todo:
+    todo = chain(all_seeds(arguments.models, seeds), zip(repeat(seeds[0]), cases(arguments.models)))
+    for seed, (name, bundle, cells) in todo:
         if (seed, name) in there:
             continue
         annotator = Annotator.load(bundle, device="cpu", threads=1)

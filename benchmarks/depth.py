@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from held_out_study import cases
+from held_out_study import OTHERS, cases
 from scbignn_infer import Annotator
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.evaluation import depths
@@ -97,10 +97,14 @@ def main() -> None:
     """Write a JSON list with the scores of each model on each study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
+    parser.add_argument("--recipe", action="append", default=[], help="NAME or NAME:STUDY")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found = []
-    for recipe, path, source in cases(arguments.models):
+    others = {source.file for sources in OTHERS.values() for source in sources}
+    for recipe, path, source in cases(arguments.models, arguments.recipe):
+        if source.file in others:  # its labels are none of the model's own
+            continue
         for row in rows(recipe, path, source):
             found.append(row)
             print(row, flush=True)

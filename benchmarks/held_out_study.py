@@ -4,8 +4,8 @@ Run: ``python benchmarks/held_out_study.py --models FOLDER --out FILE.json`` (ne
 ``training`` and ``SCBIGNN_DATA``). For each recipe of several studies a twin is trained without
 each of them, unless FOLDER holds it already. Scored are the cells whose type the model knows, by
 the labels that the files of one kind share: a finer call of the model is right if it is below the
-file's label in the recipe's groups. ``--recipe NAME`` (repeatable) takes some alone. ``--export
-FOLDER`` writes the same cells for ``peers.celltypist``.
+file's label in the recipe's groups. ``--recipe NAME`` or ``NAME:STUDY`` (repeatable) takes some
+alone. ``--export FOLDER`` writes the same cells for ``peers.celltypist``.
 """
 
 from __future__ import annotations
@@ -54,8 +54,10 @@ def cases(models: Path, names: Sequence[str] = ()) -> Iterator[tuple[Recipe, Pat
     """Yield recipes, their bundles, and the file that each is scored on."""
     for path in sorted((ROOT / "training" / "recipes").glob("*.toml")):
         recipe = read_recipe(path)
-        if len(recipe.reference) > 1 and (not names or recipe.name in names):
-            for source in (*recipe.reference, *OTHERS.get(recipe.name, ())):
+        sources = (*recipe.reference, *OTHERS.get(recipe.name, ()))
+        for source in sources if len(recipe.reference) > 1 else ():
+            called = recipe.name, f"{recipe.name}:{source.called}"
+            if not names or not set(called).isdisjoint(names):
                 yield *twin(path, recipe, source, models), source
 
 
@@ -77,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--recipe", action="append", default=[], help="name of a recipe")
+    parser.add_argument("--recipe", action="append", default=[], help="NAME or NAME:STUDY")
     parser.add_argument("--export", type=Path, help="folder for the cells, for peers")
     arguments = parser.parse_args()
     rows = []

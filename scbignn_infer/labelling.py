@@ -124,6 +124,7 @@ class Labelling:
         done = before = self._grouped(before, panel, rules)
         if not adapted.refused:
             panel, done = new, self._grouped(after, new, rules)
+            done.scores.spare(before.scores)
             done.scores.excess = how.excess(before, done, codes)
             done.take(before, stay)
         done.scores.known = known  # a cell that is shifted is no more the same cell

@@ -16,7 +16,9 @@ import scbignn_infer
 from scbignn_infer import Annotator, Rules
 from scbignn_infer.annotation.adapt import Adaptation, Round, type_sums
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Adapted, Provenance
+from scbignn_infer.annotation.scores import CellScores
 from scbignn_infer.errors import InputError
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
 
@@ -251,6 +253,22 @@ def test_it_undoes_what_a_laboratory_does(annotator: Annotator, blood: ad.AnnDat
         assert said["adapted"]["cells"] == record.cells
     assert "adapted" not in before.summary()
     assert "adapted" not in before.record()
+
+
+def test_a_cell_of_the_same_label_is_at_most_half_as_much_stranger(annotator: Annotator) -> None:
+    spec = annotator.bundle.spec
+    grouping = Grouping.each(spec.cell_types)
+    now, then = (CellScores(4, grouping, 1.0, Ontology.of(spec, grouping)) for _ in range(2))
+    then.probabilities[:, :2] = [[0.9, 0.1]] * 3 + [[0.1, 0.9]]
+    now.probabilities[:, :2] = [[0.8, 0.2]] * 4  # the last has another label
+    then.novelty[:], now.novelty[:] = [0.2, 0.8, 0.5, 0.2], [0.6, 0.4, 0.5, 0.6]
+    then.residual[:], now.residual[:] = 0.1, [0.3, 0.0, 0.1, 0.3]
+    then.penalties[:], now.penalties[:] = [0.1, 0.4], [0.5, 0.2]
+    now.spare(then)
+    np.testing.assert_allclose(now.novelty, [0.4, 0.4, 0.5, 0.6])
+    np.testing.assert_allclose(now.residual, [0.2, 0.0, 0.1, 0.3])
+    np.testing.assert_allclose(now.penalties, [[0.3, 0.2]] * 3 + [[0.5, 0.2]])
+    np.testing.assert_allclose(then.novelty, [0.2, 0.8, 0.5, 0.2])
 
 
 def test_the_order_of_cells_and_threads_change_no_label(

@@ -313,6 +313,17 @@ class CellScores:
         self.penalties[cells], self.apart[cells] = strange.penalties, strange.apart
         self.distance[cells] = strange.distance
 
+    def spare(self, before: CellScores) -> None:
+        """Meet scores before half-way, where a cell that they call the same is stranger now.
+
+        Strangeness is relative to what is usual in the file. When most cells have come nearer to
+        the model, those that came less near seem stranger, though they are not.
+        """
+        same = self.ontology.best(before.probabilities) == self.ontology.best(self.probabilities)
+        for name in ("novelty", "residual", "penalties"):
+            now, then = getattr(self, name), getattr(before, name)
+            now[same] = np.minimum(now[same], (now[same] + then[same]) / 2)
+
     def take(self, other: CellScores, cells: Array) -> None:
         """Say of some cells what other scores, of the same labels, say of them."""
         for name in (
