@@ -312,7 +312,7 @@ def test_choice_on_other_files(
 ) -> None:
     with open_query(real_data(name)) as query:
         if model is None:
-            with pytest.raises(BundleError, match="choose a model with -m"):
+            with pytest.raises(BundleError, match="none can read it: the genes have no names"):
                 choose_model(query, device="cpu")
         else:
             assert choose_model(query, device="cpu")[0].name == model
