@@ -79,6 +79,12 @@ def test_the_default_assay_is_told_and_others_are_named(written):
     assert scores.tolist() == [(i + 1) / 2 for i in range(written.n_obs)]
 
 
+@pytest.mark.parametrize("name", ["dense", "dgCMatrix"])
+def test_nothing_is_noted_of_a_plain_matrix(name):
+    with open_query(FOLDER / f"{name}.rds") as query:
+        assert query.notes == []
+
+
 def test_labels_of_r_are_those_of_the_h5ad(run, rscript, tmp_path):
     whole = ad.read_h5ad(FOLDER.parent / "pancreas400.h5ad")[::8].copy()
     whole.write_h5ad(tmp_path / "cells.h5ad")
