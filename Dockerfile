@@ -26,6 +26,7 @@ RUN python -c "import tomllib; \
     print(*{'cpu': plain, 'gpu': gpu}['$DEVICE'], sep='\n')" > requirements.txt \
     && pip --python /opt/scbignn/bin/python install --no-cache-dir -r requirements.txt
 COPY LICENSE README.md ./
+COPY packaging/readme.py packaging/readme.py
 COPY exported_models exported_models
 COPY scbignn_infer scbignn_infer
 COPY training/scbignn_training training/scbignn_training

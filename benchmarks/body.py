@@ -174,7 +174,7 @@ def scores(task: Task, called: Array) -> tuple[float, float]:
     """Return macro-F1 and accuracy over the scored cells; a finer prediction is right."""
     truth = np.array([task.terms.get(str(x), "") for x in task.cells.labels], object)
     wanted = sorted(set(task.terms.values()) & set(truth), key=lambda t: -len(terms()[t].above))
-    said = np.array([_meant(c, t, wanted) for c, t in zip(called, truth, strict=True)], object)
+    said = np.array([meant(c, t, wanted) for c, t in zip(called, truth, strict=True)], object)
     truth, said = truth[truth != ""], said[truth != ""]
     f1: list[float] = []
     for term in wanted:
@@ -183,7 +183,7 @@ def scores(task: Task, called: Array) -> tuple[float, float]:
     return float(np.mean(f1)), float((truth == said).mean())
 
 
-def _meant(called: str, truth: str, wanted: list[str]) -> str:
+def meant(called: str, truth: str, wanted: list[str]) -> str:
     """Return which true type a prediction is: the cell's own, if it may be, else the deepest."""
     above = terms()[called].above if called else frozenset()
     return truth if truth in above else next((t for t in wanted if t in above), OTHER)
@@ -228,7 +228,7 @@ def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
     annotators = {path: Annotator(bundle, threads=1) for path, bundle in bundles.items()}
     for species in dict.fromkeys(b.spec.species for b in bundles.values()):
         for task in tasks(species):
-            path = next((p for p in paths if _may_score(bundles[p].spec, species, task)), None)
+            path = next((p for p in paths if may_score(bundles[p].spec, species, task)), None)
             if path is None:
                 continue
             names = {t.name for t in bundles[path].spec.tissues}
@@ -279,7 +279,7 @@ def labelled(task: Task, found: Annotation) -> dict[str, float]:
     }
 
 
-def _may_score(spec: Any, species: str, task: Task) -> bool:
+def may_score(spec: Any, species: str, task: Task) -> bool:
     """Tell whether a model is of the species of a task and has not seen its study."""
     seen = {LEAKS[d.name] for d in spec.training.datasets if d.name in LEAKS}
     return spec.species == species and not any(task.name.startswith(s) for s in seen)

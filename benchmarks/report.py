@@ -379,6 +379,7 @@ STRICTNESS = {
 }
 DEPTH = {
     "model": ("model", ""),
+    "study": ("study", ""),
     "genes": ("view", ""),
     "labels": ("depth", ""),
     "threshold": ("threshold", ".2f"),

@@ -1,6 +1,7 @@
-"""Draw the report and the map of the example, for the docs: ``python docs/make_figures.py``.
+"""Draw the pictures of the docs that no benchmark draws: ``python docs/make_figures.py``.
 
-figures/report.svg holds parts of the report, and figures/example_map.png is one of its figures.
+figures/report.svg holds parts of the report of the example, and figures/example_map.png is one of
+its figures. The others are pictures of the notebooks, which need R for one of them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 from click.testing import CliRunner
+from nbclient import NotebookClient
 
 from scbignn_infer.cli import main
 
 FIGURES = Path(__file__).with_name("figures")
+NOTEBOOKS = Path(__file__).with_name("notebooks")
+PICTURES = {
+    "clusters": {"clusters": 0},
+    "consensus": {"consensus": 1},
+    "from_r": {"from_r": 0},
+    "space": {"section": 0, "bins": 1, "spots": 2},
+}
+"""Files of pictures by notebook, with the place of each among the notebook's pictures."""
 EXAMPLE = "pbmc700.h5ad"
 MAP, LEFT, TOP = 420.0, 12.0, 96.0
 """Side of the map and its corner."""
@@ -111,7 +122,20 @@ def figure(page: str) -> str:
     return "\n".join([head, *parts, "</svg>\n"])
 
 
+def pictures(notebook: str) -> list[bytes]:
+    """Run a notebook and return its pictures."""
+    document = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(document, resources={"metadata": {"path": folder}}).execute()
+    outputs = [o.get("data", {}) for cell in document.cells for o in cell.get("outputs", ())]
+    return [base64.b64decode(data["image/png"]) for data in outputs if "image/png" in data]
+
+
 if __name__ == "__main__":
     page, drawn = report()
     (FIGURES / "report.svg").write_text(figure(page), encoding="utf-8")
     (FIGURES / "example_map.png").write_bytes(drawn)
+    for notebook, files in PICTURES.items():
+        found = pictures(notebook)
+        for name, place in files.items():
+            (FIGURES / f"{name}.png").write_bytes(found[place])

@@ -23,6 +23,11 @@ MODULE = ROOT / "workflows" / "nextflow" / "modules" / "local" / "scbignninfer" 
 TESTS = MODULE / "tests" if (MODULE / "tests").is_dir() else HERE / "nf-core"
 BUILD = "pyhdfd78af_0"
 """How bioconda names the first build of a package for any Python."""
+SCHEMA = (
+    "---\n# yaml-language-server: $schema=https://raw.githubusercontent.com/nf-core/modules/master/"
+    "modules/{}-schema.json\n"
+)
+"""How a YAML file of a module of nf-core begins."""
 TOKEN = re.compile(r"%%([A-Z0-9_]+)%%")
 FILES = (
     "CITATION.cff",
@@ -79,12 +84,13 @@ def write_module(folder: Path, home: str) -> None:
     if local is None:
         raise LookupError(f"{MODULE / 'main.nf'} has no line for a container")
     engine = (
-        "workflow.containerEngine == 'singularity' && !task.ext.singularity_pull_docker_container"
+        "workflow.containerEngine in ['singularity', 'apptainer'] "
+        "&& !task.ext.singularity_pull_docker_container"
     )
     container = (
         f'    container "${{ {engine} ?\n'
         f"        'https://depot.galaxyproject.org/singularity/{image}' :\n"
-        f"        'biocontainers/{image}' }}\""
+        f"        'quay.io/biocontainers/{image}' }}\""
     )
     (folder / "main.nf").write_text(main.replace(local[0], container), encoding="utf-8")
     meta = (MODULE / "meta.yml").read_text(encoding="utf-8")
@@ -92,9 +98,9 @@ def write_module(folder: Path, home: str) -> None:
     if doi is None:
         raise LookupError(f"{MODULE / 'meta.yml'} has no line for a DOI")
     meta = meta.replace(doi[0], f'{doi[1]}homepage: "{home}"\n{doi[0]}')
-    (folder / "meta.yml").write_text(meta, encoding="utf-8")
+    (folder / "meta.yml").write_text(SCHEMA.format("meta") + meta, encoding="utf-8")
     environment = (
-        "channels:\n  - conda-forge\n  - bioconda\n"
+        SCHEMA.format("environment") + "channels:\n  - conda-forge\n  - bioconda\n"
         f"dependencies:\n  - bioconda::scbignn-infer={version()}\n"
     )
     (folder / "environment.yml").write_text(environment, encoding="utf-8")

@@ -61,7 +61,11 @@ class CellExplanation:
     missing
         Genes that speak against it because the cell lacks them, likewise.
     support, threshold
-        The confidence less what novelty and residual take from it, and what it is compared with.
+        The probability of the label less what novelty and residual take from it, and what it is
+        compared with.
+    together, label_threshold
+        The probability of the label's types together, and what it is compared with where labels are
+        as deep as is sure; else 0.
     reason
         Why it is unknown, or nothing.
 
@@ -83,6 +87,8 @@ class CellExplanation:
     missing: dict[str, float]
     support: float = 0.0
     threshold: float = 0.0
+    together: float = 0.0
+    label_threshold: float = 0.0
     reason: str = ""
 
 
@@ -136,6 +142,8 @@ def explain_cells(
                 novelty=float(annotation.novelty[i]),
                 support=float(support[i]),
                 threshold=annotation.confidence_threshold,
+                together=float(annotation.together[i]),
+                label_threshold=annotation.label_threshold,
                 reason=str(reasons[i]),
                 neighbor_agreement=float(annotation.neighbor_agreement[i]),
                 gene_level=_most_probable(types.sum(np.exp(logits[None]))[0], types.labels),

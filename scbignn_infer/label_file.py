@@ -166,6 +166,11 @@ def stem(query: Path) -> str:
     return readers.without_suffixes(query.resolve().name)
 
 
+def beside(query: Path, name: str) -> Path:
+    """Return the path of a file beside another one or a folder, which may be the working one."""
+    return (query if query.name.strip(".") else query.resolve()).parent / name
+
+
 class Job:
     """The labelling of one file into another, whole or not at all.
 

@@ -131,8 +131,9 @@ def choose_model(
         why = f"it knows {', '.join(tissues)}, the tissue {known}"
     close = _close(own, fits) or bodies
     if len(close) != 1:
-        none = "none can read it" + (f": {refused.pop()}" if len(refused) == 1 else "")
-        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or none
+        if not fits and refused:
+            raise _unreadable(query, refused)
+        shown = ", ".join(f"{name} {novelty[name]:.2f}" for name in ranked) or "none can read it"
         raise BundleError(
             f"no model is clearly meant for {query.name} "
             f"(distance of its cells to the references: {shown})",
@@ -153,19 +154,19 @@ def _fits(
     device: Device,
     threads: int | None,
     tissue: Sequence[str],
-) -> tuple[dict[str, _Fit], set[str]]:
+) -> tuple[dict[str, _Fit], list[GeneError]]:
     """Return how each model fits that can read the query, and why others cannot."""
     verdicts = judge_matrices(query)
     sample = sample_rows(query.n_cells, CHOICE_CELLS)
     rows: dict[str, sp.csr_matrix] = {}
     fits: dict[str, _Fit] = {}
-    refused, tissues = set[str](), set[str]()
+    refused, tissues = list[GeneError](), set[str]()
     columns = {} if tissue else query.gene_columns(next(iter(verdicts)))
     surely = None if reading.allow_species_mismatch else surely_of(columns.values())
     for name, path in registry.list_models().items():
         if surely and (other := read_species(path)) in SPECIES and other != surely:
             values = columns.get(reading.gene_column or INDEX, columns[INDEX])
-            refused.add(other_species(values, surely, other).found)
+            refused.append(other_species(values, surely, other))
             continue
         with registry.passing_over(name):
             bundle = registry.load_model(path)
@@ -177,7 +178,7 @@ def _fits(
             try:
                 choice = choose(query, bundle, reading, verdicts=verdicts, measure_misfit=False)
             except GeneError as error:
-                refused.add(error.found)
+                refused.append(error)
                 continue  # a model for other genes, perhaps another species
             annotator = Annotator(bundle, device=device, threads=threads, tissue=tissue)
             if choice.matrix not in rows:
@@ -192,6 +193,16 @@ def _fits(
             do="choose others with --tissue (tissue); see: scbignn-infer models list",
         )
     return fits, refused
+
+
+def _unreadable(query: Query, refused: Sequence[GeneError]) -> BundleError:
+    """Return the error of a query that no model can read, with the cause that tells most."""
+    cause = min(refused, key=lambda error: "genes x cells" not in error.found)
+    return BundleError(
+        f"no model is clearly meant for {query.name}: none can read it: {cause.found}",
+        expected=cause.expected,
+        do=cause.do,
+    )
 
 
 def _fit(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -94,6 +95,24 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def rscript() -> Callable[..., str]:
+    """Return a function that runs lines of R; skip the test where there is no R.
+
+    With ``SCBIGNN_REQUIRE_R=1`` that is a failure.
+    """
+    if shutil.which("Rscript") is None:
+        (pytest.fail if os.environ.get("SCBIGNN_REQUIRE_R") == "1" else pytest.skip)("R is missing")
+
+    def rscript(*lines: str) -> str:
+        done = subprocess.run(
+            ["Rscript", "-e", "; ".join(lines)], check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    return rscript
 
 
 @pytest.fixture(scope="session")

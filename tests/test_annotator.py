@@ -312,7 +312,7 @@ def test_choice_on_other_files(
 ) -> None:
     with open_query(real_data(name)) as query:
         if model is None:
-            with pytest.raises(BundleError, match="choose a model with -m"):
+            with pytest.raises(BundleError, match="none can read it: the genes have no names"):
                 choose_model(query, device="cpu")
         else:
             assert choose_model(query, device="cpu")[0].name == model
@@ -598,3 +598,8 @@ def test_the_cause_is_said_where_no_model_can_read_a_file(some_islets: ad.AnnDat
     nameless.var_names = [f"Gene{i}" for i in range(some_islets.n_vars)]
     with pytest.raises(BundleError, match="none can read it: the genes have no names"):
         choose_model(AnnDataQuery(nameless), device="cpu")
+    with pytest.raises(
+        BundleError, match="none can read it: the matrix is genes x cells"
+    ) as caught:
+        choose_model(AnnDataQuery(some_islets.T.copy()), device="cpu")
+    assert "adata.T" in caught.value.do

@@ -14,6 +14,8 @@ import click
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
+from scipy.io import mmwrite
 
 from scbignn_infer import Annotator, __version__, annotate
 from scbignn_infer.annotation.provenance import Genes, Matrix, Params, Provenance
@@ -955,6 +957,22 @@ def test_novel_cells_can_be_called_unknown(run, query):
     assert strict.uns["scbignn"]["params"]["max_novelty"] == 0.6
 
 
+def test_the_working_folder_is_labelled_beside_it(run, query, tmp_path, monkeypatch):
+    whole = ad.read_h5ad(query)
+    sample = tmp_path / "sample one"
+    (sample / "inner").mkdir(parents=True)
+    mmwrite(sample / "matrix.mtx", sp.coo_matrix(whole.X.T))
+    for name, lines in (("genes.tsv", whole.var_names), ("barcodes.tsv", whole.obs_names)):
+        (sample / name).write_text("\n".join(lines) + "\n")
+    for where, path in ((sample, "."), (sample / "inner", "..")):
+        monkeypatch.chdir(where)
+        run("annotate", path, "-m", "human-pbmc", "-q", "--overwrite")
+        written = tmp_path / "sample one.scbignn.h5ad"
+        assert ad.read_h5ad(written).n_obs == whole.n_obs
+        written.unlink()
+        assert "holds no labels of a model" in run("report", path, code=1).stderr
+
+
 def test_what_to_do_next_is_said(run, query, tmp_path):
     """By commands that work as they stand; and not to programs."""
     start = ["annotate", query, "-m", "human-pbmc", "--overwrite"]
@@ -970,6 +988,12 @@ def test_what_to_do_next_is_said(run, query, tmp_path):
     *_, line = run(*start, "--no-unknown").stderr.splitlines()
     _, _, command = line.partition("to see the genes behind each label: ")
     assert "its cells show" in run(*shlex.split(command)[1:]).stdout
+    *_, line = run(*start, "--depth", "leaf", "--matrix", "X", "--no-unknown").stderr.splitlines()
+    assert line.endswith(" -m human-pbmc --matrix X --no-unknown --depth leaf"), line
+    assert "its cells show" in run(*shlex.split(line.partition(": ")[2])[1:]).stdout
+    said = run(*start, "--key-added", "my labels").stderr.splitlines()
+    _, _, command = said[-2].partition("to see the cells on a map: ")
+    assert "report" in run(*shlex.split(command)[1:], "--overwrite").output
     assert "next" not in run(*start, "--quiet").output
     assert "next" not in run(*start, "--json").stderr
 

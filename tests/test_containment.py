@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
+import subprocess
+import sys
 import warnings
 
 import anndata as ad
@@ -491,3 +494,19 @@ def test_a_group_that_holds_itself_is_refused_at_once(h5ad, inner, key):
         with pytest.raises(InputError, match=r"'obs' .* holds itself"):
             query.obs_column(key)
         assert len(query.obs_column("n")) == 20  # a column is read without the others
+
+
+HOLD = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); input()"
+
+
+def test_a_file_that_another_program_writes_is_named(h5ad):
+    """As a notebook does that has it open; once it is closed it is read."""
+    command = [sys.executable, "-c", HOLD, h5ad]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    locking = os.environ | {"HDF5_USE_FILE_LOCKING": "TRUE"}
+    with subprocess.Popen(command, env=locking, **pipes) as other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(InputError, match="is open in another program"):
+            open_query(h5ad)
+        other.communicate("\n")
+    open_query(h5ad).close()

@@ -115,8 +115,9 @@ def sources_are_in_the_context(found: Instructions, ignore: str) -> list[str]:
 
 def the_wheel_has_its_parts(found: Instructions, ignore: str) -> list[str]:
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    project, wheel = metadata["project"], metadata["tool"]["hatch"]["build"]["targets"]["wheel"]
-    parts = ["pyproject.toml", project["readme"], *project["license-files"]]
+    hatch = metadata["tool"]["hatch"]
+    wheel, hook = hatch["build"]["targets"]["wheel"], hatch["metadata"]["hooks"]["custom"]["path"]
+    parts = ["pyproject.toml", "README.md", hook, *metadata["project"]["license-files"]]
     return [
         p for p in [*parts, *wheel["packages"], *wheel["force-include"]] if p not in copied(found)
     ]
@@ -190,6 +191,7 @@ BROKEN = (
     (sources_are_in_the_context, "**/*.pyc\n", "**/*.onnx\n"),
     (the_wheel_has_its_parts, "COPY exported_models exported_models\n", ""),
     (the_wheel_has_its_parts, "COPY LICENSE README.md", "COPY LICENSE"),
+    (the_wheel_has_its_parts, "COPY packaging/readme.py packaging/readme.py\n", ""),
     (the_package_is_installed_alone, "--no-deps .", "."),
     (one_onnxruntime_is_installed, "needs if not need.startswith('onnxruntime')", "needs"),
     (one_onnxruntime_is_installed, "--no-deps .", "--no-deps . onnxruntime"),

@@ -215,6 +215,25 @@ def test_the_command_explains_models_and_cells(
     assert "no model named" in said("models", "explain", "nothing", code=1)
 
 
+def test_every_unknown_cell_misses_a_number_that_is_told(said: Any, example: Path) -> None:
+    """The two numbers and their thresholds decide alone whether a cell has a label."""
+    cells = ad.read_h5ad(example)
+    annotator = Annotator(load_model("human-pbmc"), device="cpu", threads=1)
+    query = AnnDataQuery(cells)
+    found = annotator.annotate_query(query)
+    unsure = np.flatnonzero(found.unknown_reasons == "unsure")
+    sure = np.flatnonzero((found.codes >= 0) & ~found.empty)
+    chosen = [str(cells.obs_names[i]) for i in (*unsure[:10], *sure[:10])]
+    explained = explain_cells(annotator, query, chosen)
+    assert sum(bool(cell.reason) for cell in explained) == min(len(unsure), 10) > 0
+    for cell in explained:
+        enough = cell.support >= cell.threshold and cell.together >= cell.label_threshold
+        assert enough == (cell.label != "unknown") == (not cell.reason)
+    shown = said("explain", example, "-m", "human-pbmc", "--cells", chosen[0])
+    numbers = f"probability {explained[0].together:.3f}, threshold 0.9; unknown: unsure"
+    assert numbers in " ".join(shown.split())
+
+
 def test_explanations_are_drawn_and_listed(said: Any, islets: ad.AnnData, tmp_path: Path) -> None:
     said(*MODEL, "-o", tmp_path / "m.png")
     picture = matplotlib.image.imread(tmp_path / "m.png")

@@ -38,6 +38,11 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 MODELS = sorted(path.name for path in (ROOT / "exported_models").iterdir())
 MODULE = ROOT / "workflows" / "nextflow" / "modules" / "local" / "scbignninfer" / "annotate"
+PARTS = (
+    *("pyproject.toml", "README.md", "LICENSE", "scbignn_infer/__init__.py"),
+    "packaging/readme.py",
+)
+"""What the metadata of the package are made of."""
 HOME, DOCS = "https://example.org/home", "https://example.org/docs"
 
 
@@ -70,6 +75,38 @@ def test_every_value_is_filled_in(registries: Path) -> None:
     assert len(texts) >= 10
     for path in texts:
         assert "%%" not in path.read_text(encoding="utf-8"), path
+
+
+# --- the index -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["", HOME])
+def test_no_link_of_the_long_description_is_relative(home: str, tmp_path: Path) -> None:
+    """Without a home on the web the words stay; with one, links lead to this version there."""
+    for name in PARTS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    project = tmp_path / "pyproject.toml"
+    urls = "[project.urls]\n" + (f'Source = "{home}/"\n' if home else "")
+    project.write_text(project.read_text().replace("[project.urls]\n", urls))
+    text = project_wheel_metadata(tmp_path, isolated=False).get_payload()
+    readme = (ROOT / "README.md").read_text()
+    own = {t for t in re.findall(r"\]\(([^)]+)\)", readme) if not re.match(r"https?://|#", t)}
+    shown = set(re.findall(r"\]\(([^)#][^)]*)\)", text))
+    assert all(target.startswith("https://") for target in shown)
+    at_home = {target for target in shown if target.startswith(HOME)}
+    assert {re.sub(rf"^{HOME}/(blob|raw)/v{__version__}/", "", t) for t in at_home} == (
+        own if home else set()
+    )
+    assert len(own) > 30
+    for target in at_home:
+        is_picture = target.endswith(".svg")
+        assert f"{HOME}/{'raw' if is_picture else 'blob'}/v" in target
+    words = re.compile(r"\W+")
+    if not home:
+        assert "Annotate your data" in text
+        assert "![" not in text
+        assert len(words.split(text)) > 0.9 * len(words.split(readme)) - 3 * len(own)
 
 
 # --- conda ---------------------------------------------------------------------------------------
@@ -120,8 +157,8 @@ def installed(folder: Path, *, script: str = "") -> Path:
     ``script`` is run before the metadata are made. Nothing can be imported: pip reads metadata.
     """
     source, target = folder / "source", folder / "env"
-    (source / "scbignn_infer").mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "scbignn_infer/__init__.py"):
+    for name in PARTS:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
     if script:
         call("bash", "-euc", script, cwd=source)
@@ -181,6 +218,9 @@ def test_the_module_of_nf_core_is_ours_with_the_image_of_bioconda(registries: Pa
     assert [line for line in theirs.splitlines() if line in kept] == kept
     images = re.findall(r"scbignn-infer:\S+--\w+", theirs)
     assert images == [f"scbignn-infer:{__version__}--pyhdfd78af_0"] * 2
+    assert (
+        f"'quay.io/biocontainers/{images[0]}'" in theirs
+    )  # nf-core modules lint asks for the host
     meta, environment = load(folder / "meta.yml"), load(folder / "environment.yml")
     (tool,) = meta["tools"]
     assert tool["scbignn-infer"]["homepage"] == HOME
@@ -221,6 +261,17 @@ def test_the_tool_of_galaxy_calls_annotate_as_it_is(registries: Path) -> None:
     for test in tool.iter("test"):
         (cells,) = [p for p in test.iter("param") if p.get("name") == "cells"]
         assert (registries / "galaxy" / "test-data" / cells.get("value")).is_file()
+
+
+@pytest.mark.skipif(shutil.which("planemo") is None, reason="planemo is not installed")
+def test_planemo_finds_nothing(registries: Path, tmp_path: Path) -> None:
+    """What ``lint.py`` asks of Galaxy's linters, as the registry of tools asks it."""
+    tool = registries / "galaxy" / "scbignn_infer_annotate.xml"
+    lint = ("planemo", "lint", "--fail_level", "warn")
+    assert "CHECK (TestsNoValid): 2 test(s) found" in call(*lint, tool, HOME=str(tmp_path))
+    broken = tmp_path / tool.name
+    broken.write_text(tool.read_text().replace("tests>", "trials>"))
+    call(*lint, broken, HOME=str(tmp_path), code=1)
 
 
 @pytest.mark.parametrize(("model", "code"), [("human-pbmc", 0), ("mouse-pancreas", 1)])

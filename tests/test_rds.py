@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -20,9 +17,6 @@ import scipy.sparse as sp
 from scbignn_infer import open_query
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.query.readers.rds import count_values
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FOLDER = Path(__file__).parent / "data" / "r"
 READ = {
@@ -39,24 +33,6 @@ READ = {
 def written() -> ad.AnnData:
     """Return the cells that the files hold."""
     return ad.read_h5ad(FOLDER.parent / "pancreas400.h5ad")[::8, ::20].copy()
-
-
-@pytest.fixture(scope="module")
-def rscript() -> Callable[..., str]:
-    """Return a function that runs lines of R; skip the test where there is no R.
-
-    With ``SCBIGNN_REQUIRE_R=1`` that is a failure.
-    """
-    if shutil.which("Rscript") is None:
-        (pytest.fail if os.environ.get("SCBIGNN_REQUIRE_R") == "1" else pytest.skip)("R is missing")
-
-    def rscript(*lines: str) -> str:
-        done = subprocess.run(
-            ["Rscript", "-e", "; ".join(lines)], check=True, capture_output=True, text=True
-        )
-        return done.stdout
-
-    return rscript
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +77,12 @@ def test_the_default_assay_is_told_and_others_are_named(written):
     expected = written.X.toarray() / written.X.sum(axis=1) * 1e4
     np.testing.assert_allclose(data.toarray(), np.log1p(expected), rtol=1e-5)
     assert scores.tolist() == [(i + 1) / 2 for i in range(written.n_obs)]
+
+
+@pytest.mark.parametrize("name", ["dense", "dgCMatrix"])
+def test_nothing_is_noted_of_a_plain_matrix(name):
+    with open_query(FOLDER / f"{name}.rds") as query:
+        assert query.notes == []
 
 
 def test_labels_of_r_are_those_of_the_h5ad(run, rscript, tmp_path):

@@ -81,6 +81,13 @@ def test_what_is_no_table_is_one_line(tmp_path, content):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["", "\n\n", "# written by a program\n"])
+def test_an_empty_table_is_called_so(tmp_path, content):
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=r"t.csv \(it has no line of names\); expected a whole"):
+        open_query(tmp_path / "t.csv")
+
+
 def test_a_truncated_gz_is_one_line(tmp_path):
     TABLE.to_csv(tmp_path / "a.csv.gz")
     data = (tmp_path / "a.csv.gz").read_bytes()

@@ -214,6 +214,11 @@ class Annotation:
         return less if self.excess is None else less - self.excess
 
     @property
+    def together(self) -> Array:
+        """(n_cells,) probability of the label's types, compared with the label threshold."""
+        return self._deepest[1]
+
+    @property
     def reason_codes(self) -> Array:
         """(n_cells,) why cells are unknown, as positions in :data:`REASONS`; 0 of labelled ones.
 

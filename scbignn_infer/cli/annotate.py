@@ -18,6 +18,7 @@ from scbignn_infer.cli.options import (
     given,
     json_option,
     overwrite_option,
+    repeated,
     sample_key_option,
     settings_options,
 )
@@ -26,7 +27,7 @@ from scbignn_infer.cli.running import alive
 from scbignn_infer.cli.samples import Common, SampleOptions, annotate_samples
 from scbignn_infer.cli.summary import print_summary
 from scbignn_infer.errors import OutputError
-from scbignn_infer.settings import SETTINGS
+from scbignn_infer.settings import SAME_LABELS, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 Summary = dict[str, Any]
 LONG_SECONDS = 20.0
 """What takes longer is said beforehand."""
+NOT_OF_EXPLAIN = ("model", "key_added", "write_graph", "cluster_key")
+"""Settings that are left out of the command that shows why cells have their labels."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,13 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
         print_json(summary | about)
         print_warnings([] if common.quiet else summary["warnings"])
     elif not common.quiet:
-        print_summary(summary, model=settings.model, report=options.report)
+        print_summary(
+            summary,
+            model=settings.model,
+            report=options.report,
+            explain=repeated(SETTINGS.keys() - {*NOT_OF_EXPLAIN, *SAME_LABELS}),
+            draw=repeated(("key_added",)),
+        )
         print_drawn(options.report, common.figures)
 
 
@@ -233,10 +242,10 @@ def _as_time(seconds: float) -> str:
 
 
 def _target(query: Path, output: Path | None, *, in_place: bool) -> Path:
-    from scbignn_infer.label_file import stem
+    from scbignn_infer.label_file import beside, stem
 
     if output is None:
-        return query if in_place else query.with_name(f"{stem(query)}.scbignn.h5ad")
+        return query if in_place else beside(query, f"{stem(query)}.scbignn.h5ad")
     same = output.exists() and query.exists() and output.samefile(query)
     if in_place and not same:
         raise click.UsageError("--in-place writes into QUERY; leave out --output")

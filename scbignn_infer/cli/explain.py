@@ -226,9 +226,11 @@ def _print_cells(cells: Sequence[CellExplanation], n_genes: int) -> None:
 
 
 def _support(cell: CellExplanation) -> str:
-    """Return the number that the threshold is compared with, and why the cell is unknown."""
-    why = f", unknown: {cell.reason}" if cell.reason else ""
-    return f"{cell.support:.3f}, threshold {max(cell.threshold, 0):.3g}{why}"
+    """Return the numbers that are compared with thresholds, and why the cell is unknown."""
+    said = f"{cell.support:.3f}, threshold {max(cell.threshold, 0):.3g}"
+    if cell.label_threshold > cell.threshold > 0:
+        said += f"; probability {cell.together:.3f}, threshold {cell.label_threshold:.3g}"
+    return said + (f"; unknown: {cell.reason}" if cell.reason else "")
 
 
 def _interpretation(bundle: ModelBundle, cell_type: str | None) -> dict[str, Interpretation]:

@@ -133,6 +133,20 @@ def given(names: Collection[str]) -> list[str]:
     ]
 
 
+def repeated(names: Collection[str]) -> list[str]:
+    """Return those of some options that were given, with their values, as words of a command."""
+    context, wanted, words = click.get_current_context(), given(names), list[str]()
+    for parameter in context.command.params:
+        if parameter.opts[0] in wanted:
+            option, value = parameter.opts[0], context.params[str(parameter.name)]
+            if isinstance(value, bool):
+                words.append(option)
+                continue
+            for one in value if isinstance(value, tuple) else (value,):
+                words += [option, str(one)]
+    return words
+
+
 def _plain_key(key: str) -> str:
     if not key or "/" in key:
         raise click.BadParameter("must not be empty or hold a slash")

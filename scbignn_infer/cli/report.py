@@ -61,11 +61,11 @@ def report(
     No cell is labelled again: labels are shown as they stand in the file, with the model's genes
     and card if that model is installed or named with -m.
     """
-    from scbignn_infer.label_file import stem
+    from scbignn_infer.label_file import beside, stem
     from scbignn_infer.report.stored import show
     from scbignn_infer.report.views import Views
 
-    page = output or labelled.with_name(f"{stem(labelled)}.html")
+    page = output or beside(labelled, f"{stem(labelled)}.html")
     views, settings = Views(page, figures, sample_key, basis), replace(settings, model=model)
     drawn, warnings = show(labelled, views, settings, overwrite=overwrite)
     if as_json:

@@ -90,7 +90,7 @@ def serve(
     log: str | None,
     settings: Settings,
 ) -> None:
-    """Label cells over HTTP, for programs and for a page in a browser.
+    """Label cells over HTTP, for programs and a browser.
 
     Loads its models once, in a child process that reads and labels, and serves this machine alone,
     unless told otherwise with --host. Needs the extra 'serve'.

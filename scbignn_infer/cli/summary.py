@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scbignn_infer.cli.printing import make_console, make_table, print_pairs, print_warnings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -17,11 +18,23 @@ if TYPE_CHECKING:
 MOST_CLUSTERS = 40
 """Clusters of a column that are printed; tables have all."""
 FEW_PAIRS = 5
+PROGRAM = "scbignn-infer"
 CLUSTER_TITLES = ["cells", "label", "share", "next", "share", "mixed", "confidence"]
 
 
-def print_summary(summary: Summary, *, model: str | None, report: Path | None) -> None:
-    """Print the summary of a job; ``model`` is that which was named, ``report`` a page."""
+def print_summary(
+    summary: Summary,
+    *,
+    model: str | None,
+    report: Path | None,
+    explain: Sequence[str],
+    draw: Sequence[str],
+) -> None:
+    """Print the summary of a job.
+
+    ``model`` is that which was named, ``report`` a page; ``explain`` and ``draw`` are the options
+    with which the commands ``explain`` and ``report`` find the same labels.
+    """
     from scbignn_infer.annotation.provenance import Provenance
 
     console = make_console(stderr=True)
@@ -53,7 +66,7 @@ def print_summary(summary: Summary, *, model: str | None, report: Path | None) -
     if "mixtures" in summary:
         print_pairs(console, {"mixtures": _mixtures(summary["mixtures"], n)})
     print_warnings(summary["warnings"])
-    first, second = _next_steps(summary, model or used.name, report)
+    first, second = _next_steps(summary, ["-m", model or used.name, *explain], draw, report)
     print_pairs(
         console,
         {
@@ -92,15 +105,17 @@ def _print_clusters(console: Console, key: str, clusters: list[dict[str, Any]]) 
         console.print(f"{more:,} more; --cluster-table FILE.csv writes all", soft_wrap=True)
 
 
-def _next_steps(summary: Summary, model: str, report: Path | None) -> tuple[str, str]:
+def _next_steps(
+    summary: Summary, explain: Sequence[str], draw: Sequence[str], report: Path | None
+) -> tuple[str, str]:
     """Say in two lines how to look at the labels."""
     output = summary["output"]
     look = "to see the cells on a map, add --report report.html"
     if output.endswith(".h5ad"):
-        look = f"to see the cells on a map: scbignn-infer report {shlex.quote(output)}"
+        look = f"to see the cells on a map: {shlex.join([PROGRAM, 'report', output, *draw])}"
     if report is not None:
         look = f"open {report} in a browser"
-    why = f"scbignn-infer explain {shlex.quote(summary['input'])} -m {shlex.quote(model)}"
+    why = shlex.join([PROGRAM, "explain", summary["input"], *explain])
     if summary["unknown"]:
         where = shlex.quote('scbignn_cell_type == "unknown"')
         return look, f"to see what the unknown cells are: {why} --where {where}"

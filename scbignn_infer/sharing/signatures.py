@@ -139,7 +139,8 @@ def _no_key(path: Path, kind: str, why: str) -> InputError:
     return InputError(
         f"cannot use the {kind} key {path} ({why})",
         expected=f"a file in PEM form with a {kind} key of the curve P-256, P-384 or P-521",
-        do="see docs/share.md for how to make a pair of keys",
+        do="make a pair with: openssl ecparam -name prime256v1 -genkey -noout -out my.key && "
+        "openssl ec -in my.key -pubout -out my.pub",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from abc import abstractmethod
 from contextlib import contextmanager
@@ -173,6 +174,13 @@ def one_line(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - h5py, anndata, pandas, scipy raise a dozen classes
         if is_want_of_memory(error):
             raise MemoryError(f"{path}: {reason(error)}") from None
+        if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+            raise InputError(
+                f"{path} is open in another program, which may be writing into it",
+                expected="a file that no program writes into",
+                do="close it there (in a notebook, close the file or restart the kernel), then "
+                "run again",
+            ) from None
         raise InputError(
             f"cannot read {path} ({reason(error)})",
             expected=f"a whole {kind}",

@@ -93,7 +93,8 @@ class RdsFile(HeldFile):
 
 def _notes(table: Table, names: list[str]) -> list[str]:
     """Say what was taken of the object."""
-    said = [f"X is '{names[0]}'" + f" of the assay {table.assay}" * bool(table.assay)]
+    of_assay = f" of the assay {table.assay}" * bool(table.assay)
+    said = [f"X is '{names[0]}'{of_assay}"] if of_assay or len(names) > 1 else []
     if table.others:
         said.append(f"other assays are left out: {', '.join(table.others)}")
     return said

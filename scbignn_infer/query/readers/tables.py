@@ -155,6 +155,8 @@ def _header(path: Path) -> tuple[int, str]:
         lines = [file.readline()]
         while lines[-1].startswith(b"#") or (lines[-1] and not lines[-1].strip()):
             lines.append(file.readline())
+    if not lines[-1]:
+        raise ValueError("it has no line of names")
     if b"\0" in lines[-1]:
         raise ValueError("it is no text in UTF-8")
     text = [re.split(r"[\r\n]", as_text(line.removeprefix(codecs.BOM_UTF8)))[0] for line in lines]
