@@ -3,7 +3,7 @@
 The statistic is one of single genes, worked out of sums over one pass through the file: the mean
 log1p of counts per 10,000 of the group's cells less that of the others, in standard deviations
 within the two. It describes these cells; it proves nothing, since the labels come from the same
-genes.
+genes. All genes of the file are looked at.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scbignn_infer.annotation.clusters import label_clusters
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.interpretation import signed_interpretation
-from scbignn_infer.network.levels import READ_CELLS
-from scbignn_infer.network.panel import TARGET_SUM
+from scbignn_infer.query.enough import enough
+from scbignn_infer.query.expressed import FileGenes, Shown
 from scbignn_infer.query.gene_names import SPECIES, GeneNames
 from scbignn_infer.query.where import cells_where
 from scbignn_infer.settings import AS_FOUND
@@ -42,8 +42,6 @@ TOP = 10
 """Genes of each kind that are kept."""
 KNOWN = 5
 """The heaviest genes of a label are its known markers."""
-NOISE = 0.3
-"""Added to the spread of a gene, so that none stands out by being still."""
 MOST_GROUPS = 500
 LEAST_SHARE = 0.1
 """Of a group's cells that must have a gene which they are said to show."""
@@ -94,7 +92,7 @@ class Evidence:
         Mean confidence.
     shown
         Genes that its cells show most against all others of the file, with the largest difference
-        first.
+        first; of all genes of the file, whether the model knows them or not.
     looked_at
         Genes whose presence speaks for the label in the model, and that the file has, the heaviest
         first.
@@ -141,56 +139,6 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How groups of cells express the genes of a panel; cells without counts are left out.
-
-    Attributes
-    ----------
-    cells
-        (n_groups,) number of cells.
-    mean, variance, share
-        (n_groups, n_genes) mean log1p(CP10k), its variance, and the share of cells with the gene.
-    """
-
-    cells: Array
-    mean: Array
-    variance: Array
-    share: Array
-
-    @classmethod
-    def of(cls, query: Query, choice: Choice, codes: Array, n_groups: int) -> Shown:
-        """Read a query once; ``codes`` (n_cells,) are the groups of its cells."""
-        sums = np.zeros((3, n_groups, len(choice.panel.symbols)))
-        cells, start = np.zeros(n_groups), 0
-        for block in query.blocks(choice.matrix, READ_CELLS):
-            counts, totals = choice.panel.densify(block)
-            shown = np.log1p(counts * (TARGET_SUM / np.maximum(totals, 1)))
-            group = codes[start : start + len(shown)]
-            start += len(shown)
-            member = (group == np.arange(n_groups)[:, None]) & (totals[:, 0] > 0)
-            cells += member.sum(axis=1)
-            member = member.astype(np.float32)
-            for i, values in enumerate((shown, shown * shown, shown > 0)):
-                sums[i] += member @ values.astype(np.float32)
-        total, squares, some = sums / np.maximum(cells, 1)[:, None]
-        return cls(cells, total, np.maximum(squares - total**2, 0), some)
-
-    def is_all(self, group: int) -> bool:
-        """Tell whether there are no other cells than those of a group."""
-        return bool(self.cells[group] == self.cells.sum())
-
-    def against_rest(self, group: int) -> tuple[Array, Array]:
-        """Return the differences (n_genes,) of a group from all others, and their shares."""
-        rest = self.cells.copy()
-        rest[group] = 0
-        part = (rest / max(rest.sum(), 1))[:, None]
-        mean, share = (part * self.mean).sum(axis=0), (part * self.share).sum(axis=0)
-        variance = (part * (self.variance + self.mean**2)).sum(axis=0) - mean**2
-        spread = np.sqrt((self.variance[group] + np.maximum(variance, 0)) / 2) + NOISE
-        return (self.mean[group] - mean) / spread, share
-
-
-@dataclass(frozen=True)
 class Groups:
     """Groups of cells; ``codes`` (n_cells,) are places among their ``names``, -1 for none."""
 
@@ -201,8 +149,8 @@ class Groups:
 
     @classmethod
     def by_label(cls, called: Called) -> Groups:
-        """Make a group of the cells of each label, the most frequent first."""
-        names = list(called.counts())
+        """Make a group of the cells of each label, the most frequent first, unknown ones last."""
+        names = sorted(called.counts(), key=lambda name: name == UNKNOWN)
         place = {name: i for i, name in enumerate(names)}
         return cls(names, np.array([place[label] for label in called.labels]))
 
@@ -240,6 +188,7 @@ def find_evidence(
         No cell is chosen, the condition cannot be understood, there are too many clusters, or as in
         annotating.
     """
+    query = enough(query, reading)
     choice = annotator.choose(query, reading)
     annotation = annotator.annotate_query(query, reading, choice=choice)
     found = list[Evidence]()
@@ -305,12 +254,13 @@ class Called(Protocol):
 def evidence_of(
     query: Query, choice: Choice, called: Called, grouping: Grouping, groups: Groups
 ) -> tuple[list[Evidence], Shown]:
-    """Say what the cells of some groups show, and how they express the genes of the panel."""
+    """Say what the cells of some groups show, and how they express the genes of the file."""
     n, names, ontology = len(groups.names), groups.names, Ontology.of(choice.bundle.spec, grouping)
-    shown = Shown.of(query, choice, np.where(groups.codes < 0, n, groups.codes), n + 1)
+    codes = np.where(groups.codes < 0, n, groups.codes)
+    shown = Shown.of(query, choice, FileGenes.of(query, choice), codes, n + 1)
     weights = label_weights(choice.bundle, ontology, grouping, called.provenance.tissue.chosen)
     known = {gene for own in weights.values() for gene in own}
-    genes = _Genes(choice.panel.symbols, shown, _in_file(choice, shown, known))
+    of_genes = _Genes(shown, _in_file(choice, shown, known))
     best, labels, reasons = called.best_labels, called.labels, called.unknown_reasons
     of_cells = np.array([*names, ""], object)[groups.codes].tolist()
     within = label_clusters(labels, called.confidence, ontology, of_cells)
@@ -332,7 +282,7 @@ def evidence_of(
                 best_labels=most,
                 reasons=_counted([reason for reason in reasons[cells] if reason]),
                 confidence=rows[name].confidence,
-                **genes.of(i, weights.get(label, {}), one_type=label in grouping.labels),
+                **of_genes.of(i, weights.get(label, {}), one_type=label in grouping.labels),
             )
         )
     return found, shown
@@ -340,9 +290,8 @@ def evidence_of(
 
 @dataclass(frozen=True)
 class _Genes:
-    """The genes of a panel, as groups of cells show them and labels rest on them."""
+    """The genes of a file, as groups of cells show them and labels rest on them."""
 
-    symbols: list[str]
     shown: Shown
     in_file: set[str]
 
@@ -352,27 +301,27 @@ class _Genes:
         What joins types has no known markers: each type has its own.
         """
         difference, share_of_rest = self.shown.against_rest(group)
-        share, alone = self.shown.share[group], self.shown.is_all(group)
+        share, alone = self.shown.of_group(group)[2], self.shown.is_all(group)
+        symbols, place = self.shown.symbols, self.shown.place
 
         def gene(i: int) -> GeneEvidence:
             return GeneEvidence(
-                self.symbols[i],
+                symbols[i],
                 round(float(share[i]), 4),
                 None if alone else round(float(share_of_rest[i]), 4),
                 0.0 if alone else round(float(difference[i]), 3),
-                round(weights.get(self.symbols[i], 0.0), 4),
+                round(weights.get(symbols[i], 0.0), 4),
             )
 
         stands_out = (difference > 0) & (share >= LEAST_SHARE) & (not alone)
-        order = [i for i in np.argsort(-difference, kind="stable") if stands_out[i]]
-        place = {symbol: i for i, symbol in enumerate(self.symbols)}
+        first = np.argsort(np.where(stands_out, -difference, np.inf), kind="stable")[:TOP]
         heaviest = sorted(weights, key=lambda symbol: -abs(weights[symbol]))
         known = [symbol for symbol in heaviest if weights[symbol] > 0][: KNOWN * one_type]
         read = [gene(place[symbol]) for symbol in heaviest if symbol in place]
         lower = {g.gene for g in read if (g.share == 0 if alone else g.difference <= 0)}
         absent = [symbol for symbol in known if symbol not in self.in_file]
         return {
-            "shown": [gene(i) for i in order[:TOP]],
+            "shown": [gene(i) for i in first if stands_out[i]],
             "looked_at": [g for g in read if g.weight > 0][:TOP],
             "lacks": [g for g in read if g.weight < 0][:TOP],
             "absent": absent,
@@ -384,8 +333,8 @@ def _in_file(choice: Choice, shown: Shown, symbols: Iterable[str]) -> set[str]:
     """Return those symbols of which the file has a count, by whatever name."""
     bundle = choice.bundle
     there = {bundle.gene_symbols[i] for i in np.flatnonzero(choice.genes.present)}
-    counted = shown.share.max(axis=0) > 0
-    there -= {s for s, some in zip(choice.panel.symbols, counted, strict=True) if not some}
+    counted = shown.sums[2].any(axis=0)
+    there -= {s for s, some in zip(shown.symbols, counted, strict=True) if not some}
     away = set(symbols) - there
     if away and bundle.spec.species in SPECIES:
         gene = GeneNames.of(bundle.spec.species).gene

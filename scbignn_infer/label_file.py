@@ -203,7 +203,6 @@ class Job:
         self.cluster_table = cluster_table
         self._held = annotator
         self._sample_key = sample_key if target.suffix == excel.SUFFIX else None
-        self._table_warnings: list[str] = []
         self._overwrite, self._replace = overwrite, overwrite or replace
         self._progress = progress or (lambda stage, done, total: None)
         self._has_read = Event()
@@ -272,16 +271,17 @@ class Job:
         annotation = self.annotation = replace(self.annotation, provenance=self._provenance())
         tell, key = self._tell, self.settings.key_added
         drawn: list[Draft] = []
+        of_tables: list[str] = []
         if self.views is not None:
             tell("report", 0, 1)
-            drawn = self._draw(self.views)
+            drawn, of_tables = self._draw(self.views)
             annotation = self.annotation
             tell("report", 1, 1)
         tell("write", 0, 1)
         if self.cluster_table is not None:
-            self._write_clusters(self._drafts[-1])
+            of_tables += self._write_clusters(self._drafts[-1])
         if self._add_slots is None:
-            self._write_new(self._drafts[0])
+            of_tables += self._write_new(self._drafts[0])
         else:
             self.cells.close()
             with atomic.one_line(self.target):
@@ -289,7 +289,7 @@ class Job:
         atomic.put([*self._drafts, *drawn], self.cells.identity)
         tell("write", 1, 1)
         summary = annotation.summary()
-        summary["warnings"] += self._table_warnings
+        summary["warnings"] += dict.fromkeys(of_tables)
         return {
             "input": str(self.query),
             "output": str(self.target),
@@ -417,14 +417,14 @@ class Job:
             others=[self.target, *(self.views.paths if self.views else [])],
         )
 
-    def _write_clusters(self, draft: Draft) -> None:
-        """Write a row for each cluster of each column."""
+    def _write_clusters(self, draft: Draft) -> list[str]:
+        """Write a row for each cluster of each column; return warnings."""
         tables = {key: found.columns() for key, found in self.annotation.clusters.items()}
         with atomic.one_line(draft.target):
-            write_blocks(tables, draft.path, draft.target.suffix, title="key")
+            return write_blocks(tables, draft.path, draft.target.suffix, title="key")
 
-    def _write_new(self, draft: Draft) -> None:
-        """Write a table, or an AnnData made of a file in another format."""
+    def _write_new(self, draft: Draft) -> list[str]:
+        """Write a table, or an AnnData made of a file in another format; return warnings."""
         cells, key = self.cells, self.settings.key_added
         annotation = self.annotation.of_all(self.kept)
         values = slots.slot_values(annotation, key)
@@ -435,7 +435,7 @@ class Job:
             h5ad.check_lengths(whole.n_obs, values, cells.path)
             with atomic.one_line(draft.target):
                 h5ad.write_new_h5ad(whole, draft.path, values)
-            return
+            return []
         names, samples = cells.cell_names(), None
         if self._sample_key is not None:
             samples = self.kept.obs_column(self._sample_key)
@@ -448,10 +448,9 @@ class Job:
                 excel.write_workbook(draft.path, sheets)
             else:
                 write_table(table, draft.path, draft.target.suffix)
-        if draft.target.suffix in TEXT_SUFFIXES:
-            self._table_warnings = table.warnings()
+        return table.warnings() if draft.target.suffix in TEXT_SUFFIXES else []
 
-    def _draw(self, views: Views) -> list[Draft]:
+    def _draw(self, views: Views) -> tuple[list[Draft], list[str]]:
         """Draw what was wanted of the labels; a map that is made for it stays with them."""
         from scbignn_infer.report import layout
         from scbignn_infer.report.findings import Findings
@@ -469,7 +468,7 @@ class Job:
         labelled = Labelled.of(annotation)
         grouping = self.rules.on(annotation.provenance.tissue).grouping
         findings = Findings(
-            self.cells.path.name,
+            views.title or self.cells.path.name,
             labelled,
             cells.cell_names(),
             cell_map,

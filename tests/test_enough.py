@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import warnings
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 import scbignn_infer
 from scbignn_infer import Annotator, Reading
 from scbignn_infer.errors import InputError
+from scbignn_infer.gene_evidence import find_evidence
 from scbignn_infer.query.enough import SomeCells, enough
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, open_query
 
@@ -251,6 +253,40 @@ def test_log_normalised_files_are_one_line(
     done = run("annotate", example, *more, code=1)
     assert "holds no counts: X is log1p-cut" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_and_evidence_are_of_the_others_alone(
+    run: Callable[..., Any],
+    islets: ad.AnnData,
+    alone: ad.AnnData,
+    annotator: Annotator,
+    tmp_path: Path,
+) -> None:
+    cells, labelled, page = islets.copy(), tmp_path / "labelled.h5ad", tmp_path / "labelled.html"
+    cells.obs["half"] = np.where(np.arange(120) < 60, "first", "second")
+    cells.obsm["X_umap"] = np.random.default_rng(0).random((120, 2))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    more = ["-m", MODEL, "--threads", 1, "--min-counts", DROPLETS]
+    run("annotate", tmp_path / "cells.h5ad", "-o", labelled, *more, "--report", tmp_path / "a.html")
+    run("report", labelled, "--sample-key", "half")
+    for text in (page.read_text(), (tmp_path / "a.html").read_text()):
+        assert "<b>left out</b>30 barcodes with fewer than 300 counts in X" in text
+        data = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
+        assert data["names"] == alone.obs_names.tolist()
+        counts = {c["label"]: c["n"] for c in data["kinds"]["label"]["categories"]}
+        assert counts == alone.obs["scbignn_cell_type"].value_counts().to_dict()
+        x = np.frombuffer(base64.b64decode(data["x"]), "<u2")
+        kept = cells.obs_names.isin(alone.obs_names)
+        assert np.corrcoef(x, cells.obsm["X_umap"][kept, 0])[0, 1] > 0.999
+    halves = {name: f"{n} cells" for name, n in cells.obs["half"][kept].value_counts().items()}
+    assert all(f"<th class=n>{name}<br>{n}</th>" in page.read_text() for name, n in halves.items())
+    reading = Reading(min_counts=DROPLETS)
+    found = find_evidence(annotator, AnnDataQuery(islets), reading)
+    assert found == find_evidence(annotator, AnnDataQuery(alone))
+    ad.read_h5ad(labelled)[~kept].copy().write_h5ad(labelled)
+    told = run("report", labelled, "--overwrite", code=1).stderr
+    assert "all 30 cells of" in told
+    assert "were left out for their few counts" in told
 
 
 def test_inspect_says_how_many(run: Callable[..., Any], islets: ad.AnnData, tmp_path: Path) -> None:

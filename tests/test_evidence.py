@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +11,19 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scbignn_infer
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import InputError
 from scbignn_infer.gene_evidence import find_evidence
+from scbignn_infer.query.expressed import FileGenes, Shown
 from scbignn_infer.query.readers import AnnDataQuery
 from scbignn_infer.settings import Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scbignn_infer.gene_evidence import Evidence
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -78,7 +83,8 @@ def test_numbers_are_those_of_counting(blood_annotator: Annotator, blood: ad.Ann
     """By means, shares and deviations of a dense matrix, as its values are log1p(CP10k)."""
     annotation = blood_annotator.annotate_query(AnnDataQuery(blood))
     found = by_group(find_evidence(blood_annotator, AnnDataQuery(blood)))
-    assert list(found) == list(annotation.counts())
+    n = annotation.counts()
+    assert list(found) == [*(label for label in n if label != "unknown"), "unknown"]
     values = blood.to_df()
     for label in ("B", "NK", "unknown"):
         own = annotation.labels == label
@@ -97,20 +103,108 @@ def test_numbers_are_those_of_counting(blood_annotator: Annotator, blood: ad.Ann
 
 
 def test_the_best_genes_are_found(islet_annotator: Annotator, islets: ad.AnnData) -> None:
-    """No gene that both file and model have stands out more than those shown."""
+    """No gene of the file stands out more than those shown, whether the model reads it or not."""
     query = AnnDataQuery(islets)
     annotation = islet_annotator.annotate_query(query)
-    symbols = islet_annotator.choose(query).panel.symbols
-    counts = islets.to_df()[symbols]
-    known = [g in set(islet_annotator.bundle.gene_symbols) for g in islets.var_names]
-    totals = islets.to_df().loc[:, known].sum(axis=1)
+    counts = islets.to_df()
+    index = islet_annotator.choose(query).genes.reference_index
+    share = islet_annotator.bundle.statistics["gene_share"][index[index >= 0]].sum()
+    totals = islets.to_df().loc[:, index >= 0].sum(axis=1) / share
     values = np.log1p(counts.div(totals, axis=0) * 1e4)
     own = annotation.labels == "alpha"
     spread = np.sqrt((values[own].var(ddof=0) + values[~own].var(ddof=0)) / 2) + 0.3
     difference = (values[own].mean() - values[~own].mean()) / spread
     difference = difference[(counts[own] > 0).mean() >= 0.1].nlargest(10)
     (alpha,) = (e for e in find_evidence(islet_annotator, query) if e.group == "alpha")
-    assert [g.gene for g in alpha.shown][:5] == list(difference.index)[:5]
+    assert [g.gene for g in alpha.shown] == list(difference.index)
+    assert [g.difference for g in alpha.shown] == pytest.approx(list(difference), abs=2e-3)
+    foreign = {g.gene for g in alpha.shown} - set(islet_annotator.choose(query).panel.symbols)
+    assert all(g.weight == 0 for g in alpha.shown if g.gene in foreign)
+
+
+def with_planted(islets: ad.AnnData, labels: np.ndarray, name: str) -> ad.AnnData:
+    """Return the cells with two columns of one gene that no model knows, and an antibody.
+
+    The two are high in beta cells alone, each in every other cell; the antibody is higher.
+    """
+    beta, even = labels == "beta", np.arange(len(labels)) % 2 == 0
+    planted = np.stack([30.0 * (beta & even), 30.0 * (beta & ~even), 900.0 * beta], axis=1)
+    counts = sp.csr_matrix(np.hstack([planted, islets.to_df().to_numpy()]))
+    found = ad.AnnData(counts, obs=islets.obs)
+    found.var_names = ["planted", "planted-1", "antibody", *islets.var_names]
+    found.var["symbol"] = [name, name, "CD99", *islets.var_names]
+    found.var["feature_types"] = "Gene Expression"
+    found.var.loc["antibody", "feature_types"] = "Antibody Capture"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("PLANTED", "PLANTED"), ("ENSG00000142163", "OR1E3"), ("ENSG9", "ENSG9")]
+)
+def test_genes_that_the_model_does_not_know_are_shown(
+    islet_annotator: Annotator, islets: ad.AnnData, name: str, shown: str
+) -> None:
+    """Columns of one name are one gene, ids have their symbol, and what is no gene is none."""
+    assert shown not in islet_annotator.bundle.gene_symbols
+    labels = islet_annotator.annotate_query(AnnDataQuery(islets)).labels
+    query = AnnDataQuery(with_planted(islets, labels, name))
+    reading = Reading(gene_column="symbol")
+    beta = by_group(find_evidence(islet_annotator, query, reading))["beta"]
+    assert beta.shown[0].gene == shown
+    assert beta.shown[0].share == pytest.approx(1, abs=0.05)
+    assert beta.shown[0].share_of_rest == pytest.approx(0, abs=0.02)
+    assert "CD99" not in [g.gene for g in beta.shown]
+    assert [g.gene for g in beta.shown[1:]].count(shown) == 0
+
+
+class Blocks(AnnDataQuery):
+    """Hands out blocks of few cells, whatever is asked for, with entries in disorder and halved."""
+
+    def blocks(self, matrix: str, size: int) -> Iterator[sp.csr_matrix]:
+        for block in super().blocks(matrix, 7):
+            halves = sp.csr_matrix(
+                (
+                    np.repeat(block.data / 2, 2),
+                    np.repeat(block.indices, 2),
+                    2 * block.indptr,
+                ),
+                shape=block.shape,
+            )
+            for i in range(halves.shape[0]):
+                row = slice(halves.indptr[i], halves.indptr[i + 1])
+                halves.data[row] = halves.data[row][::-1]
+                halves.indices[row] = halves.indices[row][::-1]
+            halves.has_sorted_indices = halves.has_canonical_format = False
+            yield halves
+
+
+def test_sums_do_not_depend_on_blocks_or_on_the_order_of_entries(
+    islet_annotator: Annotator, islets: ad.AnnData
+) -> None:
+    plain, odd = AnnDataQuery(islets), Blocks(islets)
+    choice = islet_annotator.choose(plain)
+    codes = np.arange(islets.n_obs) % 3
+    genes = FileGenes.of(plain, choice)
+    first, second = (Shown.of(q, choice, genes, codes, 3) for q in (plain, odd))
+    np.testing.assert_array_equal(first.cells, second.cells)
+    np.testing.assert_allclose(first.sums, second.sums, rtol=1e-5)
+    assert first.sums.shape == (3, 3, len(genes.symbols))
+    assert set(choice.panel.symbols) < set(genes.symbols)
+
+
+def test_memory_is_that_of_groups_and_genes(islet_annotator: Annotator, islets: ad.AnnData) -> None:
+    """Twice as many cells take no more."""
+    peaks = []
+    for n in (4, 8):
+        query = AnnDataQuery(islets)
+        choice = islet_annotator.choose(query)
+        genes = FileGenes.of(query, choice)
+        query.blocks = lambda matrix, size, n=n: (sp.csr_matrix(islets.X) for _ in range(n))
+        tracemalloc.start()
+        Shown.of(query, choice, genes, np.arange(n * islets.n_obs) % 5, 5)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_markers_that_are_missing_are_named(islet_annotator: Annotator, islets: ad.AnnData) -> None:

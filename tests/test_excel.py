@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+import time
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import pytest
 from scbignn_infer.errors import OutputError
 from scbignn_infer.output import excel
 from scbignn_infer.output.elements import Categories
-from scbignn_infer.output.table import Table, formula_warnings
+from scbignn_infer.output.table import Table, formula_warnings, write_rows
 from scbignn_infer.plain import encodable
 
 if TYPE_CHECKING:
@@ -136,6 +138,43 @@ def test_text_tables_have_names_as_they_are_and_say_so(
     assert both.index[: len(ODD)].tolist() == ODD
 
 
+def test_every_text_table_says_so(run: Callable[..., Any], cells: Path, tmp_path: Path) -> None:
+    one = "warning: 1 name begins with =, +, - or @ ('=one'), and a spreadsheet"
+    labelled, model = tmp_path / "labelled.h5ad", ["-m", MODEL, "--threads", 1]
+    clusters = ["--cluster-key", "sample", "--cluster-table", tmp_path / "clusters.csv"]
+    assert one in run("annotate", cells, *model, "-o", labelled, *clusters).stderr
+    figures = ["--sample-key", "sample", "--figures", tmp_path / "figures"]
+    assert one in run("report", labelled, *figures).stderr
+    groups = ["--cluster-key", "sample", "-o", tmp_path / "groups.tsv"]
+    assert one in run("explain", cells, *model, *groups).stderr
+    single = ["--cells", "=1+1", "-o", tmp_path / "single.csv"]
+    assert "warning: 1 name begins" in run("explain", cells, *model, *single).stderr
+    (tmp_path / "=one.h5ad").write_bytes(cells.read_bytes())
+    assert one in run("annotate", tmp_path / "=one.h5ad", *model, "-O", tmp_path / "out").stderr
+    kinds = {
+        "clusters.csv": ("cluster", ","),
+        "figures/composition.csv": ("sample", ","),
+        "groups.tsv": ("group", "\t"),
+        "out/scbignn_cell_types.csv": ("sample", ","),
+    }
+    for name, (column, separator) in kinds.items():
+        assert "=one" in set(pd.read_csv(tmp_path / name, sep=separator)[column]), name
+        assert b"\r" not in (tmp_path / name).read_bytes(), name
+    assert set(pd.read_csv(tmp_path / "single.csv")["cell"]) == {"=1+1"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_odd_texts_are_read_back_as_they_are(tmp_path: Path, suffix: str) -> None:
+    rows = [("a\rb", 1, 0.1), ('say "x"', 2, 1e-12), ("a,b\tc", 3, -1.0), ("=\n", 4, 0.0)]
+    path = tmp_path / f"a{suffix}"
+    (said,) = write_rows(path, suffix, ("+name", "n", "x"), rows)
+    assert said.startswith("2 names begin with =, +, - or @ ('+name')")
+    with path.open(encoding="utf-8", newline="") as text:
+        titles, *found = csv.reader(text, delimiter="\t" if suffix == ".tsv" else ",")
+    assert titles == ["+name", "n", "x"]
+    assert [(a, int(b), float(c)) for a, b, c in found] == rows
+
+
 def test_a_warning_names_the_first() -> None:
     assert formula_warnings(["a", "b=c", "1-2", ""]) == []
     (said,) = formula_warnings(["a", "-x", "@y"])
@@ -150,6 +189,22 @@ def write(path: Path, names: list[str]) -> list[Any]:
     path.touch()
     excel.write_workbook(path, [excel.Sheet("cells", table.titles, table.values())])
     return sheet(path, "cells")[1:]
+
+
+def test_the_same_sheets_are_the_same_bytes_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    for name, now in (("a.xlsx", 1.6e9), ("b.xlsx", 1.9e9)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        write(tmp_path / name, ["a", "=b"])
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        assert {member.date_time[0] for member in archive.infolist()} == {1980}
+        assert archive.testzip() is None
+    properties = openpyxl.load_workbook(tmp_path / "a.xlsx").properties
+    assert (properties.created.year, properties.modified.year) == (1980, 1980)
 
 
 def test_numbers_are_as_short_as_in_text(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_a_labelled_file_gives_the_same_report_without_labelling(
         for path, name in ((folder / "r.html", "q.h5ad"), (labelled.with_suffix(".html"), "o.h5ad"))
     )
     assert first == second
+    assert "of all 765 genes of the file" in first
 
 
 def test_what_stands_in_the_file_is_shown(run: Any, labelled: Path) -> None:
@@ -157,7 +158,7 @@ def test_without_its_model_a_report_has_all_but_the_models_part(
     assert "Genes that carry the labels" not in text
     assert "<h2>The model</h2>" not in text
     assert "Map of the cells" in text
-    assert names(out) == [n for n in FILES if not n.startswith("evidence")]
+    assert names(out) == [n for n in FILES if not n.startswith(("evidence", "markers"))]
     wrong = run("report", labelled, "-m", "human-pbmc", "--overwrite", code=1).stderr
     assert "the labels are of human-pbmc" in wrong
 

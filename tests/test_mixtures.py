@@ -99,8 +99,12 @@ def test_the_evidence_is_that_of_the_formula(found: Any, annotator: Annotator) -
 
     explain = Explainer(panel, annotator.rules.grouping, annotation.gene_level_codes, 5.0)
     assert sorted(explain.types.tolist()) == parts.tolist()
-    pairs, evidence, totals = explain(counts[rows])
+    pairs, evidence, totals, misfit = explain(counts[rows])
     np.testing.assert_allclose(totals, panel.densify.totals(counts[rows]))
+
+    def off(mu: Any, x: Any) -> float:
+        return float((x - mu) @ inverse @ (x - mu))
+
     for i, row in enumerate(rows):
         single = [likely(profile[c], z[row]) + prior[c] for c in range(len(profile))]
         first = max(parts, key=lambda c: single[c])
@@ -119,6 +123,11 @@ def test_the_evidence_is_that_of_the_formula(found: Any, annotator: Annotator) -
             < 2e-3
             or pairs[i, 1] == best
         )
+        of_type = min(off(mu, z[row]) for mu in profile)
+        assert misfit[i, 0] == pytest.approx(of_type, rel=5e-3)
+        shares = (0.3, 0.5, 0.7)
+        ofs = [off(mixed(pairs[i, 0], pairs[i, 1], w), z[row]) for w in shares]
+        assert min(abs(misfit[i, 1] / v - 1) for v in ofs) < 5e-3
 
 
 def test_made_doublets_are_found_and_labels_stay(
@@ -227,8 +236,9 @@ def test_cells_without_counts_are_no_mixtures(annotator: Annotator, islets: ad.A
 def test_the_bar_follows_the_file() -> None:
     """Cells far above the median are named, by the spread below it; and none below the least."""
 
-    def named(score: Any) -> Any:
+    def named(score: Any, misfit: Any = None) -> Any:
         totals = np.ones(len(score))
+        misfit = np.ones((len(score), 2)) if misfit is None else misfit
 
         class Given:
             types = np.array([0, 1])
@@ -236,7 +246,7 @@ def test_the_bar_follows_the_file() -> None:
             def __call__(self, rows: Any) -> Any:
                 part = slice(int(rows[0, 0]), int(rows[0, 0]) + rows.shape[0])
                 parts = np.tile([1, 0], (rows.shape[0], 1))
-                return parts, score[part], totals[part]
+                return parts, score[part], totals[part], misfit[part]
 
         rows = sp.csr_matrix(np.arange(len(score), dtype=float)[:, None])
         return find_mixtures(
@@ -260,6 +270,12 @@ def test_the_bar_follows_the_file() -> None:
     narrow = named(np.concatenate([np.random.default_rng(0).normal(-6, 0.1, 5000), [0.9, 1.1]]))
     assert narrow.named[-2:].tolist() == [False, True]
     assert narrow.named.sum() == 1
+    misfit = np.stack([np.linspace(1, 2, 5003), np.full(5003, 1.5)], axis=1)
+    misfit[-3:, 1] = [1.95, 1.85, 1.95]  # the first and the last fit worse than nine in ten do
+    gated = named(score, misfit)
+    assert gated.named[-3:].tolist() == [False, True, False]
+    assert gated.score[-3] == 0
+    np.testing.assert_array_equal(gated.score[:-3], found.score[:-3])
 
 
 def test_names_are_of_two_labels() -> None:

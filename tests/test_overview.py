@@ -13,6 +13,7 @@ import pytest
 
 from scbignn_infer.batch import overview
 from scbignn_infer.batch.overview import INDEX, MULTIQC, TABLE
+from scbignn_infer.report.layout import FEW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,3 +144,55 @@ def test_records_of_earlier_versions_and_odd_names_are_taken() -> None:
     assert whole.types == ["T", "B", "unknown"]
     assert whole.cells == [[0, 2, 1], [5, 1, 0]]
     assert list(whole.for_multiqc()["data"]) == [r"x\x1b", "y"]
+
+
+def test_each_sample_has_a_folder_of_figures(run: Any, cells: Path, tmp_path: Path) -> None:
+    """Which a later run takes as they are, unless one is missing."""
+    out, figures = tmp_path / "out", tmp_path / "all" / "figures"
+    (tmp_path / "few").mkdir()
+    for path in (cells / "a & #1?.h5ad", cells / "b.h5ad"):
+        ad.read_h5ad(path)[:FEW].write_h5ad(tmp_path / "few" / path.name)
+    start = ["annotate", tmp_path / "few" / "*.h5ad", *MODEL, "-O", out, "--figures", figures]
+    done = run(*start)
+    assert f"figures   {figures}, a folder for each sample" in done.stderr
+    names = ["a & #1?", "b"]
+    assert sorted(path.name for path in figures.iterdir()) == names
+    for name in names:
+        rows = list(csv.DictReader((figures / name / "composition.csv").open(encoding="utf-8")))
+        n = {row["cell_type"]: int(row["cells"]) for row in rows}
+        assert n == counts(out)[name]
+        drawn = {path.name for path in (figures / name).iterdir()}
+        assert {"map.svg", "map.pdf", "map.png", "evidence.svg", "confidence.png"} <= drawn
+        assert not list(out.glob("*.html"))
+    assert {r["status"] for r in json.loads(run(*start, "--json").stdout)["samples"]} == {"skipped"}
+    (figures / "b" / "map.pdf").unlink()
+    (figures / "b" / ".map.svg.run-0123abcd.x.tmp").write_text("left by a run that was killed")
+    again = json.loads(run(*start, "--json").stdout)["samples"]
+    assert {r["sample"]: r["status"] for r in again} == {"a & #1?": "skipped", "b": "done"}
+    assert {path.name for path in (figures / "b").iterdir()} == drawn
+    other = run(*start[:-1], tmp_path / "other", "--json")
+    assert {r["status"] for r in json.loads(other.stdout)["samples"]} == {"done"}
+    assert {path.name for path in (tmp_path / "other" / "b").iterdir()} == drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "figures", "said"),
+    [
+        ("b.h5ad", "out", "would be, or be in, a sample or the output of one"),
+        ("c", "out/a.h5ad", "would be, or be in, a sample or the output of one"),
+        (TABLE, "out", f"the output of a sample would be {TABLE}, which is written for all"),
+        ("c", "cells/b.h5ad", "would be, or be in, a sample or the output of one"),
+    ],
+)
+def test_figures_that_would_lie_on_others_are_refused(
+    run: Any, cells: Path, tmp_path: Path, name: str, figures: str, said: str
+) -> None:
+    """Nothing is labelled or made."""
+    (tmp_path / "cells").mkdir()
+    for stem in "ab":
+        (tmp_path / "cells" / f"{stem}.h5ad").write_bytes((cells / "b.h5ad").read_bytes())
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text(f"query,name\ncells/a.h5ad,a\ncells/b.h5ad,b\ncells/a.h5ad,{name}\n")
+    start = ["annotate", "--samples", sheet, *MODEL, "-O", tmp_path / "out"]
+    assert said in run(*start, "--figures", tmp_path / figures, code=1).stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "sheet.csv"]

@@ -28,7 +28,7 @@ from scbignn_infer.report import figures, palette, pictures, plates, summaries
 from scbignn_infer.report.findings import Findings
 from scbignn_infer.report.labelled import Labelled
 from scbignn_infer.report.layout import CellMap, lay_out
-from scbignn_infer.report.markers import Markers, express
+from scbignn_infer.report.markers import Dots, Markers, express
 from scbignn_infer.report.page import write_report
 
 if TYPE_CHECKING:
@@ -122,25 +122,29 @@ def test_it_loads_nothing_and_says_everything(folder: Path) -> None:
 def test_genes_are_shown_for_the_labels_that_have_them(
     model: str, file: str, of_label: dict[str, str], lacks: tuple[str, str]
 ) -> None:
-    """Four new ones a label; those that a label lacks stand apart, with a minus."""
+    """Four new ones a label, of the model and of the cells; what a label lacks stands apart."""
     annotator = Annotator.load(model, device="cpu", threads=1)
     with open_query(REPOSITORY / file) as query:
         choice = annotator.choose(query)
         found = annotator.annotate_query(query, choice=choice)
-        markers = express(query, choice, Labelled.of(found), annotator.rules.grouping)
-    most = {
-        gene: markers.labels[i]
-        for gene, i in zip(markers.genes, markers.mean.argmax(axis=0), strict=True)
-    }
-    assert len(markers.genes) == len(set(markers.genes)) <= 4 * len(markers.labels)
-    assert {label: gene for label, gene in of_label.items() if most.get(gene) != label} == {}
+        labelled, grouping = Labelled.of(found), annotator.rules.grouping
+        markers = express(query, choice, labelled, grouping)
+    for dots in (markers.carried, markers.shown):
+        most = {
+            gene: markers.labels[i]
+            for gene, i in zip(dots.genes, dots.mean.argmax(axis=0), strict=True)
+        }
+        assert len(dots.genes) == len(set(dots.genes)) <= 4 * len(markers.labels)
+        wrong = {label: gene for label, gene in of_label.items() if most.get(gene) != label}
+        assert len(wrong) <= (dots is markers.shown)  # T cells differ little among themselves
     label, gene = lacks
     assert markers.absent[label][gene] < 0
     assert all(-1 < w < 0 for genes in markers.absent.values() for w in genes.values())
     for own, genes in markers.absent.items():  # less of it than the label that has most
         row = markers.labels.index(own)
-        shown = [markers.genes.index(g) for g in genes if g in markers.genes]
-        assert (markers.mean[row, shown] < markers.mean[:, shown].max(axis=0)).all()
+        shown = [markers.carried.genes.index(g) for g in genes if g in markers.carried.genes]
+        mean = markers.carried.mean
+        assert (mean[row, shown] < mean[:, shown].max(axis=0)).all()
 
 
 HOSTILE = (
@@ -199,8 +203,8 @@ def test_names_of_others_are_words_and_nothing_else(tmp_path: Path) -> None:
         genes=msgspec.structs.replace(based.genes, column=HOSTILE),
     )
     found = replace(found, provenance=based)
-    markers = Markers([HOSTILE], labels, np.ones((len(labels), 1)), np.ones((len(labels), 1)), {})
-    markers.absent[HOSTILE] = {HOSTILE: -1.0}
+    dots = Dots([HOSTILE], np.ones((len(labels), 1)), np.ones((len(labels), 1)))
+    markers = Markers(labels, dots, dots, {HOSTILE: {HOSTILE: -1.0}}, 1)
     findings = Findings(
         HOSTILE,
         Labelled.of(found),

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from scbignn_infer import Annotator
 from scbignn_infer.network import shallow
 from scbignn_infer.network.panel import TARGET_SUM
-from scbignn_infer.query.readers import MatrixQuery
+from scbignn_infer.query.readers import MatrixQuery, open_query
 from scbignn_infer.settings import Reading
 
 FIXTURE = Path(__file__).parent / "data" / "pancreas400.h5ad"
@@ -124,6 +124,18 @@ def test_a_panel_has_the_counts_of_the_whole_cells(cells, annotator):
     assert np.median(np.asarray(some.X.sum(axis=1))) < shallow.SHALLOW
     query = MatrixQuery(some.X, list(some.var_names))
     assert annotator.choose(query, ANY_GENES).few_counts is None
+
+
+def test_counts_of_what_is_no_gene_do_not_count(cells, annotator, tmp_path):
+    """Antibodies stand before the genes in this file, and have more counts than these."""
+    few, proteins = thinned(cells.X, 100), sp.csr_matrix(np.full((cells.n_obs, 3), 500.0))
+    both = ad.AnnData(sp.csr_matrix(sp.hstack([proteins, few])), obs=cells.obs[[]])
+    both.var_names = ["CD3", "CD4", "CD8", *cells.var_names]
+    both.var["feature_types"] = ["Antibody Capture"] * 3 + ["Gene Expression"] * cells.n_vars
+    both.write_h5ad(tmp_path / "cite.h5ad")
+    alone = annotator.choose(MatrixQuery(few, list(cells.var_names)), ANY_GENES).few_counts
+    with open_query(tmp_path / "cite.h5ad") as query:
+        assert annotator.choose(query, ANY_GENES).few_counts == pytest.approx(alone)
 
 
 def test_empty_barcodes_do_not_tell_how_many_counts_cells_have(cells, annotator):

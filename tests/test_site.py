@@ -21,6 +21,7 @@ import pytest
 
 from scbignn_infer import label_file, service
 from scbignn_infer.service import observing, results, server, site
+from scbignn_infer.service.work import heading
 from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
@@ -127,6 +128,37 @@ def test_results_are_those_of_the_command(
     assert client.get(f"/results/{NAME}").status_code == 404
     assert client.delete(f"/results/{NAME}").status_code == 404
     assert list(temporary.glob("scbignn-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("patient 7.h5ad", "patient 7.h5ad"),
+        ("../../etc/pass\nwd\u202e.h5ad\x00", "passwd.h5ad"),
+        ("C:\\data\\\x1b[31mislets.h5ad ", "[31mislets.h5ad"),
+        ("</title><script>alert(1)<", "title><script>alert(1)<"),
+        ("{{ 7 * 7 }}%s", "{{ 7 * 7 }}%s"),
+        ("x" * 1000, "x" * 119 + "…"),
+        ("\u200f/", ""),
+        ("", ""),
+    ],
+)
+def test_the_heading_of_a_report_is_one_line_of_what_is_seen(given: str, shown: str) -> None:
+    assert heading(given) == shown
+
+
+def test_a_report_is_called_what_its_file_is(client: httpx.Client, body: bytes) -> None:
+    pytest.importorskip("umap")
+    name = "../\N{GREEK SMALL LETTER ALPHA}<img src=x onerror=alert(1)>\u202e.h5ad"
+    assert put(client, body, report=True, file_name=name).status_code == 201
+    text = client.get(f"/results/{NAME}/report").text
+    client.delete(f"/results/{NAME}")
+    shown = "\N{GREEK SMALL LETTER ALPHA}&lt;img src=x onerror=alert(1)&gt;.h5ad"
+    assert f"<h1>{shown}</h1>" in text
+    assert f"<title>{shown} labelled by " in text
+    assert "cells.h5ad" not in text
+    assert put(client, body, file_name="x" * 1001).status_code == 422
+    assert client.get(f"/results/{NAME}").status_code == 404
 
 
 def test_a_report_can_do_nothing_but_show_itself(client: httpx.Client, body: bytes) -> None:
@@ -579,6 +611,7 @@ def test_a_file_is_dropped_and_its_labels_are_seen(
     frame = page.frame_locator("iframe[title=Report]")
     frame.locator("#map").wait_for()
     assert frame.locator("#map").get_attribute("data-drawn") == "label"  # its script has run
+    assert frame.locator("h1").inner_text() == name
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="Open the report in a tab").click()
     opened.value.wait_for_selector("#map")

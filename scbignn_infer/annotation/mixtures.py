@@ -19,7 +19,9 @@ where :math:`a` is the best single type, :math:`b` any other one that is called 
 :math:`w` is .3, .5 or .7. Genes are no independent witnesses, so the temperature :math:`T` is high,
 and higher in a file that does not fit the model.
 Two cells also have more counts than one: the logarithm of the cell's total, relative to the median
-of its sample, is added. A cell is named if this evidence is far above what is usual in the file. No
+of its sample, is added. A cell is named if this evidence is far above what is usual in the file,
+and if the mixture fits: two types explain a cell of a third one, which the model does not know,
+better than one does, and yet badly. The misfit is :math:`(z - \mu) \Sigma^{-1} (z - \mu)`. No
 doublets are made, and nothing else is taken from the query.
 """
 
@@ -57,6 +59,8 @@ SPREADS, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 4.5, 1.0, 6.0
 """A cell is named if its evidence is so many times as far above the file's median as the lower
 quartile is below it, which doublets hardly move, and more than the least; or if it is enough in any
 file. See ``benchmarks/doublets.py``."""
+FITS = 0.9
+"""Share of the cells that their best type fits well enough: a mixture must fit no worse."""
 FEWEST_CELLS, LEAST_SHARE = 10, 0.005
 """Types that fewer cells are called are no part of a mixture: a sample has few doublets of them."""
 MOST_TYPES = 30
@@ -131,6 +135,7 @@ class Explainer:
         """Of the parts of mixtures among the classes that are kept."""
         self._parts = kept[self._places]
         self._pairs = [self._pairs_with(a, prior[self._places]) for a in range(len(self._parts))]
+        self._whole = _inverse_parts(panel)
 
     @property
     def types(self) -> Array:
@@ -151,11 +156,17 @@ class Explainer:
         log_p = np.tile(prior[first] + prior[partners], len(SHARES))
         return partners, weight.astype(np.float32), norm, log_p
 
-    def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array, Array]:
-        """Return the parts (n, 2) of each cell's best mixture, its evidence and its total (n,)."""
+    def __call__(self, rows: sp.csr_matrix) -> tuple[Array, Array, Array, Array]:
+        """Return the parts (n, 2) of each cell's best mixture, its evidence and its total (n,).
+
+        Then come the misfits (n, 2) of its best type and of that mixture.
+        """
         counts, totals = self._panel.densify(rows)
         z = self._panel.standardize(counts, totals)
         single = self._evidence(z, *self._single)
+        noise, shared = self._whole
+        size = (z * z) @ noise - ((z @ shared) ** 2).sum(axis=1)  # z Sigma^-1 z
+        misfit = np.stack([size - self._fit(single, self._single[2]).max(axis=1)] * 2, axis=1)
         first = single[:, self._places].argmax(axis=1)
         parts, evidence = np.empty((len(z), 2), np.int64), np.empty(len(z))
         for a in np.unique(first):
@@ -165,18 +176,35 @@ class Explainer:
                 parts[cells], evidence[cells] = self._parts[a], np.nan
                 continue
             mixed = self._evidence(z[cells], *pairs)
-            best = partners[mixed.argmax(axis=1) % len(partners)]
+            chosen = mixed.argmax(axis=1)
+            best = partners[chosen % len(partners)]
+            fit = self._fit(mixed, pairs[2])[np.arange(len(cells)), chosen]
+            misfit[cells, 1] = size[cells] - fit
             parts[cells] = np.stack(
                 [np.full(len(cells), self._parts[a]), self._parts[best]], axis=1
             )
             gain = logsumexp(mixed) - logsumexp(single[cells])
             evidence[cells] = gain[:, 0] - np.log(len(SHARES))
-        return parts, evidence, totals[:, 0]
+        return parts, evidence, totals[:, 0], misfit
+
+    def _fit(self, evidence: Array, log_p: Array) -> Array:
+        """Return by how much profiles lessen the misfit of cells, by their evidence."""
+        less: Array = 2 * self._temperature * (evidence - log_p)
+        return less
 
     def _evidence(self, z: Array, weight: Array, norm: Array, log_p: Array) -> Array:
         """Return the tempered log-density of cells (n, k) for each profile, and its prior."""
         found: Array = (z @ weight - norm / 2).astype(np.float64) / self._temperature + log_p
         return found
+
+
+def _inverse_parts(panel: Panel) -> tuple[Array, Array]:
+    r"""Return d (k,) and R (k, r), of which :math:`\Sigma^{-1} = diag(d) - R R^\top`."""
+    factors = panel.statistics["within_factors"][panel.genes].astype(np.float64)
+    rest = panel.statistics["within_residual"][panel.genes] + float(panel.statistics["ridge"])
+    scaled = factors / rest[:, None]
+    inner = np.eye(factors.shape[1]) + factors.T @ scaled
+    return 1 / rest, scaled @ np.linalg.inv(np.linalg.cholesky(inner)).T
 
 
 @one_blas_thread()
@@ -206,20 +234,26 @@ def find_mixtures(
         Number of cells, of blocks side by side, and what is told of progress.
     """
     codes, evidence = np.full((n_cells, 2), -1), np.full(n_cells, np.nan)
-    totals, start = np.zeros(n_cells), 0
+    totals, misfit, start = np.zeros(n_cells), np.zeros((n_cells, 2)), 0
     if not len(explain.types):
         return Mixtures(codes.astype(np.int16), evidence.astype(np.float32))
-    for parts, found, total in in_order(explain, blocks(READ_CELLS), workers=workers):
+    for parts, found, total, bad in in_order(explain, blocks(READ_CELLS), workers=workers):
         rows = slice(start, start + len(found))
         codes[rows], evidence[rows], totals[rows] = np.sort(group[parts], axis=1), found, total
+        misfit[rows] = bad
         start = rows.stop
         report("mixtures", start, n_cells)
     score = np.full(n_cells, np.nan)
     for cells in samples:
         deep = np.log(totals[cells] / np.median(totals[cells]))
         score[cells] = evidence[cells] + DEPTH_WEIGHT * np.clip(deep, -DEPTH_LIMIT, DEPTH_LIMIT)
-    codes[np.isnan(score)] = -1
-    return Mixtures(codes.astype(np.int16), (score - _bar(score)).astype(np.float32))
+    known = ~np.isnan(score)
+    codes[~known] = -1
+    score -= _bar(score)
+    if known.any():
+        unfit = known & (misfit[:, 1] > np.quantile(misfit[known, 0], FITS))
+        score[unfit] = np.minimum(score[unfit], 0)
+    return Mixtures(codes.astype(np.int16), score.astype(np.float32))
 
 
 def _bar(score: Array) -> float:

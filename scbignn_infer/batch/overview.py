@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from urllib.parse import quote
 from scbignn_infer.annotation.annotation import UNKNOWN
 from scbignn_infer.errors import OutputError
 from scbignn_infer.output.atomic import replacing
+from scbignn_infer.output.table import write_rows
 from scbignn_infer.output.temporaries import temporaries_of
-from scbignn_infer.plain import encodable, visible
+from scbignn_infer.plain import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,32 +70,39 @@ class Overview:
         }
 
 
-def write(folder: Path, records: Sequence[Record], run: str, *, reports: bool) -> list[Path]:
-    """Write the table, the same for MultiQC and, with reports, the index; return the paths."""
+def write(
+    folder: Path, records: Sequence[Record], run: str, *, reports: bool
+) -> tuple[list[Path], list[str]]:
+    """Write the table, the same for MultiQC and, with reports, the index.
+
+    Return the paths, and the warnings of the table.
+    """
     with temporaries_of(run):
         return _write(folder, records, reports=reports)
 
 
-def _write(folder: Path, records: Sequence[Record], *, reports: bool) -> list[Path]:
+def _write(
+    folder: Path, records: Sequence[Record], *, reports: bool
+) -> tuple[list[Path], list[str]]:
     whole = Overview.of(records)
-    with replacing(folder / TABLE) as path, path.open("w", encoding="utf-8", newline="") as text:
-        table = csv.writer(text)
-        table.writerow(["sample", *map(encodable, whole.types), "all cells"])
-        for sample, row in zip(whole.samples, whole.cells, strict=True):
-            table.writerow([encodable(sample), *row, sum(row)])
+    titles = ["sample", *whole.types, "all cells"]
+    rows = ((name, *n, sum(n)) for name, n in zip(whole.samples, whole.cells, strict=True))
+    with replacing(folder / TABLE) as path:
+        warnings = write_rows(path, ".csv", titles, rows)
     with replacing(folder / MULTIQC) as path:
         path.write_text(json.dumps(whole.for_multiqc(), indent=1), encoding="utf-8")
     if reports:
         _write_index(folder, records, whole)
-    return [folder / name for name in (TABLE, MULTIQC, *([INDEX] if reports else []))]
+    names = (TABLE, MULTIQC, *([INDEX] if reports else []))
+    return [folder / name for name in names], warnings
 
 
-def refuse(folder: Path, names: Sequence[str], *, overwrite: bool, reports: bool) -> None:
+def refuse(folder: Path, outputs: Sequence[Path], *, overwrite: bool, reports: bool) -> None:
     """Refuse an index page of somebody else, and samples whose outputs would take our names."""
-    ours = [TABLE, MULTIQC, *([INDEX] if reports else [])]
-    if taken := next((name for name in names if name in ours), ""):
+    ours = [(folder / name).absolute() for name in (TABLE, MULTIQC, *([INDEX] if reports else []))]
+    if taken := next((path for path in outputs if path in ours), None):
         raise OutputError(
-            f"the output of a sample would be {taken}, which is written for all samples",
+            f"the output of a sample would be {taken.name}, which is written for all samples",
             expected="other names of samples",
             do="name them in a sheet (--samples) with the columns query and name",
         )

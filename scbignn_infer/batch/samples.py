@@ -23,7 +23,7 @@ from scbignn_infer.report.views import Views
 from scbignn_infer.settings import SAME_LABELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.batch.manifest import Manifest
@@ -49,6 +49,11 @@ class Sample:
     def outputs(self) -> list[Path]:
         """All that is written for it."""
         return [self.target, *(self.views.paths if self.views else [])]
+
+    @property
+    def figures(self) -> Path | None:
+        """The folder of its figures, if some are drawn."""
+        return self.views.figures if self.views else None
 
 
 @dataclass(frozen=True)
@@ -76,12 +81,14 @@ def find_samples(
     sheet: Path | None = None,
     suffix: str = "h5ad",
     report: bool = False,
+    figures: Path | None = None,
+    basis: str | None = None,
     sample_key: str | None = None,
 ) -> list[Sample]:
     """List the samples that paths, patterns such as ``data/*.h5ad`` and a sheet name.
 
     The sheet is a CSV file with a column ``query`` and, if wanted, one ``name``; its paths are
-    relative to it.
+    relative to it. In ``figures`` each sample has a folder of its name.
     """
     named = [(stem(path), path) for pattern in patterns for path in _match(pattern)]
     named += _read_sheet(sheet) if sheet is not None else []
@@ -89,7 +96,8 @@ def find_samples(
     for name, query in named:
         target = folder / f"{name}.{suffix}"
         page = (folder / f"{name}.html").absolute() if report else None
-        views = Views(page, sample_key=sample_key) if page else None
+        drawn = (figures / name).absolute() if figures else None
+        views = Views(page, drawn, sample_key, basis) if page or drawn else None
         sample = Sample(name, query.absolute(), target.absolute(), views, sample_key)
         if samples.setdefault(name, sample).query != sample.query:
             raise InputError(
@@ -97,17 +105,30 @@ def find_samples(
                 expected="a name of its own for each, since outputs are named after it",
                 do="name them in a sheet (--samples) with the columns query and name",
             )
-    queries = {sample.query.resolve() for sample in samples.values()}
-    for sample in samples.values():
+    if not samples:
+        raise InputError("no sample", expected="at least one file", do="name files or a sheet")
+    _refuse_clashes(list(samples.values()))
+    return list(samples.values())
+
+
+def _refuse_clashes(samples: Sequence[Sample]) -> None:
+    """Raise if an output would be a sample, or the figures of a sample another output."""
+    queries = {sample.query.resolve() for sample in samples}
+    outputs = {path.resolve() for sample in samples for path in sample.outputs}
+    for sample in samples:
         if sample.target.resolve() in queries:
             raise OutputError(
                 f"the output {sample.target} would be a sample itself",
                 expected="a folder without the samples",
                 do="choose another -O",
             )
-    if not samples:
-        raise InputError("no sample", expected="at least one file", do="name files or a sheet")
-    return list(samples.values())
+        folder = sample.figures
+        if folder and {folder.resolve(), folder.parent.resolve()} & (queries | outputs):
+            raise OutputError(
+                f"the folder of figures {folder} would be, or be in, a sample or the output of one",
+                expected="a folder for the figures of all samples",
+                do="choose another --figures",
+            )
 
 
 def _match(pattern: str) -> list[Path]:
@@ -176,14 +197,17 @@ def plan_tasks(
     ]
 
 
-def remove_leftovers(folder: Path, run: str = "") -> None:
+def remove_leftovers(folders: Iterable[Path], run: str = "") -> None:
     """Remove the temporary files of a run, or of all runs, which must have ended.
 
     Only files that name a run are removed: others may be of a command that labels a single file.
     """
-    with os.scandir(folder) as entries:
-        named = [(entry, LEFTOVER.fullmatch(entry.name)) for entry in entries]
-    for entry, name in named:
+    found: list[os.DirEntry[str]] = []
+    for folder in filter(Path.is_dir, folders):
+        with os.scandir(folder) as entries:
+            found += entries
+    for entry in found:
+        name = LEFTOVER.fullmatch(entry.name)
         if name is None or run not in ("", name[1]):
             continue
         if entry.is_dir(follow_symlinks=False):
@@ -312,14 +336,15 @@ def is_whole(task: Task) -> bool:
 
 def _work(task: Task) -> dict[str, Any]:
     """Return what an output depends on: input, model, settings and version."""
-    query, settings = task.sample.query, task.settings
+    query, settings, views = task.sample.query, task.settings, task.sample.views
     if not query.exists():
         raise InputError(f"no file {query}", expected="a file of cells", do="check the path")
     return {
         "input_sha256": fingerprint(query),
         "model_sha256": load_model(str(settings.model)).sha256,
         "settings": {k: v for k, v in settings.as_dict().items() if k not in SAME_LABELS},
-        "report": task.sample.views is not None,
+        "report": views is not None and views.page is not None,
+        **({"figures": str(views.figures)} if views and views.figures else {}),
         "scbignn_infer": __version__,
     }
 
@@ -330,7 +355,9 @@ def _is_whole(task: Task, work: Mapping[str, Any]) -> bool:
         return False
     if any(before.get(key) != value for key, value in work.items()):
         return False
-    if sample.views is not None and not all(p.exists() for p in sample.views.paths):
+    drawn = before.get("drawn")  # not all that may be: of a file without genes there is less
+    wanted = [] if sample.views is None else sample.views.paths
+    if not all(path.exists() for path in wanted if drawn is None or str(path) in drawn):
         return False
     return (
         before.get("output") == str(sample.target)

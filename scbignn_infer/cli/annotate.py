@@ -53,8 +53,6 @@ class FileOptions:
     in_place: bool
     estimate: bool
     report: Path | None
-    figures: Path | None
-    basis: str | None
 
 
 @click.command()
@@ -75,8 +73,6 @@ class FileOptions:
         is_flag=True,
         help="Only say what time and memory labelling would take, and write nothing.",
     ),
-    figures_option,
-    basis_option,
     click.option(
         "--cluster-table",
         type=FILE,
@@ -126,6 +122,8 @@ class FileOptions:
 @gathered(
     "common",
     Common,
+    figures_option(samples=True),
+    basis_option,
     sample_key_option,
     click.option(
         "--time-limit",
@@ -191,10 +189,10 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
 
     target = _target(query, options.output, in_place=options.in_place)
     views, key = None, common.sample_key or settings.reading.batch_key
-    if options.report is not None or options.figures is not None:
+    if options.report is not None or common.figures is not None:
         from scbignn_infer.report.views import Views
 
-        views = Views(options.report, options.figures, key, options.basis)
+        views = Views(options.report, common.figures, key, common.basis)
     make: Callable[..., Job | JobApart] = Job
     if common.time_limit is not None:
         from scbignn_infer.apart import JobApart
@@ -228,7 +226,7 @@ def annotate_file(query: Path, settings: Settings, options: FileOptions, common:
             explain=repeated(SETTINGS.keys() - {*NOT_OF_EXPLAIN, *SAME_LABELS}),
             draw=repeated(("key_added",)),
         )
-        print_drawn(options.report, options.figures)
+        print_drawn(options.report, common.figures)
 
 
 def _announce(n_cells: int, expected: Estimate) -> None:

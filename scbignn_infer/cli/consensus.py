@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from scbignn_infer.cli.options import FILE, json_option, overwrite_option, read_map
-from scbignn_infer.cli.printing import as_score, make_console, make_table, print_json, say
+from scbignn_infer.cli.printing import (
+    as_score,
+    make_console,
+    make_table,
+    print_json,
+    print_warnings,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +60,6 @@ def consensus(
     from scbignn_infer.common_label import consensus as agree
     from scbignn_infer.label_file import open_file
     from scbignn_infer.output import atomic
-    from scbignn_infer.output.table import formula_warnings
     from scbignn_infer.query.identity import Identity
 
     if output is not None:
@@ -82,9 +87,8 @@ def consensus(
         _print(found)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as part:
-            _write(part, cell_names, found, "\t" if output.suffix == ".tsv" else ",")
-        for warning in formula_warnings(cell_names):
-            say(f"warning: {warning}", err=True)
+            warnings = _write(part, output.suffix, cell_names, found)
+        print_warnings(warnings)
 
 
 def _counts(found: Consensus) -> dict[str, int]:
@@ -112,21 +116,12 @@ def _print(found: Consensus) -> None:
     console.print(make_table(["consensus", "cells"], labels))
 
 
-def _write(path: Path, cells: list[str], found: Consensus, separator: str) -> None:
-    import csv
+def _write(path: Path, suffix: str, cells: list[str], found: Consensus) -> list[str]:
     from math import isnan
 
-    with path.open("w", encoding="utf-8", newline="") as text:
-        writer = csv.writer(text, delimiter=separator)
-        writer.writerow(["cell", "consensus", "consensus_ontology_id", "n_labels", "agreement"])
-        agreement = ["" if isnan(a) else f"{a:.4g}" for a in found.agreement.tolist()]
-        writer.writerows(
-            zip(
-                cells,
-                found.labels,
-                found.ontology_ids,
-                found.n_labels.tolist(),
-                agreement,
-                strict=True,
-            )
-        )
+    from scbignn_infer.output.table import write_rows
+
+    titles = ["cell", "consensus", "consensus_ontology_id", "n_labels", "agreement"]
+    agreement = ["" if isnan(a) else f"{a:.4g}" for a in found.agreement.tolist()]
+    columns = (cells, found.labels, found.ontology_ids, found.n_labels.tolist(), agreement)
+    return write_rows(path, suffix, titles, zip(*columns, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,13 @@ from scbignn_infer.cli.options import (
     overwrite_option,
     settings_options,
 )
-from scbignn_infer.cli.printing import make_console, make_table, print_json, print_pairs
+from scbignn_infer.cli.printing import (
+    make_console,
+    make_table,
+    print_json,
+    print_pairs,
+    print_warnings,
+)
 from scbignn_infer.errors import BundleError, InputError
 from scbignn_infer.settings import SETTINGS
 
@@ -91,7 +97,8 @@ def explain(
         model, found = groups.find_groups(query, where, settings)
         if output is not None:
             with atomic.replacing(output, new=not overwrite) as page:
-                groups.write_groups(page, output.suffix, query.name, found)
+                warnings = groups.write_groups(page, output.suffix, query.name, found)
+            print_warnings(warnings)
         if as_json or output is None:
             title = "label" if where is None else "where"
             groups.print_groups(model, found, n_genes, title=title, as_json=as_json)
@@ -100,7 +107,8 @@ def explain(
     name, explained = _explain_cells(query, wanted, settings)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
-            _write_cells(page, output.suffix, query.name, explained, n_genes)
+            warnings = _write_cells(page, output.suffix, query.name, explained, n_genes)
+        print_warnings(warnings)
     if as_json:
         print_json({"model": name, "cells": [asdict(cell) for cell in explained]})
     elif output is None:
@@ -137,7 +145,8 @@ def explain_model(
     types = _interpretation(bundle, cell_type)
     if output is not None:
         with atomic.replacing(output, new=not overwrite) as page:
-            _write_model(page, output.suffix, bundle.name, types, n_genes)
+            warnings = _write_model(page, output.suffix, bundle.name, types, n_genes)
+        print_warnings(warnings)
     if as_json or output is None:
         _print_interpretation(bundle.name, types, n_genes, as_json=as_json)
 
@@ -158,7 +167,9 @@ def _explain_cells(
 
 def _write_model(
     output: Path, suffix: str, name: str, types: Mapping[str, Interpretation], n_genes: int
-) -> None:
+) -> list[str]:
+    """Write a picture, a page or a table of a model; return warnings."""
+    from scbignn_infer.output.table import write_rows
     from scbignn_infer.report import pictures, summaries
 
     if suffix == ".png":
@@ -167,12 +178,15 @@ def _write_model(
         summaries.write_model(output, name, types)
     else:
         rows = [(label, g.symbol, g.weight) for label, t in types.items() for g in t.genes]
-        _write_rows(output, suffix, ("cell_type", "gene", "weight"), rows)
+        return write_rows(output, suffix, ("cell_type", "gene", "weight"), rows)
+    return []
 
 
 def _write_cells(
     output: Path, suffix: str, name: str, cells: list[CellExplanation], n_genes: int
-) -> None:
+) -> list[str]:
+    """Write a picture, a page or a table of cells; return warnings."""
+    from scbignn_infer.output.table import write_rows
     from scbignn_infer.report import pictures, summaries
 
     if suffix == ".png":
@@ -186,19 +200,8 @@ def _write_cells(
             for genes, sign in ((cell.present, 1), (cell.missing, -1))
             for symbol, effect in genes.items()
         ]
-        _write_rows(output, suffix, ("cell", "label", "gene", "log_odds"), rows)
-
-
-def _write_rows(
-    output: Path, suffix: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Write a table of tab- or comma-separated values."""
-    import csv
-
-    with open(output, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
-        table.writerow(titles)
-        table.writerows(rows)
+        return write_rows(output, suffix, ("cell", "label", "gene", "log_odds"), rows)
+    return []
 
 
 def _print_cells(cells: Sequence[CellExplanation], n_genes: int) -> None:

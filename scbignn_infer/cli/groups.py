@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from scbignn_infer.cli.printing import make_console, print_json, print_pairs
-from scbignn_infer.output.table import SEPARATORS
+from scbignn_infer.output.table import write_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scbignn_infer.gene_evidence import Evidence, GeneEvidence
@@ -34,25 +34,25 @@ def find_groups(path: Path, where: str | None, settings: Settings) -> tuple[str,
         return bundle.name, found
 
 
-def write_groups(output: Path, suffix: str, name: str, groups: Sequence[Evidence]) -> None:
-    """Write a page, or a table with a row for each gene of each group."""
+def write_groups(output: Path, suffix: str, name: str, groups: Sequence[Evidence]) -> list[str]:
+    """Write a page, or a table with a row for each gene of each group; return warnings."""
     if suffix == ".html":
         from scbignn_infer.report import summaries
 
         summaries.write_evidence(output, name, groups)
-        return
-    import csv
+        return []
+    return write_rows(output, suffix, TITLES, _rows(groups))
 
-    with open(output, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter=SEPARATORS.get(suffix, ","))
-        table.writerow(TITLES)
-        for group in groups:
-            start = (group.key, group.group, group.label)
-            for kind in ("shown", "looked_at", "lacks"):
-                genes: list[GeneEvidence] = getattr(group, kind)
-                table.writerows((*start, kind, *asdict(gene).values()) for gene in genes)
-            for kind in ("absent", "unseen"):
-                table.writerows((*start, kind, gene, *[""] * 4) for gene in getattr(group, kind))
+
+def _rows(groups: Sequence[Evidence]) -> Iterator[tuple[str | float | None, ...]]:
+    """Yield a row for each gene of each group."""
+    for group in groups:
+        start = (group.key, group.group, group.label)
+        for kind in ("shown", "looked_at", "lacks"):
+            genes: list[GeneEvidence] = getattr(group, kind)
+            yield from ((*start, kind, *asdict(gene).values()) for gene in genes)
+        for kind in ("absent", "unseen"):
+            yield from ((*start, kind, gene, *[""] * 4) for gene in getattr(group, kind))
 
 
 def print_groups(
@@ -82,7 +82,7 @@ def print_groups(
         console.print()
     console.print(
         "gene 90% (5%) +2.1: 90% of these cells have it and 5% of all others; its mean is 2.1 "
-        "standard deviations higher",
+        "standard deviations higher. Cells are asked for all genes of the file",
         soft_wrap=True,
     )
 

@@ -26,12 +26,6 @@ FILE = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
 
-figures_option = click.option(
-    "--figures",
-    type=FILE,
-    metavar="DIR",
-    help="Folder for figures in print size, too: svg, pdf, png and a table (extra 'report').",
-)
 basis_option = click.option(
     "--basis",
     metavar="NAME",
@@ -43,6 +37,15 @@ sample_key_option = click.option(
     metavar="KEY",
     help="Column of obs that report, figures and a workbook divide by.",
 )
+
+
+def figures_option(*, samples: bool) -> Callable[[Any], Any]:
+    """Return the option for figures, of one file or of many samples, too."""
+    many = "; with -O, a folder of them in it for each sample" if samples else ""
+    said = (
+        f"Folder for figures in print size, too: svg, pdf, png and a table (extra 'report'){many}."
+    )
+    return click.option("--figures", type=FILE, metavar="DIR", help=said)
 
 
 def settings_options(*names: str) -> Callable[[Any], Any]:

@@ -31,7 +31,7 @@ SETTINGS = ("key_added", "device", "threads", "memory_limit")
 @click.option(
     "-o", "--output", type=FILE, help="HTML page to write; by default beside LABELLED, as .html."
 )
-@figures_option
+@figures_option(samples=False)
 @basis_option
 @sample_key_option
 @click.option(

@@ -39,6 +39,8 @@ SOME_FAILED = 3
 class Common:
     """Options of ``annotate`` that are neither settings nor about one file or many alone."""
 
+    figures: Path | None
+    basis: str | None
     sample_key: str | None
     time_limit: float | None
     overwrite: bool
@@ -81,18 +83,22 @@ def annotate_samples(
         sheet=options.samples,
         suffix=options.suffix,
         report=options.reports,
+        figures=common.figures,
+        basis=common.basis,
         sample_key=common.sample_key or settings.reading.batch_key,
     )
-    named = [path.name for sample in chosen for path in sample.outputs]
+    named = [path for s in chosen for path in (*s.outputs, s.figures) if path is not None]
     overview.refuse(folder, named, overwrite=common.overwrite, reports=options.reports)
-    _make_folder(folder)
+    _make_folder(folder, "-O")
+    if common.figures is not None:
+        _make_folder(common.figures, "--figures")
     started = now()
     with manifest.hold(folder) as book:
         records = list(_label(chosen, book, settings, options, common))
-        warnings = book.warnings
         place = {sample.name: i for i, sample in enumerate(chosen)}
         records.sort(key=lambda record: place[record["sample"]])
-        written = overview.write(folder, records, book.run, reports=options.reports)
+        written, odd = overview.write(folder, records, book.run, reports=options.reports)
+        warnings = [*book.warnings, *odd]
     failed = _failed(records)
     if common.as_json:
         document = {
@@ -108,7 +114,7 @@ def annotate_samples(
     if not common.quiet:
         print_warnings(warnings)
     if not common.silent:
-        _print_records(records, folder, written)
+        _print_records(records, folder, written, common.figures)
     else:
         if not common.quiet:
             print_warnings(_warnings(records))
@@ -163,12 +169,12 @@ def _label(
     """Label samples into the folder of a manifest, and note there what became of each."""
     from scbignn_infer.batch import cluster, samples
 
-    folder = book.path.parent
     tasks = samples.plan_tasks(
         chosen, book, settings, overwrite=common.overwrite, split=options.split
     )
+    folders = [book.path.parent, *(f for sample in chosen if (f := sample.figures) is not None)]
     if book.locked:
-        samples.remove_leftovers(folder)
+        samples.remove_leftovers(folders)
     results = cluster.run(
         tasks,
         workers=options.workers,
@@ -185,7 +191,7 @@ def _label(
                     say(f"[{i}/{len(tasks)}] {_line(record)}", err=True)
                 yield record
     finally:
-        samples.remove_leftovers(folder, book.run)
+        samples.remove_leftovers(folders, book.run)
 
 
 def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
@@ -200,14 +206,14 @@ def _why(failed: Sequence[Record], n: int) -> dict[str, Any]:
     return {"error": describe_error(error, code=SOME_FAILED)}
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, option: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
             f"cannot make the folder {folder} ({error.strerror})",
             expected="a folder that can be written",
-            do="choose another -O",
+            do=f"choose another {option}",
         ) from None
 
 
@@ -231,7 +237,9 @@ def _line(record: Record) -> str:
     )
 
 
-def _print_records(records: list[Record], folder: Path, written: Sequence[Path]) -> None:
+def _print_records(
+    records: list[Record], folder: Path, written: Sequence[Path], figures: Path | None
+) -> None:
     console = make_console(stderr=True)
     counts = {
         status: sum(r["status"] == status for r in records)
@@ -253,5 +261,6 @@ def _print_records(records: list[Record], folder: Path, written: Sequence[Path])
             "cells": f"{sum(r['cells'] for r in whole):,}",
             "output": str(folder),
             "overview": ", ".join(map(str, written)),
+            "figures": "" if figures is None else f"{figures}, a folder for each sample",
         },
     )

@@ -228,8 +228,7 @@ class Densifier:
         InputError
             The rows hold NaN, infinite or negative values, or indices beyond their genes.
         """
-        self._check(rows)
-        linear = self._linear(rows)
+        linear, totals = self.linear(rows)
         # toarray adds up repeated columns, so duplicated genes are summed; the last column
         # gathers what the panel does not hold.
         panel = sp.csr_matrix(
@@ -238,7 +237,16 @@ class Densifier:
         ).toarray()
         if self.foreign is not None:
             panel[self.mostly_foreign(rows)] = 0
-        return np.ascontiguousarray(panel[:, :-1]), self._totals(linear)[:, None]
+        return np.ascontiguousarray(panel[:, :-1]), totals[:, None]
+
+    def linear(self, rows: sp.csr_matrix) -> tuple[sp.csr_matrix, Array]:
+        """Return rows as they were before a logarithm, on all genes of the file, and totals (n,).
+
+        An InputError is raised as in :meth:`__call__`.
+        """
+        self._check(rows)
+        linear = self._linear(rows)
+        return linear, self._totals(linear)
 
     def _totals(self, linear: sp.csr_matrix) -> Array:
         """Return the totals (n,) of rows of linear values."""

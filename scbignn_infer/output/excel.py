@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
+from shutil import copyfileobj
 from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 
@@ -29,6 +32,8 @@ MOST_ROWS = 1_048_576
 """Of a sheet, its titles among them."""
 MOST_CHARACTERS = 32_767
 """Of a cell of a sheet."""
+MODE = 0o600 << 16
+"""Of a member of the file, as zip keeps it."""
 ESCAPED = re.compile(r"[\x00-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 """What the format writes as ``_xHHHH_``: characters that XML has not, and what looks like that."""
 
@@ -91,16 +96,36 @@ def sheets_of(
 def write_workbook(path: Path, sheets: Iterable[Sheet]) -> None:
     """Write sheets as ``.xlsx``."""
     from openpyxl import Workbook
+    from openpyxl.writer.excel import ExcelWriter
 
     book = Workbook(write_only=True)
+    book.properties.created = book.properties.modified = datetime(*ZipInfo().date_time)
     for sheet in sheets:
         inside = book.create_sheet(sheet.title)
         inside.freeze_panes = "B2"
         inside.append([_cell(inside, title) for title in sheet.columns])
         for row in sheet.rows:
             inside.append([_cell(inside, value) for value in row])
-    with open(path, "r+b") as file:
-        book.save(file)
+    with open(path, "r+b") as file, Undated(file, "w", ZIP_DEFLATED) as archive:
+        ExcelWriter(book, archive).save()
+
+
+class Undated(ZipFile):
+    """A zip file whose members are all of one date: the same contents are the same bytes."""
+
+    def writestr(self, name: Any, data: Any, *compression: Any) -> None:
+        """Add a member from memory."""
+        member = ZipInfo(name)
+        member.compress_type, member.external_attr = ZIP_DEFLATED, MODE
+        super().writestr(member, data, *compression)
+
+    def write(self, filename: Any, arcname: Any = None, *compression: Any) -> None:
+        """Add a file."""
+        member = ZipInfo.from_file(filename, arcname)  # which knows whether it is a large one
+        member.date_time, member.external_attr = ZipInfo().date_time, MODE
+        member.compress_type = ZIP_DEFLATED
+        with open(filename, "rb") as source, self.open(member, "w") as target:
+            copyfileobj(source, target)
 
 
 def _cell(sheet: Any, value: Any) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import os
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
 from scbignn_infer.output.elements import Categories
+from scbignn_infer.plain import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,17 +111,31 @@ def write_table(table: Table, path: Path, suffix: str) -> None:
         table.write_text(text, SEPARATORS.get(suffix, ","))
 
 
+def write_rows(
+    path: Path, suffix: str, titles: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> list[str]:
+    """Write texts and numbers as ``.csv`` or ``.tsv``, and return the warnings of the texts."""
+    form: dict[str, Any] = {"delimiter": SEPARATORS.get(suffix, ","), "lineterminator": os.linesep}
+    odd: dict[str, None] = {}
+    with open(path, "w", encoding="utf-8", newline="") as text:
+        plain, quoting = csv.writer(text, **form), csv.writer(text, quoting=csv.QUOTE_ALL, **form)
+        for row in chain([titles], rows):
+            values = [encodable(v) if isinstance(v, str) else v for v in row]
+            texts = [v for v in values if isinstance(v, str)]
+            odd |= dict.fromkeys(v for v in texts if v.startswith(FORMULA))
+            bare = any("\r" in v for v in texts)  # as in Table.write_text
+            (quoting if bare else plain).writerow(values)
+    return formula_warnings(odd)
+
+
 def write_blocks(
     blocks: Mapping[str, Mapping[str, Array]], path: Path, suffix: str, *, title: str
-) -> None:
+) -> list[str]:
     """Write tables of the same columns under each other, their names in a column before them."""
-    with open(path, "w", encoding="utf-8", newline="") as text:
-        writer = csv.writer(text, delimiter=SEPARATORS.get(suffix, ","), lineterminator=os.linesep)
-        for i, (name, columns) in enumerate(blocks.items()):
-            if not i:
-                writer.writerow([title, *columns])
-            values = [column.tolist() for column in columns.values()]
-            writer.writerows((name, *row) for row in zip(*values, strict=True))
+    titles = [title, *next(iter(blocks.values()))]
+    values = {name: [c.tolist() for c in columns.values()] for name, columns in blocks.items()}
+    rows = ((name, *row) for name, of in values.items() for row in zip(*of, strict=True))
+    return write_rows(path, suffix, titles, rows)
 
 
 def formula_warnings(texts: Iterable[str]) -> list[str]:
@@ -127,10 +143,11 @@ def formula_warnings(texts: Iterable[str]) -> list[str]:
 
     The table has them as they are: whoever joins it to cells by their names finds these.
     """
-    odd = [text for text in texts if text.startswith(FORMULA)]
+    odd = list(dict.fromkeys(text for text in texts if text.startswith(FORMULA)))
     if not odd:
         return []
-    said = f"{len(odd):,} names begin with =, +, - or @ ('{odd[0][:30]}')"
+    names = "1 name begins" if len(odd) == 1 else f"{len(odd):,} names begin"
+    said = f"{names} with =, +, - or @ ('{odd[0][:30]}')"
     do = "write .xlsx for one, or import the columns as text"
     return [f"{said}, and a spreadsheet may run them as formulas: {do}"]
 

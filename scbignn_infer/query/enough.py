@@ -37,6 +37,8 @@ class LeftOut(msgspec.Struct, frozen=True):
     @property
     def said(self) -> str:
         """The same in words."""
+        if not self.min_counts:
+            return f"{self.cells:,} barcodes with too few counts"
         return (
             f"{self.cells:,} barcodes with fewer than {self.min_counts:,} counts in {self.matrix}"
         )

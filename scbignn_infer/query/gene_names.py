@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING
@@ -94,6 +94,7 @@ class GeneNames:
     def __init__(self, table: str) -> None:
         fields = table.rstrip("\n").replace("\n", "\t").split("\t")  # tens of thousands of lines
         ids, symbols, others = fields[::3], fields[1::3], fields[2::3]
+        self._table = ids, symbols
         self.gene: dict[str, str] = dict(zip(ids, ids, strict=True))
         self.gene.update(zip(symbols, ids, strict=True))
         self.symbols = set(symbols)
@@ -107,6 +108,11 @@ class GeneNames:
     def __contains__(self, name: str) -> bool:
         """Tell whether this is a name of a gene, or of several."""
         return name in self.gene or name in self.symbols
+
+    @cached_property
+    def symbol(self) -> dict[str, str]:
+        """The symbol of each Ensembl id."""
+        return dict(zip(*self._table, strict=True))
 
     @staticmethod
     @cache

@@ -113,6 +113,8 @@ class Verdict:
     """Share of the sampled cells with hardly any gene."""
     shown: Array | None = field(default=None, repr=False, compare=False)
     """Which genes some of the cells show, as :func:`~.joined.shown_genes` packs it, or ``None``."""
+    sample: sp.csr_matrix | None = field(default=None, repr=False, compare=False)
+    """The sampled cells on their genes, if they have few counts, to be asked how many."""
 
     @property
     def usable(self) -> bool:

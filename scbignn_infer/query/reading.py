@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.network.panel import TARGET_SUM, Panel
@@ -29,8 +30,6 @@ from scbignn_infer.settings import AS_FOUND
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import scipy.sparse as sp
 
     from scbignn_infer._types import Array
     from scbignn_infer.model.bundle import ModelBundle
@@ -138,8 +137,11 @@ def judge_matrices(query: Query) -> dict[str, Verdict]:
 
 
 def _judge(rows: sp.csr_matrix) -> Verdict:
-    """Return the verdict on sampled rows, with the genes that some of them show."""
-    return replace(judge(rows), shown=shown_genes(rows, sample_rows(rows.shape[0], SAMPLE)))
+    """Return the verdict on sampled rows, with what is asked of them later."""
+    verdict, shown = judge(rows), shown_genes(rows, sample_rows(rows.shape[0], SAMPLE))
+    few = verdict.entries <= SHALLOW * rows.shape[0]  # each value is a count at least
+    is_shallow = verdict.state == "counts" and verdict.whole and few
+    return replace(verdict, shown=shown, sample=rows if is_shallow else None)
 
 
 def gene_rows(query: Query, matrix: str, rows: Array) -> sp.csr_matrix:
@@ -188,12 +190,13 @@ def _few_counts(query: Query, choice: Choice) -> float | None:
     Barcodes with hardly any gene are no cells. If most are such, the file is not of cells alone,
     and what is typical says nothing of these.
     """
-    verdict, sample = choice.verdict, sample_rows(query.n_cells)
-    if not (verdict.state == "counts" and verdict.whole) or verdict.few > MOSTLY_EMPTY:
+    rows = choice.verdict.sample
+    if rows is None or choice.verdict.few > MOSTLY_EMPTY:
         return None
-    if verdict.entries > SHALLOW * len(sample):  # each value is a count at least
-        return None
-    rows = query.rows(choice.matrix, sample)
+    mask, _ = genes_only(query.gene_columns(choice.matrix))
+    if mask is not None:  # back among the features that are no genes
+        wide = (rows.data, np.flatnonzero(mask)[rows.indices], rows.indptr)
+        rows = sp.csr_matrix(wide, shape=(rows.shape[0], len(mask)))
     totals = choice.fit.panel.densify.totals(rows)
     is_cell = np.diff(rows.indptr) >= (FEW_GENES if rows.shape[1] >= MANY_GENES else 1)
     totals = totals[is_cell & (totals > 0)]

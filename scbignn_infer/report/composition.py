@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scbignn_infer.plain import encodable
+from scbignn_infer.output.table import write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,13 +54,11 @@ class Composition:
         share: Array = self.cells / np.maximum(self.totals, 1)[:, None]
         return share
 
-    def write(self, path: Path, ids: Mapping[str, str]) -> None:
-        """Write a row a sample and label as text, with commas."""
-        with path.open("w", encoding="utf-8", newline="") as text:
-            table = csv.writer(text)
-            table.writerow(TITLES)
-            for i, sample in enumerate(self.samples):
-                for j, label in enumerate(self.labels):
-                    n, share = int(self.cells[i, j]), f"{self.shares[i, j]:.6g}"
-                    named = encodable(sample), encodable(label), ids.get(label, "")
-                    table.writerow((*named, n, share))
+    def write(self, path: Path, ids: Mapping[str, str]) -> list[str]:
+        """Write a row a sample and label as text, with commas; return warnings."""
+        rows = (
+            (sample, label, ids.get(label, ""), int(self.cells[i, j]), f"{self.shares[i, j]:.6g}")
+            for i, sample in enumerate(self.samples)
+            for j, label in enumerate(self.labels)
+        )
+        return write_rows(path, ".csv", TITLES, rows)

@@ -128,7 +128,7 @@ def dots(
 
     Scales of both stand below.
     """
-    step, left, top = 19.0, 130.0, 86.0
+    step, left, top = 19.0, 142.0, 86.0
     scale = mean / np.maximum(mean.max(axis=0, keepdims=True), 1e-9)
     parts = [_text(left + j * step + 4, top - 8, gene, turn=-60) for j, gene in enumerate(genes)]
     for i, label in enumerate(labels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
     from scbignn_infer.query.readers import FileQuery
 
-EMPTY = REASONS[4]
+EMPTY, LEFT_OUT = REASONS[4], REASONS[6]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Labelled:
             best_labels=annotation.best_labels,
             gene_level_labels=annotation.gene_level_labels,
             confidence=annotation.confidence,
-            support=annotation.support,
+            support=annotation.support.astype(np.float32),  # as it stands in a file
             novelty=annotation.novelty,
             unknown_reasons=annotation.unknown_reasons,
             ids=dict(
@@ -89,6 +89,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def some(self, cells: Array) -> Self:
+        """Return the same of some cells, by their numbers."""
+        own: dict[str, Any] = {k: v[cells] for k, v in vars(self).items() if hasattr(v, "dtype")}
+        return replace(self, **own)
 
     def counts(self) -> dict[str, int]:
         """Map each label to its number of cells, most frequent first."""

@@ -87,11 +87,15 @@ def write_report(target: Path, findings: Findings) -> None:
 
 
 def _labels(findings: Findings) -> Iterator[tuple[Any, ...]]:
-    """Yield each label with its look, id, cells, share, medians of confidence and novelty."""
+    """Yield each label with its look, id, cells, share, and medians of three numbers.
+
+    The support is of the label; the confidence that of a type, also if the label joins several.
+    """
     labelled = findings.labelled
     for label, look in findings.looks.items():
         cells = labelled.labels == label
-        medians = (np.nanmedian(v[cells]) for v in (labelled.confidence, labelled.novelty))
+        numbers = labelled.support, labelled.confidence, labelled.novelty
+        medians = (np.nanmedian(v[cells]) for v in numbers)
         yield label, look, labelled.ids.get(label, ""), int(cells.sum()), cells.mean(), *medians
 
 

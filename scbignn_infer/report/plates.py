@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array
     from scbignn_infer.report.composition import Composition
     from scbignn_infer.report.findings import Findings
-    from scbignn_infer.report.markers import Markers
+    from scbignn_infer.report.markers import Dots
     from scbignn_infer.report.palette import Look
 
 MILLIMETRE = 1 / 25.4
@@ -78,8 +78,10 @@ def draw(findings: Findings) -> dict[str, Figure]:
         raise MissingExtraError("matplotlib", extra="report", purpose=purpose) from None
     with _style():
         drawn = {"map": _map(findings), "confidence": _confidence(findings)}
-        if findings.markers is not None and findings.markers.genes:
-            drawn["evidence"] = _evidence(findings.markers)
+        if findings.markers is not None:
+            of = {"markers": findings.markers.shown, "evidence": findings.markers.carried}
+            labels = findings.markers.labels
+            drawn |= {name: _dots(labels, dots) for name, dots in of.items() if dots.genes}
         return drawn | {"composition": _composition(findings)}
 
 
@@ -182,13 +184,17 @@ def _names(
 
 
 def _confidence(findings: Findings) -> Figure:
-    """Draw the map by confidence, and how it is distributed in each label."""
+    """Draw the map by how sure labels are, and how that is distributed in each label.
+
+    That is the support: the confidence is the one of a type, also where the label joins several.
+    """
     labelled, order = findings.labelled, list(findings.looks)
+    support = labelled.support.clip(0, 1)
     height = min(max(80 * MILLIMETRE, ROW * (len(order) + 4)), TALL)
     figure = _figure(TWO_COLUMNS, height, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.05, 1))
     _empty(left)
-    scaled, sure = findings.cell_map.scaled, np.nan_to_num(labelled.confidence)
+    scaled, sure = findings.cell_map.scaled, np.nan_to_num(support)
     least_last = np.argsort(-sure, kind="stable")  # so that they are seen
     drawn = left.scatter(
         *scaled[least_last].T,
@@ -201,8 +207,8 @@ def _confidence(findings: Findings) -> Figure:
         rasterized=len(labelled) > MOST_VECTORS,
     )
     scale = left.inset_axes((0.03, -0.045, 0.5, 0.022))
-    figure.colorbar(drawn, cax=scale, label="confidence", orientation="horizontal")
-    values = [labelled.confidence[labelled.labels == label] for label in order]
+    figure.colorbar(drawn, cax=scale, label="support", orientation="horizontal")
+    values = [support[labelled.labels == label] for label in order]
     for i, (known, look) in enumerate(zip(values, findings.looks.values(), strict=True)):
         if len(known := known[np.isfinite(known)]):
             low, first, middle, third, high = np.percentile(known, [5, 25, 50, 75, 95])
@@ -216,15 +222,18 @@ def _confidence(findings: Findings) -> Figure:
     if threshold > 0:
         right.axvline(threshold, color="#555555", linewidth=0.6, linestyle=(0, (4, 3)))
     right.set_xlim(0, 1.01)
-    right.set_xlabel("confidence: median, quartiles, 5 to 95 %\ndashed: unknown below")
+    right.set_xlabel(
+        "support, the probability of a label less penalties:\n"
+        "median, quartiles, 5 to 95 %; dashed: unknown below"
+    )
     return figure
 
 
-def _evidence(markers: Markers) -> Figure:
+def _dots(labels: Sequence[str], dots: Dots) -> Figure:
     """Draw a dot for each label and gene: its size is the share of cells, its colour the mean."""
     from matplotlib.lines import Line2D
 
-    n_labels, n_genes = len(markers.labels), len(markers.genes)
+    n_labels, n_genes = len(labels), len(dots.genes)
     step = min(3.6 * MILLIMETRE, (TWO_COLUMNS - 38 * MILLIMETRE) / n_genes)
     width = max(ONE_COLUMN, 38 * MILLIMETRE + step * n_genes)
     height = min(ROW * n_labels + 36 * MILLIMETRE, TALL)
@@ -233,12 +242,12 @@ def _evidence(markers: Markers) -> Figure:
     axes, below = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0])
     below.axis("off")
     most = 0.9 * step * 72  # of a dot, in points
-    scale = markers.mean / np.maximum(markers.mean.max(axis=0, keepdims=True), 1e-9)
+    scale = dots.mean / np.maximum(dots.mean.max(axis=0, keepdims=True), 1e-9)
     row, column = (v.ravel() for v in np.indices(scale.shape))
     drawn = axes.scatter(
         column,
         row,
-        s=most**2 * markers.fraction.ravel(),
+        s=most**2 * dots.fraction.ravel(),
         c=scale.ravel(),
         cmap=_ramp(),
         vmin=0,
@@ -246,8 +255,8 @@ def _evidence(markers: Markers) -> Figure:
         edgecolors="#777777",
         linewidths=0.25,
     )
-    _rows(axes, range(n_labels), [_short(label) for label in markers.labels])
-    names = [visible(gene) for gene in markers.genes]
+    _rows(axes, range(n_labels), [_short(label) for label in labels])
+    names = [visible(gene) for gene in dots.genes]
     axes.set_xticks(range(n_genes), names, rotation=90, fontstyle="italic", parse_math=False)
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_xlim(-0.8, n_genes - 0.2)

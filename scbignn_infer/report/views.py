@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scbignn_infer.report.findings import Findings
 
 PAGES = (".html",)
-FIGURES = ("map", "confidence", "evidence", "composition")
+FIGURES = ("map", "confidence", "markers", "evidence", "composition")
 """Names of the figures."""
 FORMATS = (".svg", ".pdf", ".png")
 """Each is written as each of them."""
@@ -37,6 +37,8 @@ class Views:
     """Column of ``obs`` that they divide by."""
     basis: str | None = None
     """Name of the map in ``obsm``; by default that of the file's user, or that of the model."""
+    title: str = ""
+    """What the file is called in them; by default its name."""
 
     @property
     def paths(self) -> list[Path]:
@@ -76,10 +78,14 @@ class Views:
                 stack.callback(_remove_empty, self.figures)
             yield [stack.enter_context(atomic.drafting(path, new=new)) for path in self.paths]
 
-    def write(self, drafts: Sequence[Draft], findings: Findings) -> list[Draft]:
-        """Draw what was wanted into drafts of :attr:`paths`; return those that were written."""
+    def write(self, drafts: Sequence[Draft], findings: Findings) -> tuple[list[Draft], list[str]]:
+        """Draw what was wanted into drafts of :attr:`paths`.
+
+        Return those that were written, and the warnings of the table among them.
+        """
         by_name = {draft.target: draft for draft in drafts}
         written: list[Path] = []
+        warnings: list[str] = []
         if self.page is not None:
             from scbignn_infer.report.page import write_report
 
@@ -96,9 +102,9 @@ class Views:
                     written.append(target)
             with atomic.one_line(self.figures / TABLE):
                 table = by_name[self.figures / TABLE].path
-                findings.composition.write(table, findings.labelled.ids)
+                warnings = findings.composition.write(table, findings.labelled.ids)
             written.append(self.figures / TABLE)
-        return [by_name[target] for target in written]
+        return [by_name[target] for target in written], warnings
 
 
 def _check_folder(folder: Path) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from scbignn_infer.annotator import Annotator
 
 WARM_CELLS, WARM_GENES = 8, 500
+LONGEST_NAME = 1000
+"""Characters of a file's name that a client may send."""
 
 
 NAMES = {"unknown": "no_unknown", "unknown_threshold": "threshold"}
@@ -67,6 +69,9 @@ class _Kept(_Wishes):
     """Of a request whose results are kept for a while."""
 
     report: bool = Field(default=True, description="Also make an HTML report.")
+    file_name: str = Field(
+        "", max_length=LONGEST_NAME, description="What the report calls the file."
+    )
 
 
 def _with_settings(name: str, base: type[_Wishes]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.child import Link, StoppedError, as_document, limit_memory
 from scbignn_infer.errors import InputError, MissingExtraError
 from scbignn_infer.output.table import INDEX, Table, make_table, write_table
+from scbignn_infer.plain import UNSAFE
 from scbignn_infer.query.enough import enough
 from scbignn_infer.report.views import Views
 from scbignn_infer.service.bodies import ARROW, CSV, HDF5, KEPT, OPENERS
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from scbignn_infer._types import Array, Progress
     from scbignn_infer.annotation.annotation import Annotation
 
+MOST_HEADING = 120
+"""Characters of a file's name in the heading of a report."""
 TELL_SECONDS = 0.1
 """Between two reports of progress in one stage."""
 
@@ -178,7 +182,8 @@ def _keep(served: Models, question: Question, link: Link) -> int:
     """Label once, and write the labelled file, the table and, if wished, the report."""
     annotator, wished = served.warm[question.model], question.wishes.settings
     made = question.answer.with_suffix
-    page = Views(made(".html"), sample_key=wished.reading.batch_key)
+    title = heading(getattr(question.wishes, "file_name", ""))
+    page = Views(made(".html"), sample_key=wished.reading.batch_key, title=title)
     with label_file.Job(
         question.body,
         made(".h5ad"),
@@ -191,10 +196,22 @@ def _keep(served: Models, question: Question, link: Link) -> int:
         names = job.cells.cell_names()
         job.annotate()
         summary = job.write()
-    write_table(_table(job.annotation.of_all(job.kept), names), made(".csv"), ".csv")
+    table = _table(job.annotation.of_all(job.kept), names)
+    write_table(table, made(".csv"), ".csv")
+    summary["warnings"] += table.warnings()
     said = {k: v for k, v in summary.items() if k not in ("input", "output")}
     question.answer.write_bytes(msgspec.json.encode(said))
     return len(names)
+
+
+def heading(name: str) -> str:
+    """Return the name of a file as a report may have it, whatever a client calls it: one line.
+
+    That is the last part of a path, cut to what a heading has room for, without characters that
+    are not seen; empty if nothing is left.
+    """
+    last = UNSAFE.sub("", re.split(r"[/\\]", name)[-1]).strip()
+    return last if len(last) <= MOST_HEADING else f"{last[: MOST_HEADING - 1]}…"
 
 
 def _told(link: Link) -> Progress:

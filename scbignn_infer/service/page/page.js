@@ -111,8 +111,9 @@ async function check(file) {
   return `${file.name} is no HDF5 file; choose an .h5ad, .h5, .h5mu or .loom file.`;
 }
 
-function address() {
+function address(file) {
   const wishes = new URLSearchParams({ model: $("model").value, report: $("report").checked });
+  wishes.append("file_name", file.name.slice(0, 500)); // for the heading of the report
   if ($("tissue").value) wishes.append("tissue", $("tissue").value);
   return `/results/${newName()}?${wishes}`;
 }
@@ -169,7 +170,7 @@ async function label(event) {
   if (wrong) return fail(wrong);
   forget();
   $("result").hidden = true;
-  const path = address();
+  const path = address(file);
   const place = path.split("?")[0];
   busy(true);
   $("cancel").focus();
