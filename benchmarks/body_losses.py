@@ -3,7 +3,8 @@
 Run: ``python benchmarks/body_losses.py MODEL... --out FILE.json`` (needs the extra ``training`` and
 ``SCBIGNN_DATA``). Files, truth and scores are those of ``body.py``, with the tissue given. The loss
 of macro-F1 of a file is divided by the number of cells of its types; what would be won if a label
-that is above the true one counted as right stands beside it. Give twins after shipped models.
+that is above the true one counted as right stands beside it, then the mean confidence, the accuracy
+and the expected calibration error. Give twins after shipped models.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from body import OTHER, may_score, meant, tasks
 from scbignn_infer import Annotator
 from scbignn_infer.annotation.rules import Rules
+from scbignn_infer.evaluation import calibration_error, reliability
 from scbignn_infer.model.bundle import read_bundle
 from scbignn_infer.model.cell_ontology import terms
 from scbignn_infer.model.validate import ANY_TISSUE
@@ -35,10 +37,10 @@ WEAK = 0.85
 """Types of a lower F1 are named, with what most of their cells are called."""
 
 
-def losses(task: Task, called: Array) -> dict[str, Any]:
-    """Return the loss of macro-F1 by kind, and the weak types."""
+def losses(task: Task, called: Array, confidence: Array) -> dict[str, Any]:
+    """Return the loss of macro-F1 by kind, the calibration, and the weak types."""
     truth = np.array([task.terms.get(str(x), "") for x in task.cells.labels], object)
-    truth, called = truth[truth != ""], called[truth != ""]
+    truth, called, sure = truth[truth != ""], called[truth != ""], confidence[truth != ""]
     wanted = sorted(set(truth), key=lambda t: -len(terms()[t].above))
     said = np.array([meant(c, t, wanted) for c, t in zip(called, truth, strict=True)], object)
     wider = [c != t and c in terms()[t].above for c, t in zip(called, truth, strict=True)]
@@ -50,11 +52,16 @@ def losses(task: Task, called: Array) -> dict[str, Any]:
         f"loss_{k}": round(sum(1 - f1[t] for t in wanted if kind[t] == k) / len(wanted), 4)
         for k in ("few", "some", "many")
     }
+    right = np.equal(said, truth)
+    bins = reliability(sure, right)
     won = np.mean([_f1(np.equal(truth, t), np.equal(forgiven, t)) - f1[t] for t in wanted])
     return {
         "macro_f1": round(float(np.mean(list(f1.values()))), 4),
         **kind_loss,
         "if_wider_were_right": round(float(won), 4),
+        "confidence": round(float(sure.mean()), 4),
+        "accuracy": round(float(right.mean()), 4),
+        "ece": round(float(calibration_error(bins) or 0.0), 4),
         "weak": [
             {
                 "type": terms()[t].label,
@@ -92,12 +99,12 @@ def rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
                 rules=Rules.of(bundles[path], tissue=own or (ANY_TISSUE,)),
             )
             called = np.array(found.ontology_ids)[found.ontology.best(found.probabilities)]
-            yield {"species": species, "task": task.name} | losses(task, called)
+            yield {"species": species, "task": task.name} | losses(task, called, found.confidence)
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return the losses as a Markdown table, with the means of each species."""
-    keys = ("macro_f1", "loss_few", "loss_some", "loss_many", "if_wider_were_right")
+    keys = ("macro_f1", "loss_few", "loss_some", "loss_many", "if_wider_were_right", "ece")
     lines = [f"| file | {' | '.join(keys)} | weak types |", "| --- " * (len(keys) + 2) + "|"]
     for species in dict.fromkeys(r["species"] for r in found):
         own = [r for r in found if r["species"] == species]

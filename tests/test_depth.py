@@ -125,6 +125,20 @@ def test_a_crowd_of_relatives_outweighs_a_lone_type() -> None:
     assert ONTOLOGY.labels[replace(ONTOLOGY, descends=True).best(p)[0]] == "CD4"
 
 
+@given(seed=st.integers(0, 10_000))
+def test_what_a_type_refines_agrees_with_it(seed: int) -> None:
+    """By hand: the type's own probability, and that of the types that are true of it, too."""
+    p = chances(8, seed)
+    types = [name for name, _ in NAMES]
+    for ontology in (ONTOLOGY, replace(ONTOLOGY, descends=True)):
+        codes = ontology.best(p)
+        found = ontology.agreeing(p, codes)
+        for row, code, share in zip(p, codes, found, strict=True):
+            above = [i for i, t in enumerate(types) if types[code] in TRUE_OF[t]]
+            counted = above if ontology.descends else [code]
+            assert share == pytest.approx(sum(row[i] for i in counted), abs=1e-6)
+
+
 @given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.999))
 def test_sets_are_the_fewest_types_that_hold_the_share(seed: int, share: float) -> None:
     types = [name for name, _ in NAMES]

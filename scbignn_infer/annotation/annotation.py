@@ -200,9 +200,8 @@ class Annotation:
 
     @property
     def confidence(self) -> Array:
-        """(n_cells,) calibrated probability of the best label."""
-        best: Array = self.probabilities[np.arange(len(self)), self._best]
-        return best
+        """(n_cells,) calibrated probability of the best label, and of types that it refines."""
+        return self.ontology.agreeing(self.probabilities, self._best)
 
     @property
     def support(self) -> Array:

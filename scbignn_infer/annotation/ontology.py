@@ -100,6 +100,22 @@ class Ontology:
         best: Array = self.descend(probabilities) if self.descends else probabilities.argmax(axis=1)
         return best
 
+    def agreeing(self, probabilities: Array, codes: Array) -> Array:
+        """Return the probability (n,) of the types that do not contradict some types (n,).
+
+        That is the type's own, where types are told apart by their probabilities. What is found
+        down the ontology may lie below a type that is more probable and says less, such as a naive
+        CD4 T cell below a CD4 T cell: that type's probability counts, too.
+        """
+        found: Array = probabilities[np.arange(len(codes)), codes]
+        if not self.descends:
+            return found
+        is_above = self.holds[: self.n_types]
+        for i in range(0, len(codes), BLOCK):
+            rows = slice(i, i + BLOCK)
+            found[rows] = (probabilities[rows] * is_above.T[codes[rows]]).sum(axis=1)
+        return found
+
     def deepest(self, probabilities: Array, least: float) -> tuple[Array, Array]:
         """Return the label of the fewest types that together are probable enough.
 
