@@ -95,7 +95,10 @@ def running(child, limits=LIMITS, hosts=()):
         while not own.started:
             time.sleep(0.01)
         port = own.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        # A connection that is kept may be closed by the server just as it is used again.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=60, limits=limits) as client:
             yield client
     finally:
         own.should_exit = True
