@@ -269,7 +269,7 @@ def test_labels_and_report_come_both_or_not_at_all(label, query, others, suffix,
 
     def write(self, drafts, findings):
         drafts[0].path.write_text("page")
-        return drafts
+        return drafts, []
 
     monkeypatch.setattr(views.Views, "write", write)
     monkeypatch.setattr(layout, "lay_out", lambda z, **how: np.zeros((len(z), 2), np.float32))
