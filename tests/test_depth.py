@@ -137,6 +137,7 @@ def test_what_a_type_refines_agrees_with_it(seed: int) -> None:
             above = [i for i, t in enumerate(types) if types[code] in TRUE_OF[t]]
             counted = above if ontology.descends else [code]
             assert share == pytest.approx(sum(row[i] for i in counted), abs=1e-6)
+        assert ontology.agreeing(p[:0], codes[:0]).shape == (0,)
 
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.999))

@@ -108,12 +108,13 @@ class Ontology:
         CD4 T cell below a CD4 T cell: that type's probability counts, too.
         """
         found: Array = probabilities[np.arange(len(codes)), codes]
-        if not self.descends:
+        if not self.descends or not len(codes):
             return found
-        is_above = self.holds[: self.n_types]
-        for i in range(0, len(codes), BLOCK):
-            rows = slice(i, i + BLOCK)
-            found[rows] = (probabilities[rows] * is_above.T[codes[rows]]).sum(axis=1)
+        order = np.argsort(codes, kind="stable")
+        present, first = np.unique(codes[order], return_index=True)
+        for code, rows in zip(present, np.split(order, first[1:]), strict=True):
+            above = np.flatnonzero(self.holds[: self.n_types, code])
+            found[rows] = probabilities[np.ix_(rows, above)].sum(axis=1)
         return found
 
     def deepest(self, probabilities: Array, least: float) -> tuple[Array, Array]:
