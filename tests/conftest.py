@@ -97,6 +97,19 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a browser; skip the test where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if (path := next(filter(None, map(shutil.which, names)), None)) is None:
+        pytest.skip("no Chromium is installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="session")
 def rscript() -> Callable[..., str]:
     """Return a function that runs lines of R; skip the test where there is no R.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anndata as ad
 import msgspec
@@ -30,9 +29,6 @@ from scbignn_infer.report.labelled import Labelled
 from scbignn_infer.report.layout import CellMap, lay_out
 from scbignn_infer.report.markers import Dots, Markers, express
 from scbignn_infer.report.page import write_report
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CPU = Runtime("cpu", 0, 1)
@@ -382,21 +378,6 @@ def test_the_ramp_grows_lighter() -> None:
 
 
 # --- in a browser --------------------------------------------------------------------------------
-
-CHROMIUM = next(
-    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("width", [1200, 390])

@@ -5,11 +5,10 @@ import functools
 import io
 import json
 import os
+import runpy
 import signal
 import socket
 import tempfile
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -36,6 +35,7 @@ MODEL = "human-pbmc"
 HDF5, JSON, CSV = "application/x-hdf5", "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
 LIMITS = service.Limits(timeout=60.0, queue=16)
+serve = runpy.run_path(str(Path(__file__).with_name("serving.py")))["running"]
 
 
 # --- bodies --------------------------------------------------------------------------------------
@@ -84,25 +84,8 @@ BODIES = {
 # --- servers -------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
 def running(child, limits=LIMITS, hosts=()):
-    """Serve in a thread, and give a client."""
-    app = service.make_app(child, limits, hosts)
-    own = server.make_server(app, 0, port=0, log_config=None)
-    thread = threading.Thread(target=own.run)
-    thread.start()
-    try:
-        while not own.started:
-            time.sleep(0.01)
-        port = own.servers[0].sockets[0].getsockname()[1]
-        # A connection that is kept may be closed by the server just as it is used again.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=60, limits=limits) as client:
-            yield client
-    finally:
-        own.should_exit = True
-        thread.join()
+    return serve(child, limits, hosts)
 
 
 @pytest.fixture(scope="module")

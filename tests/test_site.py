@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import re
-import shutil
+import runpy
 import tempfile
 import threading
 import time
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from scbignn_infer import label_file, service
-from scbignn_infer.service import observing, results, server, site
+from scbignn_infer.service import observing, results, site
 from scbignn_infer.service.work import heading
 from scbignn_infer.settings import Settings
 
@@ -31,28 +31,13 @@ MODELS = ["human-pbmc", "human-pancreas"]
 HDF5 = "application/x-hdf5"
 SCRIPT = Path(service.__file__).parent / "page" / "page.js"
 LIMITS = service.Limits(max_size=50_000_000, timeout=300.0)
+serve = runpy.run_path(str(Path(__file__).with_name("serving.py")))["running"]
 NAME = "a" * 22
 PAGE = Path(site.__file__).parent / "page"
 
 
-@contextlib.contextmanager
-def running(child: service.Worker, limits: service.Limits = LIMITS) -> Iterator[httpx.Client]:
-    """Serve in a thread, and give a client."""
-    own = server.make_server(service.make_app(child, limits), 0, port=0, log_config=None)
-    thread = threading.Thread(target=own.run)
-    thread.start()
-    try:
-        while not own.started:
-            time.sleep(0.01)
-        port = own.servers[0].sockets[0].getsockname()[1]
-        # A connection that is kept may be closed by the server just as it is used again.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        url = f"http://127.0.0.1:{port}"
-        with httpx.Client(base_url=url, timeout=300, limits=limits) as client:
-            yield client
-    finally:
-        own.should_exit = True
-        thread.join()
+def running(child: service.Worker, limits: service.Limits = LIMITS) -> Any:
+    return serve(child, limits)
 
 
 @pytest.fixture(scope="module")
@@ -498,22 +483,6 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text)
     page = (PAGE / "page.html").read_text()
     assert not re.search(r"<script(?! src)|<style| style=| on\w+=", page)
-
-
-CHROMIUM = next(
-    (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Seen:
