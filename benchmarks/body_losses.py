@@ -37,10 +37,14 @@ WEAK = 0.85
 """Types of a lower F1 are named, with what most of their cells are called."""
 
 
-def losses(task: Task, called: Array, confidence: Array) -> dict[str, Any]:
-    """Return the loss of macro-F1 by kind, the calibration, and the weak types."""
+def losses(task: Task, called: Array, confidence: Array, own: Array) -> dict[str, Any]:
+    """Return the loss of macro-F1 by kind, the calibration, and the weak types.
+
+    ``own`` (n_cells,) is the probability of the best type alone.
+    """
     truth = np.array([task.terms.get(str(x), "") for x in task.cells.labels], object)
-    truth, called, sure = truth[truth != ""], called[truth != ""], confidence[truth != ""]
+    known = truth != ""
+    truth, called, sure, own = truth[known], called[known], confidence[known], own[known]
     wanted = sorted(set(truth), key=lambda t: -len(terms()[t].above))
     said = np.array([meant(c, t, wanted) for c, t in zip(called, truth, strict=True)], object)
     wider = [c != t and c in terms()[t].above for c, t in zip(called, truth, strict=True)]
@@ -62,6 +66,8 @@ def losses(task: Task, called: Array, confidence: Array) -> dict[str, Any]:
         "confidence": round(float(sure.mean()), 4),
         "accuracy": round(float(right.mean()), 4),
         "ece": round(float(calibration_error(bins) or 0.0), 4),
+        "ece_of_own": round(float(calibration_error(reliability(own, right)) or 0.0), 4),
+        "own_below_0.2": round(float((own < 0.2).mean()), 4),
         "weak": [
             {
                 "type": terms()[t].label,
@@ -98,13 +104,24 @@ def rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
                 task.cells.symbols,
                 rules=Rules.of(bundles[path], tissue=own or (ANY_TISSUE,)),
             )
-            called = np.array(found.ontology_ids)[found.ontology.best(found.probabilities)]
-            yield {"species": species, "task": task.name} | losses(task, called, found.confidence)
+            best = found.ontology.best(found.probabilities)
+            called = np.array(found.ontology_ids)[best]
+            alone = found.probabilities[np.arange(len(best)), best]
+            said = losses(task, called, found.confidence, alone)
+            yield {"species": species, "task": task.name} | said
 
 
 def table(found: list[dict[str, Any]]) -> str:
     """Return the losses as a Markdown table, with the means of each species."""
-    keys = ("macro_f1", "loss_few", "loss_some", "loss_many", "if_wider_were_right", "ece")
+    keys = (
+        "macro_f1",
+        "loss_few",
+        "loss_some",
+        "loss_many",
+        "if_wider_were_right",
+        "ece",
+        "ece_of_own",
+    )
     lines = [f"| file | {' | '.join(keys)} | weak types |", "| --- " * (len(keys) + 2) + "|"]
     for species in dict.fromkeys(r["species"] for r in found):
         own = [r for r in found if r["species"] == species]

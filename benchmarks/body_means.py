@@ -21,7 +21,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from body import GENES, Task, scores
-from descent import HELD, SEED
+from descent import HELD, SEED, as_read
 from profiles import PSEUDO, SIZE, markers
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.ontology import Ontology
@@ -143,13 +143,7 @@ def rows(recipe: Recipe) -> Iterator[dict[str, Any]]:
         for drawn, changed in (("as in training", {}), ("plain", PLAIN)):
             noise = msgspec.structs.replace(recipe.simulation, cells=CELLS, **changed)
             task = Task(p.name, recipe.species, simulate(p, noise, SEED), terms, frozenset(places))
-            place = {s: i for i, s in enumerate(task.cells.symbols)}
-            present = np.array([s in place for s in reference.symbols])
-            index = [place.get(s, 0) for s in reference.symbols[:m]]
-            counts = task.cells.counts[:, index].multiply(present[:m]).tocsr()
-            shared = [place[s] for s in reference.symbols if s in place]
-            totals = np.asarray(task.cells.counts[:, shared].sum(axis=1)).ravel()
-            totals = (totals / reference.gene_share[present].sum()).astype(np.float32)
+            present, counts, totals = as_read(task, reference, m)
             said = {"naive": naive(inside, reference, task)}
             for name, one in levels.items():
                 panel = Panel(one, present[:m], settings.panel_genes)

@@ -35,6 +35,9 @@ from scbignn_training.train import read_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import scipy.sparse as sp
+
+    from scbignn_training.data import Reference
     from scbignn_training.profile_types import ProfileType
     from scbignn_training.recipe import Recipe
 
@@ -63,6 +66,17 @@ CELLS, SEED = 20, 7
 """Cells of a profile that are labelled, and their seed, another than in training."""
 
 
+def as_read(task: Task, reference: Reference, m: int) -> tuple[Array, sp.csr_matrix, Array]:
+    """Return which genes of a reference a task has, counts of its first m, and the totals."""
+    place = {s: i for i, s in enumerate(task.cells.symbols)}
+    present = np.array([s in place for s in reference.symbols])
+    index = [place.get(s, 0) for s in reference.symbols[:m]]
+    counts = task.cells.counts[:, index].multiply(present[:m]).tocsr()
+    shared = [place[s] for s in reference.symbols if s in place]
+    totals = np.asarray(task.cells.counts[:, shared].sum(axis=1)).ravel()
+    return present, counts, (totals / reference.gene_share[present].sum()).astype(np.float32)
+
+
 def trained(recipe: Recipe) -> tuple[Any, list[ProfileType], list[Task]]:
     """Return what labels cells of a study, the types of its classes, and tasks it has not seen."""
     sets, settings = read_tables(recipe), recipe.settings
@@ -86,13 +100,7 @@ def trained(recipe: Recipe) -> tuple[Any, list[ProfileType], list[Task]]:
 
     def label(task: Task) -> Array:
         m = len(cells.present)
-        place = {s: i for i, s in enumerate(task.cells.symbols)}
-        present = np.array([s in place for s in reference.symbols])
-        index = [place.get(s, 0) for s in reference.symbols[:m]]
-        counts = task.cells.counts[:, index].multiply(present[:m]).tocsr()
-        shared = [place[s] for s in reference.symbols if s in place]
-        totals = np.asarray(task.cells.counts[:, shared].sum(axis=1)).ravel()
-        totals = (totals / reference.gene_share[present].sum()).astype(np.float32)
+        present, counts, totals = as_read(task, reference, m)
         own = Panel(level, present[:m], settings.panel_genes) if not present.all() else panel
         parts = [part.numpy() for part in own.run(counts, totals, "parts")[1:]]
         told: Array = softmax(np.tensordot([1, *settings.blend], parts, axes=1), axis=1)
