@@ -15,6 +15,7 @@ import argparse
 import csv
 import json
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ LEAKS = {
     "Adult_Brain_Darmanis": "brain_darmanis",
 }
 """Data sets of profiles that are means of the cells of a file, by the start of its name."""
+CELL_TYPES = Path(__file__).parents[1] / "training" / "tables" / "cell_types.tsv"
 LEFT_OUT = LEAKS["Adult_Pancreas_HCA"]
 """A file that the peers do not label: without its study hardly an islet is among the profiles."""
 CLEAR_SHARE, ENOUGH_CELLS, ENOUGH_SHARE = 0.5, 5.0, 0.02
@@ -282,7 +284,23 @@ def labelled(task: Task, found: Annotation) -> dict[str, float]:
 def may_score(spec: Any, species: str, task: Task) -> bool:
     """Tell whether a model is of the species of a task and has not seen its study."""
     seen = {LEAKS[d.name] for d in spec.training.datasets if d.name in LEAKS}
-    return spec.species == species and not any(task.name.startswith(s) for s in seen)
+    learned = {study_of(d.file) for d in spec.training.datasets if d.role == "reference"}
+    of_profiles = any(task.name.startswith(s) for s in seen)
+    return spec.species == species and not of_profiles and study_of(task.name) not in learned
+
+
+@cache
+def studies() -> dict[str, str]:
+    """Return whose cells the files are that body models learn from, by the file's stem."""
+    with CELL_TYPES.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {row["library"]: row["study"] for row in rows}
+
+
+def study_of(name: str) -> str:
+    """Return whose cells a file or a task is of; its own name if no model learns from it."""
+    stem = name.removesuffix(".h5ad").split(" ")[0]
+    return studies().get(stem, stem)
 
 
 def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The table of what each published mean profile is, and that of what the test files' labels mean.
+"""The tables of what profiles and labels of cells are, and of what test files' labels mean.
 
 How names were judged. A name stands where the genes of its profile agree. Where they speak
 plainly against it, the genes decide and the note names them; where they tell of several lineages
@@ -20,6 +20,7 @@ import pytest
 
 from scbignn_infer.model.cell_ontology import terms as all_terms
 from scbignn_training.ontology import check_terms
+from scbignn_training.recipe import read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SCBIGNN_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -150,18 +151,28 @@ def truth() -> list[Row]:
 
 
 @pytest.fixture(scope="module")
+def cells() -> list[Row]:
+    return read(REPOSITORY / "training" / "tables" / "cell_types.tsv")
+
+
+@pytest.fixture(scope="module", params=["types", "cells"])
+def table(request: pytest.FixtureRequest) -> list[Row]:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
 def usable(types: list[Row]) -> list[Row]:
     return [row for row in types if row["use"] == "yes"]
 
 
-def test_each_profile_has_one_row(types: list[Row]) -> None:
-    assert list(types[0]) == COLUMNS
-    keys = [(row["library"], row["dataset"], row["cell_type"]) for row in types]
+def test_each_name_has_one_row(table: list[Row]) -> None:
+    assert list(table[0]) == COLUMNS
+    keys = [(row["library"], row["dataset"], row["cell_type"]) for row in table]
     assert len(keys) == len(set(keys))
 
 
-def test_a_usable_row_says_all_and_another_says_why_not(types: list[Row]) -> None:
-    for row in types:
+def test_a_usable_row_says_all_and_another_says_why_not(table: list[Row]) -> None:
+    for row in table:
         assert row["age"] in AGES, row
         assert row["tissue"], row
         assert row["tissue"] == row["tissue"].strip().lower(), row
@@ -171,16 +182,18 @@ def test_a_usable_row_says_all_and_another_says_why_not(types: list[Row]) -> Non
         assert row["state"] == row["state"].strip(), row
 
 
-def test_a_label_is_a_term_by_the_name_that_the_ontology_gives_it(types: list[Row]) -> None:
-    terms = {row["label"]: row["ontology_id"] for row in types if row["label"]}
+def test_a_label_is_a_term_by_the_name_that_the_ontology_gives_it(
+    types: list[Row], cells: list[Row]
+) -> None:
+    terms = {row["label"]: row["ontology_id"] for row in types + cells if row["label"]}
     check_terms(terms)
     for label, term in terms.items():
         assert all_terms()[term].label == SHORT.get(label, label), (label, term)
     assert not set(SHORT) - set(terms)
 
 
-def test_a_label_has_one_term_and_a_term_one_label(types: list[Row]) -> None:
-    pairs = {(row["label"], row["ontology_id"]) for row in types if row["label"]}
+def test_a_label_has_one_term_and_a_term_one_label(types: list[Row], cells: list[Row]) -> None:
+    pairs = {(row["label"], row["ontology_id"]) for row in types + cells if row["label"]}
     assert len({label for label, _ in pairs}) == len({term for _, term in pairs}) == len(pairs)
 
 
@@ -270,3 +283,36 @@ def test_truth_has_each_label_of_the_files(truth: list[Row], real_data) -> None:
             assert labels == set(zip(obs["tissue"].astype(str), found, strict=True)), file
         else:
             assert {label for _, label in labels} == set(found), file
+
+
+def test_cells_are_what_the_test_files_say_or_finer(truth: list[Row], cells: list[Row]) -> None:
+    said = {(r["file"].removesuffix(".h5ad"), r["label"]): r for r in truth if r["ontology_id"]}
+    compared = 0
+    for row in cells:
+        parts = {r["organ"] for r in truth if r["file"] == f"{row['library']}.h5ad"}
+        own = [r for r in truth if r["file"] == f"{row['library']}.h5ad"]
+        own = [r for r in own if r["label"] == row["cell_type"]]
+        own = [r for r in own if len(parts) == 1 or r["organ"] == row["dataset"]]
+        judged_by_genes = bool(row["note"])
+        named = row["use"] == "yes" and not judged_by_genes
+        if named and (row["library"], row["cell_type"]) in said:
+            assert own[0]["ontology_id"] in above(row["ontology_id"]), row
+            assert (own[0]["tissue"], own[0]["age"]) == (row["tissue"], row["age"]), row
+            compared += 1
+    assert compared > 100
+
+
+def test_cells_have_each_label_of_their_files(cells: list[Row], real_data) -> None:
+    relabelled = {
+        change.to
+        for path in (REPOSITORY / "training" / "recipes").glob("*-body.toml")
+        for change in read_recipe(path).relabel
+    }
+    rows = defaultdict(set)
+    for row in cells:
+        if row["cell_type"] not in relabelled:
+            rows[row["library"]].add((row["dataset"], row["cell_type"]))
+    for library, names in rows.items():
+        obs = ad.read_h5ad(real_data(f"{library}.h5ad"), backed="r").obs
+        parts = obs["tissue"].astype(str) if any(part for part, _ in names) else [""] * len(obs)
+        assert names == set(zip(parts, obs["cell_type"].astype(str), strict=True)), library

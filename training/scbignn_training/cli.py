@@ -46,7 +46,12 @@ RECIPE_PARAMETERS = (
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("references", nargs=-1, metavar="[REFERENCE.h5ad]...")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML recipe instead of options.")
-@click.option("--leave-out", metavar="NAME", help="Train the recipe without this reference.")
+@click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="NAME",
+    help="Train the recipe without this reference or study; may be repeated.",
+)
 @click.option(
     "--profiles",
     multiple=True,
@@ -141,7 +146,7 @@ RECIPE_PARAMETERS = (
 def train(
     references: tuple[str, ...],
     recipe_file: str | None,
-    leave_out: str | None,
+    leave_out: tuple[str, ...],
     profiles: tuple[str, ...],
     profile_column: tuple[str, ...],
     label_key: str | None,
@@ -180,9 +185,9 @@ def train(
         if given:
             raise click.UsageError(f"--recipe says itself what is given here: {', '.join(given)}")
         recipe = read_recipe(recipe_file)
-        if leave_out is not None:
-            recipe = recipe.without(leave_out)
-    elif leave_out is not None:
+        for study in leave_out:
+            recipe = recipe.without(study)
+    elif leave_out:
         raise click.UsageError("--leave-out is for a --recipe")
     elif not (name or check) or not (references or profiles):
         raise click.UsageError("give references or --profiles, and --name; or a --recipe")

@@ -94,6 +94,8 @@ class Study:
         (n,) the study of each cell, where a file holds several.
     ontology, tissue, assays
         What the file itself says, by the schema of CELLxGENE.
+    meant
+        What the labels mean, where a table of types says it.
     left_out
         Cells that were not read, by the reason.
     """
@@ -109,6 +111,7 @@ class Study:
     tissue: str = ""
     assays: tuple[str, ...] = ()
     left_out: dict[str, int] = field(default_factory=dict)
+    meant: tuple[ProfileType, ...] = ()
 
     def by_study(self) -> list[Study]:
         """Return the studies of a file as one each, by name."""
@@ -443,6 +446,31 @@ def relabelled(study: Study, label: str, to: str, genes: Sequence[str]) -> Study
     labels = study.labels.copy()
     labels[(labels == label) & shown] = to
     return replace(study, labels=labels)
+
+
+def told(study: Study, types: Mapping[tuple[str, str], ProfileType]) -> Study:
+    """Return a study with the labels of a table of types; cells that it has not have none.
+
+    Raises
+    ------
+    InputError
+        The table has none of the labels.
+    """
+    datasets = [""] * len(study.labels) if study.studies is None else study.studies
+    meant = [types.get((str(d), str(x))) for d, x in zip(datasets, study.labels, strict=True)]
+    found = sorted({t for t in meant if t is not None}, key=lambda t: t.label)
+    if not found:
+        raise InputError(
+            f"{study.path} has no label that its table of types has",
+            expected="labels like " + ", ".join(sorted({name for _, name in types})[:SAID]),
+            do="mend types, label_key or study_key in the recipe",
+        )
+    return replace(
+        study,
+        labels=np.array(["" if t is None else t.label for t in meant], object),
+        ontology={t.label: t.ontology_id for t in found},
+        meant=tuple(found),
+    )
 
 
 def tell_species(wanted: str, files: Sequence[Study]) -> str:

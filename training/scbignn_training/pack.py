@@ -360,10 +360,12 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
     """Return the record of each file of labelled cells and of each data set of profiles."""
     batches = np.bincount(reference.batches, minlength=len(reference.origins))
     cells: Counter[str] = Counter()
+    tissues: dict[str, tuple[str, ...]] = {}
     found: list[b.Dataset] = []
     for origin, n in zip(reference.origins, batches, strict=True):
         if not origin.simulated:
             cells[origin.reference] += int(n)
+            tissues[origin.reference] = origin.tissues
             continue
         table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
         record = _dataset(table, int(n), "profiles")
@@ -373,7 +375,13 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
                 record, name=origin.name, citation=citation, tissues=list(origin.tissues)
             )
         )
-    return [_dataset(s, cells[s.called], "reference") for s in recipe.reference] + found
+    files = [
+        msgspec.structs.replace(
+            _dataset(s, cells[s.called], "reference"), tissues=list(tissues.get(s.called, ()))
+        )
+        for s in recipe.reference
+    ]
+    return files + found
 
 
 def _dataset(source: Source, n_cells: int, role: Any) -> b.Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -43,6 +43,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     profiles of one study are left out together."""
     study_key: list[str] = []
     """Columns that together tell the studies (or donors) of the file apart."""
+    types: str = ""
+    """Table that says what the published names mean, relative to the recipe's folder; cells and
+    profiles of names that it does not have are left out. Types are then told by tissue and age,
+    too. The data set of a cell is what ``study_key`` says of it, by default nothing."""
 
     @property
     def called(self) -> str:
@@ -53,6 +57,10 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def of(self) -> str:
         """The study that it is a part of."""
         return self.study or self.called
+
+    def meanings(self) -> dict[tuple[str, str], ProfileType] | None:
+        """Return what the published names mean, by data set and name, if a table says it."""
+        return read_types(self.types, Path(self.file).stem) if self.types else None
 
     def locate(self) -> Path:
         """Return the file's path, its checksum verified if the recipe names one.
@@ -90,24 +98,22 @@ class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Names of the columns that describe a profile, where they are not the usual ones."""
     include: dict[str, list[str]] = {}
     """Patterns by column; rows that match none are left out."""
-    types: str = ""
-    """Table that says what the published names mean, relative to the recipe's folder; rows that it
-    does not have are left out. Types are then told by tissue and age, too."""
     leave_out: list[str] = []
     """Studies of that table whose profiles are left out."""
     citations: dict[str, str] = {}
     """Of studies of that table, where the profiles' own column does not say them."""
 
     def meanings(self) -> dict[tuple[str, str], ProfileType] | None:
-        """Return what the published names mean, by data set and name, if a table says it."""
-        if not self.types:
-            return None
-        found = read_types(self.types, Path(self.file).stem)
-        return {k: t for k, t in found.items() if t.study not in self.leave_out}
+        """Return what the published names mean, without the studies that are left out."""
+        found = super().meanings()
+        return found and {k: t for k, t in found.items() if t.study not in self.leave_out}
 
     def without(self, study: str) -> ProfileSource:
         """Return the table without the profiles of a study."""
         return msgspec.structs.replace(self, leave_out=[*self.leave_out, study])
+
+
+AnySource = TypeVar("AnySource", bound=Source)
 
 
 class Relabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -242,10 +248,8 @@ def read_recipe(path: str | Path) -> Recipe:
     folder = Path(path).parent
     recipe = msgspec.structs.replace(
         recipe,
-        profiles=[
-            msgspec.structs.replace(s, types=str(folder / s.types)) if s.types else s
-            for s in recipe.profiles
-        ],
+        reference=[_from(folder, s) for s in recipe.reference],
+        profiles=[_from(folder, s) for s in recipe.profiles],
     )
     check_terms(recipe.ontology)
     names = [s.called for s in (*recipe.reference, *recipe.profiles)]
@@ -257,3 +261,10 @@ def read_recipe(path: str | Path) -> Recipe:
                 do="give them other names in the recipe: name = ...",
             )
     return recipe
+
+
+def _from(folder: Path, source: AnySource) -> AnySource:
+    """Return a source with the path of its table of types as seen from the working folder."""
+    if not source.types:
+        return source
+    return msgspec.structs.replace(source, types=str(folder / source.types))

@@ -101,6 +101,7 @@ def simulate(profiles: ProfileSet, simulation: Simulation, seed: int) -> Study:
             tissues=tuple(sorted({t.place for t in profiles.meant})),
             study=profiles.meant[0].study if profiles.meant else "",
         ),
+        meant=profiles.meant,
     )
 
 

@@ -51,6 +51,7 @@ from scbignn_training.data import (
     read_study,
     relabelled,
     tell_species,
+    told,
     unlabelled_cells,
     well_known,
 )
@@ -333,6 +334,9 @@ def _read_labelled(recipe: Recipe, run: Run) -> list[Study]:
         for change in recipe.relabel:
             if not change.studies or source.called in change.studies:
                 study = relabelled(study, change.label, change.to, change.genes)
+        types = source.meanings()
+        if types is not None:
+            study = told(study, types)
         if len(recipe.reference) > 1 and study.studies is not None:
             # donors of different files may bear one name
             named = [f"{source.called}: {name}" for name in study.studies]
@@ -340,7 +344,11 @@ def _read_labelled(recipe: Recipe, run: Run) -> list[Study]:
         found += replace(
             study,
             origin=Origin(
-                source.called, file=source.file, study=source.study, reference=source.called
+                source.called,
+                file=source.file,
+                study=source.study,
+                reference=source.called,
+                tissues=tuple(sorted({t.place for t in study.meant})),
             ),
         ).by_study()
     return found
@@ -381,7 +389,7 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     cells = well_known(cells, recipe.gene_studies)
     drop = [*recipe.drop, *placeholders(cells, recipe.keep)]
     joined = join(cells, merge=recipe.merge, drop=drop, min_cells=recipe.min_cells)
-    meant = {t.label: t for p in profiles for t in p.meant}
+    meant = {t.label: t for c in cells for t in c.meant}
     said = {label: term for c in cells for label, term in c.ontology.items()}
     ontology = said | ontology_of(profiles, recipe.merge, recipe.ontology)
     groups = {i: name for name, i in recipe.ontology.items() if name not in joined.cell_types}
