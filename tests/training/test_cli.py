@@ -272,12 +272,17 @@ class TestOptions:
 
     def test_a_reference_of_a_recipe_is_left_out(self, run, made, recipe_file, parts):
         text = recipe_file.read_text()
-        two = f"[{{ file = '{parts['query']}' }}, {{ file = '{parts['labelled']}' }}]"
-        recipe_file.write_text(text.replace(f"[{{ file = '{parts['labelled']}' }}]", two))
-        run("train", "--recipe", recipe_file, "--leave-out", "query", "--threads", 1)
-        (recipe,) = made
-        assert recipe.name == "tiny-without-query"
-        assert [s.called for s in recipe.reference] == ["labelled"]
+        files = ("query", "labelled", "unlabelled")
+        three = ", ".join(f"{{ file = '{parts[name]}' }}" for name in files)
+        recipe_file.write_text(text.replace(f"[{{ file = '{parts['labelled']}' }}]", f"[{three}]"))
+        left_out = ("--leave-out", "query", "--leave-out", "unlabelled")
+        for n, rest in ((2, ["labelled", "unlabelled"]), (4, ["labelled"])):
+            run("train", "--recipe", recipe_file, *left_out[:n], "--threads", 1)
+            assert [s.called for s in made[-1].reference] == rest
+        assert [r.name for r in made] == [
+            "tiny-without-query",
+            "tiny-without-query-without-unlabelled",
+        ]
 
     @pytest.mark.usefixtures("made")
     def test_quiet_prints_nothing(self, run, given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import anndata as ad
 import msgspec
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 import scbignn_infer
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.cli import main
+from scbignn_infer.errors import InputError
 from scbignn_training.cli import train as command
 from scbignn_training.pack import write_bundle
 from scbignn_training.recipe import ProfileSource, Recipe, Source
@@ -123,6 +125,67 @@ def test_cells_and_profiles_are_joined_by_all_genes(table, pancreas, recipe_of_p
     assert found.simulated.sum() == 320
     assert both.without("means").profiles == []
     assert [s.called for s in both.without("x").profiles] == ["means"]
+
+
+@pytest.fixture
+def types_of_cells(pancreas, tmp_path):
+    """Return a table of types for cells: the donors are of two ages, and acinar is no row."""
+    names = "library dataset cell_type label ontology_id state tissue age study use note"
+    terms = {"alpha": "CL:0000171", "beta": "CL:0000169", "ductal": "CL:0002079"}
+    rows = [
+        (pancreas.stem, part, kind, kind, term, "", "pancreas", age, "b", use, "")
+        for part, age in (("d1", "adult"), ("d2", "fetal"))
+        for kind, term in terms.items()
+        for use in (("yes",) if (part, kind) != ("d2", "ductal") else ("mixture",))
+    ]
+    path = tmp_path / "types.tsv"
+    path.write_text("\n".join("\t".join(r) for r in [names.split(), *rows]) + "\n")
+    return path
+
+
+def test_cells_have_the_types_of_a_table_by_their_part(
+    table, pancreas, recipe_of_profiles, types_of_cells, tmp_path
+):
+    cells = ad.read_h5ad(pancreas)
+    cells.obs["donor"] = np.where(np.arange(cells.n_obs) % 2, "d1", "d2")
+    path = tmp_path / pancreas.name
+    cells.write_h5ad(path)
+    source = Source(
+        file=str(path), name="x", study="b", study_key=["donor"], types=str(types_of_cells)
+    )
+    both = msgspec.structs.replace(recipe_of_profiles, label_key="cell_type", reference=[source])
+    found = read_reference(both)
+    real = ~found.simulated
+    said = cells.obs["cell_type"].astype(str) + " " + cells.obs["donor"].astype(str)
+    wanted = {
+        **{f"pancreas: {kind}": f"{kind} d1" for kind in ("alpha", "beta", "ductal")},
+        **{f"fetal pancreas: {kind}": f"{kind} d2" for kind in ("alpha", "beta")},
+    }
+    assert Counter(np.array(found.cell_types)[found.codes[real]]) == {
+        label: (said == old).sum() for label, old in wanted.items()
+    }
+    assert found.meant["fetal pancreas: beta"].ontology_id == "CL:0000169"
+    assert found.ontology["pancreas: ductal"] == "CL:0002079"
+    assert [o.tissues for o in found.origins[:2]] == [("fetal pancreas", "pancreas")] * 2
+    assert len(np.unique(found.studies[real])) == 1, "the parts of a file are one study"
+    assert [o.name for o in found.origins if not o.simulated] == ["d2", "d1"]
+    alone = msgspec.structs.replace(both, profiles=[], hold_out=0)
+    spec = scbignn_infer.load_model(write_bundle(train(alone), alone, tmp_path / "out")).spec
+    assert spec.training.datasets[0].tissues == ["fetal pancreas", "pancreas"]
+    assert {t.name for t in spec.tissues} == {"fetal pancreas", "pancreas"}
+    assert not spec.training.from_profiles
+
+
+def test_cells_of_no_type_of_their_table_are_one_line(pancreas, types_of_cells):
+    recipe = Recipe(
+        name="x",
+        label_key="cell_type",
+        reference=[Source(file=str(pancreas), types=str(types_of_cells))],
+    )
+    with pytest.raises(InputError, match="no label that its table of types has") as caught:
+        read_reference(recipe)
+    assert "\n" not in str(caught.value)
+    assert "alpha" in str(caught.value)
 
 
 def test_many_studies_are_left_out_in_groups(recipe_of_profiles):
