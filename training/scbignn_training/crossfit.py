@@ -71,7 +71,7 @@ class FoldView:
     probes
         Of clean cells, some of them as other laboratories might show them.
     measured
-        (n,) which cells were measured, and not simulated.
+        (n,) which cells say how sure to be, see ``Reference.judges``.
     """
 
     embedding: torch.Tensor

@@ -238,6 +238,17 @@ class Reference:
         return found
 
     @property
+    def judges(self) -> Array:
+        """(n,) the measured cells, which alone say how sure to be, if most types have some.
+
+        Of a model of many tissues few types may: then none, for to those few the cells of all other
+        types seem strange.
+        """
+        measured = ~self.simulated
+        types = np.unique(self.codes[measured])
+        return measured if 2 * len(types) >= len(self.cell_types) else np.zeros_like(measured)
+
+    @property
     def studies(self) -> Array:
         """(n,) a number for the study of each cell, in the order of the files."""
         names = [o.study or o.name or i for i, o in enumerate(self.origins)]

@@ -588,14 +588,13 @@ def fit_start(
         unlabelled = unlabelled.subset(stratified(of_one_type, most, settings.seed))
     x = labelled.expression
     variability = _variability(x, labelled.gaps)
-    measured = ~reference.simulated
     levels = fold_levels(labelled, n_classes, settings, run)
     if is_fine(reference) and len(np.unique(reference.studies)) == 1:
         settings = msgspec.structs.replace(settings, blend=best_blend(labelled, levels, settings))
         for fold in levels:
             fold.level.blend = settings.blend
     crossfit = settle(
-        cross_fit(labelled, levels, variability, settings, measured=measured), settings
+        cross_fit(labelled, levels, variability, settings, measured=reference.judges), settings
     )
     cell, teacher = em.fit_cells(crossfit.graphs, settings, run=run)
     everything = run.within("all cells")
