@@ -289,13 +289,17 @@ class Training(Record, frozen=True, kw_only=True):
 
     @property
     def from_profiles(self) -> bool:
-        """Whether all cells were simulated from mean expression."""
-        return all(d.role == "profiles" for d in self.datasets)
+        """Whether most labelled cells were simulated from mean expression."""
+        cells = {"profiles": 0, "reference": 0, "unlabelled": 0, "adapted": 0}
+        for dataset in self.datasets:
+            cells[dataset.role] += dataset.n_cells
+        return cells["profiles"] > cells["reference"]
 
     @property
     def cells_are(self) -> str:
         """What its cells are called where they are counted."""
-        return "simulated cells" if self.from_profiles else "training cells"
+        simulated = self.datasets and all(d.role == "profiles" for d in self.datasets)
+        return "simulated cells" if simulated else "training cells"
 
     @property
     def adapted_to(self) -> list[str]:
