@@ -7,11 +7,12 @@ import shutil
 import tracemalloc
 import zipfile
 
+import msgspec
 import numpy as np
 import pytest
 
 from scbignn_infer.errors import BundleError
-from scbignn_infer.model.bundle import REQUIRED_FILES, read_bundle
+from scbignn_infer.model.bundle import REQUIRED_FILES, Dataset, read_bundle
 
 
 def write(folder, record):
@@ -34,6 +35,20 @@ def test_reads_record_and_files(toy):
     assert found.sha256 == hashlib.sha256((toy / "bundle.json").read_bytes()).hexdigest()
     with pytest.raises(AttributeError):
         found.spec.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("cells", "drawn", "from_profiles", "word"),
+    [(0, 5, True, "simulated"), (4, 5, True, "training"), (5, 5, False, "training")],
+)
+def test_a_model_is_of_profiles_if_most_of_its_cells_are(toy, cells, drawn, from_profiles, word):
+    made = read_bundle(toy).spec.training
+    sets = [Dataset(file="p", n_cells=drawn, role="profiles")]
+    if cells:
+        sets += [Dataset(file="c", n_cells=cells), Dataset(file="u", n_cells=9, role="unlabelled")]
+    found = msgspec.structs.replace(made, datasets=sets)
+    assert found.from_profiles == from_profiles
+    assert found.cells_are == f"{word} cells"
 
 
 def test_a_zip_is_the_same_bundle(toy, tmp_path):

@@ -119,6 +119,16 @@ class TestRealAndSimulated:
         _, found = splits(part, 3, 0)
         assert [set(part.batches[outside]) for _, outside in found] == [{0, 2}, {3}]
 
+    @pytest.mark.parametrize(("measured", "types", "judge"), [(2, 4, True), (2, 5, False)])
+    def test_measured_cells_judge_if_half_of_the_types_have_some(self, measured, types, judge):
+        """Of two files the first is measured, and has only some of the types."""
+        codes = [*range(measured), *range(types)] * 3
+        batches = [*[0] * measured, *[1] * types] * 3
+        origins = (Origin("cells"), Origin("profiles", simulated=True))
+        reference = replace(make(codes, batches), origins=origins)
+        real = np.array(batches) == 0
+        assert reference.judges.tolist() == (real if judge else np.zeros_like(real)).tolist()
+
 
 class TestOneStudy:
     CODES = np.repeat([0, 1, 2, 3], [99, 37, 5, 3])
