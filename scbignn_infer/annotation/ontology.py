@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbignn_infer.network.blas import one_blas_thread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -117,6 +119,7 @@ class Ontology:
             found[rows] = probabilities[np.ix_(rows, above)].sum(axis=1)
         return found
 
+    @one_blas_thread()
     def deepest(self, probabilities: Array, least: float) -> tuple[Array, Array]:
         """Return the label of the fewest types that together are probable enough.
 
@@ -179,6 +182,7 @@ class Ontology:
                 left &= ~self.holds[code]
         return [self.labels[code] for code in sorted({*codes, *np.flatnonzero(left).tolist()})]
 
+    @one_blas_thread()
     def descend(self, probabilities: Array) -> Array:
         """Return the types (n,) that are found from the top of the ontology downwards.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -185,6 +186,8 @@ def estimate_file(query: Path, settings: Settings, options: FileOptions, common:
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
+    # Before numpy is imported: its own threads would wait more than they work, as network/blas says.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scbignn_infer.label_file import Job
 
     target = _target(query, options.output, in_place=options.in_place)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
+from scbignn_infer.output import decimals
 from scbignn_infer.output.elements import Categories
 from scbignn_infer.plain import encodable
 
@@ -97,7 +98,7 @@ def _text(values: Any, rows: slice) -> list[str]:
         return list(Categories(values.codes[rows], values.categories))
     if values.dtype == object:
         return list(values[rows])
-    text = np.where(values[rows] == values[rows], values[rows].astype(str), "")
+    text = np.where(values[rows] == values[rows], decimals.texts(values[rows]), "")
     return cast("list[str]", text.tolist())
 
 
