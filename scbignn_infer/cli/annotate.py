@@ -186,7 +186,7 @@ def estimate_file(query: Path, settings: Settings, options: FileOptions, common:
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    # Before numpy is imported: its own threads would wait more than they work, as network/blas says.
+    # Before numpy is imported: its threads would wait more than they work, as network/blas says.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scbignn_infer.label_file import Job
 
