@@ -469,7 +469,7 @@ class TestParts:
             capture_output=True,
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        left = os.listdir(tmp_path / "parts")
+        left = {path.name for path in (tmp_path / "parts").iterdir()}
         assert left
         assert f"q.{form}" not in left
         run(*command[1:])
