@@ -149,6 +149,8 @@ def annotate(
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
     or a pattern) is labelled on its own into a folder; samples that are whole there are skipped.
     """
+    # Before numpy is imported: its threads would wait more than they work, as network/blas says.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     wrong = given([field.name for field in fields(many if folder is None else one)])
     if folder is not None:
         if wrong:
@@ -186,8 +188,6 @@ def estimate_file(query: Path, settings: Settings, options: FileOptions, common:
 
 def annotate_file(query: Path, settings: Settings, options: FileOptions, common: Common) -> None:
     """Label one file and print a summary."""
-    # Before numpy is imported: its threads would wait more than they work, as network/blas says.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from scbignn_infer.label_file import Job
 
     target = _target(query, options.output, in_place=options.in_place)
