@@ -269,9 +269,9 @@ def recording(task: Task) -> Iterator[Record]:
         record.update(failed(task.sample, in_one_line(surprise)))
 
 
-def job_of(task: Task, make: Callable[..., Job] = Job) -> Job:
+def job_of(task: Task, make: Callable[..., Job] | None = None) -> Job:
     """Return the job of labelling a sample, with the annotator that this process holds."""
-    return make(
+    return (make or Job)(
         task.sample.query,
         task.sample.target,
         task.settings,
