@@ -373,7 +373,6 @@ SAMPLE_COSTS = {
 JOIN = {
     "cells": ("cells", ",d"),
     "output": ("written", ""),
-    "seconds": ("seconds", ".1f"),
     "CPU seconds": ("cpu", ".1f"),
     "peak MB": ("peak_mb", ",d"),
     "output, MB": ("output_mb", ",d"),
