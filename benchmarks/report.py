@@ -370,6 +370,13 @@ SAMPLE_COSTS = {
     "read, MB": ("read_mb", ".0f"),
     "written, MB": ("written_mb", ".0f"),
 }
+JOIN = {
+    "cells": ("cells", ",d"),
+    "output": ("written", ""),
+    "CPU seconds": ("cpu", ".1f"),
+    "peak MB": ("peak_mb", ",d"),
+    "output, MB": ("output_mb", ",d"),
+}
 STRICTNESS = {
     "tasks": ("tasks", ""),
     "how many": ("n_tasks", "d"),
@@ -413,6 +420,7 @@ PLAIN = {
     "graph_kinds": GRAPH_KINDS,
     "unknown_types": UNKNOWN_TYPES,
     "sample_costs": SAMPLE_COSTS,
+    "join": JOIN,
 }
 """Result files that are a table as they stand."""
 COVERAGE = {

@@ -27,6 +27,9 @@ REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
 """What the report's map holds at once, where the search for neighbours does not, and for a cell."""
 VALUE_BYTES = 24
 """What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
+JOINED_BYTES, JOINED_SECONDS, PARTS_HELD = 150, 1e-5, 5
+"""What joining parts holds of each cell and takes for it, and how often a part is held at most: as
+it is read and as it is copied."""
 ENTRY_BYTES = 16
 """What a stored value of a matrix takes while an AnnData is made of a file."""
 BYTES_A_SECOND = 5e8
@@ -74,6 +77,15 @@ def estimate(
     if report:
         memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells
     return Estimate(START_SECONDS + seconds + output_bytes / BYTES_A_SECOND, memory)
+
+
+def estimate_join(n_cells: int, part_cells: int, row_bytes: int) -> Estimate:
+    """Estimate what joining parts takes, of which one is held, with little of all other cells.
+
+    ``row_bytes`` are what of a cell is held of a part alone.
+    """
+    memory = START_BYTES + JOINED_BYTES * n_cells + PARTS_HELD * row_bytes * part_cells
+    return Estimate(START_SECONDS + JOINED_SECONDS * n_cells, memory)
 
 
 def bytes_to_read(path: Path) -> int:

@@ -230,7 +230,7 @@ class Job:
             choice = self._choose_model()
             self.rules = Rules.of(self.annotator.bundle, **self.settings.some(RuleKeywords))
             self._refuse_too_large()
-            if self._copied:
+            if self.copied:
                 copy = h5ad.copying(self.cells.identity, self._drafts[0].path, self._has_read)
                 self._add_slots = stack.enter_context(copy)
             self.choice = choice or self.annotator.choose(self.kept, self.settings.reading)
@@ -312,7 +312,7 @@ class Job:
         return [p for p in (self.target, self.cluster_table) if p is not None]
 
     @property
-    def _copied(self) -> bool:
+    def copied(self) -> bool:
         """Whether the output is a copy of the file, with slots."""
         return self.target.suffix == ".h5ad" and self.cells.h5ad
 
@@ -342,16 +342,20 @@ class Job:
 
     def _refuse_too_large(self) -> None:
         limit = self.annotator.memory_limit
-        self.expected = expect(
+        self.expected = self._expect(sample=limit is not None)
+        refuse_too_large(self.cells, self.expected, limit)
+
+    def _expect(self, *, sample: bool) -> Estimate:
+        """Estimate what the work takes."""
+        return expect(
             self.cells,
             self.annotator,
             self.target.suffix,
             report=self.views is not None and self._map is None,
             adapt=self.rules.adapt,
-            sample=limit is not None,
+            sample=sample,
             n_cells=self.n_cells,
         )
-        refuse_too_large(self.cells, self.expected, limit)
 
     def _check_outputs(self) -> None:
         """Refuse what cannot be written, before any work is done."""
@@ -384,7 +388,7 @@ class Job:
                 expected="an output that ends in .h5ad",
                 do="leave out --write-graph, or rename the output",
             )
-        if self._copied:
+        if self.copied:
             with one_line(cells.path, ".h5ad file"):
                 names = slots.slot_names(key)
                 h5ad.check_h5ad_slots(cells.path, names, overwrite=self._overwrite)
@@ -441,7 +445,10 @@ class Job:
             samples = self.kept.obs_column(self._sample_key)
         cells.close()
         h5ad.check_lengths(len(names), values, cells.path)
-        table = make_table(names, values.columns, annotation.probabilities, annotation.cell_types)
+        chances = annotation.probabilities
+        if draft.target.suffix not in TEXT_SUFFIXES:  # other tables are written as a whole
+            chances = np.asarray(chances)
+        table = make_table(names, values.columns, chances, annotation.cell_types)
         with atomic.one_line(draft.target):
             if draft.target.suffix == excel.SUFFIX:
                 sheets = excel.sheets_of(self.annotation, table, samples)
@@ -460,7 +467,8 @@ class Job:
         cells, pair, annotation = self.kept, self.annotator.pair, self.annotation
         cell_map = self._map
         if cell_map is None:
-            places = layout.lay_out(annotation.embedding, runtime=pair.runtime, seed=pair.seed)
+            embedding = np.asarray(annotation.embedding)
+            places = layout.lay_out(embedding, runtime=pair.runtime, seed=pair.seed)
             cell_map = layout.CellMap(places, layout.own_basis(self.settings.key_added), own=True)
             self.annotation = replace(annotation, places=places)
         elif isinstance(self.kept, SomeCells):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.network import blas
 
@@ -91,4 +93,17 @@ def test_labelling_holds_it_and_gives_it_back(
     annotator.annotate_matrix(counts, genes)
     assert seen.pop("eigh") == {1}
     assert seen == {"inv": {1}, "solve": {1}}
+    assert threads() == {2}
+
+
+@pytest.mark.usefixtures("two")
+def test_labels_do_not_depend_on_the_number(pbmc_bundle: ModelBundle) -> None:
+    """On two threads the sums of probabilities had other last digits."""
+    spec = pbmc_bundle.spec
+    ontology = Ontology.of(spec, Grouping.each(spec.cell_types))
+    chances = np.random.default_rng(0).dirichlet(np.full(ontology.n_types, 0.3), 4096)
+    found = ontology.deepest(chances.astype(np.float32), 0.5)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        alone = ontology.deepest(chances.astype(np.float32), 0.5)
+    np.testing.assert_array_equal(found, alone)
     assert threads() == {2}

@@ -209,6 +209,18 @@ def test_a_heap_that_never_ends_is_not_opened(h5ad, monkeypatch, at_once):
         open_query(h5ad)
 
 
+def test_an_endless_heap_is_found_wherever_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(containment, "AT_ONCE", 64)
+    heap = b"GCOL\x01\x00\x00\x00" + (32).to_bytes(8, "little") + bytes(16)
+    for place in range(150):
+        path = tmp_path / f"{place}.h5ad"
+        path.write_bytes(b"GCO" * 50 + heap[:7])
+        containment.refuse_endless_heaps(path)
+        path.write_bytes((b"GCO" * 50)[:place] + heap + bytes(place % 5))
+        with pytest.raises(InputError, match="its heap of strings has no end"):
+            containment.refuse_endless_heaps(path)
+
+
 def test_looking_for_heaps_ends(h5ad):
     """Each of these claims to be a heap of 16 MB."""
     with open(h5ad, "ab") as file:

@@ -27,6 +27,9 @@ from scbignn_infer.batch import cluster, overview, samples
 from scbignn_infer.batch.manifest import MANIFEST, hold
 from scbignn_infer.child import Child
 from scbignn_infer.errors import InputError, MissingExtraError
+from scbignn_infer.estimate import estimate_join
+from scbignn_infer.output import elements, table
+from scbignn_infer.query.readers import plain_tables
 from scbignn_infer.settings import Settings
 
 if TYPE_CHECKING:
@@ -364,6 +367,26 @@ def large(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+KILLED_AT_WRITING = """
+import os, signal, sys
+from scbignn_infer.annotation.rows import PartedRows
+from scbignn_infer.cli import main
+read = PartedRows._read
+def die(self, start, stop):
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in ("_write_slices", "write_text") and start >= 1024:
+            os.kill(os.getpid(), signal.SIGKILL)
+        frame = frame.f_back
+    return read(self, start, stop)
+PartedRows._read = die
+import scbignn_infer.output.elements as elements, scbignn_infer.output.table as table
+elements.ROWS_AT_ONCE = table.ROWS_AT_ONCE = 1024
+main(sys.argv[1:])
+"""
+"""A command that is killed when it has written a part of the cells."""
+
+
 class TestParts:
     """One large sample, divided on the reference graph."""
 
@@ -392,6 +415,64 @@ class TestParts:
         start = [tmp_path / "q.h5ad", *MODEL, "--graph", "reference", "--batch-key", "sample", "-q"]
         run(*start, "-O", tmp_path / "whole")
         run(*start, "-O", tmp_path / "parts", "--split", 1024)
+        assert written(tmp_path / "whole") == written(tmp_path / "parts")
+
+    @pytest.mark.parametrize("form", ["csv", "h5ad", "parquet"])
+    def test_joined_outputs_are_those_of_the_whole_in_every_format(
+        self, run: Any, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+    ) -> None:
+        """Slices that are read end within parts, and some cells are left out."""
+        monkeypatch.setattr(elements, "ROWS_AT_ONCE", 700)
+        monkeypatch.setattr(table, "ROWS_AT_ONCE", 700)
+        monkeypatch.setattr(plain_tables, "BLOCK", 900)
+        counts = ad.read_h5ad(large)
+        counts.X.data = np.ceil(np.expm1(counts.X.data))
+        counts.write_h5ad(query := tmp_path / "q.h5ad")
+        least = int(np.quantile(np.asarray(counts.X.sum(axis=1)), 0.2))
+        start = [query, *MODEL, "--graph", "reference", "--min-counts", least, "-q", "-O"]
+        run(*start, tmp_path / "whole", "--format", form)
+        run(*start, tmp_path / "parts", "--format", form, "--split", 1024)
+        assert manifest_lines(tmp_path / "parts")[-1]["cells"] > 2 * 1024
+        assert written(tmp_path / "whole") == written(tmp_path / "parts")
+
+    def test_a_report_of_joined_parts_is_drawn(self, run: Any, large: Path, tmp_path: Path) -> None:
+        """It needs all of the embedding."""
+        start = [large, *MODEL, "--graph", "reference", "-q", "--reports", "-O"]
+        run(*start, tmp_path, "--split", 2048)
+        assert set(written(tmp_path)) == {"q.h5ad", "q.html"}
+
+    def test_what_is_held_of_parts_is_what_a_memory_limit_meets(
+        self, records: Any, large: Path, tmp_path: Path
+    ) -> None:
+        """A sample of ten million cells is joined in less than 3 GB, by what is estimated."""
+        annotator = Annotator.load("human-pbmc", graph="reference", threads=1)
+        spec = annotator.bundle.spec
+        row = 4 * (spec.gene_level.embedding_size + len(spec.cell_types))
+        assert estimate_join(10**7, 100_000, row).memory < 3 * 10**9
+        assert annotator.estimate(10**7).memory > 10**10
+        limit = annotator.estimate(1024).memory + 10**6
+        assert estimate_join(3500, 1024, row).memory < limit < annotator.estimate(3500).memory
+        start = [large, *MODEL, "--graph", "reference", "-O", tmp_path, "--split", 1024]
+        start += ["--memory-limit", limit]
+        assert records(*start)["q"]["status"] == "done"
+
+    @pytest.mark.parametrize("form", ["csv", "h5ad"])
+    def test_a_join_that_is_killed_leaves_nothing_and_is_done_again(
+        self, run: Any, large: Path, tmp_path: Path, form: str
+    ) -> None:
+        start = [large, *MODEL, "--graph", "reference", "--format", form, "-q"]
+        run(*start, "-O", tmp_path / "whole")
+        command = ["annotate", *start, "-O", tmp_path / "parts", "--split", 1024]
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_AT_WRITING, *map(str, command)],
+            check=False,
+            capture_output=True,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        left = {path.name for path in (tmp_path / "parts").iterdir()}
+        assert left
+        assert f"q.{form}" not in left
+        run(*command[1:])
         assert written(tmp_path / "whole") == written(tmp_path / "parts")
 
     def test_a_failed_part_fails_the_sample(

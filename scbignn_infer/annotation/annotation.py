@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
+from scbignn_infer.annotation.rows import Rows, SpreadRows
 from scbignn_infer.query.enough import SomeCells
 from scbignn_infer.settings import DEFAULT_KEY
 
@@ -58,7 +59,8 @@ class Annotation:
     ontology_ids
         Cell Ontology id of each label, or an empty string.
     probabilities
-        (n_cells, n_classes) float32, calibrated, of the cell level; zero rows for empty cells.
+        (n_cells, n_classes) float32, calibrated, of the cell level; zero rows for empty cells. Of a
+        divided sample they stay on disk, as the embedding does, and are read by slices.
     gene_level_codes
         (n_cells,) label codes that the gene level alone would give.
     neighbor_agreement
@@ -179,6 +181,8 @@ class Annotation:
         def put(values: Any, fill: float = 0) -> Any:
             if values is None:
                 return None
+            if isinstance(values, Rows):
+                return SpreadRows(values, cells, n)
             whole = np.full((n, *values.shape[1:]), fill, values.dtype)
             whole[cells] = values
             return whole
@@ -198,7 +202,7 @@ class Annotation:
         spread |= {"places": put(self.places), "clusters": clusters}
         return replace(self, **spread, graph=graph, mixtures=mixtures)
 
-    @property
+    @cached_property
     def confidence(self) -> Array:
         """(n_cells,) calibrated probability of the best label, and of types that it refines."""
         return self.ontology.agreeing(self.probabilities, self._best)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbignn_infer.annotation.rows import slices
+from scbignn_infer.network.blas import one_blas_thread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 """Cells at once."""
+LARGE_BLOCK = 1 << 16
+"""The same where each block has work of its own, beside that of its cells."""
 ROUNDING = 1e-6
 """Of a sum of probabilities."""
 BETWEEN = "|"
@@ -97,7 +102,10 @@ class Ontology:
 
     def best(self, probabilities: Array) -> Array:
         """Return the best type (n,) by probabilities (n, n_types)."""
-        best: Array = self.descend(probabilities) if self.descends else probabilities.argmax(axis=1)
+        best = np.empty(len(probabilities), np.int64)
+        for rows in slices(len(probabilities), LARGE_BLOCK):
+            part = probabilities[rows]
+            best[rows] = self.descend(part) if self.descends else part.argmax(axis=1)
         return best
 
     def agreeing(self, probabilities: Array, codes: Array) -> Array:
@@ -107,8 +115,15 @@ class Ontology:
         down the ontology may lie below a type that is more probable and says less, such as a naive
         CD4 T cell below a CD4 T cell: that type's probability counts, too.
         """
+        found = np.empty(len(codes), probabilities.dtype)
+        for rows in slices(len(codes), LARGE_BLOCK):
+            found[rows] = self._agreeing(probabilities[rows], codes[rows])
+        return found
+
+    def _agreeing(self, probabilities: Array, codes: Array) -> Array:
+        """Return what :meth:`agreeing` does of some cells."""
         found: Array = probabilities[np.arange(len(codes)), codes]
-        if not self.descends or not len(codes):
+        if not self.descends:
             return found
         order = np.argsort(codes, kind="stable")
         present, first = np.unique(codes[order], return_index=True)
@@ -117,6 +132,7 @@ class Ontology:
             found[rows] = probabilities[np.ix_(rows, above)].sum(axis=1)
         return found
 
+    @one_blas_thread()
     def deepest(self, probabilities: Array, least: float) -> tuple[Array, Array]:
         """Return the label of the fewest types that together are probable enough.
 
@@ -135,8 +151,7 @@ class Ontology:
         codes, sums = np.zeros(len(probabilities), np.int64), np.zeros(len(probabilities))
         holds = self.holds.T.astype(probabilities.dtype)
         fewer = self.n_types + 1.0 - self.size
-        for i in range(0, len(probabilities), BLOCK):
-            rows = slice(i, i + BLOCK)
+        for rows in slices(len(probabilities), BLOCK):
             together = probabilities[rows] @ holds
             code = (together + np.where(together >= least, fewer, 0.0)).argmax(axis=1)
             codes[rows] = code
@@ -179,6 +194,7 @@ class Ontology:
                 left &= ~self.holds[code]
         return [self.labels[code] for code in sorted({*codes, *np.flatnonzero(left).tolist()})]
 
+    @one_blas_thread()
     def descend(self, probabilities: Array) -> Array:
         """Return the types (n,) that are found from the top of the ontology downwards.
 

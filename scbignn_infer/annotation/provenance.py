@@ -19,6 +19,7 @@ from scbignn_infer.query.readers.columns import INDEX
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotation.adapt import Round
     from scbignn_infer.model.bundle import ModelBundle
     from scbignn_infer.network.pair import Pair
@@ -315,8 +316,8 @@ class Provenance(msgspec.Struct, frozen=True):
 
     def with_names(self, query: Query) -> Provenance:
         """Note what a reader has to say of the cells, and how many bear the name of another."""
-        notes, names = list(getattr(query, "notes", ())), query.cell_names()
-        if repeated := len(names) - len(set(names)):
+        notes = list(getattr(query, "notes", ()))
+        if repeated := count_repeated(query):
             notes.append(f"cells with the name of an earlier cell: {repeated}; all cells are kept")
         return replace(self, notes=notes)
 
@@ -433,6 +434,25 @@ class Provenance(msgspec.Struct, frozen=True):
             return []
         said = f"{self.model.name} was trained on at least {self.training_cells:,} of these cells"
         return [f"{said}; scores on them say nothing about new data"]
+
+
+def count_repeated(query: Query) -> int:
+    """Return how many cells bear the name of an earlier one; few names are held at once."""
+    hashes = np.concatenate([_hashes(names) for names in query.name_blocks()])
+    hashes.sort()
+    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not twice:
+        return 0
+    seen, n = set[str](), 0
+    for names in query.name_blocks():
+        alike = [name for name in names if hash(name) in twice]
+        n += len(alike)
+        seen.update(alike)
+    return n - len(seen)
+
+
+def _hashes(names: Sequence[str]) -> Array:
+    return np.fromiter(map(hash, names), np.int64, len(names))
 
 
 def _median(values: Sequence[float | None]) -> float | None:

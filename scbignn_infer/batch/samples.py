@@ -23,7 +23,7 @@ from scbignn_infer.report.views import Views
 from scbignn_infer.settings import SAME_LABELS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.batch.manifest import Manifest
@@ -269,9 +269,9 @@ def recording(task: Task) -> Iterator[Record]:
         record.update(failed(task.sample, in_one_line(surprise)))
 
 
-def job_of(task: Task) -> Job:
+def job_of(task: Task, make: Callable[..., Job] | None = None) -> Job:
     """Return the job of labelling a sample, with the annotator that this process holds."""
-    return Job(
+    return (make or Job)(
         task.sample.query,
         task.sample.target,
         task.settings,

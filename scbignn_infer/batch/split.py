@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +14,7 @@ from scbignn_infer.annotation.annotation import Annotation
 from scbignn_infer.annotation.clusters import read_clusters, with_clusters
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Provenance
+from scbignn_infer.annotation.rows import PartedRows
 from scbignn_infer.batch.samples import (
     done,
     failed,
@@ -23,7 +25,8 @@ from scbignn_infer.batch.samples import (
     parts_folder,
     recording,
 )
-from scbignn_infer.label_file import open_file
+from scbignn_infer.estimate import estimate_join
+from scbignn_infer.label_file import Job, open_file
 from scbignn_infer.network.levels import READ_CELLS
 from scbignn_infer.output.atomic import replacing
 from scbignn_infer.query.enough import enough
@@ -33,26 +36,28 @@ from scbignn_infer.query.readers import RowRange
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scbignn_infer._types import Array
     from scbignn_infer.annotator import Annotator
     from scbignn_infer.batch.samples import (
         Record,
         Task,
     )
+    from scbignn_infer.estimate import Estimate
     from scbignn_infer.query.identity import Identity
     from scbignn_infer.query.readers import FileQuery
 
+ON_DISK = ("probabilities", "embedding")
+"""What is so large that it is read by slices, when the parts are joined."""
 ARRAYS = (
-    "probabilities",
     "gene_level_codes",
     "neighbor_agreement",
     "novelty",
     "residual",
-    "embedding",
     "empty",
     "penalties",
     "foreign",
 )
-"""What an annotation holds of each cell."""
+"""What else an annotation holds of each cell."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,22 @@ class Part:
     """Where the result is put until all parts are there."""
     source: Identity
     """The file that was divided; another has other cells."""
+
+
+class Joining(Job):
+    """The joining of the labels of parts, where no more than a part is held at once."""
+
+    def __init__(self, part_cells: int, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._part_cells = part_cells
+
+    def _expect(self, *, sample: bool) -> Estimate:
+        """Estimate what the work takes; other outputs than copies are made as a whole."""
+        if self.views is not None or not self.copied:
+            return super()._expect(sample=sample)
+        spec = self.annotator.bundle.spec
+        row_bytes = 4 * (spec.gene_level.embedding_size + len(spec.cell_types))
+        return estimate_join(self.cells.n_cells, self._part_cells, row_bytes)
 
 
 def plan(task: Task) -> list[Part]:
@@ -101,7 +122,7 @@ def label_part(part: Part) -> str:
             _check(part, cells)
             cells.identity.check()
         part.path.parent.mkdir(exist_ok=True)
-        arrays: dict[str, Any] = {name: getattr(annotation, name) for name in ARRAYS}
+        arrays = {name: getattr(annotation, name) for name in (*ON_DISK, *ARRAYS)}
         based = msgspec.json.encode(annotation.provenance).decode()
         with replacing(part.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, provenance=np.array(based), **arrays)
@@ -115,7 +136,8 @@ def join(task: Task, parts: list[Part], errors: list[str]) -> Record:
     try:
         if error := next(filter(None, errors), ""):
             return failed(task.sample, error)
-        with recording(task) as record, job_of(task) as job:
+        largest = max(part.stop - part.start for part in parts)
+        with recording(task) as record, job_of(task, partial(Joining, largest)) as job:
             _check(parts[0], job.cells)
             clusters = read_clusters(job.kept, task.settings.reading.cluster_key)
             job.annotation = with_clusters(_read(job.annotator, parts), clusters)
@@ -132,7 +154,8 @@ def _check(part: Part, cells: FileQuery) -> None:
 
 
 def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
-    whole: dict[str, Any] = {}
+    """Return what is said of all cells, as far as it is small, and how to read the rest."""
+    ends, whole = np.array([part.stop for part in parts]), dict[str, Any]()
     based: list[Provenance] = []
     for part in parts:
         with np.load(part.path, allow_pickle=False) as arrays:
@@ -142,6 +165,8 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
                 shape = parts[-1].stop, *values.shape[1:]
                 to = whole.setdefault(name, np.empty(shape, values.dtype))
                 to[part.start : part.stop] = values
+    for name in ON_DISK:
+        whole[name] = PartedRows(partial(_array, parts, name), ends)
     rules = annotator.rules
     return Annotation(
         cell_types=rules.grouping.labels,
@@ -152,3 +177,10 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         **rules.limits,
         provenance=Provenance.joined(based),
     )
+
+
+def _array(parts: list[Part], name: str, number: int) -> Array:
+    """Read an array of a part."""
+    with np.load(parts[number].path, allow_pickle=False) as arrays:
+        values: Array = arrays[name]
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,8 @@ def annotate(
     Writes a copy of QUERY (.h5ad) with the labels, or a table of them. With -O, each QUERY (a file
     or a pattern) is labelled on its own into a folder; samples that are whole there are skipped.
     """
+    # Before numpy is imported: its threads would wait more than they work, as network/blas says.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     wrong = given([field.name for field in fields(many if folder is None else one)])
     if folder is not None:
         if wrong:

@@ -342,6 +342,7 @@ class Panel:
         densify = replace(self.densify, state=state, log_base=math.log(base), target_sum=target_sum)
         return replace(self, densify=densify)
 
+    @one_blas_thread()
     def misfit(self, rows: sp.csr_matrix) -> float:
         """Return the median misfit of some rows of the file; 1 if none has counts.
 

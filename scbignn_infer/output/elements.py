@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from scbignn_infer.annotation.rows import Rows, slices
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
 
+ROWS_AT_ONCE = 4096
+"""Of numbers that stay on disk."""
 CODE_TYPES = (np.int8, np.int16, np.int32, np.int64)
 
 
@@ -94,6 +98,12 @@ def _write_numbers(group: h5py.Group, name: str, values: Array) -> None:
     group.create_dataset(name, data=values)
 
 
+def _write_slices(group: h5py.Group, name: str, values: Rows) -> None:
+    dataset = group.create_dataset(name, values.shape, values.dtype)
+    for rows in slices(len(values), ROWS_AT_ONCE):
+        dataset[rows] = values[rows]
+
+
 def _write_texts(group: h5py.Group, name: str, values: Array) -> None:
     import h5py
 
@@ -126,6 +136,7 @@ WRITERS: tuple[tuple[Any, Callable[..., None], tuple[str, str]], ...] = (
     (bool | int | float | np.number | np.bool_, _write_number, ("numeric-scalar", "0.2.0")),
     (type(None), _write_nothing, ("null", "0.1.0")),
     ("biuf", _write_numbers, ("array", "0.2.0")),
+    (Rows, _write_slices, ("array", "0.2.0")),
     ("UO", _write_texts, ("string-array", "0.2.0")),
     (Mapping, _write_mapping, ("dict", "0.1.0")),
     (Categories, _write_categories, ("categorical", "0.2.0")),

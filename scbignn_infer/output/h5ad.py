@@ -357,7 +357,7 @@ def write_adata(adata: ad.AnnData, slots: Slots) -> None:
     for name, values in slots.columns.items():
         adata.obs[name] = values.as_pandas() if isinstance(values, Categories) else values
     for name, values in slots.matrices.items():
-        adata.obsm[name] = values
+        adata.obsm[name] = np.asarray(values)
     for name, values in slots.pairs.items():
         adata.obsp[name] = values
     adata.uns.update(slots.records)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 
+from scbignn_infer.annotation.rows import Rows
+from scbignn_infer.output import decimals
 from scbignn_infer.output.elements import Categories
 from scbignn_infer.plain import encodable
 
@@ -97,7 +99,7 @@ def _text(values: Any, rows: slice) -> list[str]:
         return list(Categories(values.codes[rows], values.categories))
     if values.dtype == object:
         return list(values[rows])
-    text = np.where(values[rows] == values[rows], values[rows].astype(str), "")
+    text = np.where(values[rows] == values[rows], decimals.texts(values[rows]), "")
     return cast("list[str]", text.tolist())
 
 
@@ -155,9 +157,10 @@ def formula_warnings(texts: Iterable[str]) -> list[str]:
 def make_table(
     cell_names: Sequence[str],
     columns: Mapping[str, Any],
-    probabilities: Array,
+    probabilities: Array | Rows,
     cell_types: Sequence[str],
 ) -> Table:
     """Return a table with a row a cell: the columns, then the probability of each type."""
-    chances = zip((f"probability_{c}" for c in cell_types), probabilities.T, strict=True)
-    return Table(cell_names, {**columns, **dict(chances)})
+    titles = (f"probability_{c}" for c in cell_types)
+    each = probabilities.columns if isinstance(probabilities, Rows) else probabilities.T
+    return Table(cell_names, {**columns, **dict(zip(titles, each, strict=True))})

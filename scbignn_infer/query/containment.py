@@ -12,6 +12,8 @@ from contextlib import suppress
 from math import prod
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import h5py
+
+    from scbignn_infer._types import Array
 
 MOST_CHUNK = 1 << 30
 """Bytes of the largest chunk: to read one value, all of its chunk is unpacked."""
@@ -30,7 +34,10 @@ MOST_TIMES = 1 << 20
 """Bytes of values for each stored byte: the best packing of honest values is far below."""
 SCANNED = 1 << 30
 """Bytes of a file that are searched for heaps."""
-AT_ONCE = 1 << 24
+AT_ONCE = 1 << 19
+"""Bytes that are searched at once, so few that they stay in a CPU's cache."""
+MOST_HEAP = 1 << 24
+"""Bytes of a heap that are looked at."""
 HEAP = re.compile(rb"GCOL\x01\x00\x00\x00")
 """The eight bytes with which a heap begins."""
 
@@ -100,7 +107,6 @@ def refuse_uncontained(file: h5py.File) -> None:
 def _referred(node: Any) -> Iterator[Any]:
     """Yield the objects that attributes refer to; categories of anndata 0.7 are such."""
     import h5py
-    import numpy as np
 
     names: list[bytes] = []
     h5py.h5a.iterate(node, lambda name, *_: names.append(name))
@@ -173,21 +179,36 @@ def refuse_endless_heaps(path: Path) -> None:
 
     It does so while it holds the interpreter's lock, so that nothing can stop it from within.
     """
-    left = path.stat().st_size + AT_ONCE
-    with open(path, "rb") as file, open(path, "rb") as again:
-        start, tail = 0, b""
-        while start < SCANNED and (block := file.read(AT_ONCE)):
-            data = tail + block
-            for mark in HEAP.finditer(data):
-                heap = _heap(again, start - len(tail) + mark.start())
-                left -= len(heap)
-                if left < 0 or _is_endless(heap):  # heaps do not overlap
-                    raise InputError(
-                        f"{path} is damaged: its heap of strings has no end",
-                        expected="a whole HDF5 file",
-                        do="copy the file again, or write it anew",
-                    )
-            start, tail = start + len(block), data[-7:]
+    left = path.stat().st_size + MOST_HEAP
+    with open(path, "rb") as file:
+        for place in _heaps(path):
+            heap = _heap(file, place)
+            left -= len(heap)
+            if left < 0 or _is_endless(heap):  # heaps do not overlap
+                raise InputError(
+                    f"{path} is damaged: its heap of strings has no end",
+                    expected="a whole HDF5 file",
+                    do="copy the file again, or write it anew",
+                )
+
+
+def _heaps(path: Path) -> Iterator[int]:
+    """Yield the places in a file where a heap seems to begin."""
+    buffer, start, kept = np.empty(AT_ONCE, np.uint8), 0, 0
+    with open(path, "rb", buffering=0) as file:
+        while start < SCANNED and (n := file.readinto(buffer[kept:].data)):
+            data = buffer[: kept + n]
+            if _may_hold(data, b"GCOL"):  # in half of the time of the regular expression
+                yield from (start - kept + mark.start() for mark in HEAP.finditer(data.data))
+            start, kept = start + n, min(7, len(data))
+            buffer[:kept] = data[-kept:]
+
+
+def _may_hold(data: Array, four: bytes) -> bool:
+    """Tell whether four bytes occur in others (n,), wherever they begin."""
+    word = np.frombuffer(four, np.uint32)
+    ends = [(i, i + (len(data) - i) // 4 * 4) for i in range(4)]
+    return any((data[i:end].view(np.uint32) == word).any() for i, end in ends if end > i)
 
 
 def _heap(file: BinaryIO, at: int) -> bytes:
@@ -195,7 +216,7 @@ def _heap(file: BinaryIO, at: int) -> bytes:
     file.seek(at)
     size = int.from_bytes(file.read(16)[8:], "little")
     file.seek(at)
-    return file.read(max(16, min(size, AT_ONCE)))
+    return file.read(max(16, min(size, MOST_HEAP)))
 
 
 def _is_endless(heap: bytes) -> bool:

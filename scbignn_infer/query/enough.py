@@ -65,6 +65,14 @@ class SomeCells:
         names = self._query.cell_names()
         return [names[i] for i in self.cells]
 
+    def name_blocks(self) -> Iterator[list[str]]:
+        """Yield the names of the cells in order, some at a time where the file allows it."""
+        start = 0
+        for names in self._query.name_blocks():
+            first, last = np.searchsorted(self.cells, [start, start + len(names)])
+            yield [names[i] for i in self.cells[first:last] - start]
+            start += len(names)
+
     def obs_column(self, key: str) -> list[str]:
         """Return a column of ``obs`` as strings."""
         values = self._query.obs_column(key)

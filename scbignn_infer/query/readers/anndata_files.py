@@ -25,6 +25,8 @@ from scbignn_infer.query.readers.query import as_numbers
 from scbignn_infer.query.readers.stored import ColumnStored, RowStored, numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import anndata as ad
     import pandas as pd
 
@@ -64,13 +66,17 @@ class AnnDataFile(FileQuery):
         return int(shape[0]) if len(shape) == 1 else len(self._obs())
 
     def _cell_names(self) -> list[str]:
+        return [name for block in self._name_blocks() for name in block]
+
+    def _name_blocks(self) -> Iterator[list[str]]:
         index = self._cell_index()
         if index is None:
-            return super()._cell_names()
+            yield super()._cell_names()
+            return
         weigh(index, f"the names of cells in {self.path}", self._most, MOST_NAME)
         plain = plain_tables.is_plain(self._group["obs"])
-        names = plain_tables.index_of(self._group["obs"]) if plain else None
-        return [str(c) for c in read_element(index)] if names is None else names
+        blocks = plain_tables.index_blocks(self._group["obs"]) if plain else None
+        yield from [[str(c) for c in read_element(index)]] if blocks is None else blocks
 
     def _obs(self) -> pd.DataFrame:
         return self._table("obs")

@@ -14,8 +14,12 @@ import numpy as np
 from scbignn_infer.query.readers.columns import INDEX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scbignn_infer._types import Array
 
+BLOCK = 1 << 16
+"""Texts that are read at once."""
 NUMBERS = "biuf"
 """Kinds of numpy's types that are no texts."""
 
@@ -39,6 +43,14 @@ def is_plain(table: Any) -> bool:
 def index_of(table: Any) -> list[str] | None:
     """Return the index of a plain table."""
     return _texts(table[table.attrs["_index"]])
+
+
+def index_blocks(table: Any) -> Iterator[list[str]] | None:
+    """Return what yields the index of a plain table in order, some texts at a time."""
+    node = table[table.attrs["_index"]]
+    if not _are_texts(node):
+        return None
+    return (node.asstr()[i : i + BLOCK].tolist() for i in range(0, len(node), BLOCK))
 
 
 def text_columns(table: Any) -> dict[str, list[str]] | None:
@@ -96,15 +108,16 @@ def _is_numbers(node: Any) -> bool:
 
 def _texts(node: Any) -> list[str] | None:
     """Return an array of texts."""
+    return node.asstr()[:].tolist() if _are_texts(node) else None
+
+
+def _are_texts(node: Any) -> bool:
     import h5py
 
     if not isinstance(node, h5py.Dataset) or _form(node) != ("string-array", "0.2.0"):
-        return None
+        return False
     kind = h5py.check_string_dtype(node.dtype)
-    if kind is None or kind.length is not None or len(node.shape or ()) != 1:
-        return None
-    values: list[str] = node.asstr()[:].tolist()
-    return values
+    return kind is not None and kind.length is None and len(node.shape or ()) == 1
 
 
 def _categories(node: Any, *, missing: str) -> list[str] | None:

@@ -40,6 +40,9 @@ class Query(Protocol):
     def cell_names(self) -> list[str]:
         """Return the names of the cells."""
 
+    def name_blocks(self) -> Iterator[list[str]]:
+        """Yield the names of the cells in order, some at a time where the file allows it."""
+
     def obs_column(self, key: str) -> list[str]:
         """Return an annotation of the cells as strings, missing values as empty ones."""
 
@@ -102,6 +105,14 @@ class BaseQuery(ABC):
         """Return the names of the cells."""
         with self.errors():
             return self._cell_names()
+
+    def _name_blocks(self) -> Iterator[list[str]]:
+        yield self._cell_names()
+
+    def name_blocks(self) -> Iterator[list[str]]:
+        """Yield the names of the cells in order, some at a time where the file allows it."""
+        with self.errors():
+            yield from self._name_blocks()
 
     def obs_column(self, key: str) -> list[str]:
         """Return a column of ``obs`` as strings."""
@@ -171,6 +182,10 @@ class MatrixQuery:
     def cell_names(self) -> list[str]:
         """Return the numbers of the cells, from 0."""
         return [str(i) for i in range(self.n_cells)]
+
+    def name_blocks(self) -> Iterator[list[str]]:
+        """Yield the names of all cells."""
+        yield self.cell_names()
 
     def obs_column(self, key: str) -> list[str]:
         """Refuse: a matrix has no annotations."""
@@ -255,6 +270,10 @@ class RowRange:
     def cell_names(self) -> list[str]:
         """Return the names of the cells."""
         return self._query.cell_names()[self._start : self._start + self.n_cells]
+
+    def name_blocks(self) -> Iterator[list[str]]:
+        """Yield the names of all cells."""
+        yield self.cell_names()
 
     def obs_column(self, key: str) -> list[str]:
         """Return a column of ``obs`` as strings."""
