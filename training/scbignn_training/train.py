@@ -141,8 +141,8 @@ class Model:
     confusions
         The worst, on held-out studies, or out of fold where there is one study.
     calibration
-        On the cells that the temperature was fitted on: of held-out studies where there are
-        several, which tell how sure the model may be of a study that it has not seen.
+        Of cells of held-out studies where there are several, which tell how sure the model may be
+        of a study that it has not seen, or out of fold.
     n_unlabelled
         Unlabelled cells of each file.
     device
@@ -500,10 +500,16 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
+    called = np.concatenate([o.called for o in outcomes])
+    model = _with_scores(model, truth, called, batches)
+    model = _with_distances(model, outcomes, follows=model.certainty is not None)
     origins = model.reference.origins
     drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
-    has_drawn = any(o.simulated for o in origins)
-    judged = ~drawn if has_drawn and not drawn.all() else np.ones(len(truth), dtype=bool)
+    both = any(o.simulated for o in origins) and not drawn.all()
+    if both and not model.reference.judges.any():
+        known = calibrate(logits, model.temperature)
+        return replace(model, calibration=calibration(known, truth))
+    judged = ~drawn if both else np.ones(len(truth), dtype=bool)
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
     certainty = model.certainty
@@ -511,10 +517,18 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
         certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
         sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
         probabilities = np.concatenate(sure)[judged]
-    model = _with_distances(model, outcomes, follows=certainty is not None)
     if certainty is None:
         model = replace(model, threshold=fit_threshold(probabilities, truth[judged]))
-    called = np.concatenate([o.called for o in outcomes])
+    return replace(
+        _with_depth(model, probabilities, truth[judged], batches[judged]),
+        temperature=temperature,
+        certainty=certainty,
+        calibration=calibration(probabilities, truth[judged]),
+    )
+
+
+def _with_scores(model: Model, truth: Array, called: Array, batches: Array) -> Model:
+    """Add the scores of cells (n,) of studies left out."""
     types = model.reference.cell_types
     by_study = {}
     for study in dict.fromkeys(batches.tolist()):
@@ -525,10 +539,7 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
             n_cells=len(y),
         )
     return replace(
-        _with_depth(model, probabilities, truth[judged], batches[judged]),
-        temperature=temperature,
-        certainty=certainty,
-        calibration=calibration(probabilities, truth[judged]),
+        model,
         held_out=HeldOut(by_study, f1_per_type(truth, called, types)),
         confusions=confusions(truth, called, types),
     )
