@@ -176,6 +176,38 @@ def test_cells_have_the_types_of_a_table_by_their_part(
     assert not spec.training.from_profiles
 
 
+def test_few_measured_types_tell_how_far_real_cells_are_and_no_more(
+    pancreas, recipe_of_profiles, tmp_path
+):
+    """Alpha and beta cells of two donors, and the averages of all ten types."""
+    cells = ad.read_h5ad(pancreas)
+    cells.obs["donor"] = np.where(np.arange(cells.n_obs) % 2, "d1", "d2")
+    kinds = cells.obs["cell_type"].astype(str)
+    names = sorted(set(kinds))
+    means = [np.asarray(cells.X[np.flatnonzero(kinds == k)].mean(axis=0)) for k in names]
+    about = pd.DataFrame({"cell_type": names}, index=names)
+    table = ad.AnnData(np.vstack(means), about, cells.var[[]])
+    table.write_h5ad(tmp_path / "means.h5ad")
+    cells[kinds.isin(["alpha", "beta"])].copy().write_h5ad(tmp_path / "cells.h5ad")
+    recipe = msgspec.structs.replace(
+        recipe_of_profiles,
+        label_key="cell_type",
+        follow_file=False,
+        profiles=[ProfileSource(file=str(tmp_path / "means.h5ad"))],
+        reference=[Source(file=str(tmp_path / "cells.h5ad"), name="x", study_key=["donor"])],
+    )
+    alone, held = (train(msgspec.structs.replace(recipe, hold_out=n)) for n in (0, 2))
+    assert not held.reference.judges.any()
+    left_out = {held.reference.origins[i].name for i in held.held_out.by_study}
+    assert left_out == {"d1", "d2"}
+    for name in ("temperature", "threshold", "label_threshold", "sets", "certainty"):
+        assert getattr(held, name) == getattr(alone, name), name
+    np.testing.assert_array_equal(held.bank, alone.bank)
+    assert (held.novelty_quantiles != alone.novelty_quantiles).any()
+    assert (held.residual_quantiles != alone.residual_quantiles).any()
+    assert sum(b.n_cells for b in held.calibration.bins) == kinds.isin(["alpha", "beta"]).sum()
+
+
 def test_cells_of_no_type_of_their_table_are_one_line(pancreas, types_of_cells):
     recipe = Recipe(
         name="x",
