@@ -38,16 +38,17 @@ def test_reads_record_and_files(toy):
 
 
 @pytest.mark.parametrize(
-    ("cells", "drawn", "from_profiles", "word"),
+    ("cells", "drawn", "mostly", "word"),
     [(0, 5, True, "simulated"), (4, 5, True, "training"), (5, 5, False, "training")],
 )
-def test_a_model_is_of_profiles_if_most_of_its_cells_are(toy, cells, drawn, from_profiles, word):
+def test_a_model_is_mostly_of_profiles_if_most_of_its_cells_are(toy, cells, drawn, mostly, word):
     made = read_bundle(toy).spec.training
     sets = [Dataset(file="p", n_cells=drawn, role="profiles")]
     if cells:
         sets += [Dataset(file="c", n_cells=cells), Dataset(file="u", n_cells=9, role="unlabelled")]
     found = msgspec.structs.replace(made, datasets=sets)
-    assert found.from_profiles == from_profiles
+    assert found.mostly_from_profiles == mostly
+    assert found.from_profiles == (not cells)
     assert found.cells_are == f"{word} cells"
 
 

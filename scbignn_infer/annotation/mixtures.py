@@ -104,7 +104,7 @@ def temperature_of(spec: BundleSpec, misfit: float) -> float:
     The misfit is a mean square, see :func:`~scbignn_infer.network.panel.panel_tables`. Cells of a
     foreign technology lie off every profile, and mixtures come nearer by chance.
     """
-    usual = TEMPERATURE_OF_PROFILES if spec.training.from_profiles else TEMPERATURE
+    usual = TEMPERATURE_OF_PROFILES if spec.training.mostly_from_profiles else TEMPERATURE
     return float(usual * max(1.0, misfit) ** 2)
 
 

@@ -51,7 +51,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     sha256: str = ""
     from_profiles: bool = False
-    """It learned mostly from mean expression: next to simulated cells, all real ones are novel."""
+    """It learned from mean expression alone: next to simulated cells, all real ones are novel."""
 
     @classmethod
     def of(cls, bundle: ModelBundle) -> Model:

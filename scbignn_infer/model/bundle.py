@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -289,8 +290,13 @@ class Training(Record, frozen=True, kw_only=True):
 
     @property
     def from_profiles(self) -> bool:
+        """Whether all cells were simulated from mean expression."""
+        return all(d.role == "profiles" for d in self.datasets)
+
+    @property
+    def mostly_from_profiles(self) -> bool:
         """Whether most labelled cells were simulated from mean expression."""
-        cells = {"profiles": 0, "reference": 0, "unlabelled": 0, "adapted": 0}
+        cells: Counter[str] = Counter()
         for dataset in self.datasets:
             cells[dataset.role] += dataset.n_cells
         return cells["profiles"] > cells["reference"]
@@ -298,8 +304,7 @@ class Training(Record, frozen=True, kw_only=True):
     @property
     def cells_are(self) -> str:
         """What its cells are called where they are counted."""
-        simulated = self.datasets and all(d.role == "profiles" for d in self.datasets)
-        return "simulated cells" if simulated else "training cells"
+        return "simulated cells" if self.from_profiles else "training cells"
 
     @property
     def adapted_to(self) -> list[str]:
