@@ -277,7 +277,7 @@ class Training(Record, frozen=True, kw_only=True):
     scores_per_type: dict[str, float] = {}
     """F1 of each type, out of fold."""
     calibration: Calibration | None = None
-    """Of cells of studies left out, or out of fold."""
+    """On the cells that the temperature was fitted on: of studies left out, or out of fold."""
     held_out_scores: dict[str, StudyScores] = {}
     """Of each study, left out in turn, where there are several."""
     held_out_scores_per_type: dict[str, float] = {}

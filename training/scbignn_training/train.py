@@ -141,8 +141,8 @@ class Model:
     confusions
         The worst, on held-out studies, or out of fold where there is one study.
     calibration
-        Of cells of held-out studies where there are several, which tell how sure the model may be
-        of a study that it has not seen, or out of fold.
+        On the cells that the temperature was fitted on: of held-out studies where there are
+        several, which tell how sure the model may be of a study that it has not seen.
     n_unlabelled
         Unlabelled cells of each file.
     device
@@ -500,15 +500,13 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    called = np.concatenate([o.called for o in outcomes])
-    model = _with_scores(model, truth, called, batches)
     model = _with_distances(model, outcomes, follows=model.certainty is not None)
     origins = model.reference.origins
     drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
     both = any(o.simulated for o in origins) and not drawn.all()
     if both and not model.reference.judges.any():
-        known = calibrate(logits, model.temperature)
-        return replace(model, calibration=calibration(known, truth))
+        return model
+    model = _with_scores(model, truth, np.concatenate([o.called for o in outcomes]), batches)
     judged = ~drawn if both else np.ones(len(truth), dtype=bool)
     temperature = fit_temperature(logits[judged], truth[judged])
     probabilities = calibrate(logits[judged], temperature)
