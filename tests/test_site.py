@@ -491,9 +491,15 @@ class Seen:
     def __init__(self, page: Any) -> None:
         self.errors: list[str] = []
         self.asked: list[str] = []
-        page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        page.on("console", self._complained)
         page.on("pageerror", lambda e: self.errors.append(str(e)))
         page.on("request", lambda r: self.asked.append(r.url))
+
+    def _complained(self, message: Any) -> None:
+        """Note an error, but for a look at results whose request has not arrived yet."""
+        looked = re.fullmatch(r".*/results/[\w-]{22,64}", message.location.get("url", ""))
+        if message.type == "error" and not (looked and "404" in message.text):
+            self.errors.append(message.text)
 
 
 @pytest.fixture
