@@ -259,7 +259,7 @@ def test_progress_is_told_and_a_client_that_goes_away_ends_it(
         client.delete(f"/results/{NAME}")
         with (
             httpx.Client(base_url=client.base_url, timeout=0.5) as hasty,
-            pytest.raises(httpx.ReadTimeout),
+            pytest.raises(httpx.TimeoutException),
         ):
             put(hasty, body)
         until(lambda: client.get(f"/results/{NAME}").status_code == 404)
