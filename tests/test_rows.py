@@ -116,3 +116,7 @@ def test_repeated_names_are_counted(kind: type[str]) -> None:
         names = [kind(f"cell {i}") for i in numbers]
         expected = sum(n - 1 for n in Counter(numbers.tolist()).values())
         assert count_repeated(Names([names[:50], [], names[50:]])) == expected
+
+
+def test_no_names_are_no_repeated_names() -> None:
+    assert count_repeated(Names([])) == count_repeated(Names([[]])) == 0

@@ -438,7 +438,8 @@ class Provenance(msgspec.Struct, frozen=True):
 
 def count_repeated(query: Query) -> int:
     """Return how many cells bear the name of an earlier one; few names are held at once."""
-    hashes = np.concatenate([_hashes(names) for names in query.name_blocks()])
+    blocks = [_hashes(names) for names in query.name_blocks()]
+    hashes = np.concatenate(blocks or [_hashes([])])
     hashes.sort()
     twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     if not twice:

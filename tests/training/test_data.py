@@ -144,8 +144,8 @@ class TestJoining:
         assert found.codes.tolist() == [1] * 12 + [0] * 12
         assert found.merged == {"T1": "T", "T2": "T"}
         assert found.dropped == {"rare": 3, "doublet": 2, "": 1}
-        said = "6 cells, 20.0% of all, are left out: rare (3), doublet (2), no label (1)"
-        assert found.left_out == said
+        few = "rare (3), doublet (2), no label that is used (1)"
+        assert found.left_out == f"6 cells, 20.0% of all, are left out: {few}"
         np.testing.assert_array_equal(found.counts.toarray(), counts[:24])
 
     def test_many_types_that_are_left_out_are_said_in_one_line(self, counts):

@@ -299,7 +299,7 @@ class TestWriting:
         card = (path / "README.md").read_text()
         assert "- merged: a into alpha" in card
         assert "- left out: odd (3 cells)" in card
-        assert "- left out: no label (2 cells)" in card
+        assert "- left out: no label that is used (2 cells)" in card
 
 
 def test_a_model_knows_the_cells_that_it_was_trained_on(bundle, parts):

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 READ_CELLS = 4096
 MIN_JOINED_GENES = 500
+NO_LABEL = "no label that is used"
+"""What cells without a label have, or with one that a table of types leaves out."""
 SAID = 8
 """Types that a line names at most."""
 MIN_UNLABELLED_GENES = 50
@@ -303,7 +305,7 @@ class Reference:
             return ""
         share = out / (out + len(self.codes))
         largest = sorted(self.dropped.items(), key=lambda item: -item[1])
-        names = [f"{label or 'no label'} ({n})" for label, n in largest[:SAID]]
+        names = [f"{label or NO_LABEL} ({n})" for label, n in largest[:SAID]]
         names += [f"{len(largest) - SAID} more types"] * (len(largest) > SAID)
         return f"{out:,} cells, {share:.1%} of all, are left out: {', '.join(names)}"
 
