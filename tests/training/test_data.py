@@ -14,6 +14,7 @@ from scbignn_infer.errors import GeneError, InputError
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_training.blocks import log_expression
 from scbignn_training.data import (
+    Origin,
     Study,
     join,
     rank_genes,
@@ -231,6 +232,15 @@ def test_genes_that_few_studies_measured_are_left_out(counts):
     assert [s.symbols for s in kept] == [["B", "C"]] * 2
     assert (kept[0].counts != one.counts[:, 1:]).nnz == 0
     assert kept[1] is two
+
+
+def test_studies_of_one_file_measured_a_gene_once(counts):
+    one = cells(counts[:, :3], ["A", "B", "C"], ["x"] * 30)
+    two = cells(counts[:, :2], ["B", "C"], ["x"] * 30)
+    organs = [replace(one, origin=Origin(name, reference="atlas")) for name in ("lung", "liver")]
+    assert [s.symbols for s in well_known([*organs, two], 2)] == [["B", "C"]] * 3
+    apart = [replace(o, origin=Origin(o.origin.name)) for o in organs]
+    assert well_known([*apart, two], 2)[0].symbols == ["A", "B", "C"]
 
 
 def test_log_expression():

@@ -541,8 +541,15 @@ def _some(names: Sequence[str]) -> str:
 
 
 def well_known(files: Sequence[Study], least: int) -> list[Study]:
-    """Return studies without the genes that fewer than ``least`` of them measured."""
-    measured = Counter(symbol for file in files for symbol in file.symbols)
+    """Return studies without the genes that fewer than ``least`` data sets measured.
+
+    Studies that were read from one file have its genes, and are one data set.
+    """
+    sets: dict[str | int, set[str]] = {}
+    for i, file in enumerate(files):
+        name = file.origin.reference or file.origin.name or i
+        sets.setdefault(name, set()).update(file.symbols)
+    measured = Counter(symbol for symbols in sets.values() for symbol in symbols)
     found = []
     for file in files:
         kept = [i for i, symbol in enumerate(file.symbols) if measured[symbol] >= least]

@@ -154,7 +154,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Tables of mean expression that cells are simulated from."""
     simulation: Simulation = Simulation()
     gene_studies: Annotated[int, msgspec.Meta(ge=1)] = 1
-    """Genes that fewer studies measured are left out."""
+    """Genes that fewer data sets measured are left out. Those of one file of cells are one."""
     hold_out: Annotated[int, msgspec.Meta(ge=0)] = 5
     """The most twins that are trained to score studies left out, of several studies each where
     there are more; 0 for none."""
