@@ -315,7 +315,7 @@ class Annotator:
             residual=cell_scores.residual,
             embedding=genes.embedding,
             empty=genes.empty,
-            joins_by_support=self.bundle.spec.certainty is not None,
+            joins_by_support=self.bundle.spec.follows_file,
             penalties=cell_scores.penalties,
             foreign=genes.foreign,
             **done.rules.limits,

@@ -172,7 +172,7 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         cell_types=rules.grouping.labels,
         ontology_ids=rules.grouping.ontology_ids,
         wider=Ontology.of(annotator.bundle.spec, rules.grouping),
-        joins_by_support=annotator.bundle.spec.certainty is not None,
+        joins_by_support=annotator.bundle.spec.follows_file,
         **whole,
         **rules.limits,
         provenance=Provenance.joined(based),

@@ -37,7 +37,7 @@ class ReferenceBank:
         self.rows, self.codes = unit_rows(embedding), codes
         self._quantiles = bundle.reference["novelty_quantiles"]
         self._residual_quantiles = bundle.reference.get("residual_quantiles")
-        self.follows = bundle.spec.certainty is not None and self._residual_quantiles is not None
+        self.follows = bundle.spec.follows_file and self._residual_quantiles is not None
         """Whether cells are compared with the others of their file, too."""
         self._n_neighbors, self._runtime = bundle.spec.graph.n_neighbors, runtime
         self._n_types = len(bundle.cell_types)
