@@ -513,9 +513,9 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     probabilities = calibrate(logits[judged], temperature)
     certainty = model.certainty
     if certainty is not None and any(o.probes for o in outcomes):
-        certainty = fit_certainty(
-            [model.probes, [p for o in outcomes for p in o.probes]], novelty=follows
-        )
+        left_out = [p for o in outcomes for p in o.probes]
+        groups = [model.probes, left_out] if follows else [left_out]
+        certainty = fit_certainty(groups, novelty=follows)
         sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
         probabilities = np.concatenate(sure)[judged]
     if not follows:
