@@ -22,7 +22,7 @@ from scbignn_training.pack import write_bundle
 from scbignn_training.recipe import ProfileSource, Recipe, Source
 from scbignn_training.selection import splits
 from scbignn_training.simulate import Simulation
-from scbignn_training.train import read_reference, train
+from scbignn_training.train import check, read_reference, train
 
 TYPES = ("alpha", "beta", "ductal", "acinar")
 
@@ -92,6 +92,13 @@ def test_the_bundle_says_what_it_learned_from(packed):
     shown = CliRunner().invoke(main, ["models", "show", str(packed)]).output
     assert "simulated cells" in shown
     assert "training cells" not in shown
+
+
+def test_a_test_of_a_tissue_that_no_class_has_is_refused_before_training(recipe_of_profiles):
+    wrong = msgspec.structs.replace(recipe_of_profiles, tested={"moon": "nobody"})
+    for begin in (read_reference, check):
+        with pytest.raises(InputError, match="tests of 'moon'"):
+            begin(wrong)
 
 
 def test_novelty_is_of_data_sets_left_out(trained):

@@ -149,6 +149,10 @@ class TestLeavingOut:
         assert two.without("cells").reference == [two.reference[1]]  # by the file's stem
         assert (two.name, two.notes) == ("mine", [])
 
+    def test_what_was_tested_of_the_whole_is_not_said_of_a_twin(self, two):
+        whole = msgspec.structs.replace(two, tested={"lung": "Someone: .9"})
+        assert whole.without("second").tested == {}
+
     def test_files_of_one_study_are_left_out_together(self, tmp_path):
         path = tmp_path / "r.toml"
         path.write_text(

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from scbignn_infer.errors import InputError, OutputError
+from scbignn_infer.errors import OutputError
 from scbignn_infer.model import bundle as b
 from scbignn_infer.network.panel import TARGET_SUM
 from scbignn_infer.network.sessions import Session, choose_runtime
@@ -329,22 +329,8 @@ def _cell_type(reference: Reference, label: str, term: str, lineage: list[b.Term
 def tissues(
     labels: Sequence[str], meant: Mapping[str, ProfileType], tested: Mapping[str, str]
 ) -> list[b.Tissue]:
-    """Return the tissues of a model's classes, and what they were tested on.
-
-    Raises
-    ------
-    InputError
-        A test is told of a tissue that no class has.
-    """
+    """Return the tissues of a model's classes, and what they were tested on."""
     types = {meant[label].place: meant[label] for label in labels if label in meant}
-    places = sorted(types)
-    unknown = sorted(set(tested) - set(places))
-    if unknown:
-        raise InputError(
-            f"tests of '{unknown[0]}'",
-            expected=f"a tissue of the model: {', '.join(places) or 'it has none'}",
-            do="mend tested in the recipe",
-        )
     return [
         b.Tissue(
             name=place,
@@ -352,7 +338,7 @@ def tissues(
             organ=types[place].tissue if types[place].tissue != place else "",
             fluid=types[place].tissue in FLUIDS,
         )
-        for place in places
+        for place in sorted(types)
     ]
 
 

@@ -199,6 +199,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def without(self, name: str) -> Recipe:
         """Return the recipe of a twin that has not seen one reference, table or study.
 
+        On which cells the tissues of the whole were tested is not said of it.
+
         Raises
         ------
         InputError
@@ -227,6 +229,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             name=f"{self.name}-without-{name}",
             reference=rest,
             profiles=tables,
+            tested={},
             notes=[*self.notes, f"{self.name} without {name}: trained to be scored on that study"],
         )
 

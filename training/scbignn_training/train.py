@@ -393,7 +393,19 @@ def _join(recipe: Recipe, cells: list[Study], profiles: list[ProfileSet]) -> Ref
     said = {label: term for c in cells for label, term in c.ontology.items()}
     ontology = said | ontology_of(profiles, recipe.merge, recipe.ontology)
     groups = {i: name for name, i in recipe.ontology.items() if name not in joined.cell_types}
+    places = {meant[label].place for label in joined.cell_types if label in meant}
+    _refuse_tests(sorted(set(recipe.tested) - places), sorted(places))
     return replace(joined, ontology=ontology, meant=meant, groups=groups)
+
+
+def _refuse_tests(tissues: list[str], known: list[str]) -> None:
+    """Raise an InputError if a recipe tells of tests of tissues that no class has."""
+    if tissues:
+        raise InputError(
+            f"tests of '{tissues[0]}'",
+            expected=f"a tissue of the model: {', '.join(known) or 'it has none'}",
+            do="mend tested in the recipe",
+        )
 
 
 def fit(
