@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scbignn_infer.errors import InputError
 from scbignn_infer.network.neighbors import AUTO, search_for
-from scbignn_infer.network.panel import RESIDUAL_GENES
+from scbignn_infer.network.panel import STRENGTH_GENES
 from scbignn_infer.query.readers import values_held
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def estimate(
     seconds = rounds * a_round / threads
     # The embedding and its cells of length 1; logits, states of the cell level and
     # probabilities; indices and similarities of the graph; a byte for each of some genes.
-    held = 8 * embedding_size + 20 * n_classes + 9 * n_neighbors + RESIDUAL_GENES
+    held = 8 * embedding_size + 20 * n_classes + 9 * n_neighbors + STRENGTH_GENES
     if adapt:  # the first round's embedding, logits, probabilities and genes stay
-        held += 4 * embedding_size + 8 * n_classes + RESIDUAL_GENES
+        held += 4 * embedding_size + 8 * n_classes + STRENGTH_GENES
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes
     memory += search.START_BYTES + search.CELL_BYTES * n_cells
     if report:

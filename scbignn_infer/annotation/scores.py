@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scbignn_infer.annotation.chances import softmax
+from scbignn_infer.network.panel import RESIDUAL_GENES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scbignn_infer._types import Array
     from scbignn_infer.annotation.grouping import Grouping
     from scbignn_infer.annotation.ontology import Ontology
@@ -41,6 +44,9 @@ STRANGE_WEIGHT = 2.0
 DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
 """How many times as far as the reference's own cells a file may be as a whole: so much is put down
 to the laboratory. The last is that of the residual for a file of few types, which may be new."""
+WEAK_BELOW, STRENGTHS, LEAST_STRENGTH = 0.8, (0.5, 1.0), 0.02
+"""From what share of the typical strength of a file down a cell's counts against it; what the
+typical one may be, and what a cell's is at least."""
 MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.2, 5.0)
 """What the temperature was fitted on, and what it may be."""
 
@@ -131,15 +137,63 @@ def residual(
     """
     farthest = np.empty(len(scaled), np.float32)
     top = min(RESIDUAL_TOP, scaled.shape[1])
+    for rows, smoothed in _smoothed(scaled, neighbor_indices):
+        off = np.abs(smoothed - shift - class_mean[codes[rows]]) / spread
+        farthest[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
+    return farthest
+
+
+def _smoothed(scaled: Array, neighbor_indices: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield the mean (m, g) of cells and their neighbours, and which cells they are."""
     for i in range(0, len(scaled), CHUNK):
         rows = slice(i, i + CHUNK)
         total = scaled[rows].astype(np.float32)
         for column in neighbor_indices[rows].T:
             total += scaled[column]
-        smoothed = total / (1 + neighbor_indices.shape[1])
-        off = np.abs(smoothed - shift - class_mean[codes[rows]]) / spread
-        farthest[rows] = np.partition(off, off.shape[1] - top, axis=1)[:, -top:].mean(axis=1)
-    return farthest
+        total /= 1 + neighbor_indices.shape[1]
+        yield rows, total
+
+
+def strength(
+    scaled: Array,
+    neighbor_indices: Array,
+    codes: Array,
+    weight: Array,
+    norm: Array,
+    *,
+    shift: Array | float = 0.0,
+) -> Array:
+    r"""Tell how much of the profile of its type a cell shows, with its neighbours.
+
+    The discriminant takes a cell as :math:`z = a \mu_c + \epsilon`; with the covariance
+    :math:`\Sigma` of :math:`\epsilon`, the best :math:`a` is that of generalised least squares,
+    :math:`z \Sigma^{-1} \mu_c / (\mu_c \Sigma^{-1} \mu_c)`. It is about 1 for cells like the
+    reference's, and the same for all types in a file that shows all genes less.
+
+    Parameters
+    ----------
+    scaled, neighbor_indices, codes, shift
+        As in :func:`residual`.
+    weight, norm
+        (g, c) and (c,) :math:`\Sigma^{-1} \mu` and :math:`\mu \Sigma^{-1} \mu` of the types.
+
+    Returns
+    -------
+    ndarray
+        (n,) float32.
+    """
+    found = np.empty(len(scaled), np.float32)
+    by_type = np.ascontiguousarray((weight / np.maximum(norm, 1e-9)).T, np.float32)
+    for rows, smoothed in _smoothed(scaled, neighbor_indices):
+        found[rows] = np.einsum("ng,ng->n", smoothed - shift, by_type[codes[rows]])
+    return found
+
+
+def weakness(strengths: Array, codes: Array) -> Array:
+    """Return what being weaker than is typical of the file takes from the confidence (n,)."""
+    bar = WEAK_BELOW * np.clip(typical(strengths, codes), *STRENGTHS)
+    taken: Array = np.log(np.maximum(bar / np.maximum(strengths, LEAST_STRENGTH), 1))
+    return taken
 
 
 def common_shift(scaled: Array, codes: Array, class_mean: Array) -> Array:
@@ -246,9 +300,15 @@ def strangeness(
         novelty, nothing = bank.novelty(distance), np.zeros(len(distance), np.float32)
         return Strangeness(novelty, nothing, known, penalties(novelty, nothing), far)
     if not bank.follows:
-        relative, strange = bank.place_residual(residual(scaled, near, codes, *panel.profile))
+        mean, spread = (table[..., :RESIDUAL_GENES] for table in panel.profile)
+        off = residual(scaled[:, :RESIDUAL_GENES], near, codes, mean, spread)
+        relative, strange = bank.place_residual(off)
         novelty = np.maximum(bank.novelty(distance), strange)
-        return Strangeness(novelty, relative, known, penalties(novelty, relative), far)
+        taken = penalties(novelty, relative)
+        shift = common_shift(scaled, codes, panel.profile[0])
+        shown = strength(scaled, near, codes, *panel.evidence, shift=shift)
+        taken[:, 1] += weakness(shown, codes)
+        return Strangeness(novelty, relative, known, taken, far)
     shift = common_shift(scaled, codes, panel.profile[0])
     off = residual(scaled, near, codes, *panel.profile, shift=shift)
     most = RESIDUAL_FOLLOWED if len(_many(codes)) >= MANY_TYPES else FEW_FOLLOWED

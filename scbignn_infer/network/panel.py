@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 TARGET_SUM = 1e4
 RESIDUAL_GENES = 128
-"""Best-ranked present genes that are compared with a type's profile."""
+"""Best-ranked present genes that are compared with a type's profile, one by one."""
+STRENGTH_GENES = 256
+"""Those that tell how much of its type's profile a cell shows."""
 LIMIT = 10.0
 """Scaled expression is cut at +- this: in training, in the networks and in the residual."""
 SCALED_STEPS = 12.0
@@ -306,6 +308,8 @@ class Panel:
         Turns rows of the file into counts (n, k) and totals (n, 1).
     statistics
         Tables of the model, of all its genes.
+    n_scaled
+        Number of its first genes, whose scaled expression is kept of each cell.
     """
 
     genes: Array
@@ -313,6 +317,7 @@ class Panel:
     tables: dict[str, Array]
     densify: Densifier
     statistics: Mapping[str, Array]
+    n_scaled: int
 
     @classmethod
     def of(
@@ -335,7 +340,8 @@ class Panel:
             foreign=match.foreign,
         )
         symbols = [bundle.gene_symbols[i] for i in genes]
-        return cls(genes, symbols, tables, densify, statistics)
+        kept = RESIDUAL_GENES if spec.follows_file else STRENGTH_GENES
+        return cls(genes, symbols, tables, densify, statistics, min(kept, len(genes)))
 
     def of_rows(self, state: str, base: float, target_sum: float = TARGET_SUM) -> Panel:
         """Return the panel for rows that hold something else; see :class:`Densifier`."""
@@ -361,18 +367,14 @@ class Panel:
     def discriminants(self, profiles: Array) -> tuple[Array, Array]:
         r"""Return what the discriminant head would need to know of other profiles than the types'.
 
-        For profiles (m, k) in scaled expression these are :math:`\Sigma^{-1} \mu^\top` (k, m) and
-        :math:`\mu \Sigma^{-1} \mu^\top` (m,); see :func:`panel_tables`.
+        For profiles (m, g) of the first g genes in scaled expression these are
+        :math:`\Sigma^{-1} \mu^\top` (g, m) and :math:`\mu \Sigma^{-1} \mu^\top` (m,); see
+        :func:`panel_tables`.
         """
-        tables = self.statistics
-        diagonal = tables["within_residual"][self.genes] + float(tables["ridge"])
-        weight = _inverse_times(tables["within_factors"][self.genes], diagonal, profiles.T)
+        tables, first = self.statistics, self.genes[: profiles.shape[1]]
+        diagonal = tables["within_residual"][first] + float(tables["ridge"])
+        weight = _inverse_times(tables["within_factors"][first], diagonal, profiles.T)
         return weight, np.einsum("mk,km->m", profiles, weight)
-
-    @property
-    def n_scaled(self) -> int:
-        """Number of its first genes, which the residual compares with a type's profile."""
-        return min(RESIDUAL_GENES, len(self.genes))
 
     def standardize(self, counts: Array, totals: Array) -> Array:
         """Return scaled expression (n, g) of the first g genes, for counts (n, g) of them."""
@@ -396,3 +398,10 @@ class Panel:
             within_spread(self.statistics, first),
         )
         return mean * SCALED_STEPS, spread * SCALED_STEPS
+
+    @cached_property
+    def evidence(self) -> tuple[Array, Array]:
+        """What :meth:`discriminants` says of the types by the genes that :meth:`scale` takes."""
+        mean = self.statistics["class_mean"][:, self.genes[: self.n_scaled]]
+        weight, norm = self.discriminants(mean)
+        return weight / SCALED_STEPS, norm

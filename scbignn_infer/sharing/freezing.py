@@ -18,7 +18,7 @@ from scbignn_infer import __version__
 from scbignn_infer.errors import BundleError, GeneError, InputError, reason
 from scbignn_infer.model.validate import MAX_GENES
 from scbignn_infer.network.levels import GeneLevel
-from scbignn_infer.network.panel import Densifier, Panel, panel_tables
+from scbignn_infer.network.panel import Panel
 from scbignn_infer.network.sessions import Session, choose_runtime
 from scbignn_infer.query.gene_fit import model_genes
 from scbignn_infer.query.gene_match import match_genes, refuse_unfit
@@ -89,24 +89,11 @@ def freeze(bundle: ModelBundle, genes: Sequence[str]) -> Frozen:
         raise GeneError(
             error.found, expected=error.expected, do="check the species and names of the list"
         ) from None
-    panel = _panel(bundle, match)
+    panel = Panel.of(bundle, match)
     about = _about(bundle, genes, match)
     frozen = Frozen(_graph(bundle, panel, match, about), about)
     _compare(bundle, panel, frozen)
     return frozen
-
-
-def _panel(bundle: ModelBundle, match: GeneMatch) -> Panel:
-    spec, statistics = bundle.spec, bundle.statistics
-    genes, tables = panel_tables(
-        statistics,
-        match.present,
-        net_genes=spec.gene_level.net_genes,
-        panel_genes=spec.preprocessing.panel_genes,
-    )
-    share = statistics["gene_share"]
-    densify = Densifier.make(match.reference_index, share, genes, "counts")
-    return Panel(genes, [bundle.gene_symbols[i] for i in genes], tables, densify, statistics)
 
 
 def _about(bundle: ModelBundle, genes: Sequence[str], match: GeneMatch) -> dict[str, Any]:

@@ -1,0 +1,150 @@
+"""Strength: how much of the profile of its type a cell shows, in models that follow no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from scbignn_infer.annotation import scores
+from scbignn_infer.annotation.rules import Rules
+from scbignn_infer.annotator import Annotator
+from scbignn_infer.labelling import Labelling
+from scbignn_infer.model.registry import load_model
+from scbignn_infer.network.panel import RESIDUAL_GENES, SCALED_STEPS, STRENGTH_GENES, Panel
+from scbignn_infer.query.gene_fit import model_genes
+from scbignn_infer.query.gene_match import match_genes
+
+if TYPE_CHECKING:
+    from scbignn_infer import Annotation
+    from scbignn_infer._types import Array
+    from scbignn_infer.annotation.adapt import Round
+
+REPOSITORY = Path(__file__).parents[1]
+ISLETS = REPOSITORY / "tests" / "data" / "pancreas400.h5ad"
+
+
+def test_strength_is_the_share_that_least_squares_give() -> None:
+    """Cells that are made of a share of their profile, and noise that a covariance allows."""
+    rng = np.random.default_rng(0)
+    mean, codes = 3 * rng.normal(size=(3, 40)), rng.integers(0, 3, 60)
+    factors, share = rng.normal(size=(40, 2)), rng.uniform(0.3, 1.2, 60)
+    sigma = factors @ factors.T + np.diag(rng.uniform(0.5, 2, 40))
+    cells = share[:, None] * mean[codes] + rng.multivariate_normal(np.zeros(40), 0.1 * sigma, 60)
+    alone = np.arange(60)[:, None]  # each is its own neighbour
+    weight = np.linalg.solve(sigma, mean.T)
+    norm = np.einsum("ck,kc->c", mean, weight)
+    found = scores.strength(cells + 2.0, alone, codes, weight, norm, shift=np.full(40, 2.0))
+    for i, c in enumerate(codes):
+        root = np.linalg.cholesky(np.linalg.inv(sigma)).T
+        exact = np.linalg.lstsq((root @ mean[c])[:, None], root @ cells[i], rcond=None)[0][0]
+        assert found[i] == pytest.approx(exact, rel=1e-4)
+    assert np.abs(found - share).max() < 0.15
+
+
+def test_neighbours_are_averaged() -> None:
+    cells, near = np.array([[1.0], [3.0], [8.0]]), np.array([[1], [2], [0]])
+    found = scores.strength(cells, near, np.zeros(3, int), np.ones((1, 1)), np.ones(1))
+    np.testing.assert_allclose(found, [2.0, 5.5, 4.5])
+
+
+def test_a_cell_loses_by_being_weaker_than_others_of_its_file() -> None:
+    codes = np.repeat([0, 1, 2], 30)
+    usual = np.ones(90)
+    assert (scores.weakness(usual, codes) == 0).all()
+    some = usual.copy()
+    some[[0, 31]] = 0.4, 0.81
+    np.testing.assert_allclose(scores.weakness(some, codes)[[0, 31]], [np.log(2), 0])
+    np.testing.assert_allclose(scores.weakness(0.7 * some, codes)[[0, 31]], [np.log(2), 0])
+    foreign = scores.weakness(0.2 * usual, codes)  # all are weak, and no laboratory does that
+    np.testing.assert_allclose(foreign, np.log(0.4 / 0.2))
+    np.testing.assert_allclose(scores.weakness(1.4 * some, codes)[31], 0)  # nor is more asked
+    assert np.isfinite(scores.weakness(-usual, codes)).all()
+
+
+@pytest.fixture(scope="module")
+def body() -> Annotator:
+    return Annotator(load_model("human-body"), device="cpu", threads=1, write_graph=True)
+
+
+def annotate(annotator: Annotator, tissue: str) -> Annotation:
+    cells = ad.read_h5ad(ISLETS)
+    rules = Rules.of(annotator.bundle, tissue=(tissue,))
+    return annotator.annotate_matrix(cells.X, cells.var_names.tolist(), rules=rules)
+
+
+def test_islets_are_no_cells_of_blood(body: Annotator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that a model is told to be blood, few keep a label; in their tissue, nearly all."""
+    right, wrong = (annotate(body, tissue) for tissue in ("pancreas", "blood"))
+    assert np.mean(right.codes >= 0) > 0.95
+    monkeypatch.setattr(scores, "weakness", lambda strengths, codes: 0.0)
+    before = annotate(body, "blood")
+    assert np.mean(wrong.codes >= 0) < np.mean(before.codes >= 0) - 0.15
+    assert set(np.flatnonzero(wrong.codes >= 0)) <= set(np.flatnonzero(before.codes >= 0))
+    fit = [a.unknown_counts().get("genes do not fit", 0) for a in (before, wrong)]
+    assert fit[1] > fit[0] + 50
+
+
+def test_what_is_taken_is_that_of_the_dense_covariance(
+    body: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    whole, own = Labelling.round, scores.strength
+
+    def round_(self: Labelling, panel: Panel, rules: Rules) -> Round:
+        seen["panel"] = panel
+        return whole(self, panel, rules)
+
+    def strength(scaled: Array, near: Array, codes: Array, *tables: Array, shift: Array) -> Array:
+        seen["near"], seen["codes"], seen["shift"] = near, codes, shift / SCALED_STEPS
+        seen["found"] = own(scaled, near, codes, *tables, shift=shift)
+        return seen["found"]
+
+    monkeypatch.setattr(Labelling, "round", round_)
+    monkeypatch.setattr(scores, "strength", strength)
+    found = annotate(body, "blood")
+    panel, codes, near = seen["panel"], seen["codes"], seen["near"]
+    first, tables = panel.genes[:STRENGTH_GENES], panel.statistics
+    rows = sp.csr_matrix(ad.read_h5ad(ISLETS).X)
+    z = panel.standardize(*panel.densify(rows))[:, :STRENGTH_GENES].astype(np.float64)
+    smooth = (z + z[near].sum(axis=1)) / (1 + near.shape[1]) - seen["shift"]
+    factors = tables["within_factors"][first].astype(np.float64)
+    sigma = factors @ factors.T + np.diag(tables["within_residual"][first] + tables["ridge"])
+    mean = tables["class_mean"][codes][:, first].astype(np.float64)
+    solved = np.linalg.solve(sigma, mean.T).T
+    exact = (smooth * solved).sum(axis=1) / (mean * solved).sum(axis=1)
+    assert np.corrcoef(exact, seen["found"])[0, 1] > 0.9999
+    assert np.abs(exact - seen["found"]).max() < 0.03  # scaled expression is kept in steps
+    bar = 0.8 * np.clip(scores.typical(exact, codes), 0.5, 1)
+    taken = found.penalties[:, 1] - scores.penalties(found.novelty, found.residual)[:, 1]
+    clear = exact > 0.1  # the logarithm of less is steep
+    weak = np.log(np.maximum(bar / exact[clear], 1))
+    np.testing.assert_allclose(taken[clear], weak, atol=0.1)
+    assert (weak > 0.2).sum() > 50
+
+
+@pytest.mark.parametrize(
+    ("model", "genes"), [("human-pancreas", RESIDUAL_GENES), ("human-pbmc", STRENGTH_GENES)]
+)
+def test_a_model_that_follows_its_file_keeps_fewer_genes(model: str, genes: int) -> None:
+    bundle = load_model(model)
+    assert bundle.spec.follows_file == (genes == RESIDUAL_GENES)
+    names = {"symbols": bundle.gene_symbols}
+    panel = Panel.of(bundle, match_genes(names, model_genes(bundle)))
+    assert panel.n_scaled == genes
+
+
+def test_strength_is_the_same_for_any_order_of_the_cells(body: Annotator) -> None:
+    cells = ad.read_h5ad(ISLETS)
+    order = np.random.default_rng(1).permutation(cells.n_obs)
+    rules = Rules.of(body.bundle, tissue=("blood",))
+    plain, mixed = (
+        body.annotate_matrix(x, cells.var_names.tolist(), rules=rules)
+        for x in (cells.X, cells.X[order])
+    )
+    np.testing.assert_allclose(mixed.penalties, plain.penalties[order], atol=1e-4)
+    assert (mixed.labels == plain.labels[order]).all()
