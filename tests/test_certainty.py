@@ -90,26 +90,6 @@ def test_a_laboratory_that_multiplies_genes_leaves_the_labels() -> None:
     assert np.median(before.residual) > 1.5 * np.median(found.residual)
 
 
-def test_a_temperature_by_the_file_may_leave_novelty_as_it_is(blood: Annotator) -> None:
-    alone = msgspec.structs.replace(CERTAINTY, novelty=False)
-    found, both, neither = (
-        annotator.annotate_matrix(*matrix(BLOOD))
-        for annotator in (
-            Annotator(certain("human-pbmc", alone), device="cpu", threads=1),
-            blood,
-            Annotator(certain("human-pbmc", None), device="cpu", threads=1),
-        )
-    )
-    assert found.provenance.params.temperature == both.provenance.params.temperature
-    assert found.provenance.params.temperature != neither.provenance.params.temperature
-    np.testing.assert_array_equal(found.probabilities, both.probabilities)
-    for name in ("novelty", "residual", "penalties"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(neither, name))
-    assert (found.novelty != both.novelty).any()
-    assert found.provenance.apart == 0 < both.provenance.apart
-    assert b"novelty" not in msgspec.json.encode(CERTAINTY)  # as bundles of before have it
-
-
 def test_neighbours_in_the_reference_know_nothing_of_other_cells() -> None:
     """Then no cell is compared with the others of its file; nor is the file as a whole."""
     fixed = Annotator(certain("human-pbmc"), device="cpu", threads=1, graph="reference")

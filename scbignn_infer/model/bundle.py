@@ -149,20 +149,18 @@ class GraphSpec(Record, frozen=True, kw_only=True):
     metric: Literal["cosine"] = "cosine"
 
 
-class Certainty(Record, frozen=True, kw_only=True, omit_defaults=True):
+class Certainty(Record, frozen=True, kw_only=True):
     """How sure a model may be of a file, by what is known of it before any cell is labelled.
 
     The temperature is exp(constant + misfit log m + coverage log v), where m is the median misfit
     of the file's cells and v the coverage. It was fitted on cells that the model did not see: of
-    studies left out, and of its own as other laboratories might show them. Where ``novelty`` is
-    true, distance and residual are relative to the file, too, and the residual's quantiles are of
-    cells whose common shift was taken off; else both are as they are.
+    studies left out, and of its own as other laboratories might show them. In such a model the
+    residual's quantiles, too, are of cells whose common shift was taken off.
     """
 
     constant: float
     misfit: float
     coverage: float
-    novelty: bool = True
 
 
 class Thresholds(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -363,8 +361,8 @@ class BundleSpec(Record, frozen=True, kw_only=True):
 
     @property
     def follows_file(self) -> bool:
-        """Whether how strange a cell is counts relative to its file."""
-        return self.certainty is not None and self.certainty.novelty
+        """Whether how sure and how strange a cell is counts relative to its file."""
+        return self.certainty is not None
 
 
 class ModelBundle:

@@ -283,7 +283,7 @@ def _check_numbers(spec: BundleSpec) -> None:
         ("gene_level.embedding_size", spec.gene_level.embedding_size, 1, DIMENSIONS["embedding"]),
         *(
             (f"certainty.{name}", getattr(spec.certainty, name), -MOST_SLOPE, MOST_SLOPE)
-            for name in (("constant", "misfit", "coverage") if spec.certainty else ())
+            for name in (spec.certainty.__struct_fields__ if spec.certainty else ())
         ),
         ("the number of cell_level.layers", len(spec.cell_level.layers), 1, MAX_LAYERS),
     ):

@@ -243,22 +243,6 @@ class TestHeldOutCells:
         assert model.confusions == []  # of the kept iteration, not of those after it
 
 
-def test_the_temperature_may_follow_the_file_and_novelty_not(reference, settings):
-    two = replace(reference, batches=np.arange(len(reference.codes)) % 2)
-    none, alone, both = (
-        fit(two, [], settings, follow_file=follow) for follow in (False, "temperature", True)
-    )
-    assert none.certainty is None
-    assert [m.certainty.novelty for m in (alone, both)] == [False, True]
-    assert [getattr(alone.certainty, x) for x in ("constant", "misfit", "coverage")] == [
-        getattr(both.certainty, x) for x in ("constant", "misfit", "coverage")
-    ]
-    for name in ("novelty_quantiles", "residual_quantiles"):
-        np.testing.assert_array_equal(getattr(alone, name), getattr(none, name))
-        assert (getattr(alone, name) != getattr(both, name)).any()
-    assert alone.temperature == none.temperature
-
-
 class TestForeignCells:
     """Cells of no type of the reference among the unlabelled do not spoil the kept pair."""
 

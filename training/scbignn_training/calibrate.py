@@ -59,7 +59,7 @@ def fit_temperature(logits: Array, codes: Array) -> float:
     return float(np.exp(found.x))
 
 
-def fit_certainty(groups: Sequence[Sequence[Probe]], *, novelty: bool = True) -> Certainty:
+def fit_certainty(groups: Sequence[Sequence[Probe]]) -> Certainty:
     """Return how the temperature depends on misfit and coverage, by the log loss.
 
     Parameters
@@ -67,8 +67,6 @@ def fit_certainty(groups: Sequence[Sequence[Probe]], *, novelty: bool = True) ->
     groups
         Files of one kind, such as studies left out or distorted cells. Each kind counts as much as
         any other, and so does each file in its kind.
-    novelty
-        Whether novelty, too, is relative to the file.
     """
     probes = [(p, 1 / len(g)) for g in groups for p in g if len(p.codes)]
     terms = [np.r_[1.0, certainty_terms(p.coverage, p.misfit)] for p, _ in probes]
@@ -88,7 +86,7 @@ def fit_certainty(groups: Sequence[Sequence[Probe]], *, novelty: bool = True) ->
 
     found = minimize(loss, np.zeros(3), jac=True, method="L-BFGS-B", bounds=[(-3, 3)] * 3).x
     constant, misfit, coverage = (round(float(w), 4) for w in found)
-    return Certainty(constant=constant, misfit=misfit, coverage=coverage, novelty=novelty)
+    return Certainty(constant=constant, misfit=misfit, coverage=coverage)
 
 
 def calibration(probabilities: Array, codes: Array) -> Calibration:

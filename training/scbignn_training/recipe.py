@@ -113,7 +113,6 @@ class ProfileSource(Source, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return msgspec.structs.replace(self, leave_out=[*self.leave_out, study])
 
 
-FollowFile = bool | Literal["temperature"]
 AnySource = TypeVar("AnySource", bound=Source)
 
 
@@ -163,10 +162,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     adapt: list[Source] = []
     """Queries whose own cells join the unlabelled ones, so that what the model says of them is
     transductive."""
-    follow_file: FollowFile = True
-    """Whether temperature and novelty follow what is typical of a file, or the temperature alone;
-    else they are those of studies left out. Novelty of these suits a reference of many
-    laboratories better."""
+    follow_file: bool = True
+    """Whether temperature and novelty follow what is typical of a file; else they are those of
+    studies left out, which suits a reference of many laboratories better."""
     relabel: list[Relabel] = []
     """Applied to labelled cells before labels are merged."""
     merge: dict[str, str] = {}

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from scbignn_training.evaluate import Outcome
     from scbignn_training.labels import Finding
     from scbignn_training.profiles import ProfileSet
-    from scbignn_training.recipe import FollowFile, Recipe, Source
+    from scbignn_training.recipe import Recipe, Source
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -415,7 +415,7 @@ def fit(
     run: Run = BARE,
     *,
     hold_out: int = HOLD_OUT,
-    follow_file: FollowFile = True,
+    follow_file: bool = True,
 ) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
@@ -432,7 +432,7 @@ def fit(
     hold_out
         The most twins that are trained to score studies left out.
     follow_file
-        Whether temperature and novelty follow what is typical of a file, or the temperature alone.
+        Whether temperature and novelty follow what is typical of a file.
 
     Raises
     ------
@@ -512,8 +512,7 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    follows = model.certainty is not None and model.certainty.novelty
-    model = _with_distances(model, outcomes, follows=follows)
+    model = _with_distances(model, outcomes, follows=model.certainty is not None)
     origins = model.reference.origins
     drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
     both = any(o.simulated for o in origins) and not drawn.all()
@@ -525,12 +524,10 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     probabilities = calibrate(logits[judged], temperature)
     certainty = model.certainty
     if certainty is not None and any(o.probes for o in outcomes):
-        left_out = [p for o in outcomes for p in o.probes]
-        groups = [model.probes, left_out] if follows else [left_out]
-        certainty = fit_certainty(groups, novelty=follows)
+        certainty = fit_certainty([model.probes, [p for o in outcomes for p in o.probes]])
         sure = [_sure(certainty, o) if o.probes else o.logits for o in outcomes]
         probabilities = np.concatenate(sure)[judged]
-    if not follows:
+    if certainty is None:
         model = replace(model, threshold=fit_threshold(probabilities, truth[judged]))
     return replace(
         _with_depth(model, probabilities, truth[judged], batches[judged]),
@@ -648,7 +645,7 @@ def _split_outcomes(
     settings: Settings,
     *,
     run: Run = BARE,
-    follow_file: FollowFile = True,
+    follow_file: bool = True,
 ) -> Iterator[Outcome]:
     """Yield what EM iterations trained without the held-out cells make of them.
 
@@ -680,7 +677,7 @@ def _split_outcomes(
             probes = _study_probes(pair, real, settings) if follow_file else []
             found = replace(found, probes=probes)
             found = _with_strangeness(
-                found, pair, start.labelled, real, settings, shifted=follow_file is True
+                found, pair, start.labelled, real, settings, shifted=follow_file
             )
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
@@ -746,7 +743,7 @@ def _calibrated(
     settings: Settings,
     foreign: list[Study],
     run: Run,
-    follow_file: FollowFile = True,
+    follow_file: bool = True,
 ) -> Model:
     """Fit temperature, threshold and the novelty scale out of fold, and score the cells there."""
     crossfit, labelled, reference = start.crossfit, start.labelled, start.reference
@@ -762,9 +759,9 @@ def _calibrated(
     best = probabilities.argmax(axis=1)
     measured = np.concatenate([crossfit.views[i].measured for i in clean])
     judged = measured if measured.any() else np.ones(len(truth), dtype=bool)
-    follows = follow_file is True and bool(measured.any())
+    real = follow_file and bool(measured.any())
     off = [
-        _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=follows)
+        _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=real)
         for i in clean
     ]
     probes = [
@@ -796,9 +793,7 @@ def _calibrated(
         held_out=HeldOut({}, {}),
         confusions=confusions(truth, best, reference.cell_types),
         calibration=calibration(probabilities, truth),
-        certainty=(
-            fit_certainty([probes], novelty=follows) if follow_file and measured.any() else None
-        ),
+        certainty=fit_certainty([probes]) if real else None,
         probes=probes,
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
