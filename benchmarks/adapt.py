@@ -56,6 +56,9 @@ LEFT_OUT = (
 METHODS = {
     "without": None,
     "adapt": Adaptation(),
+    "one step": Adaptation(steps=1),
+    "means alone": Adaptation(varies=False),
+    "one step, means alone": Adaptation(steps=1, varies=False),
     "shift only": Adaptation(share=2.0),
     "small types follow": Adaptation(few=0),
     "gene level teaches itself": Adaptation(teacher="gene"),

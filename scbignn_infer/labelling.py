@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scbignn_infer.annotation import variation
 from scbignn_infer.annotation.adapt import OF_TISSUES, Round, type_sums
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.mixtures import Explainer, find_mixtures, temperature_of
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Adapted
 from scbignn_infer.annotation.scores import CellScores, temperature_for
-from scbignn_infer.network.levels import cell_pass, gene_pass
+from scbignn_infer.network.levels import READ_CELLS, cell_pass, gene_pass
 from scbignn_infer.network.neighbors import with_counts
 from scbignn_infer.network.panel import Panel
 from scbignn_infer.query.reading import typical_misfit
@@ -50,6 +51,16 @@ class Clock:
         taken = self.seconds.get(name, 0.0) + time.perf_counter() - start
         self.seconds[name] = round(taken, 4)
         self.progress(name, self.n_cells, self.n_cells)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of EM on the query: what is said of it, by which cells, and what came of it."""
+
+    adapted: Adapted
+    codes: Array
+    panel: Panel
+    after: Round
 
 
 @dataclass(frozen=True)
@@ -107,28 +118,49 @@ class Labelling:
         if rules.tissues is not None:
             return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
         each = replace(rules, grouping=types)
-        before = self.round(panel, each)
-        with self.clock.stage("adapt"):
-            codes = how.trust(before, before.scores.temperature)
-            adapted = how.record(before, codes, types.labels)
-            if not adapted.refused:
-                statistics, shift = how.m_step(
-                    panel, *self._sums(codes, len(types.labels)), own=adapted.own
-                )
-        if not adapted.refused:
-            new = Panel.of(self.pair.bundle, self.choice.genes, statistics)
-            new = replace(new, densify=panel.densify)
-            after = self.round(new, each)
-            adapted = how.judged(adapted, shift, before, after)
-        stay, known = how.stay(before), before.scores.known
+        before = last = self.round(panel, each)
+        steps: list[Step] = []
+        for _ in range(how.steps):
+            step = self._step(last, how, types.labels)
+            if step.adapted.refused and steps:
+                break
+            steps.append(step)
+            if step.adapted.refused:
+                break
+            last = step.after
+        made, known, stay = steps[-1], before.scores.known, how.stay(before)
+        adapted = how.after(made.adapted, steps[0].adapted, len(steps))
         done = before = self._grouped(before, panel, rules)
-        if not adapted.refused:
-            panel, done = new, self._grouped(after, new, rules)
+        if adapted.steps:
+            panel, done = made.panel, self._grouped(made.after, made.panel, rules)
             done.scores.spare(before.scores)
-            done.scores.excess = how.excess(before, done, codes)
+            done.scores.excess = how.excess(before, done, made.codes)
             done.take(before, stay)
         done.scores.known = known  # a cell that is shifted is no more the same cell
         return done, panel, adapted
+
+    def _step(self, before: Round, how: Adaptation, cell_types: list[str]) -> Step:
+        """Estimate the model's means and covariance once more, and label by them, if that may be.
+
+        Both are estimated from the reference's, by the labels of the last round.
+        """
+        panel = self.choice.panel
+        with self.clock.stage("adapt"):
+            codes = how.trust(before, before.scores.temperature)
+            adapted = how.record(before, codes, cell_types)
+            if adapted.refused:
+                return Step(adapted, codes, panel, before)
+            statistics, shift = how.m_step(
+                panel, *self._sums(codes, len(cell_types)), own=adapted.own
+            )
+            if how.varies:
+                rows = variation.sample(before.genes.scaled, codes)
+                z = variation.read(self.query.blocks(self.choice.matrix, READ_CELLS), panel, rows)
+                statistics = variation.widened(statistics, panel, z, codes[rows])
+        new = Panel.of(self.pair.bundle, self.choice.genes, statistics)
+        new = replace(new, densify=panel.densify)
+        after = self.round(new, before.rules)
+        return Step(how.judged(adapted, shift, codes, before, after), codes, new, after)
 
     def mixtures(self, done: Round, panel: Panel) -> Mixtures:
         """Tell which cells are mixtures of two of the labels that a round may give."""

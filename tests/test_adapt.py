@@ -159,6 +159,30 @@ class TestTrust:
         assert Adaptation(teacher="gene").trust(found, 1.0).tolist() == [1, -1]
 
 
+class TestWhatWasTaught:
+    """A step is undone if cells that taught it are called something else by what they taught."""
+
+    shift = np.zeros(3)
+
+    def judged(self, kept: int, taught: int) -> str:
+        """Return why a step is refused after which a type keeps some of its trusted cells."""
+        codes = np.repeat([0, 1, -1], [100, taught, 50])
+        said = codes.copy()
+        said[100 + kept : 100 + taught] = 0
+        p = np.eye(2)[np.maximum(said, 0)] * 0.9 + 0.05
+        before = toy_round(np.eye(2)[np.maximum(codes, 0)] * 0.9 + 0.05)
+        adapted = Adapted(agreement=1.0)
+        return Adaptation().judged(adapted, self.shift, codes, before, toy_round(p)).refused
+
+    def test_a_type_that_loses_its_trusted_cells(self) -> None:
+        assert self.judged(20, 20) == self.judged(18, 20) == ""
+        assert self.judged(16, 20) == "of the cells that taught it, a type keeps 80%"
+
+    def test_few_cells_do_not_count(self) -> None:
+        assert self.judged(2, 9) == ""
+        assert self.judged(2, 10).endswith("keeps 20%")
+
+
 class TestTypesOfFewCells:
     def test_they_are_those_that_are_called_but_seldom(self) -> None:
         p = np.eye(4)[[0] * 5 + [1] * 4 + [2] * 4] * 0.9 + 0.025
@@ -353,8 +377,9 @@ def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> No
     [
         (Adaptation(tolerated=-1.0), "the levels agree on fewer cells after it ("),
         (Adaptation(apart=-1.0), "fewer neighbours have one label after it ("),
+        (Adaptation(kept=1.1), "of the cells that taught it, a type keeps "),
     ],
-    ids=["levels", "neighbours"],
+    ids=["levels", "neighbours", "taught"],
 )
 def test_a_step_is_undone_if_cells_agree_less(
     pbmc_bundle: ModelBundle, blood: ad.AnnData, how: Adaptation, why: str

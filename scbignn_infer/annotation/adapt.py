@@ -110,6 +110,8 @@ class Adaptation:
 
     Attributes
     ----------
+    steps
+        How many are made, each by the labels of the one before.
     teacher
         Which labels are learned: those of the pair of levels, or the gene level's own.
     confident
@@ -134,6 +136,8 @@ class Adaptation:
     share
         If less of the cells are trusted, they are a choice that says little of the rest of their
         type: all types have the common shift, and none a difference of its own.
+    varies
+        Whether what varies within types follows, too.
     prior
         Cells that count as much as the reference: kappa.
     relatives
@@ -142,8 +146,12 @@ class Adaptation:
         The step is undone if the share of cells that both levels agree on falls by more.
     apart
         And if the share of neighbours of one label does.
+    kept, taught
+        And if the model that was taught so calls less of the trusted cells of a type that type, of
+        those with so many.
     """
 
+    steps: int = 2
     teacher: Literal["pair", "gene"] = "pair"
     confident: float = 0.8
     agree: float = 0.8
@@ -155,10 +163,13 @@ class Adaptation:
     sure: float = 0.4
     types: int = 4
     share: float = 0.6
+    varies: bool = True
     prior: float = 100.0
     relatives: float = 0.9
     tolerated: float = 0.01
     apart: float = 0.025
+    kept: float = 0.9
+    taught: int = 10
 
     def trust(self, found: Round, temperature: float) -> Array:
         """Return the type (n,) of each trusted cell, -1 for the others."""
@@ -260,8 +271,14 @@ class Adaptation:
             agreement=round(found.agreement, 4),
         )
 
-    def judged(self, adapted: Adapted, shift: Array, before: Round, after: Round) -> Adapted:
-        """Return what is said of a step that was made, which is undone if cells agree less."""
+    def judged(
+        self, adapted: Adapted, shift: Array, codes: Array, before: Round, after: Round
+    ) -> Adapted:
+        """Return what is said of a step that was made, which is undone if it made things worse.
+
+        That is so if cells agree less, or if cells with a code >= 0, which taught it, are no more
+        called what they were.
+        """
         size, now = round(float(np.sqrt((shift**2).mean())), 4), round(after.agreement, 4)
         refused = ""
         if now < adapted.agreement - self.tolerated:
@@ -269,7 +286,21 @@ class Adaptation:
         elif after.consent < before.consent - self.apart:
             said = f"{before.consent:.4f} -> {after.consent:.4f}"
             refused = f"fewer neighbours have one label after it ({said})"
+        elif (share := self._kept(codes, after)) < self.kept:
+            refused = f"of the cells that taught it, a type keeps {share:.0%}"
         return replace(adapted, refused=refused, shift=size, agreement_after=now)
+
+    def _kept(self, codes: Array, after: Round) -> float:
+        """Return which share of its trusted cells the type keeps that keeps the least."""
+        same = after.scores.probabilities.argmax(axis=1) == codes
+        types, n = np.unique(codes[codes >= 0], return_counts=True)
+        return min((float(same[codes == c].mean()) for c in types[n >= self.taught]), default=1.0)
+
+    def after(self, adapted: Adapted, first: Adapted, steps: int) -> Adapted:
+        """Return what is said of all steps, by what is of the last and the first."""
+        if adapted.refused:
+            return adapted
+        return replace(adapted, steps=steps, small=first.small, agreement=first.agreement)
 
 
 def type_sums(

@@ -194,7 +194,7 @@ class Params(msgspec.Struct, frozen=True):
 
 
 class Adapted(msgspec.Struct, frozen=True):
-    """How the model's means were estimated once more with the query's cells, or why not.
+    """How the model's means and spread were estimated with the query's cells, or why not.
 
     Attributes
     ----------
@@ -210,6 +210,8 @@ class Adapted(msgspec.Struct, frozen=True):
         Root mean square of what all types share, in standard deviations of the reference.
     agreement, agreement_after
         Share of the cells that both levels agree on, before and after.
+    steps
+        How many were made.
     """
 
     refused: str = ""
@@ -221,6 +223,7 @@ class Adapted(msgspec.Struct, frozen=True):
     shift: float = 0.0
     agreement: float = 0.0
     agreement_after: float = 0.0
+    steps: int = 0
 
     @property
     def said(self) -> str:
@@ -228,11 +231,12 @@ class Adapted(msgspec.Struct, frozen=True):
         if self.refused:
             return f"not adapted to the query: {self.refused}"
         own = " and types by their own" if self.own else ""
+        steps = f", in {self.steps} steps" if self.steps > 1 else ""
         small = f"; cells called {', '.join(self.small)} stayed as they were" if self.small else ""
         return (
             "adapted to the query (transductive: each label depends on the other cells): "
             f"{self.cells:,} trusted cells of {len(self.types)} types; genes were shifted by "
-            f"{self.shift:.2f} standard deviations{own}; both levels agree on "
+            f"{self.shift:.2f} standard deviations{own}{steps}; both levels agree on "
             f"{self.agreement:.1%} of the cells before, {self.agreement_after:.1%} after{small}"
         )
 
