@@ -488,7 +488,10 @@ def coverage(found: list[Row]) -> list[str]:
 
 def adapted(found: list[Row]) -> list[str]:
     """Return a table of models without and with a step of EM on the query, means over seeds."""
-    others = ("shift only", "small types follow", "gene level teaches itself")
+    others = (
+        *("one step", "means alone", "one step, means alone"),
+        *("shift only", "small types follow", "gene level teaches itself"),
+    )
     names = [
         *("model and query", "cells", "seeds", "macro-F1 without", "with", *others),
         *("accuracy", "worst type", "known types called unknown"),

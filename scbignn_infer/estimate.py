@@ -25,6 +25,8 @@ SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
 REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
 """What the report's map holds at once, where the search for neighbours does not, and for a cell."""
+ROUNDS = 3
+"""How often an adaptation to the cells labels them."""
 VALUE_BYTES = 24
 """What reading a text table takes for a value, and a ``matrix.mtx`` for an entry."""
 JOINED_BYTES, JOINED_SECONDS, PARTS_HELD = 150, 1e-5, 5
@@ -62,16 +64,16 @@ def estimate(
     """Estimate time and memory from the sizes of what is held; a GPU only makes it quicker.
 
     ``output_bytes`` are of the file that will be copied; ``held_bytes`` are what of the file is in
-    memory, since its format is read whole. With ``adapt`` the cells are labelled twice.
+    memory, since its format is read whole. With ``adapt`` the cells are labelled three times.
     """
-    search, rounds = search_for(n_cells, neighbors), 2 if adapt else 1
+    search, rounds = search_for(n_cells, neighbors), ROUNDS if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
     # The embedding and its cells of length 1; logits, states of the cell level and
     # probabilities; indices and similarities of the graph; a byte for each of some genes.
     held = 8 * embedding_size + 20 * n_classes + 9 * n_neighbors + STRENGTH_GENES
-    if adapt:  # the first round's embedding, logits, probabilities and genes stay
-        held += 4 * embedding_size + 8 * n_classes + STRENGTH_GENES
+    if adapt:  # embedding, logits, probabilities and genes of the rounds before stay
+        held += (ROUNDS - 1) * (4 * embedding_size + 8 * n_classes + STRENGTH_GENES)
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes
     memory += search.START_BYTES + search.CELL_BYTES * n_cells
     if report:

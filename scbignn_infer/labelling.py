@@ -118,18 +118,16 @@ class Labelling:
         if rules.tissues is not None:
             return self.round(panel, rules), panel, Adapted(refused=OF_TISSUES)
         each = replace(rules, grouping=types)
-        before = last = self.round(panel, each)
-        steps: list[Step] = []
-        for _ in range(how.steps):
-            step = self._step(last, how, types.labels)
-            if step.adapted.refused and steps:
-                break
-            steps.append(step)
+        before = self.round(panel, each)
+        made = self._step(before, how, types.labels)
+        first, steps = made.adapted, 1
+        while not made.adapted.refused and steps < how.steps:
+            step = self._step(made.after, how, types.labels)
             if step.adapted.refused:
                 break
-            last = step.after
-        made, known, stay = steps[-1], before.scores.known, how.stay(before)
-        adapted = how.after(made.adapted, steps[0].adapted, len(steps))
+            made, steps = step, steps + 1
+        known, stay = before.scores.known, how.stay(before)
+        adapted = how.after(made.adapted, first, steps)
         done = before = self._grouped(before, panel, rules)
         if adapted.steps:
             panel, done = made.panel, self._grouped(made.after, made.panel, rules)
@@ -153,7 +151,7 @@ class Labelling:
             statistics, shift = how.m_step(
                 panel, *self._sums(codes, len(cell_types)), own=adapted.own
             )
-            if how.varies:
+            if how.varies and adapted.own:
                 rows = variation.sample(before.genes.scaled, codes)
                 z = variation.read(self.query.blocks(self.choice.matrix, READ_CELLS), panel, rows)
                 statistics = variation.widened(statistics, panel, z, codes[rows])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -197,9 +196,10 @@ def test_without_variation_the_covariance_stays(
         return found
 
     monkeypatch.setattr(variation, "widened", spy)
-    annotator.adaptation = replace(annotator.adaptation, varies=False)
-    annotator.annotate_query(foreign)
-    assert seen == []
+    for how in (Adaptation(varies=False), Adaptation(share=2.0)):  # or a choice of cells
+        annotator.adaptation = how
+        annotator.annotate_query(foreign)
+        assert seen == []
     annotator.adaptation = Adaptation()
     annotator.annotate_query(foreign)
     assert len(seen) == 2
