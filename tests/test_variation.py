@@ -202,5 +202,5 @@ def test_without_variation_the_covariance_stays(
         assert seen == []
     annotator.adaptation = Adaptation()
     annotator.annotate_query(foreign)
-    assert len(seen) == 2
+    assert len(seen) in (1, 2)  # in the second step fewer may be trusted
     assert all(0 < n <= variation.AXES for n in seen)

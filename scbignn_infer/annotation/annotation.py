@@ -93,7 +93,8 @@ class Annotation:
         Whether a label that joins types must reach the ``label_threshold`` by its support, and not
         by the probability of its types alone: in models whose novelty is that of measured cells.
     penalties
-        (n_cells, 2) what novelty and residual take from the confidence, in its :attr:`support`.
+        (n_cells, 2) what novelty, and genes that do not fit, take from the confidence, in its
+        :attr:`support`.
     foreign
         (n_cells,) of the empty cells, those of another species.
     left_out
