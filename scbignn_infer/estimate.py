@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from scbignn_infer.query.readers import Query
 
-START_SECONDS, START_BYTES = 0.8, 300_000_000
+START_SECONDS, START_BYTES = 0.8, 200_000_000
 """Of a process that labels one cell."""
 THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of a search holds at once."""
 SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
-REPORT_START_BYTES, REPORT_BYTES = 300_000_000, 100
+REPORT_START_BYTES, REPORT_BYTES = 400_000_000, 100
 """What the report's map holds at once, where the search for neighbours does not, and for a cell."""
 ROUNDS = 3
 """How often an adaptation to the cells labels them."""
@@ -69,9 +69,9 @@ def estimate(
     search, rounds = search_for(n_cells, neighbors), ROUNDS if adapt else 1
     a_round = SECONDS_A_CELL * n_cells + search.seconds(n_cells, embedding_size)
     seconds = rounds * a_round / threads
-    # The embedding and its cells of length 1; logits, states of the cell level and
+    # The embedding, and half of it while it is searched; logits, states of the cell level and
     # probabilities; indices and similarities of the graph; a byte for each of some genes.
-    held = 8 * embedding_size + 20 * n_classes + 9 * n_neighbors + STRENGTH_GENES
+    held = 6 * embedding_size + 20 * n_classes + 9 * n_neighbors + STRENGTH_GENES
     if adapt:  # embedding, logits, probabilities and genes of the rounds before stay
         held += (ROUNDS - 1) * (4 * embedding_size + 8 * n_classes + STRENGTH_GENES)
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes

@@ -151,7 +151,7 @@ class Labelling:
             statistics, shift = how.m_step(
                 panel, *self._sums(codes, len(cell_types)), own=adapted.own
             )
-            if how.varies and adapted.own:
+            if how.varies:
                 rows = variation.sample(before.genes.scaled, codes)
                 z = variation.read(self.query.blocks(self.choice.matrix, READ_CELLS), panel, rows)
                 statistics = variation.widened(statistics, panel, z, codes[rows])

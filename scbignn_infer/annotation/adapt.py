@@ -135,7 +135,7 @@ class Adaptation:
         laboratory does to all genes cannot be told from what it does to two or three types.
     share
         If less of the cells are trusted, they are a choice that says little of the rest of their
-        type: all types have the common shift, none a difference of its own, and all vary as before.
+        type: all types have the common shift, and none a difference of its own.
     varies
         Whether what varies within types follows, too.
     prior

@@ -3,14 +3,11 @@ r"""What varies within the types of a query, and not within those of the referen
 Cells that were stimulated, or a donor among others, differ from the rest of their type in the same
 genes whatever the type is. A discriminant that does not know such a direction takes it for the
 difference between two types. With :math:`y` the scaled expression of trusted cells less the mean of
-their type, :math:`v_i` the first principal axes of y and :math:`\lambda_i` the variance along them,
-what is more than the reference's :math:`\Sigma` has is added to it:
+their type, and :math:`v_i`, :math:`\lambda_i` the first principal axes and variances of y, what is
+more than the reference's :math:`\Sigma` has is added to it:
 
 .. math::
     \Sigma' = \Sigma + \sum_i \max(0, \lambda_i - v_i^\top \Sigma v_i)\, v_i v_i^\top
-
-:math:`\lambda_i` is the median over the types of the variance within each: what varies within one
-alone does not count, since cells of another type may be among those that are called it.
 """
 
 from __future__ import annotations
@@ -98,9 +95,7 @@ def widened(
     factors = tables["within_factors"].astype(np.float64)
     diagonal = tables["within_residual"][genes] + float(tables["ridge"])
     known = ((axes.T @ factors[genes]) ** 2).sum(axis=1) + (axes**2 * diagonal[:, None]).sum(axis=0)
-    along = z @ axes
-    shown = [(along[codes == c] ** 2).sum(axis=0) / ((codes == c).sum() - 1) for c in types]
-    more = np.maximum(np.median(shown, axis=0) - known, 0)
+    more = np.maximum(values[values > 0] - known, 0)
     added = np.zeros((len(factors), int((more > 0).sum())))
     added[genes] = (axes * np.sqrt(more))[:, more > 0]
     tables["within_factors"] = np.concatenate([factors, added], axis=1)
