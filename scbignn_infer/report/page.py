@@ -33,7 +33,7 @@ PRIME = 7919
 MEANING = {
     "unsure": "no label is as probable as a label must be",
     "novel": "farther from the reference than the other cells of the file, or above --max-novelty",
-    "genes do not fit": "its genes differ from the type that it would be called, or show little of it",
+    "genes do not fit": "its genes differ from the type that it would be called, or hardly show it",
     "empty": "no count on any gene of the model",
     "other species": "most counts are on genes of another species",
 }
