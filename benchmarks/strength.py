@@ -14,14 +14,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from body import may_score, meant, tasks
 from calibration import LINES
 from scbignn_infer import Annotator
-from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.rules import Rules
-from scbignn_infer.model.bundle import read_bundle
+from scbignn_infer.model.bundle import ModelBundle, read_bundle
 from scbignn_infer.model.validate import ANY_TISSUE
 from scbignn_training.data import read_study
 
@@ -33,17 +33,30 @@ if TYPE_CHECKING:
     from scbignn_training.data import Study
 
 Array = np.ndarray[Any, Any]
-BARS = {"without": 0.0, "with": scores.WEAK_BELOW}
+RULES = ("without", "with")
 
 
-def labelled(annotator: Annotator, cells: Study, tissue: tuple[str, ...]) -> dict[str, Annotation]:
+def annotators_of(path: Path) -> dict[str, Annotator]:
+    """Return a model without the term of strength, and as it is."""
+    bundle = read_bundle(path)
+    thresholds = msgspec.structs.replace(bundle.spec.thresholds, weak=0.0)
+    spec = msgspec.structs.replace(bundle.spec, thresholds=thresholds)
+    files = {name: bundle.read(name) for name in spec.files}
+    plain = ModelBundle(bundle.path, spec, files, bundle.sha256)
+    both = zip(RULES, (plain, bundle), strict=True)
+    return {rule: Annotator(b, device="cpu", threads=1) for rule, b in both}
+
+
+def labelled(
+    annotators: dict[str, Annotator], cells: Study, tissue: tuple[str, ...]
+) -> dict[str, Annotation]:
     """Label cells without the term of strength, and with it."""
-    found = {}
-    for name, bar in BARS.items():
-        scores.WEAK_BELOW = bar
-        rules = Rules.of(annotator.bundle, tissue=tissue)
-        found[name] = annotator.annotate_matrix(cells.counts, cells.symbols, rules=rules)
-    return found
+    return {
+        rule: a.annotate_matrix(
+            cells.counts, cells.symbols, rules=Rules.of(a.bundle, tissue=tissue)
+        )
+        for rule, a in annotators.items()
+    }
 
 
 def right(task: Task, found: Annotation) -> tuple[Array, Array]:
@@ -64,26 +77,26 @@ def rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
     """Yield what becomes of the cells of each file, by the first model that has not seen it."""
     done = set()
     for path in paths:
-        bundle = read_bundle(path)
-        annotator = Annotator(bundle, device="cpu", threads=1)
-        known = {t.name for t in bundle.spec.tissues}
-        for task in tasks(bundle.spec.species):
-            if task.name in done or not may_score(bundle.spec, bundle.spec.species, task):
+        annotators = annotators_of(path)
+        spec = annotators["with"].bundle.spec
+        known = {t.name for t in spec.tissues}
+        for task in tasks(spec.species):
+            if task.name in done or not may_score(spec, spec.species, task):
                 continue
             done.add(task.name)
             tissue = tuple(sorted(task.places & known)) or (ANY_TISSUE,)
             row: dict[str, Any] = {"model": path.name, "file": task.name}
-            for name, found in labelled(annotator, task.cells, tissue).items():
+            for name, found in labelled(annotators, task.cells, tissue).items():
                 called = found.codes >= 0
                 true, scored = right(task, found)
                 row[f"{name}_right_hidden"] = share(~called, scored & true)
                 row[f"{name}_wrong_given"] = share(called, scored & ~true)
                 row[f"{name}_foreign_given"] = share(called, ~scored, 20)
             yield row
-        if bundle.spec.species == "human":
+        if spec.species == "human":
             lines = read_study(LINES.locate(), label_key="cell_type")
             row = {"model": path.name, "file": "cell lines"}
-            for name, found in labelled(annotator, lines, (ANY_TISSUE,)).items():
+            for name, found in labelled(annotators, lines, (ANY_TISSUE,)).items():
                 row[f"{name}_foreign_given"] = share(found.codes >= 0, np.ones(len(found), bool))
             yield row
 
@@ -100,7 +113,7 @@ def main() -> None:
         print(row, flush=True)
     arguments.out.write_text("[\n" + ",\n".join(map(json.dumps, found)) + "\n]\n")
     for name in ("right_hidden", "wrong_given", "foreign_given"):
-        for rule in BARS:
+        for rule in RULES:
             values = [r[f"{rule}_{name}"] for r in found if r.get(f"{rule}_{name}") is not None]
             print(f"{name} {rule} strength: {np.mean(values):.3f} of {len(values)} files")
 

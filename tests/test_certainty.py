@@ -75,6 +75,14 @@ def test_a_file_of_another_tissue_is_told_as_a_whole() -> None:
     assert other.record()["apart"] == other.provenance.apart
 
 
+def test_no_cell_is_unknown_if_none_may_be() -> None:
+    """However far the cells of another tissue are: what that takes has no bound."""
+    islets = Annotator(certain("human-pancreas"), device="cpu", threads=1, unknown=False)
+    found = islets.annotate_matrix(*matrix(BLOOD))
+    assert found.support.min() < -2
+    assert found.unknown_counts() == {}
+
+
 def test_a_laboratory_that_multiplies_genes_leaves_the_labels() -> None:
     """Factors of the genes, the same in all cells, make few cells unknown that were not."""
     annotator = Annotator(certain("human-pancreas"), device="cpu", threads=1)

@@ -13,6 +13,7 @@ import pytest
 
 import scbignn_infer
 from scbignn_infer import Annotator, Reading, Rules
+from scbignn_infer.annotation.rules import NEVER_UNKNOWN
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_infer.settings import (
@@ -147,7 +148,7 @@ class TestRules:
         assert annotator.rules.grouping.labels == pbmc_bundle.cell_types
         other = Annotator(pbmc_bundle, device="cpu", level=1, unknown=False, max_novelty=0.5)
         assert other.rules.grouping.labels == Rules.of(pbmc_bundle, level=1).grouping.labels
-        assert (other.rules.threshold, other.rules.max_novelty) == (-2.0, 1.0)
+        assert (other.rules.threshold, other.rules.max_novelty) == (NEVER_UNKNOWN, 1.0)
 
     def test_a_group_for_no_type_is_refused(self, pbmc_bundle: ModelBundle) -> None:
         with pytest.raises(InputError, match="'gut', which is no type"):

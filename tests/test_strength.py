@@ -55,15 +55,15 @@ def test_neighbours_are_averaged() -> None:
 def test_a_cell_loses_by_being_weaker_than_others_of_its_file() -> None:
     codes = np.repeat([0, 1, 2], 30)
     usual = np.ones(90)
-    assert (scores.weakness(usual, codes) == 0).all()
+    assert (scores.weakness(usual, codes, 0.8) == 0).all()
     some = usual.copy()
     some[[0, 31]] = 0.4, 0.81
-    np.testing.assert_allclose(scores.weakness(some, codes)[[0, 31]], [np.log(2), 0])
-    np.testing.assert_allclose(scores.weakness(0.7 * some, codes)[[0, 31]], [np.log(2), 0])
-    foreign = scores.weakness(0.2 * usual, codes)  # all are weak, and no laboratory does that
+    np.testing.assert_allclose(scores.weakness(some, codes, 0.8)[[0, 31]], [np.log(2), 0])
+    np.testing.assert_allclose(scores.weakness(0.7 * some, codes, 0.8)[[0, 31]], [np.log(2), 0])
+    foreign = scores.weakness(0.2 * usual, codes, 0.8)  # all are weak, and no laboratory does that
     np.testing.assert_allclose(foreign, np.log(0.4 / 0.2))
-    np.testing.assert_allclose(scores.weakness(1.4 * some, codes)[31], 0)  # nor is more asked
-    assert np.isfinite(scores.weakness(-usual, codes)).all()
+    np.testing.assert_allclose(scores.weakness(1.4 * some, codes, 0.8)[31], 0)  # nor is more asked
+    assert np.isfinite(scores.weakness(-usual, codes, 0.8)).all()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_islets_are_no_cells_of_blood(body: Annotator, monkeypatch: pytest.Monke
     """Of those that a model is told to be blood, few keep a label; in their tissue, nearly all."""
     right, wrong = (annotate(body, tissue) for tissue in ("pancreas", "blood"))
     assert np.mean(right.codes >= 0) > 0.95
-    monkeypatch.setattr(scores, "weakness", lambda strengths, codes: 0.0)
+    monkeypatch.setattr(scores, "weakness", lambda strengths, codes, below: 0.0)
     before = annotate(body, "blood")
     assert np.mean(wrong.codes >= 0) < np.mean(before.codes >= 0) - 0.15
     assert set(np.flatnonzero(wrong.codes >= 0)) <= set(np.flatnonzero(before.codes >= 0))
@@ -132,7 +132,10 @@ def test_what_is_taken_is_that_of_the_dense_covariance(
 )
 def test_a_model_that_follows_its_file_keeps_fewer_genes(model: str, genes: int) -> None:
     bundle = load_model(model)
-    assert bundle.spec.follows_file == (genes == RESIDUAL_GENES)
+    follows = genes == RESIDUAL_GENES
+    assert bundle.spec.follows_file == (bundle.spec.thresholds.weak == 0) == follows
+        bundle.spec.follows_file == (bundle.spec.thresholds.weak == 0) == (genes == RESIDUAL_GENES)
+    )
     names = {"symbols": bundle.gene_symbols}
     panel = Panel.of(bundle, match_genes(names, model_genes(bundle)))
     assert panel.n_scaled == genes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scbignn_infer.annotation.tissues import FoundTissue
     from scbignn_infer.model.bundle import ModelBundle
 
-NEVER_UNKNOWN = -2.0
+NEVER_UNKNOWN = -1000.0
 """A threshold that no cell is below."""
 
 

@@ -44,9 +44,8 @@ STRANGE_WEIGHT = 2.0
 DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
 """How many times as far as the reference's own cells a file may be as a whole: so much is put down
 to the laboratory. The last is that of the residual for a file of few types, which may be new."""
-WEAK_BELOW, STRENGTHS, LEAST_STRENGTH = 0.8, (0.5, 1.0), 0.02
-"""From what share of the typical strength of a file down a cell's counts against it; what the
-typical one may be, and what a cell's is at least."""
+STRENGTHS, LEAST_STRENGTH = (0.5, 1.0), 0.02
+"""What the typical strength of a file may be, and what a cell's is at least."""
 MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.2, 5.0)
 """What the temperature was fitted on, and what it may be."""
 
@@ -189,9 +188,12 @@ def strength(
     return found
 
 
-def weakness(strengths: Array, codes: Array) -> Array:
-    """Return what being weaker than is typical of the file takes from the confidence (n,)."""
-    bar = WEAK_BELOW * np.clip(typical(strengths, codes), *STRENGTHS)
+def weakness(strengths: Array, codes: Array, below: float) -> Array:
+    """Return what being weaker than is typical of the file takes from the confidence (n,).
+
+    It counts below a share of what is typical of the cells, whose types are ``codes`` (n,).
+    """
+    bar = below * np.clip(typical(strengths, codes), *STRENGTHS)
     taken: Array = np.log(np.maximum(bar / np.maximum(strengths, LEAST_STRENGTH), 1))
     return taken
 
@@ -305,9 +307,10 @@ def strangeness(
         relative, strange = bank.place_residual(off)
         novelty = np.maximum(bank.novelty(distance), strange)
         taken = penalties(novelty, relative)
-        shift = common_shift(scaled, codes, panel.profile[0])
-        shown = strength(scaled, near, codes, *panel.evidence, shift=shift)
-        taken[:, 1] += weakness(shown, codes)
+        if bank.weak:
+            shift = common_shift(scaled, codes, panel.profile[0])
+            shown = strength(scaled, near, codes, *panel.evidence, shift=shift)
+            taken[:, 1] += weakness(shown, codes, bank.weak)
         return Strangeness(novelty, relative, known, taken, far)
     shift = common_shift(scaled, codes, panel.profile[0])
     off = residual(scaled, near, codes, *panel.profile, shift=shift)

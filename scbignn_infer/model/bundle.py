@@ -171,6 +171,9 @@ class Thresholds(Record, frozen=True, kw_only=True, omit_defaults=True):
     """What the types of a label that may be coarser must sum to; 0: labels are types."""
     sets: float = 1.0
     """A set of labels for a share s holds s to this power of the probability."""
+    weak: Share = 0.0
+    """A cell loses support if it shows less than this share of its type's profile, relative to the
+    typical cell of the file; 0: none does."""
 
 
 class Dataset(Record, frozen=True, kw_only=True):

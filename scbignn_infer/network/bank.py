@@ -39,6 +39,7 @@ class ReferenceBank:
         self._residual_quantiles = bundle.reference.get("residual_quantiles")
         self.follows = bundle.spec.follows_file and self._residual_quantiles is not None
         """Whether cells are compared with the others of their file, too."""
+        self.weak = bundle.spec.thresholds.weak
         self._n_neighbors, self._runtime = bundle.spec.graph.n_neighbors, runtime
         self._n_types = len(bundle.cell_types)
         self._search = ExactSearch(self.rows, runtime)

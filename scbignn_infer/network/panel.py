@@ -340,7 +340,7 @@ class Panel:
             foreign=match.foreign,
         )
         symbols = [bundle.gene_symbols[i] for i in genes]
-        kept = RESIDUAL_GENES if spec.follows_file else STRENGTH_GENES
+        kept = STRENGTH_GENES if spec.thresholds.weak else RESIDUAL_GENES
         return cls(genes, symbols, tables, densify, statistics, min(kept, len(genes)))
 
     def of_rows(self, state: str, base: float, target_sum: float = TARGET_SUM) -> Panel:
