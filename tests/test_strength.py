@@ -52,6 +52,13 @@ def test_neighbours_are_averaged() -> None:
     np.testing.assert_allclose(found, [2.0, 5.5, 4.5])
 
 
+def test_a_type_of_one_cell_has_no_neighbour_of_its_own() -> None:
+    cells, near = np.array([[1.0], [3.0], [8.0]]), np.array([[1, 2], [2, 0], [1, 0]])
+    codes, weight = np.array([0, 1, 1]), np.ones((1, 2))
+    found = scores.strength(cells, near, codes, weight, np.ones(2))
+    np.testing.assert_allclose(found, [1.0, 5.5, 5.5])  # a pair has the nearest
+
+
 def test_a_cell_loses_by_being_weaker_than_others_of_its_file() -> None:
     codes = np.repeat([0, 1, 2], 30)
     usual = np.ones(90)
@@ -111,7 +118,10 @@ def test_what_is_taken_is_that_of_the_dense_covariance(
     first, tables = panel.genes[:STRENGTH_GENES], panel.statistics
     rows = sp.csr_matrix(ad.read_h5ad(ISLETS).X)
     z = panel.standardize(*panel.densify(rows))[:, :STRENGTH_GENES].astype(np.float64)
-    smooth = (z + z[near].sum(axis=1)) / (1 + near.shape[1]) - seen["shift"]
+    own = np.minimum(near.shape[1], np.bincount(codes)[codes] - 1)
+    means = [z[[i, *near[i, : own[i]]]].mean(axis=0) for i in range(len(z))]
+    smooth = np.array(means) - seen["shift"]
+    assert 0 < np.mean(own < near.shape[1]) < 0.5
     factors = tables["within_factors"][first].astype(np.float64)
     sigma = factors @ factors.T + np.diag(tables["within_residual"][first] + tables["ridge"])
     mean = tables["class_mean"][codes][:, first].astype(np.float64)
@@ -134,8 +144,6 @@ def test_a_model_that_follows_its_file_keeps_fewer_genes(model: str, genes: int)
     bundle = load_model(model)
     follows = genes == RESIDUAL_GENES
     assert bundle.spec.follows_file == (bundle.spec.thresholds.weak == 0) == follows
-        bundle.spec.follows_file == (bundle.spec.thresholds.weak == 0) == (genes == RESIDUAL_GENES)
-    )
     names = {"symbols": bundle.gene_symbols}
     panel = Panel.of(bundle, match_genes(names, model_genes(bundle)))
     assert panel.n_scaled == genes

@@ -164,6 +164,9 @@ def strength(
 ) -> Array:
     r"""Tell how much of the profile of its type a cell shows, with its neighbours.
 
+    Of a type of n cells no more than n - 1 neighbours count, the nearest: most of the others are of
+    another type.
+
     The discriminant takes a cell as :math:`z = a \mu_c + \epsilon`; with the covariance
     :math:`\Sigma` of :math:`\epsilon`, the best :math:`a` is that of generalised least squares,
     :math:`z \Sigma^{-1} \mu_c / (\mu_c \Sigma^{-1} \mu_c)`. It is about 1 for cells like the
@@ -183,8 +186,17 @@ def strength(
     """
     found = np.empty(len(scaled), np.float32)
     by_type = np.ascontiguousarray((weight / np.maximum(norm, 1e-9)).T, np.float32)
-    for rows, smoothed in _smoothed(scaled, neighbor_indices):
-        found[rows] = np.einsum("ng,ng->n", smoothed - shift, by_type[codes[rows]])
+    many = np.bincount(codes, minlength=len(by_type))
+    offset = (by_type @ np.broadcast_to(shift, by_type.shape[1:])).astype(np.float32)
+    for i in range(0, len(scaled), CHUNK):
+        rows = slice(i, i + CHUNK)
+        own, near = codes[rows], neighbor_indices[rows]
+        taken = np.arange(1, near.shape[1] + 1) < many[own, None]
+        total = scaled[rows].astype(np.float32)
+        for column, with_it in zip(near.T, taken.T, strict=True):
+            total += scaled[column] * with_it[:, None]
+        total /= 1 + taken.sum(axis=1, keepdims=True)
+        found[rows] = np.einsum("ng,ng->n", total, by_type[own]) - offset[own]
     return found
 
 
