@@ -570,7 +570,8 @@ def foreign(found: list[Row]) -> list[str]:
     for key in (k for k in keys if k[1] == "foreign"):
         old, new = _both_rules(found, key)
         shares = f"{_shown(old['called'])} → {_shown(new['called'])}"
-        lines.append(f"| {key[0]}: {key[2]} | {key[3]} | {new['apart']:.1f} | {shares} |")
+        apart = f"{new['apart']:.1f}" if new["apart"] else "does not follow the file"
+        lines.append(f"| {key[0]}: {key[2]} | {key[3]} | {apart} | {shares} |")
     return lines
 
 
