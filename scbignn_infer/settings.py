@@ -156,8 +156,8 @@ class Settings:
     )
     adapt: bool = _setting(
         False,
-        "Estimate the model's means once more with cells of the query that it is sure of; each "
-        "label then depends on the other cells.",
+        "Estimate the model's means, and what varies within types, once more with cells of the "
+        "query that it is sure of; each label then depends on the other cells.",
     )
     mixtures: bool = _setting(
         False,
