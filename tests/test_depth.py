@@ -20,7 +20,7 @@ from scbignn_infer.annotation.annotation import Annotation, joins_of
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_infer.annotation.provenance import Model, Provenance
-from scbignn_infer.model.bundle import Node, Thresholds, read_bundle
+from scbignn_infer.model.bundle import Node, read_bundle
 from scbignn_infer.output.slots import slot_names
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def deep(tmp_path: Path) -> Path:
     folder = tmp_path / "deep"
     shutil.copytree(REPOSITORY / "exported_models" / "human-pbmc", folder)
     spec = read_bundle(folder).spec
-    limits = Thresholds(confidence=spec.thresholds.confidence, label=0.75, sets=2.0)
+    limits = msgspec.structs.replace(spec.thresholds, label=0.75, sets=2.0)
     joined = nodes([c.ontology_id for c in spec.cell_types])
     deeper = msgspec.structs.replace(spec, ontology=joined, thresholds=limits)
     (folder / "bundle.json").write_bytes(msgspec.json.encode(deeper))
