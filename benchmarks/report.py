@@ -575,6 +575,30 @@ def foreign(found: list[Row]) -> list[str]:
     return lines
 
 
+def strengths(found: list[Row]) -> list[str]:
+    """Return a table of files: what is hidden and given without the term of strength, and with."""
+    shares = {
+        "right_hidden": "right labels hidden",
+        "wrong_given": "wrong labels given",
+        "foreign_given": "foreign cells with a label",
+    }
+    lines = [f"| model and file | {' | '.join(shares.values())} |", "|---" * 4 + "|"]
+    values: dict[str, list[tuple[float, float]]] = {name: [] for name in shares}
+    for row in found:
+        cells = []
+        for name in shares:
+            before, after = row.get(f"without_{name}"), row.get(f"with_{name}")
+            if before is None or after is None:
+                cells.append("")
+                continue
+            cells.append(f"{before:.3f} → {after:.3f}")
+            values[name].append((before, after))
+        lines.append(f"| {row['model']}: {row['file']} | {' | '.join(cells)} |")
+    means = [np.mean(values[name], axis=0) for name in shares]
+    shown = [f"{old:.3f} → {new:.3f}" for old, new in means]
+    return [*lines, f"| mean | {' | '.join(shown)} |"]
+
+
 def _both_rules(found: list[Row], key: tuple[Any, ...]) -> list[Row]:
     """Return the rows of one file before and now."""
     own = [r for r in found if (r["model"], r["tests"], r["file"], r["genes"]) == key]
@@ -784,7 +808,7 @@ def main() -> None:
     if footprint := results("footprint"):
         page = fill(page, "footprint", table(footprint["tools"], FOOTPRINT, "not measured"))
     makers: dict[str, Callable[[Any], list[str]]] = {"adapt": adapted, "adapt_few": few_cells}
-    makers |= {"doublets": doublets}
+    makers |= {"doublets": doublets, "strength": strengths}
     page = fill(page, "paper", paper(rows("paper") or rows("folds")))
     makers |= {"rare": rare, "fine": fine, "atlas": atlas, "atlas_read": atlas}
     makers |= {name: partial(table, columns=columns) for name, columns in PLAIN.items()}
