@@ -14,7 +14,7 @@ SHIPPED = frozenset(
         # human-pbmc
         "4febc2f7c0594dedf8c7f8b5f470132478552fdd2488b7a1a3383200c41672b2",
         # mouse-body
-        "0e71112122ac14b66971accce14b04c30c86918209fb57c79250cf4460c49459",
+        "6dcca5ab1b99b8e7c4009ae24945d4201e9f446034d4d2d5f7919e44e706e423",
         # mouse-pancreas
         "780316ac1e60b28210c1a890b0aa0f9141b170ad8ae8c6163aa88781d9b05dc1",
     }
