@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 START_SECONDS, START_BYTES = 0.8, 200_000_000
 """Of a process that labels one cell."""
+CLASS_BYTES = 1_600_000
+"""Of a model's tables and graphs, for each of its types."""
 THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of a search holds at once."""
 SECONDS_A_CELL = 6e-5
@@ -75,7 +77,7 @@ def estimate(
     if adapt:  # embedding, logits, probabilities and genes of the rounds before stay
         held += (ROUNDS - 1) * (4 * embedding_size + 8 * n_classes + STRENGTH_GENES)
     memory = START_BYTES + rounds * THREAD_BYTES * threads + held * n_cells + held_bytes
-    memory += search.START_BYTES + search.CELL_BYTES * n_cells
+    memory += search.START_BYTES + search.CELL_BYTES * n_cells + CLASS_BYTES * n_classes
     if report:
         memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells
     return Estimate(START_SECONDS + seconds + output_bytes / BYTES_A_SECOND, memory)

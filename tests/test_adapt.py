@@ -176,11 +176,14 @@ class TestWhatWasTaught:
 
     def test_a_type_that_loses_its_trusted_cells(self) -> None:
         assert self.judged(20, 20) == self.judged(18, 20) == ""
-        assert self.judged(16, 20) == "of the cells that taught it, a type keeps 80%"
+        assert (
+            self.judged(16, 20)
+            == "of the cells that taught it a type, only 80% are still called that"
+        )
 
     def test_few_cells_do_not_count(self) -> None:
         assert self.judged(2, 9) == ""
-        assert self.judged(2, 10).endswith("keeps 20%")
+        assert self.judged(2, 10).endswith("only 20% are still called that")
 
 
 class TestTypesOfFewCells:
@@ -377,7 +380,7 @@ def test_few_cells_are_left_alone(annotator: Annotator, blood: ad.AnnData) -> No
     [
         (Adaptation(tolerated=-1.0), "the levels agree on fewer cells after it ("),
         (Adaptation(apart=-1.0), "fewer neighbours have one label after it ("),
-        (Adaptation(kept=1.1), "of the cells that taught it, a type keeps "),
+        (Adaptation(kept=1.1), "of the cells that taught it a type, only "),
     ],
     ids=["levels", "neighbours", "taught"],
 )

@@ -53,6 +53,8 @@ def test_estimates_are_within_a_factor_of_two_of_the_benchmark() -> None:
 PEAKS = {50_000: 372, 100_000: 447, 1_000_000: 1536}
 """Cells, and the measured peak in MB on two threads: see docs/production.md."""
 WITH_REPORT = {10_000: 653, 50_000: 770}
+OF_A_BODY = {10_000: 1089, 50_000: 1461}
+"""By a model of 416 types."""
 
 
 def test_memory_is_estimated_within_15_percent() -> None:
@@ -60,6 +62,12 @@ def test_memory_is_estimated_within_15_percent() -> None:
         for n, peak in peaks.items():
             expected = estimate(n, **MODEL, threads=2, report=report)
             assert 0.85 < expected.memory / (peak * 1e6) < 1.15, (n, report)
+
+
+def test_a_model_of_many_types_takes_more_memory() -> None:
+    for n, peak in OF_A_BODY.items():
+        expected = estimate(n, **MODEL | {"n_classes": 416}, threads=2)
+        assert 0.85 < expected.memory / (peak * 1e6) < 1.15, n
 
 
 def test_more_cells_take_more_and_more_threads_less_time() -> None:

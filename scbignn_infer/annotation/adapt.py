@@ -287,7 +287,7 @@ class Adaptation:
             said = f"{before.consent:.4f} -> {after.consent:.4f}"
             refused = f"fewer neighbours have one label after it ({said})"
         elif (share := self._kept(codes, after)) < self.kept:
-            refused = f"of the cells that taught it, a type keeps {share:.0%}"
+            refused = f"of the cells that taught it a type, only {share:.0%} are still called that"
         return replace(adapted, refused=refused, shift=size, agreement_after=now)
 
     def _kept(self, codes: Array, after: Round) -> float:

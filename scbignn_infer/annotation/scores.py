@@ -142,14 +142,20 @@ def residual(
     return farthest
 
 
-def _smoothed(scaled: Array, neighbor_indices: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield the mean (m, g) of cells and their neighbours, and which cells they are."""
+def _smoothed(
+    scaled: Array, neighbor_indices: Array, most: Array | None = None
+) -> Iterator[tuple[slice, Array]]:
+    """Yield the mean (m, g) of cells and their neighbours, and which cells they are.
+
+    ``most`` (n,) says how many neighbours of each count, the nearest; by default all.
+    """
+    k = neighbor_indices.shape[1]
     for i in range(0, len(scaled), CHUNK):
         rows = slice(i, i + CHUNK)
         total = scaled[rows].astype(np.float32)
-        for column in neighbor_indices[rows].T:
-            total += scaled[column]
-        total /= 1 + neighbor_indices.shape[1]
+        for j, column in enumerate(neighbor_indices[rows].T):
+            total += scaled[column] if most is None else scaled[column] * (j < most[rows, None])
+        total /= 1 + (k if most is None else np.minimum(most[rows, None], k))
         yield rows, total
 
 
@@ -186,17 +192,10 @@ def strength(
     """
     found = np.empty(len(scaled), np.float32)
     by_type = np.ascontiguousarray((weight / np.maximum(norm, 1e-9)).T, np.float32)
-    many = np.bincount(codes, minlength=len(by_type))
     offset = (by_type @ np.broadcast_to(shift, by_type.shape[1:])).astype(np.float32)
-    for i in range(0, len(scaled), CHUNK):
-        rows = slice(i, i + CHUNK)
-        own, near = codes[rows], neighbor_indices[rows]
-        taken = np.arange(1, near.shape[1] + 1) < many[own, None]
-        total = scaled[rows].astype(np.float32)
-        for column, with_it in zip(near.T, taken.T, strict=True):
-            total += scaled[column] * with_it[:, None]
-        total /= 1 + taken.sum(axis=1, keepdims=True)
-        found[rows] = np.einsum("ng,ng->n", total, by_type[own]) - offset[own]
+    for rows, smoothed in _smoothed(scaled, neighbor_indices, np.bincount(codes)[codes] - 1):
+        own = codes[rows]
+        found[rows] = np.einsum("ng,ng->n", smoothed, by_type[own]) - offset[own]
     return found
 
 
