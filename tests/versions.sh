@@ -17,6 +17,11 @@ for part in docker docs_build notebooks packaging wheel workflows; do
   ignored+=(--ignore "tests/test_$part.py")
 done
 
+# Beside the environments, whose files are links to it; without them it would only fill the disk.
+mkdir -p "$venvs"
+UV_CACHE_DIR=$(realpath "$venvs")/cache
+export UV_CACHE_DIR
+trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 uv() { "$venvs/uv/bin/uv" --quiet --no-config "$@"; }
 
 # Print the path of a Python on PATH, or of pyenv, whose own command runs only one version.
