@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from body import GENES, Task, scores
 from descent import HELD, SEED, as_read
 from profiles import PSEUDO, SIZE, markers
 from scbignn_infer.annotation.grouping import Grouping
+from scbignn_infer.annotation.kinship import kinship
 from scbignn_infer.annotation.ontology import Ontology
 from scbignn_training.blocks import log_expression
 from scbignn_training.data import join, well_known
@@ -60,6 +62,8 @@ WAYS = {
     "means of many, with naive NB .5": {"net": 1.0, "many": 0.5, "logistic": 0.35, "naive": 0.5},
 }
 """Weights of the log-probabilities."""
+KIN = {f"as it is, kin {power:g}": power for power in (0.5, 1.0, 2.0, 4.0)}
+"""The power by which types of other tissues leave what is said for them to their kin."""
 
 
 def means_of(sets: list[ProfileSet], recipe: Recipe, reference: Reference, level: Any) -> Array:
@@ -139,6 +143,7 @@ def rows(recipe: Recipe) -> Iterator[dict[str, Any]]:
         terms = {k: t for k, t in terms.items() if any(is_below(own, [t]) for own in ids)}
         own = np.array([t.everywhere or t.place in places for t in types])
         grouping = Grouping.of(names).only(own)
+        close = {way: kinship(ids, joins, power) for way, power in KIN.items()}
         ontology, called = Ontology.above(joins, ids, grouping), np.array(grouping.ontology_ids)
         for drawn, changed in (("as in training", {}), ("plain", PLAIN)):
             noise = msgspec.structs.replace(recipe.simulation, cells=CELLS, **changed)
@@ -153,6 +158,11 @@ def rows(recipe: Recipe) -> Iterator[dict[str, Any]]:
             for way, weights in WAYS.items():
                 told = softmax(sum(w * said[k] for k, w in weights.items()), axis=1) * own
                 codes = ontology.descend(grouping.sum(told / told.sum(axis=1, keepdims=True)))
+                row[way] = round(scores(task, called[codes])[0], 4)
+            log_p = np.sum([w * said[k] for k, w in WAYS["as it is"].items()], axis=0)
+            for way in KIN:
+                kin = replace(grouping, close=close[way])
+                codes = ontology.descend(kin.sum(np.exp(kin.narrow(np.asarray(log_p, np.float32)))))
                 row[way] = round(scores(task, called[codes])[0], 4)
             yield row
 
@@ -172,7 +182,7 @@ def main() -> None:
             arguments.out.write_text(json.dumps(found, indent=0) + "\n")
     for key in dict.fromkeys((r["species"], r["cells"]) for r in found):
         own = [r for r in found if (r["species"], r["cells"]) == key]
-        print(*key, {way: round(float(np.mean([r[way] for r in own])), 3) for way in WAYS})
+        print(*key, {way: round(float(np.mean([r[way] for r in own])), 3) for way in (*WAYS, *KIN)})
 
 
 if __name__ == "__main__":

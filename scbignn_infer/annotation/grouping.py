@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scbignn_infer.annotation.chances import logsumexp
+from scbignn_infer.annotation.kinship import inherit
 from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ class Grouping:
         Names of the groups, and their ids or empty strings.
     group
         (n_classes,) the group of each class; -1 if no cell may be of it.
+    close
+        (n_classes, n_classes) what :func:`~scbignn_infer.annotation.kinship.kinship` returns, if
+        those take over what is said for a class without a group.
     """
 
     labels: list[str]
     ontology_ids: list[str]
     group: Array
+    close: Array | None = None
 
     @classmethod
     def each(cls, cell_types: Sequence[CellType]) -> Grouping:
@@ -92,13 +97,13 @@ class Grouping:
         names = [c.called for c in cell_types]
         return cls.of([(groups[c], "") if c in groups else (c, known[c]) for c in names])
 
-    def only(self, kept: Array) -> Grouping:
+    def only(self, kept: Array, close: Array | None = None) -> Grouping:
         """Return the groups of some classes (n_classes,), as of a model that has no others."""
         names = list(zip(self.labels, self.ontology_ids, strict=True))
         part = Grouping.of([names[group] for group in self.group[kept]])
         group = np.full(len(self.group), -1)
         group[kept] = part.group
-        return Grouping(part.labels, part.ontology_ids, group)
+        return Grouping(part.labels, part.ontology_ids, group, close)
 
     @property
     def kept(self) -> Array:
@@ -109,13 +114,16 @@ class Grouping:
     def narrow(self, log_p: Array) -> Array:
         """Return log-probabilities (n, n_classes) given that cells are of no class without a group.
 
-        The array is changed in place, a block at a time. It is what a model without those classes
-        would say: what all classes of a cell share cancels out of log-probabilities.
+        The array is changed in place, a block at a time. Unless their kin takes over what is said
+        for those classes, it is what a model without them would say: what all classes of a cell
+        share cancels out of log-probabilities.
         """
         kept = self.kept
         if not kept.all():
             for i in range(0, len(log_p), BLOCK):
                 rows = log_p[i : i + BLOCK]
+                if self.close is not None:
+                    rows[:, kept] = inherit(rows, kept, self.close)
                 rows[:, ~kept] = GONE
                 rows -= logsumexp(rows)
         return log_p

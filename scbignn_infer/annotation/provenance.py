@@ -408,6 +408,8 @@ class Provenance(msgspec.Struct, frozen=True):
                 "species than the model's, and are unknown; label them with a model of "
                 f"{foreign.species}"
             )
+        if self.tissue.doubt:
+            said.append(self.tissue.doubt)
         return said
 
     def _blames(self, unknown: float, novelty: float) -> list[str]:

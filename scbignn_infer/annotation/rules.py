@@ -109,11 +109,11 @@ class Rules:
         """Return the rules for cells of a tissue: the types that it has not are gone."""
         if self.tissues is None or not tissue.how:
             return self
-        grouping = self.grouping.only(self.tissues.kept(tissue.chosen))
-        return replace(self, grouping=grouping, tissue=tissue)
+        kept, close = self.tissues.kept(tissue.chosen), self.tissues.close
+        return replace(self, grouping=self.grouping.only(kept, close), tissue=tissue)
 
     def found(self, log_p: Array, empty: Array) -> Rules:
-        """Return the rules for some cells, whose tissue is found unless it is known.
+        """Return the rules for some cells, whose tissue is found, or compared with the given one.
 
         Parameters
         ----------
@@ -122,6 +122,8 @@ class Rules:
         empty
             (n,) cells that have no say.
         """
-        if self.tissues is None or self.tissue.how:
+        if self.tissues is None or self.tissue.how not in ("", "given"):
             return self
+        if self.tissue.how == "given":
+            return replace(self, tissue=self.tissues.compared(self.tissue, log_p, empty))
         return self.on(self.tissues.find(log_p, empty))

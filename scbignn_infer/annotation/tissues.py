@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from scbignn_infer.annotation.kinship import kinship
 from scbignn_infer.errors import InputError
 from scbignn_infer.model.validate import ANY_TISSUE
 
@@ -52,6 +53,9 @@ class FoundTissue(msgspec.Struct, frozen=True, omit_defaults=True):
         Share of the cells that tell, if it was to be found.
     shares
         Share of the largest tissues among these; of a ``common`` one, among all cells.
+    seems
+        What the cells seem to be of, if that is clear and is none of what was given; with its
+        share.
     """
 
     how: str = ""
@@ -59,6 +63,19 @@ class FoundTissue(msgspec.Struct, frozen=True, omit_defaults=True):
     untested: list[str] = []
     telling: float = 0.0
     shares: dict[str, float] = {}
+    seems: dict[str, float] = {}
+
+    @property
+    def doubt(self) -> str:
+        """One line that says why what was given may be wrong; empty if nothing does."""
+        if not self.seems:
+            return ""
+        share = sum(self.seems.values())
+        return (
+            f"the cells look like {' and '.join(self.seems)} ({share:.0%} of the cells that tell), "
+            f"and {', '.join(self.chosen)} was chosen: choose that tissue (--tissue, tissue), or "
+            "none, and it is found"
+        )
 
     @property
     def said(self) -> str:
@@ -106,6 +123,9 @@ class Tissues:
         (n_classes,) those that no fluid has.
     types
         (n_classes,) names of the types.
+    close
+        What :func:`~scbignn_infer.annotation.kinship.kinship` returns, if types that go leave what
+        is said for them to their kin.
     """
 
     names: list[str]
@@ -116,11 +136,14 @@ class Tissues:
     everywhere: Array
     resident: Array
     types: Array
+    close: Array | None
 
     @classmethod
     def of(cls, spec: BundleSpec) -> Tissues:
         """Return those of a model."""
-        names = [tissue.name for tissue in spec.tissues]
+        names, close = [tissue.name for tissue in spec.tissues], None
+        if spec.elsewhere == "kin":
+            close = kinship([c.ontology_id for c in spec.cell_types], spec.ontology)
         return cls(
             names,
             [bool(tissue.tested) for tissue in spec.tissues],
@@ -130,6 +153,7 @@ class Tissues:
             np.array([c.everywhere or not c.tissue for c in spec.cell_types]),
             np.array([c.resident for c in spec.cell_types]),
             np.array([c.called for c in spec.cell_types]),
+            close,
         )
 
     def given(self, model: str, wished: str | Sequence[str]) -> FoundTissue:
@@ -179,6 +203,19 @@ class Tissues:
                 stays |= (self.organs[self.place] == self.organs[i]) & (self.place >= 0) & ~known
         kept: Array = stays
         return kept
+
+    def compared(self, given: FoundTissue, log_p: Array, empty: Array) -> FoundTissue:
+        """Return tissues that were given, and what the cells seem to be of if it is another.
+
+        Parameters as in :meth:`find`.
+        """
+        found = self.find(log_p, empty)
+        organ = dict(zip(self.names, self.organs.tolist(), strict=True))
+        same = {organ[name] for name in given.chosen} & {organ[name] for name in found.chosen}
+        if found.how != "found" or same:
+            return given
+        seems = {name: share for name, share in found.shares.items() if name in found.chosen}
+        return msgspec.structs.replace(given, seems=seems)
 
     def find(self, log_p: Array, empty: Array) -> FoundTissue:
         """Find the tissue of some cells.

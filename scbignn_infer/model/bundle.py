@@ -348,6 +348,9 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     sum of the types below."""
     tissues: list[Tissue] = []
     """Of a body model; others have none."""
+    elsewhere: Literal["dropped", "kin"] = "dropped"
+    """What becomes of what is said for types that a chosen tissue has not: it is dropped, or goes
+    to types of their kin."""
     preprocessing: Preprocessing
     gene_level: GeneLevelSpec
     cell_level: CellLevelSpec

@@ -249,6 +249,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ontology=joining(reference),
         best=recipe.best,
         tissues=tissues(reference.cell_types, reference.meant, recipe.tested),
+        elsewhere="kin" if reference.meant else "dropped",
         preprocessing=b.Preprocessing(panel_genes=settings.panel_genes),
         gene_level=b.GeneLevelSpec(
             form=settings.gene_form,
