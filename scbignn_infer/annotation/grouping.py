@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GONE = -1e30
 """Log-probability of a class that no cell may be of: finite, since the cell level multiplies it
 by a probability of 0."""
+WENT = GONE / 1e6
+"""What the cell level makes of it is below: such classes have nothing to leave to their kin."""
 BLOCK = 4096
 """Cells at once."""
 
@@ -122,7 +124,7 @@ class Grouping:
         if not kept.all():
             for i in range(0, len(log_p), BLOCK):
                 rows = log_p[i : i + BLOCK]
-                if self.close is not None:
+                if self.close is not None and rows[:, ~kept].max() > WENT:
                     rows[:, kept] = inherit(rows, kept, self.close)
                 rows[:, ~kept] = GONE
                 rows -= logsumexp(rows)
