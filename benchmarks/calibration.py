@@ -109,7 +109,8 @@ def cases(models: Path, recipes: Sequence[str] = ()) -> Iterator[Case]:
 
 def without_certainty(bundle: ModelBundle) -> ModelBundle:
     """Return a bundle as it was before there was a record of its certainty."""
-    spec = msgspec.structs.replace(bundle.spec, certainty=None)
+    limits = msgspec.structs.replace(bundle.spec.thresholds, weak=0.0)
+    spec = msgspec.structs.replace(bundle.spec, certainty=None, thresholds=limits)
     files = {name: bundle.read(name) for name in spec.files}
     return ModelBundle(bundle.path, spec, files, bundle.sha256)
 

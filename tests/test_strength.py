@@ -1,4 +1,4 @@
-"""Strength: how much of the profile of its type a cell shows, in models that follow no file."""
+"""Strength: how much of the profile of its type a cell shows, and what follows from it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import msgspec
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -14,6 +15,7 @@ from scbignn_infer.annotation import scores
 from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.labelling import Labelling
+from scbignn_infer.model.bundle import ModelBundle
 from scbignn_infer.model.registry import load_model
 from scbignn_infer.network.panel import RESIDUAL_GENES, SCALED_STEPS, STRENGTH_GENES, Panel
 from scbignn_infer.query.gene_fit import model_genes
@@ -78,9 +80,9 @@ def body() -> Annotator:
     return Annotator(load_model("human-body"), device="cpu", threads=1, write_graph=True)
 
 
-def annotate(annotator: Annotator, tissue: str) -> Annotation:
+def annotate(annotator: Annotator, tissue: str | tuple[()]) -> Annotation:
     cells = ad.read_h5ad(ISLETS)
-    rules = Rules.of(annotator.bundle, tissue=(tissue,))
+    rules = Rules.of(annotator.bundle, tissue=tissue)
     return annotator.annotate_matrix(cells.X, cells.var_names.tolist(), rules=rules)
 
 
@@ -137,25 +139,74 @@ def test_what_is_taken_is_that_of_the_dense_covariance(
     assert (weak > 0.2).sum() > 50
 
 
-@pytest.mark.parametrize(
-    ("model", "genes"), [("human-pancreas", RESIDUAL_GENES), ("human-pbmc", STRENGTH_GENES)]
-)
-def test_a_model_that_follows_its_file_keeps_fewer_genes(model: str, genes: int) -> None:
+def test_a_strong_cell_is_excused_and_a_weak_one_is_not() -> None:
+    codes, strengths = np.repeat([0, 1, 2], 30), np.ones(90)
+    strengths[:4] = 0.5, np.exp(0.1), np.exp(0.15), 3.0
+    np.testing.assert_allclose(scores.excuse(strengths, codes)[:5], [1, 0.5, 0.25, 0.25, 1])
+    np.testing.assert_allclose(scores.excuse(0.8 * strengths, codes)[:5], [1, 0.5, 0.25, 0.25, 1])
+    foreign = scores.excuse(0.2 * strengths, codes)  # none of them shows much of any type
+    np.testing.assert_allclose(foreign[[0, 1, 2, 4]], 1)
+    assert (np.diff(scores.excuse(np.linspace(-1, 3, 90), codes)) <= 0).all()
+
+
+@pytest.fixture(scope="module")
+def pancreas() -> Annotator:
+    return Annotator(load_model("human-pancreas"), device="cpu", threads=1, write_graph=True)
+
+
+def without(annotator: Annotator) -> Annotator:
+    """Return a model as it was before strength counted."""
+    bundle = annotator.bundle
+    limits = msgspec.structs.replace(bundle.spec.thresholds, weak=0.0)
+    spec = msgspec.structs.replace(bundle.spec, thresholds=limits)
+    files = {name: bundle.read(name) for name in spec.files}
+    plain = ModelBundle(bundle.path, spec, files, bundle.sha256)
+    return Annotator(plain, device="cpu", threads=1, write_graph=True)
+
+
+def test_what_models_that_follow_their_file_take_for_strength(
+    pancreas: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the formula, of what is taken without it and of the strengths."""
+    seen: dict[str, Any] = {}
+    own = scores.strength
+
+    def strength(scaled: Array, near: Array, codes: Array, *tables: Array, shift: Array) -> Array:
+        seen["codes"] = codes
+        seen["found"] = own(scaled, near, codes, *tables, shift=shift)
+        return seen["found"]
+
+    monkeypatch.setattr(scores, "strength", strength)
+    before, after = (annotate(a, ()) for a in (without(pancreas), pancreas))
+    np.testing.assert_array_equal(before.probabilities, after.probabilities)
+    np.testing.assert_array_equal(before.novelty, after.novelty)
+    usual = np.clip(scores.typical(seen["found"], seen["codes"]), 0.5, 1)
+    relative = np.log(np.maximum(seen["found"], 0.02) / usual)
+    left = np.clip(1 - 5 * relative, 0.25, 1)
+    expected = before.penalties * left[:, None]
+    expected[:, 1] += 0.5 * np.maximum(np.log(0.8) - relative, 0)
+    np.testing.assert_allclose(after.penalties, expected, atol=1e-5)
+    assert (left < 1).mean() > 0.2
+    assert (relative < np.log(0.8)).mean() > 0.01
+
+
+def test_a_file_of_another_tissue_is_not_excused(pancreas: Annotator) -> None:
+    blood = ad.read_h5ad(REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad")
+    both = [
+        a.annotate_matrix(blood.X, blood.var_names.tolist()) for a in (without(pancreas), pancreas)
+    ]
+    assert both[1].provenance.apart > scores.APART
+    assert (both[1].penalties >= both[0].penalties - 1e-6).all()
+    assert (both[1].penalties > both[0].penalties + 1e-6).any()
+
+
+@pytest.mark.parametrize("model", ["human-pancreas", "human-pbmc"])
+@pytest.mark.parametrize(("weak", "genes"), [(0.8, STRENGTH_GENES), (0.0, RESIDUAL_GENES)])
+def test_a_model_without_strength_keeps_fewer_genes(model: str, weak: float, genes: int) -> None:
     bundle = load_model(model)
-    follows = genes == RESIDUAL_GENES
-    assert bundle.spec.follows_file == (bundle.spec.thresholds.weak == 0) == follows
+    assert bundle.spec.thresholds.weak == 0.8
+    if not weak:
+        bundle = without(Annotator(bundle, device="cpu", threads=1)).bundle
     names = {"symbols": bundle.gene_symbols}
     panel = Panel.of(bundle, match_genes(names, model_genes(bundle)))
     assert panel.n_scaled == genes
-
-
-def test_strength_is_the_same_for_any_order_of_the_cells(body: Annotator) -> None:
-    cells = ad.read_h5ad(ISLETS)
-    order = np.random.default_rng(1).permutation(cells.n_obs)
-    rules = Rules.of(body.bundle, tissue=("blood",))
-    plain, mixed = (
-        body.annotate_matrix(x, cells.var_names.tolist(), rules=rules)
-        for x in (cells.X, cells.X[order])
-    )
-    np.testing.assert_allclose(mixed.penalties, plain.penalties[order], atol=1e-4)
-    assert (mixed.labels == plain.labels[order]).all()

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import fields, replace
 
 from scbignn_infer import __version__
+from scbignn_infer.annotation.scores import APART
 from scbignn_infer.annotation.tissues import FoundTissue
 from scbignn_infer.network.sessions import installed_packages
 from scbignn_infer.query.enough import LeftOut
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
     from scbignn_infer.query.readers import Query
     from scbignn_infer.query.reading import Choice
 
-APART = 2.0
-"""Of files of the model's tissue from other laboratories, none but one of another stage of life was
-as many times as far from the reference as the reference's cells are from each other; files of
-other tissues were from 1.8 to 3.3 times as far."""
 MAX_NOVELTY = 0.99
 """Of the typical cell; above it, a query is unlike the reference as a whole."""
 MANY_UNKNOWN = 0.5

@@ -44,8 +44,17 @@ STRANGE_WEIGHT = 2.0
 DISTANCE_FOLLOWED, RESIDUAL_FOLLOWED, FEW_FOLLOWED = 1.5, 3.0, 1.5
 """How many times as far as the reference's own cells a file may be as a whole: so much is put down
 to the laboratory. The last is that of the residual for a file of few types, which may be new."""
+APART = 2.0
+"""Of files of the model's tissue from other laboratories, none but one of another stage of life was
+as many times as far from the reference as the reference's cells are from each other; files of
+other tissues were from 1.8 to 3.3 times as far."""
 STRENGTHS, LEAST_STRENGTH = (0.5, 1.0), 0.02
 """What the typical strength of a file may be, and what a cell's is at least."""
+STRONG, EXCUSED = 0.2, 0.25
+"""The logarithm of a strength, relative to the typical one, from which on no more of what is taken
+for distance and residual is left than the second."""
+WEAK_WEIGHT = 0.5
+"""Of the logarithm that weakness takes, in models that follow the file."""
 MISFITS, COVERAGES, TEMPERATURES = (1.0, 5.0), (0.02, 1.0), (0.2, 5.0)
 """What the temperature was fitted on, and what it may be."""
 
@@ -204,9 +213,26 @@ def weakness(strengths: Array, codes: Array, below: float) -> Array:
 
     It counts below a share of what is typical of the cells, whose types are ``codes`` (n,).
     """
-    bar = below * np.clip(typical(strengths, codes), *STRENGTHS)
-    taken: Array = np.log(np.maximum(bar / np.maximum(strengths, LEAST_STRENGTH), 1))
+    taken: Array = np.maximum(np.log(below) - _relative(strengths, codes), 0)
     return taken
+
+
+def excuse(strengths: Array, codes: Array) -> Array:
+    """Return what is left (n,) of what distance and residual take, from 1 down to a quarter.
+
+    A cell that shows the profile of its type as well as is typical of the file may differ from the
+    reference otherwise, by its laboratory or its state: a whole type may. Cells of a type that the
+    model does not know show less of it.
+    """
+    left: Array = np.clip(1 - _relative(strengths, codes) / STRONG, EXCUSED, 1)
+    return left
+
+
+def _relative(strengths: Array, codes: Array) -> Array:
+    """Return the logarithm of strengths (n,) divided by what is typical of the cells."""
+    usual = np.clip(typical(strengths, codes), *STRENGTHS)
+    relative: Array = np.log(np.maximum(strengths, LEAST_STRENGTH) / usual)
+    return relative
 
 
 def common_shift(scaled: Array, codes: Array, class_mean: Array) -> Array:
@@ -323,8 +349,10 @@ def strangeness(
             shown = strength(scaled, near, codes, *panel.evidence, shift=shift)
             taken[:, 1] += weakness(shown, codes, bank.weak)
         return Strangeness(novelty, relative, known, taken, far)
-    shift = common_shift(scaled, codes, panel.profile[0])
-    off = residual(scaled, near, codes, *panel.profile, shift=shift)
+    mean, spread = panel.profile
+    shift, first = common_shift(scaled, codes, mean), slice(RESIDUAL_GENES)
+    profile = mean[:, first], spread[first]
+    off = residual(scaled[:, first], near, codes, *profile, shift=shift[first])
     most = RESIDUAL_FOLLOWED if len(_many(codes)) >= MANY_TYPES else FEW_FOLLOWED
     apart = typical(distance, codes) / bank.usual_distance(0.5)
     distance = distance / np.clip(apart, 1, DISTANCE_FOLLOWED)
@@ -332,6 +360,11 @@ def strangeness(
     relative, strange = bank.place_residual(off)
     beyond = distance / bank.usual_distance(NOVEL_FROM), off / bank.usual_residual(UNLIKE_FROM)
     taken = STRANGE_WEIGHT * np.log(np.maximum(np.stack(beyond, axis=1), 1))
+    if bank.weak:
+        shown = strength(scaled, near, codes, *panel.evidence, shift=shift)
+        if apart <= APART:
+            taken *= excuse(shown, codes)[:, None]
+        taken[:, 1] += WEAK_WEIGHT * weakness(shown, codes, bank.weak)
     novelty = np.maximum(bank.novelty(distance), strange)
     return Strangeness(novelty, relative, known, taken, far, apart)
 

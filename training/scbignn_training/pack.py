@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 PARITY_CELLS = 500
 WEAK_BELOW = 0.8
-"""Of models that do not follow the file, see ``Thresholds.weak``; chosen on the body models."""
+"""See ``Thresholds.weak``; chosen on the body models."""
 HALF = (
     "gene_mean",
     "gene_scale",
@@ -271,7 +271,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
             confidence=round(model.threshold, 4),
             label=model.label_threshold,
             sets=model.sets,
-            weak=0.0 if model.certainty else WEAK_BELOW,
+            weak=WEAK_BELOW,
         ),
         temperature=round(model.temperature, 4),
         certainty=model.certainty,
