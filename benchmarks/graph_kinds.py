@@ -2,7 +2,8 @@
 
 Run: ``python benchmarks/graph_kinds.py --models FOLDER --out
 benchmarks/results/graph_kinds.json`` (needs the extra ``training`` and ``SCBIGNN_DATA``). The cells
-are those of ``held_out_study.py``: studies that a model never saw.
+are those of ``held_out_study.py``: studies that a model never saw, by the labels that the files of
+one kind share. ``--recipe NAME`` or ``NAME:STUDY`` (repeatable) takes some alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from held_out_study import cases
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.evaluation import score
 from scbignn_training.data import read_study
+from shelf import common_labels, common_names
 
 if TYPE_CHECKING:
     from scbignn_infer.annotation.annotation import Annotation
@@ -31,12 +31,13 @@ def main() -> None:
     """Write a JSON list with the scores of each kind of graph on each study."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="folder of the twins")
+    parser.add_argument("--recipe", action="append", default=[], help="NAME or NAME:STUDY")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for recipe, bundle, source in cases(options.models):
-        study = read_study(source.locate(), label_key=recipe.label_key, exclude=source.exclude)
-        truth = np.array([recipe.merge.get(x, x) for x in study.labels], object)
+    for recipe, bundle, source in cases(options.models, options.recipe):
+        study = read_study(source.locate(), exclude=source.exclude)
+        truth = common_labels(recipe, source)
         found: dict[str, Annotation] = {}
         for kind in KINDS:
             annotator = Annotator.load(bundle, device="cpu", threads=1, graph=kind)
@@ -44,13 +45,14 @@ def main() -> None:
         mean = (found["query"].probabilities + found["reference"].probabilities) / 2
         found["mean of both"] = replace(found["query"], probabilities=mean)
         for graph, annotation in found.items():
-            called = annotation.labels != "unknown"
-            types, confidence = annotation.cell_types, annotation.confidence
-            scores = score(truth, annotation.best_labels, called, types, confidence=confidence)
-            gene = score(truth, annotation.gene_level_labels, called, types)
+            called, confidence = annotation.labels != "unknown", annotation.confidence
+            names = common_names(recipe, annotation.cell_types, set(truth)).astype(object)
+            types, best = list(dict.fromkeys(names)), names[annotation.best_codes]
+            scores = score(truth, best, called, types, confidence=confidence)
+            gene = score(truth, names[annotation.gene_level_codes], called, types)
             rows.append(
                 {
-                    "case": f"{recipe.name} on {source.called}",
+                    "case": f"{bundle.name} on {source.called}",
                     "graph": graph,
                     "cells": scores.n_cells,
                     "accuracy": scores.accuracy,
