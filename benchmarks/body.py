@@ -7,6 +7,8 @@ mean stands in ``body_truth.tsv``. A prediction that is finer than the label cou
 the Cell Ontology. With ``--baselines RECIPE`` the profiles of a recipe are scored without a model.
 ``--export FOLDER`` writes its simulated cells and the files for ``peers/body.py``, and ``--peers
 FOLDER`` scores what that has written; the peers' reference leaves out all data sets that leak.
+With ``--markers`` cells whose genes contradict their label are of the type that they show, by
+``label_markers.tsv``, whatever a method says of them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -44,7 +47,10 @@ if TYPE_CHECKING:
     from scbignn_training.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
-TRUTH = Path(__file__).with_name("body_truth.tsv")
+Reader = Callable[[str], "Iterator[Task]"]
+TRUTH, MARKERS = (
+    Path(__file__).with_name(f"{name}.tsv") for name in ("body_truth", "label_markers")
+)
 LEAKS = {
     "ref_pan_indrop": "pancreas_baron",
     "Adult_Pancreas_HCA": "pancreas_enge",
@@ -172,6 +178,38 @@ def tasks(species: str) -> Iterator[Task]:
             )
 
 
+def by_markers(species: str) -> Iterator[Task]:
+    """Yield the tasks with cells labelled by their markers, where these contradict the label.
+
+    The first rule of the table that is true of a cell and its label counts.
+    """
+    with MARKERS.open(encoding="utf-8", newline="") as file:
+        rules = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    for task in tasks(species):
+        labels, found = task.cells.labels.astype(object), dict(task.terms)
+        for rule in rules:
+            stem = rule["file"].removesuffix(".h5ad")
+            if task.name in (stem, f"{stem} {rule['organ']}"):
+                new = f"{rule['label']}: {rule['ontology_id']}"
+                cells = (labels == rule["label"]) & contradicts(task.cells, rule)
+                labels[cells], found[new] = new, rule["ontology_id"]
+        yield replace(task, cells=replace(task.cells, labels=labels), terms=found)
+
+
+def contradicts(cells: Study, rule: dict[str, str]) -> Array:
+    """Return the cells (n,) with counts on all genes of a rule and on none that it excludes.
+
+    Of genes joined by ``|`` one is enough.
+    """
+    place, counts = {s: i for i, s in enumerate(cells.symbols)}, cells.counts.tocsc()
+    found = np.ones(len(cells.labels), dtype=bool)
+    for side, wanted in (("shows", True), ("lacks", False)):
+        for names in filter(None, rule[side].split(",")):
+            own = [place[s] for s in names.split("|") if s in place]
+            found &= (np.asarray(counts[:, own].sum(axis=1)).ravel() > 0) == wanted
+    return found
+
+
 def scores(task: Task, called: Array) -> tuple[float, float]:
     """Return macro-F1 and accuracy over the scored cells; a finer prediction is right."""
     truth = np.array([task.terms.get(str(x), "") for x in task.cells.labels], object)
@@ -224,12 +262,12 @@ def row(
     return record
 
 
-def models(paths: list[Path]) -> Iterator[dict[str, Any]]:
+def models(paths: list[Path], read: Reader) -> Iterator[dict[str, Any]]:
     """Score body models on the files that they have not seen."""
     bundles = {path: read_bundle(path) for path in paths}
     annotators = {path: Annotator(bundle, threads=1) for path, bundle in bundles.items()}
     for species in dict.fromkeys(b.spec.species for b in bundles.values()):
-        for task in tasks(species):
+        for task in read(species):
             path = next((p for p in paths if may_score(bundles[p].spec, species, task)), None)
             if path is None:
                 continue
@@ -303,7 +341,7 @@ def study_of(name: str) -> str:
     return studies().get(stem, stem)
 
 
-def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:
+def baselines(recipe: Recipe, read: Reader) -> Iterator[dict[str, Any]]:
     """Score the profiles of a recipe by negative binomial likelihood and by correlation."""
     sets = read_tables(recipe)
     symbols = sorted(set[str].intersection(*(set(p.symbols) for p in sets)))
@@ -316,7 +354,7 @@ def baselines(recipe: Recipe) -> Iterator[dict[str, Any]]:
     source = np.repeat([p.name for p in sets], [len(p.labels) for p in sets])
     types = [t for p in sets for t in p.meant]
     best = markers(means)
-    for task in tasks(recipe.species):
+    for task in read(recipe.species):
         leaking = [d for d, start in LEAKS.items() if task.name.startswith(start)]
         kept = np.flatnonzero(~np.isin(source, leaking))
         classes = Classes.of_types([types[i] for i in kept])
@@ -486,6 +524,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path, help="bundles, twins last")
     parser.add_argument("--baselines", action="append", type=Path, default=[], metavar="RECIPE")
+    parser.add_argument("--markers", action="store_true", help="where genes contradict a label")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write it for the peers")
     parser.add_argument("--peers", type=Path, metavar="FOLDER", help="score what they have written")
     parser.add_argument("--out", type=Path, required=True)
@@ -496,7 +535,8 @@ def main() -> None:
         for recipe in recipes:
             export(recipe, arguments.export)
         return
-    parts = [models(arguments.models), *map(baselines, recipes)]
+    read = by_markers if arguments.markers else tasks
+    parts = [models(arguments.models, read), *(baselines(recipe, read) for recipe in recipes)]
     if arguments.peers:
         parts += [peers(recipe, arguments.peers) for recipe in recipes]
     for part in parts:
