@@ -104,7 +104,7 @@ def test_types_and_samples_are_counted(outputs: dict[str, Any], cells: Path) -> 
 
 def test_what_labels_are_based_on_is_there(outputs: dict[str, Any]) -> None:
     about = sheet(outputs["xlsx"], "about")
-    assert ("model", "human-pbmc 2") in about
+    assert ("model", "human-pbmc 3") in about
     said = [value for what, value in about if what == "warning"]
     ours = [w for w in outputs["json"]["warnings"] if "spreadsheet" not in w]
     assert said == ours

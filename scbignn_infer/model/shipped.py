@@ -8,14 +8,14 @@ SHIPPED = frozenset(
         # human-body
         "d18d22753081c12be6e9319261ae9f4fbbdcc4603eb5328304bc5313ccdcc34d",
         # human-lung-cancer-lines
-        "087bee4aef385682fc46015fca8aadf72e442e9f6da5dd91765913022b64d990",
+        "b2a8e446c8af7cd1d532318cf9a6d173a8b0cc9599fc7c83d9bdb8d673228ef9",
         # human-pancreas
-        "8f381f8cae621880adb985c277440e8dd924e05aebeec5019296b8b1c091131d",
+        "c6b77a735025e2beca398c09394899e1a52fda08fd359b6c55060c11fd2c9ffc",
         # human-pbmc
-        "4febc2f7c0594dedf8c7f8b5f470132478552fdd2488b7a1a3383200c41672b2",
+        "e7edeffd07f46b617310fa9cde562a556f88e097415710bbd4598ff9fe527c48",
         # mouse-body
         "35bef5eec790578e149fb9c4cf92ff3aab79924e44f1e8983e0d1704888026c3",
         # mouse-pancreas
-        "8adc00fba6b0ac8eb847b332f98f97958180bc714bc6784d5329197565952faf",
+        "230ef4f75842ace0acdd7b2d9ea57f1f747c46c3d4ecb12f625fdf6ea97062b4",
     }
 )
