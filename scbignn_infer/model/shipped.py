@@ -14,7 +14,7 @@ SHIPPED = frozenset(
         # human-pbmc
         "e7edeffd07f46b617310fa9cde562a556f88e097415710bbd4598ff9fe527c48",
         # mouse-body
-        "35bef5eec790578e149fb9c4cf92ff3aab79924e44f1e8983e0d1704888026c3",
+        "f4d159886a5559857c61298ce31cdbabe70bcc3941856bc2080540d11fc90544",
         # mouse-pancreas
         "230ef4f75842ace0acdd7b2d9ea57f1f747c46c3d4ecb12f625fdf6ea97062b4",
     }
