@@ -69,7 +69,7 @@ def test_every_promised_slot_is_written(pbmc_bundle: ModelBundle, blood: ad.AnnD
     assert blood.obsm["X_scbignn"].shape == (n, pbmc_bundle.spec.gene_level.embedding_size)
     record = blood.uns["scbignn"]
     assert record["cell_types"] == cell_types
-    assert record["model"] == {"name": "human-pbmc", "version": "2", "sha256": pbmc_bundle.sha256}
+    assert record["model"] == {"name": "human-pbmc", "version": "3", "sha256": pbmc_bundle.sha256}
     assert {"matrix", "genes", "params", "versions"} <= set(record)
     assert (blood.X != before.X).nnz == 0
     assert list(blood.obs.columns[:1]) == ["bulk_labels"]

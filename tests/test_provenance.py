@@ -58,7 +58,7 @@ def expected_record(annotator: Annotator) -> dict[str, Any]:
     spec = annotator.bundle.spec
     ontology = Ontology.of(spec, annotator.rules.grouping)
     return {
-        "model": {"name": "human-pbmc", "version": "2", "sha256": annotator.bundle.sha256},
+        "model": {"name": "human-pbmc", "version": "3", "sha256": annotator.bundle.sha256},
         "adaptation": "",
         "training_cells": 0,
         "matrix": {
