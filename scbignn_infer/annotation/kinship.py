@@ -37,13 +37,15 @@ def kinship(class_ids: Sequence[str], nodes: Sequence[Node], power: float = POWE
     power
         That of :math:`n_{kc}`.
     """
-    ids = np.array([own or f"?{i}" for i, own in enumerate(class_ids)])
-    fewest = np.full((len(ids), len(ids)), len(ids))
-    for below in (*(node.below for node in nodes), *np.unique(ids)):
-        joined = np.isin(ids, below)
-        among = np.ix_(joined, joined)
-        fewest[among] = np.minimum(fewest[among], joined.sum())
-    close: Array = (fewest.astype(np.float64) ** -power).astype(np.float32)
+    named = [own or f"?{i}" for i, own in enumerate(class_ids)]
+    ids, which, number = np.unique(named, return_inverse=True, return_counts=True)
+    fewest = np.full((len(ids), len(ids)), len(named))
+    place = {own: i for i, own in enumerate(ids.tolist())}
+    joined = [np.array([place[x] for x in n.below if x in place], np.int64) for n in nodes]
+    for among in sorted(joined, key=lambda among: -number[among].sum()):  # the narrowest is last
+        fewest[np.ix_(among, among)] = number[among].sum()
+    np.fill_diagonal(fewest, number)
+    close: Array = (fewest.astype(np.float64) ** -power).astype(np.float32)[np.ix_(which, which)]
     return close
 
 
