@@ -19,7 +19,7 @@ done
 
 # Beside the environments, whose files are links to it; without them it would only fill the disk.
 mkdir -p "$venvs"
-UV_CACHE_DIR=$(realpath "$venvs")/cache
+UV_CACHE_DIR=$(mktemp -d "$(realpath "$venvs")/fetched.XXXXXX")
 export UV_CACHE_DIR
 trap 'rm -rf "$UV_CACHE_DIR"' EXIT
 uv() { "$venvs/uv/bin/uv" --quiet --no-config "$@"; }
