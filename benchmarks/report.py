@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmark_tables.md and docs/space.md from the raw results.
+"""Write the tables of docs/benchmark_tables.md, benchmarks.md and space.md from the raw results.
 
 Run: ``python benchmarks/report.py``. Reads ``benchmarks/results/*.json``, the rows that
 ``accuracy.py`` and ``peers/`` wrote; a table whose rows are not there is left as it is.
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import body_tables
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmark_tables.md"
-SPACE = PAGE.with_name("space.md")
+MAIN, SPACE = PAGE.with_name("benchmarks.md"), PAGE.with_name("space.md")
 STEPS = {"alpha0": "alpha = 0", "self": "self-training", "": "EM"}
 RETRAINED = "logistic regression, C = 0.01"
 """The method that is trained anew on the genes of each cut."""
@@ -745,7 +747,7 @@ def fill(page: str, name: str, lines: list[str]) -> str:
         pattern, lambda m: m[1] + "\n".join(lines) + "\n" + m[2], page, flags=re.DOTALL
     )
     if n != 1:
-        raise SystemExit(f"{PAGE} has {n} places for the table '{name}'")
+        raise SystemExit(f"there are {n} places for the table '{name}', not one")
     return filled
 
 
@@ -756,14 +758,21 @@ def fill_certainty(page: str, found: list[Row]) -> str:
     return fill(fill(page, "calibration", calibrated(found)), "foreign", foreign(found))
 
 
-def fill_space() -> None:
-    """Fill the table of the page on tissue sections."""
+def fill_others() -> dict[Path, str]:
+    """Return the pages on tissue sections and with the main results."""
+    pages = {path: path.read_text() for path in (MAIN, SPACE)}
     if found := results("space"):
-        SPACE.write_text(fill(SPACE.read_text(), "space", spatial(found)))
+        pages[SPACE] = fill(pages[SPACE], "space", spatial(found))
+    if found := results("body"):
+        page = fill(pages[MAIN], "body", body_tables.means(found))
+        pages[MAIN] = fill(page, "body by file", body_tables.by_file(found))
+    if found := results("body_markers"):
+        pages[MAIN] = fill(pages[MAIN], "body markers", body_tables.means(found))
+    return pages
 
 
-def main() -> None:
-    """Fill the pages."""
+def filled() -> dict[Path, str]:
+    """Return the pages with their tables filled."""
     peers = [r for name in ("celltypist", "singler", "scanvi", "sctop") for r in rows(name)]
     page = PAGE.read_text()
     shown = [
@@ -820,8 +829,13 @@ def main() -> None:
         page = fill(page, "strictness", table(types["strictness"], STRICTNESS))
     if hidden := results("gene_coverage"):
         page = fill(page, "coverage", coverage(hidden))
-    PAGE.write_text(page)
-    fill_space()
+    return {PAGE: page} | fill_others()
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, page in filled().items():
+        path.write_text(page)
 
 
 if __name__ == "__main__":

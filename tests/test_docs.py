@@ -97,3 +97,11 @@ def test_no_line_installs_from_an_index_that_has_no_such_package() -> None:
     wrong = re.compile(r"pip install (-U )?['\"]?scbignn-infer")
     found = [f for f in (*pages, *sources) if wrong.search(f.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_the_tables_of_benchmarks_are_those_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pages = runpy.run_path(str(ROOT / "benchmarks" / "report.py"))["filled"]()
+    assert len(pages) == 3
+    for path, page in pages.items():
+        assert path.read_text("utf-8") == page, f"{path.name}: run python benchmarks/report.py"
