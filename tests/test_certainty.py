@@ -23,10 +23,12 @@ BLOOD = REPOSITORY / "scbignn_infer" / "examples" / "pbmc700.h5ad"
 CERTAINTY = Certainty(constant=0.5, misfit=-0.4, coverage=-0.2)
 
 
-def certain(name: str, certainty: Certainty | None = CERTAINTY) -> ModelBundle:
+def certain(
+    name: str, certainty: Certainty | None = CERTAINTY, novelty: str = "file"
+) -> ModelBundle:
     """Return a shipped model with a record of its certainty."""
     bundle = load_model(name)
-    spec = msgspec.structs.replace(bundle.spec, certainty=certainty)
+    spec = msgspec.structs.replace(bundle.spec, certainty=certainty, novelty=novelty)
     files = {file: bundle.read(file) for file in spec.files}
     return ModelBundle(bundle.path, spec, files, bundle.sha256)
 
@@ -58,6 +60,26 @@ def test_the_temperature_is_that_of_the_files_misfit_and_coverage(blood: Annotat
     exact /= exact.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found.probabilities, exact, atol=2e-3)
     assert half.provenance.params.temperature != found.provenance.params.temperature
+
+
+def test_the_temperature_may_follow_a_file_and_novelty_not() -> None:
+    """How sure a cell is comes from the one record, how strange it is from the other."""
+    cells, said = matrix(ISLETS), {}
+    for name, record in {
+        "both": (CERTAINTY, "file"),
+        "confidence": (CERTAINTY, "reference"),
+        "nothing": (None, "file"),
+    }.items():
+        model = Annotator(certain("human-pancreas", *record), device="cpu", threads=1)
+        said[name] = model.annotate_matrix(*cells)
+    one, two, three = said.values()
+    assert two.provenance.params.temperature == one.provenance.params.temperature
+    assert two.provenance.params.temperature != three.provenance.params.temperature
+    np.testing.assert_array_equal(two.probabilities, one.probabilities)
+    for score in ("novelty", "residual", "penalties"):
+        np.testing.assert_array_equal(getattr(two, score), getattr(three, score), err_msg=score)
+    assert (one.penalties != two.penalties).any()
+    assert one.provenance.apart > 0 == two.provenance.apart
 
 
 def test_a_file_of_another_tissue_is_told_as_a_whole() -> None:

@@ -359,6 +359,8 @@ class BundleSpec(Record, frozen=True, kw_only=True):
     temperature: Positive
     certainty: Certainty | None = None
     """Models without it have the one temperature for every file, and measure novelty as it is."""
+    novelty: Literal["file", "reference"] = "file"
+    """Whether a model with a certainty measures novelty relative to the file, or as it is."""
     training: Training
     interpretation: dict[str, Interpretation] = {}
     """By the label of the type."""
@@ -367,8 +369,8 @@ class BundleSpec(Record, frozen=True, kw_only=True):
 
     @property
     def follows_file(self) -> bool:
-        """Whether how sure and how strange a cell is counts relative to its file."""
-        return self.certainty is not None
+        """Whether how strange a cell is counts relative to its file."""
+        return self.certainty is not None and self.novelty == "file"
 
 
 class ModelBundle:

@@ -63,6 +63,9 @@ class TestShippedRecipes:
             assert ids == recipe.ontology
         assert {t.name: t.tested for t in spec.tissues if t.tested} == recipe.tested
         assert spec.training.cannot_tell == recipe.cannot_tell
+        assert spec.version == recipe.version
+        assert (spec.certainty is not None) == bool(recipe.follow_file)
+        assert spec.follows_file == (recipe.follow_file is True)
         groups = {group.label for c in spec.cell_types for group in c.lineage}
         assert set(recipe.ontology) <= {c.label for c in spec.cell_types} | groups
         simulation = recipe.simulation.as_record() if recipe.profiles else {}
@@ -94,6 +97,7 @@ def test_a_minimal_recipe_takes_the_defaults(tmp_path):
     [
         ("label_kye = 'x'\n" + MINIMAL, "label_kye"),
         (MINIMAL + "sha265 = 'x'\n", "sha265"),
+        ("follow_file = 'maybe'\n" + MINIMAL, "maybe"),
         (MINIMAL + "[settings]\nepochs = 4\n", "epochs"),
         (MINIMAL + "[settings]\nseed = 'four'\n", "seed"),
         (MINIMAL + "[settings]\nnet_genes = 9000\n", "net_genes must not exceed"),

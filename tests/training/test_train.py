@@ -317,6 +317,28 @@ def test_without_pseudo_labels_the_unlabelled_cells_change_nothing(reference, fo
     assert one.scores == two.scores
 
 
+def test_a_temperature_may_follow_the_file_alone(reference, settings, monkeypatch):
+    whole, relative = module._residual, []
+
+    def residual(*arguments, shifted):
+        relative.append(shifted)
+        return whole(*arguments, shifted=shifted)
+
+    monkeypatch.setattr(module, "_residual", residual)
+    found, strange = [], []
+    for way in (True, "confidence", False):
+        relative.clear()
+        found.append(fit(reference, [], settings, follow_file=way))
+        strange.append(set(relative))
+    both, confidence, nothing = found
+    assert strange == [{True}, {False}, {False}]
+    assert confidence.certainty == both.certainty
+    assert nothing.certainty is None
+    for name in ("novelty_quantiles", "residual_quantiles"):
+        alone = getattr(confidence, name)
+        np.testing.assert_array_equal(alone, getattr(nothing, name), err_msg=name)
+
+
 def test_stages_are_told_in_order(recipe, model):
     """Reading, choosing the iteration, training, EM, calibrating; and each EM iteration."""
     told, rows = [], []

@@ -275,6 +275,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
         ),
         temperature=round(model.temperature, 4),
         certainty=model.certainty,
+        novelty="file" if recipe.follow_file is True else "reference",
         training=b.Training(
             datasets=datasets,
             cells_per_type={t: int(n) for t, n in zip(reference.cell_types, per_type, strict=True)},

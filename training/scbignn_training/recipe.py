@@ -20,6 +20,7 @@ from scbignn_training.simulate import Simulation
 if TYPE_CHECKING:
     from scbignn_training.profile_types import ProfileType
 
+FollowFile = bool | Literal["confidence"]
 DATA_VARIABLE = "SCBIGNN_DATA"
 DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -162,9 +163,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     adapt: list[Source] = []
     """Queries whose own cells join the unlabelled ones, so that what the model says of them is
     transductive."""
-    follow_file: bool = True
+    follow_file: FollowFile = True
     """Whether temperature and novelty follow what is typical of a file; else they are those of
-    studies left out, which suits a reference of many laboratories better."""
+    studies left out. With "confidence" the temperature follows alone, which suits a reference of
+    many laboratories."""
     relabel: list[Relabel] = []
     """Applied to labelled cells before labels are merged."""
     merge: dict[str, str] = {}

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from scbignn_training.evaluate import Outcome
     from scbignn_training.labels import Finding
     from scbignn_training.profiles import ProfileSet
-    from scbignn_training.recipe import Recipe, Source
+    from scbignn_training.recipe import FollowFile, Recipe, Source
     from scbignn_training.run import Run
     from scbignn_training.settings import Settings
 
@@ -415,7 +415,7 @@ def fit(
     run: Run = BARE,
     *,
     hold_out: int = HOLD_OUT,
-    follow_file: bool = True,
+    follow_file: FollowFile = True,
 ) -> Model:
     """Train on labelled cells, with EM on those of ``foreign`` files.
 
@@ -432,7 +432,7 @@ def fit(
     hold_out
         The most twins that are trained to score studies left out.
     follow_file
-        Whether temperature and novelty follow what is typical of a file.
+        Whether temperature and novelty follow what is typical of a file, or the first alone.
 
     Raises
     ------
@@ -497,11 +497,11 @@ def fit(
         follow_file=follow_file,
     )
     if by_study:
-        model = _with_studies(model, outcomes)
+        model = _with_studies(model, outcomes, follow_file=follow_file)
     return replace(model, device=run.device)
 
 
-def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
+def _with_studies(model: Model, outcomes: list[Outcome], *, follow_file: FollowFile) -> Model:
     """Add the scores of held-out studies, and be as sure as they allow.
 
     Where all cells were simulated, out-of-fold ones are all too much like the others: threshold and
@@ -512,7 +512,8 @@ def _with_studies(model: Model, outcomes: list[Outcome]) -> Model:
     truth = np.concatenate([o.truth for o in outcomes])
     logits = np.concatenate([o.logits for o in outcomes])
     batches = np.concatenate([o.batches for o in outcomes])
-    model = _with_distances(model, outcomes, follows=model.certainty is not None)
+    follows = follow_file is True and model.certainty is not None
+    model = _with_distances(model, outcomes, follows=follows)
     origins = model.reference.origins
     drawn = np.isin(batches, [i for i, o in enumerate(origins) if o.simulated])
     both = any(o.simulated for o in origins) and not drawn.all()
@@ -645,7 +646,7 @@ def _split_outcomes(
     settings: Settings,
     *,
     run: Run = BARE,
-    follow_file: bool = True,
+    follow_file: FollowFile = True,
 ) -> Iterator[Outcome]:
     """Yield what EM iterations trained without the held-out cells make of them.
 
@@ -677,7 +678,7 @@ def _split_outcomes(
             probes = _study_probes(pair, real, settings) if follow_file else []
             found = replace(found, probes=probes)
             found = _with_strangeness(
-                found, pair, start.labelled, real, settings, shifted=follow_file
+                found, pair, start.labelled, real, settings, shifted=follow_file is True
             )
         logits = np.full((len(found.truth), len(reference.cell_types)), NEVER, np.float32)
         logits[:, place] = found.logits
@@ -743,7 +744,7 @@ def _calibrated(
     settings: Settings,
     foreign: list[Study],
     run: Run,
-    follow_file: bool = True,
+    follow_file: FollowFile = True,
 ) -> Model:
     """Fit temperature, threshold and the novelty scale out of fold, and score the cells there."""
     crossfit, labelled, reference = start.crossfit, start.labelled, start.reference
@@ -759,9 +760,10 @@ def _calibrated(
     best = probabilities.argmax(axis=1)
     measured = np.concatenate([crossfit.views[i].measured for i in clean])
     judged = measured if measured.any() else np.ones(len(truth), dtype=bool)
-    real = follow_file and bool(measured.any())
+    real = bool(measured.any())
+    shifted = real and follow_file is True
     off = [
-        _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=real)
+        _residual(crossfit.views[i], crossfit.graphs[i], logits[i].argmax(1), shifted=shifted)
         for i in clean
     ]
     probes = [
@@ -793,7 +795,7 @@ def _calibrated(
         held_out=HeldOut({}, {}),
         confusions=confusions(truth, best, reference.cell_types),
         calibration=calibration(probabilities, truth),
-        certainty=fit_certainty([probes]) if real else None,
+        certainty=fit_certainty([probes]) if real and follow_file else None,
         probes=probes,
         n_unlabelled=[s.counts.shape[0] for s in foreign],
     )
