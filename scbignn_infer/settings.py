@@ -9,8 +9,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from types import NoneType
-from typing import Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+
+from scbignn_infer.errors import InputError
 
 T = TypeVar("T", bound=Callable[..., Any])
 GraphKind = Literal["query", "reference"]
@@ -192,6 +195,8 @@ class Settings:
         wrong = sorted(given.keys() - (SETTINGS if kind is None else get_type_hints(kind)).keys())
         if wrong:
             raise TypeError(f"unexpected keyword argument '{wrong[0]}'")
+        for name, value in given.items():
+            SETTINGS[name].check(value)
         reading = {name: value for name, value in given.items() if name in READING}
         return cls(
             **{name: value for name, value in given.items() if name not in READING},
@@ -271,6 +276,31 @@ class Setting:
         """The type of a value that is not None."""
         kinds = [kind for kind in get_args(self.hint) if kind is not NoneType]
         return kinds[0] if NoneType in get_args(self.hint) else self.hint
+
+    def check(self, value: Any) -> None:
+        """Refuse a value beyond the bounds, or that is none of the words there are.
+
+        Raises
+        ------
+        InputError
+            The value is no number, is out of bounds, or is another word.
+        """
+        if value is None:
+            return
+        least, most = self.within
+        if get_origin(self.kind) is Literal:
+            fits, expected = value in get_args(self.kind), " or ".join(get_args(self.kind))
+        elif self.kind in (int, float):
+            number = isinstance(value, Real)
+            fits = number and (least is None or value >= least) and (most is None or value <= most)
+            low, high = ("" if bound is None else f"{bound}" for bound in self.within)
+            expected = "a number" + f" from {low}" * bool(low) + f" to {high}" * bool(high)
+        else:
+            return
+        if not fits:
+            raise InputError(
+                f"{self.name} is {value!r}", expected=expected, do=f"choose another {self.name}"
+            )
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -148,6 +148,12 @@ def test_names_are_in_their_natural_order() -> None:
     ]
 
 
+def test_names_of_one_number_are_in_the_order_of_their_letters() -> None:
+    shuffled = ["2", "001", "1", "0001", "01"]
+    for values in (shuffled, shuffled[::-1]):
+        assert factorize(values)[0] == ["0001", "001", "01", "1", "2"]
+
+
 def test_a_hundred_thousand_clusters_are_quick_and_warned_of() -> None:
     few = called([*NAMES, "unknown"])
     many = np.random.default_rng(0).integers(0, 7, 100_000)
@@ -336,6 +342,10 @@ def test_samples_and_their_parts_have_them(run: Any, example: Path, tmp_path: Pa
     ]
     again = run(*start, "-O", tmp_path / "many", "--split", 1024)
     assert "1 skipped" in again.stderr
+    adata.obs.loc[adata.obs_names[1024:2048], "bulk_labels"] = np.nan  # a part without clusters
+    adata.write_h5ad(tmp_path / "s.h5ad")
+    run(*start, "-O", tmp_path / "many", "--split", 1024)
+    assert ad.read_h5ad(tmp_path / "many" / "s.h5ad").obs[column].eq("").sum() == 1024
     refused = run(*start, "-O", tmp_path / "many", "--cluster-table", "c.csv", code=2)
     assert "--cluster-table: not with -O" in refused.stderr
 

@@ -63,6 +63,12 @@ def test_a_map_joins_what_it_names_and_leaves_the_rest() -> None:
         Grouping.by_map(TYPES, {"NK": "T"})
 
 
+@pytest.mark.parametrize("group", ["", " ", "unknown"])
+def test_no_group_has_the_name_of_no_label(group: str) -> None:
+    with pytest.raises(InputError, match=f"the map calls 'B' '{group}'.*another name in the map"):
+        Grouping.by_map(TYPES, {"CD4": "T", "B": group})
+
+
 def test_coarser_labels_are_sums_of_the_finer(pbmc_bundle: ModelBundle, example: Path) -> None:
     query = AnnDataQuery(ad.read_h5ad(example))
     how = {"device": "cpu", "threads": 1, "depth": "leaf"}

@@ -142,6 +142,8 @@ class TestOneProcess:
         assert done("--threads", "2", "--batch-cells", "100") == set()  # change no label
         assert done("--no-unknown") == {"s0", "s1", "s2"}
         assert done() == {"s0", "s1", "s2"}
+        assert done("--sample-key", "cell_type") == {"s0", "s1", "s2"}
+        assert done("--sample-key", "cell_type") == set()
 
     def test_a_failed_sample_does_not_stop_the_others(
         self, run: Any, records: Any, queries: Path, tmp_path: Path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -100,6 +102,28 @@ def test_a_misspelled_keyword_is_an_error(
 ) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
         call(ad.AnnData(np.ones((3, 2), np.float32)), pbmc_bundle)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"depth": "leafs"}, "depth is 'leafs'; expected sure or leaf"),
+        ({"sets": 90}, "sets is 90; expected a number from 0 to 1"),
+        ({"unknown_threshold": -0.1}, "unknown_threshold is -0.1; expected a number from 0 to 1"),
+        ({"max_novelty": math.nan}, "max_novelty is nan; expected a number from 0 to 1"),
+        ({"memory_limit": "4GB"}, "memory_limit is '4GB'; expected a number"),
+        ({"batch_cells": -5}, "batch_cells is -5; expected a number from 1"),
+        ({"min_counts": 0}, "min_counts is 0; expected a number from 1"),
+    ],
+)
+def test_a_value_that_is_none_of_a_setting_is_one_line(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        scbignn_infer.annotate(ad.AnnData(np.ones((3, 2), np.float32)), "human-pbmc", **given)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.int64(1), 1, 0.5])
+def test_numbers_of_numpy_are_numbers(number: Any) -> None:
+    assert Settings.of({"max_novelty": number}).max_novelty == number
 
 
 def test_a_setting_is_a_parameter_of_the_service() -> None:

@@ -48,6 +48,14 @@ def test_a_header_without_a_name_for_the_first_column_as_r_writes_it(tmp_path):
     pd.testing.assert_frame_equal(read(tmp_path / "a.tsv"), TABLE, check_dtype=False)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_that_look_like_numbers_stay_as_they_are(tmp_path, turned):
+    names = ["0001", "1e3", "NA", "12345678901234567890", "1000", "nan", "0002"]
+    table = pd.DataFrame(np.eye(7, 5), index=names, columns=GENES)
+    (table.T if turned else table).to_csv(tmp_path / "a.csv")
+    pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), table, check_dtype=False)
+
+
 def test_names_that_tell_nothing_are_asked_for(tmp_path):
     TABLE.to_csv(tmp_path / "a.csv")
     with pytest.raises(InputError, match=r"0 known genes .*cell a.*--orientation"):

@@ -198,7 +198,7 @@ def label_clusters(
 
 def factorize(values: Sequence[str]) -> tuple[list[str], Array]:
     """Return the names of clusters in their natural order, and each cell's; -1 for no name."""
-    names = sorted(set(values) - {""}, key=_natural)
+    names = sorted(set(values) - {""}, key=lambda name: (_natural(name), name))
     place = {name: i for i, name in enumerate(names)} | {"": -1}
     return names, np.fromiter(map(place.__getitem__, values), np.int64, len(values))
 

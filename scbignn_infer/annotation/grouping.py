@@ -24,6 +24,8 @@ WENT = GONE / 1e6
 """What the cell level makes of it is below: such classes have nothing to leave to their kin."""
 BLOCK = 4096
 """Cells at once."""
+NO_GROUPS = "", "unknown"
+"""What no group may be called: cells without a label are."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Grouping:
         Raises
         ------
         InputError
-            A name is not one of the model's types.
+            A name is not one of the model's types, or a group is called nothing or "unknown".
         """
         known = {c.called: c.ontology_id for c in cell_types}
         wrong = [label for label in groups if label not in known]
@@ -95,6 +97,13 @@ class Grouping:
                 f"the map names '{wrong[0]}', which is no type of the model",
                 expected=f"some of {', '.join(known)}",
                 do="mend the map, or see: scbignn-infer models show",
+            )
+        misled = next((c for c, group in groups.items() if group.strip() in NO_GROUPS), None)
+        if misled is not None:
+            raise InputError(
+                f"the map calls '{misled}' '{groups[misled]}'",
+                expected="names of groups; cells without a label are called 'unknown'",
+                do="choose another name in the map",
             )
         names = [c.called for c in cell_types]
         return cls.of([(groups[c], "") if c in groups else (c, known[c]) for c in names])

@@ -343,7 +343,9 @@ def _work(task: Task) -> dict[str, Any]:
         "input_sha256": fingerprint(query),
         "model_sha256": load_model(str(settings.model)).sha256,
         "settings": {k: v for k, v in settings.as_dict().items() if k not in SAME_LABELS},
+        "sample_key": task.sample.sample_key,
         "report": views is not None and views.page is not None,
+        "basis": views.basis if views else None,
         **({"figures": str(views.figures)} if views and views.figures else {}),
         "scbignn_infer": __version__,
     }

@@ -117,7 +117,8 @@ def label_part(part: Part) -> str:
             kept = enough(cells, settings.reading)
             choice = annotator.choose(kept, settings.reading)
             rows = RowRange(kept, part.start, part.stop)
-            reading = replace(settings.reading, min_counts=None)  # none of these is left out
+            # None of these is left out, and clusters are of all cells: see join.
+            reading = replace(settings.reading, min_counts=None, cluster_key=())
             annotation = annotator.annotate_query(rows, reading, choice=choice)
             _check(part, cells)
             cells.identity.check()

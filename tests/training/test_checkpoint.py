@@ -12,6 +12,7 @@ import torch
 from scbignn_infer.errors import OutputError
 from scbignn_training import checkpoint as module
 from scbignn_training.checkpoint import Checkpoint, key_of, remove
+from scbignn_training.data import Origin
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(4)}
 
@@ -110,6 +111,12 @@ class TestKey:
             (replace(reference, symbols=reference.symbols[::-1]), [foreign], settings, "cpu"),
         ]
         keys = [key_of(*one) for one in inputs]
+        keys.append(key_of(*inputs[0], hold_out=2))
+        for studies in (("a", "a", "b"), ("a", "b", "b")):  # the same files, other studies
+            origins = tuple(Origin(f"{i}", study=study) for i, study in enumerate(studies))
+            batches = np.resize([0, 1, 2], len(codes))
+            changed = replace(reference, batches=batches, origins=origins)
+            keys.append(key_of(changed, *inputs[0][1:]))
         monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
         keys.append(key_of(*inputs[0]))
         monkeypatch.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import anndata as ad
@@ -18,7 +19,7 @@ from scbignn_infer.annotator import Annotator
 from scbignn_infer.cli import main
 from scbignn_infer.errors import InputError
 from scbignn_training.cli import train as command
-from scbignn_training.pack import write_bundle
+from scbignn_training.pack import labelled_data, write_bundle
 from scbignn_training.recipe import ProfileSource, Recipe, Source
 from scbignn_training.selection import splits
 from scbignn_training.simulate import Simulation
@@ -212,6 +213,21 @@ def test_few_measured_types_tell_how_far_real_cells_are_and_no_more(
     np.testing.assert_array_equal(held.bank, alone.bank)
     assert (held.novelty_quantiles != alone.novelty_quantiles).any()
     assert (held.residual_quantiles != alone.residual_quantiles).any()
+
+
+def test_each_table_has_the_record_of_its_own_file(table, tmp_path, monkeypatch):
+    """Whatever it is called: by a path from here, or as the end of another's name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mouse_atlas.h5ad", "atlas.h5ad"):
+        shutil.copy(table, name)
+    sources = [
+        ProfileSource(file="./atlas.h5ad", citation="of the atlas"),
+        ProfileSource(file="mouse_atlas.h5ad", citation="of the mouse"),
+    ]
+    recipe = Recipe(name="x", profiles=sources)
+    reference = read_reference(recipe)
+    found = {d.file: d.citation for d in labelled_data(recipe, reference)}
+    assert found == {"atlas.h5ad": "of the atlas", "mouse_atlas.h5ad": "of the mouse"}
 
 
 def test_cells_of_no_type_of_their_table_are_one_line(pancreas, types_of_cells):

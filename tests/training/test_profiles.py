@@ -291,3 +291,13 @@ def test_sparse_and_dense_tables_are_the_same(tmp_path, means, about):
     table.write_h5ad(tmp_path / "s.h5ad")
     for one, other in zip(read_profiles(path), read_profiles(tmp_path / "s.h5ad"), strict=True):
         np.testing.assert_array_equal(one.means, other.means)
+
+
+def test_genes_of_which_some_repeat_are_summed(tmp_path, means):
+    """Names that no list of genes has, too, as those of tables by Ensembl."""
+    table = pd.DataFrame(means, index=[f"type {i}" for i in range(len(means))], columns=GENES)
+    table.insert(0, "Y_RNA", 1.0)
+    table.insert(0, "Y_RNA", 2.0, allow_duplicates=True)
+    table.T.to_csv(tmp_path / "p.csv")
+    (found,) = read_profiles(tmp_path / "p.csv")
+    assert list(found.symbols).count("Y_RNA") == 1

@@ -95,11 +95,18 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def key_of(reference: Reference, foreign: Iterable[Study], settings: Settings, device: str) -> str:
+def key_of(
+    reference: Reference,
+    foreign: Iterable[Study],
+    settings: Settings,
+    device: str,
+    *,
+    hold_out: int = 0,
+) -> str:
     """Return a digest of everything that decides the weights.
 
-    These are the cells as they were joined, all settings, the versions of the packages, the
-    number of threads and the device.
+    These are the cells as they were joined and the studies that are left out in turn, all
+    settings, the versions of the packages, the number of threads and the device.
     """
     digest = hashlib.sha256()
 
@@ -115,6 +122,7 @@ def key_of(reference: Reference, foreign: Iterable[Study], settings: Settings, d
     add([settings, device, torch.get_num_threads(), [version(p) for p in PACKAGES]])
     add_cells(reference)
     add([reference.cell_types, reference.codes.tolist(), reference.batches.tolist()])
+    add([reference.studies.tolist(), reference.simulated.tolist(), hold_out])
     if reference.measured is not None:
         add(np.packbits(reference.measured).tobytes())
     for study in foreign:

@@ -223,7 +223,7 @@ def _spec(model: Model, recipe: Recipe, files: dict[str, bytes]) -> b.BundleSpec
     lines = lineages(terms, reference.groups)
     ids = GeneNames.of(model.species).gene if model.species in SPECIES else {}
     per_type = np.bincount(reference.codes, minlength=len(reference.cell_types))
-    datasets = _labelled(recipe, reference)
+    datasets = labelled_data(recipe, reference)
     roles = ["unlabelled"] * len(recipe.unlabelled) + ["adapted"] * len(recipe.adapt)
     datasets += [
         _dataset(s, n, role)
@@ -347,7 +347,7 @@ def tissues(
     ]
 
 
-def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
+def labelled_data(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
     """Return the record of each file of labelled cells and of each data set of profiles."""
     batches = np.bincount(reference.batches, minlength=len(reference.origins))
     cells: Counter[str] = Counter()
@@ -358,7 +358,7 @@ def _labelled(recipe: Recipe, reference: Reference) -> list[b.Dataset]:
             cells[origin.reference] += int(n)
             tissues[origin.reference] = origin.tissues
             continue
-        table = next(s for s in recipe.profiles if origin.file.endswith(s.file))
+        table = next(s for s in recipe.profiles if str(s.locate()) == origin.file)
         record = _dataset(table, int(n), "profiles")
         citation = "; ".join(filter(None, (record.citation, origin.citation)))
         found.append(

@@ -260,13 +260,15 @@ def _frame(path: Path, frame: pd.DataFrame) -> tuple[Array, list[str], pd.DataFr
         frame.index = frame.index.astype(str)
         frame.columns = frame.columns.astype(str)
     listed = set(sum(NAMES.values(), ()))
-    about = [
-        c
-        for c in frame.columns
-        if c not in known and (frame[c].dtype.kind not in "fiu" or c.lower() in listed)
-    ]
-    genes = frame.drop(columns=about)
-    return _named(path, genes.to_numpy(np.float64), genes.columns, frame[about])
+    about = np.array(
+        [
+            c not in known and (kind.kind not in "fiu" or c.lower() in listed)
+            for c, kind in zip(frame.columns, frame.dtypes, strict=True)  # names may repeat
+        ],
+        dtype=bool,
+    )
+    genes = frame.loc[:, ~about]
+    return _named(path, genes.to_numpy(np.float64), genes.columns, frame.loc[:, about])
 
 
 def _named(

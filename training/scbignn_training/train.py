@@ -456,7 +456,7 @@ def fit(
     n_classes = len(reference.cell_types)
     steps = [_steps(len(inside), n_classes, twin, most) for inside, _ in splits]
     run = run.watched(
-        lambda: key_of(reference, foreign, settings, run.device),
+        lambda: key_of(reference, foreign, settings, run.device, hold_out=hold_out),
         steps=sum(steps) + _steps(n, n_classes, settings, most),
     )
     history: list[EMIteration] = []

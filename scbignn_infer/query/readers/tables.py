@@ -177,10 +177,10 @@ def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.Data
     """Read a table with one separator; the names in its first line stay as they are, if double."""
     import pandas as pd
 
-    how: dict[str, Any] = {"sep": separator, "header": None, "index_col": 0, "low_memory": False}
-    table = read_text(path, skiprows=skipped + 1, **how)
+    how: dict[str, Any] = {"sep": separator, "header": None, "low_memory": False}
+    table = _named_rows(path, skipped, **how)
     if decimal := _decimal_commas(path, table, separator):
-        table = read_text(path, skiprows=skipped + 1, decimal=decimal, **how)
+        table = _named_rows(path, skipped, decimal=decimal, **how)
     names = _split(header, separator)
     if len(names) == table.shape[1] + 1:  # else, as R writes it, the first column has no name
         table.index.name, names = names[0], names[1:]
@@ -189,6 +189,15 @@ def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.Data
     table.columns = pd.Index(names)
     ends_in_separator = bool(names) and not names[-1] and table.iloc[:, -1].isna().all()
     return table.iloc[:, :-1] if ends_in_separator else table
+
+
+def _named_rows(path: Path, skipped: int, **how: Any) -> pd.DataFrame:
+    """Read the lines after the first; names stay as they are: 0001, 1e3 and NA are no numbers."""
+    import pandas as pd
+
+    table = read_text(path, skiprows=skipped + 1, converters={0: str}, **how)
+    table.index = pd.Index(table.pop(0))
+    return table
 
 
 def _decimal_commas(path: Path, table: pd.DataFrame, separator: str) -> str:
