@@ -193,11 +193,8 @@ def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.Data
 
 def _named_rows(path: Path, skipped: int, **how: Any) -> pd.DataFrame:
     """Read the lines after the first; names stay as they are: 0001, 1e3 and NA are no numbers."""
-    import pandas as pd
-
     table = read_text(path, skiprows=skipped + 1, converters={0: str}, **how)
-    table.index = pd.Index(table.pop(0))
-    return table
+    return table.set_index(table.columns[0])
 
 
 def _decimal_commas(path: Path, table: pd.DataFrame, separator: str) -> str:
