@@ -507,3 +507,25 @@ def test_names_that_mean_counts_are_preferred_among_equals():
 def test_no_matrix_at_all_is_said():
     with pytest.raises(InputError, match="no usable matrix: the data hold neither X, nor raw, nor"):
         choose_matrix({})
+
+
+@pytest.mark.parametrize("most", [np.inf, 10.0])
+def test_genes_that_were_scaled_and_not_centred_are_refused(islets, most):
+    """As by ``sc.pp.scale(adata, zero_center=False)``; a sample of the cells tells."""
+    logs = cp10k(islets).toarray()
+    scaled = np.minimum(logs / np.maximum(logs.std(axis=0), 1e-9), most)
+    verdict = judge(sp.csr_matrix(scaled[::2], dtype=np.float32))
+    assert (verdict.state, verdict.reason) == ("scaled", "each gene has a standard deviation of 1")
+    assert judge(sp.csr_matrix(logs[::2])).state == "log1p"
+
+
+@pytest.mark.parametrize("logged", [sp.csr_matrix.log1p, cp10k])
+def test_logarithms_that_were_scaled_to_a_total_are_read_only_if_asked_for(islets, logged):
+    logs = logged(sp.csr_matrix(islets))
+    verdict = judge(sp.csr_matrix(logs.multiply(1e4 / logs.sum(axis=1))))
+    assert verdict.state == "counts"
+    assert "a logarithm was taken before" in verdict.doubt
+    with pytest.raises(InputError, match=r"a logarithm was taken before.*--matrix X"):
+        choose_matrix({"X": verdict})
+    linear = judge(sp.csr_matrix(islets.multiply(1e4 / islets.sum(axis=1))))
+    assert (linear.state, linear.doubt) == ("counts", "")
