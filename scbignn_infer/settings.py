@@ -287,20 +287,24 @@ class Setting:
         """
         if value is None:
             return
-        least, most = self.within
         if get_origin(self.kind) is Literal:
-            fits, expected = value in get_args(self.kind), " or ".join(get_args(self.kind))
+            words = get_args(self.kind)
+            if value not in words:
+                raise InputError(
+                    f"{self.name} '{value}'", expected=" or ".join(words), do="choose one of these"
+                )
         elif self.kind in (int, float):
+            least, most = self.within
             number = isinstance(value, Real)
             fits = number and (least is None or value >= least) and (most is None or value <= most)
-            low, high = ("" if bound is None else f"{bound}" for bound in self.within)
-            expected = "a number" + f" from {low}" * bool(low) + f" to {high}" * bool(high)
-        else:
-            return
-        if not fits:
-            raise InputError(
-                f"{self.name} is {value!r}", expected=expected, do=f"choose another {self.name}"
-            )
+            bounds = "" if least is None else f" from {least}"
+            bounds += "" if most is None else f" to {most}"
+            if not fits:
+                raise InputError(
+                    f"{self.name} is {value!r}",
+                    expected=f"a number{bounds}",
+                    do=f"choose another {self.name}",
+                )
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -241,7 +241,7 @@ def test_what_leaves_nothing_or_makes_no_sense_is_refused(
 
 
 def test_python_refuses_less_than_one(islets: ad.AnnData) -> None:
-    with pytest.raises(InputError, match=r"expected 1 count or more; change --min-counts"):
+    with pytest.raises(InputError, match=r"min_counts is -5; expected a number from 1"):
         scbignn_infer.annotate(islets.copy(), MODEL, min_counts=-5, threads=1)
 
 

@@ -107,7 +107,7 @@ def test_a_misspelled_keyword_is_an_error(
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"depth": "leafs"}, "depth is 'leafs'; expected sure or leaf"),
+        ({"depth": "leafs"}, "depth 'leafs'; expected sure or leaf; choose one of these"),
         ({"sets": 90}, "sets is 90; expected a number from 0 to 1"),
         ({"unknown_threshold": -0.1}, "unknown_threshold is -0.1; expected a number from 0 to 1"),
         ({"max_novelty": math.nan}, "max_novelty is nan; expected a number from 0 to 1"),

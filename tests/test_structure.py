@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNTIME, TRAINING = ROOT / "scbignn_infer", ROOT / "training" / "scbignn_training"
 FILES = sorted(RUNTIME.rglob("*.py"))
 FLOORS = (
-    {"_types", "errors", "plain", "settings"},
+    {"_types", "errors", "plain"},
+    {"settings"},
     {"model"},
     {"network"},
     {"query"},
