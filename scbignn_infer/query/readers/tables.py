@@ -192,9 +192,15 @@ def _read_with(path: Path, skipped: int, header: str, separator: str) -> pd.Data
 
 
 def _named_rows(path: Path, skipped: int, **how: Any) -> pd.DataFrame:
-    """Read the lines after the first; names stay as they are: 0001, 1e3 and NA are no numbers."""
-    table = read_text(path, skiprows=skipped + 1, converters={0: str}, **how)
-    return table.set_index(table.columns[0])
+    """Read the lines after the first; names stay as they are: 0001, 1e3 and NA are no numbers.
+
+    Some versions of pandas take a text such as NA for a missing value even after a converter. So
+    each name has a sign before it until it is read.
+    """
+    table = read_text(path, skiprows=skipped + 1, converters={0: "=".__add__}, **how)
+    first = table.columns[0]
+    names = [name[1:] for name in table[first]]
+    return table.set_index(first).set_axis(names, axis=0)
 
 
 def _decimal_commas(path: Path, table: pd.DataFrame, separator: str) -> str:
