@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from scbignn_infer import Annotator, InputError
-from scbignn_infer.annotation.tissues import Tissues
+from scbignn_infer.annotation.tissues import Tissues, Votes
 from scbignn_infer.query.readers import MatrixQuery
 from scbignn_training.profiles import read_profiles
 from scbignn_training.simulate import Simulation, simulate
@@ -38,7 +38,7 @@ def rows_of(annotator: Annotator, profiles: Any, chance: np.random.Generator) ->
     for _ in range(MIXTURES):
         weight = chance.dirichlet(np.full(len(types), 0.5))[code]
         some = chance.choice(len(code), CELLS, p=weight / weight.sum())
-        found = tissues.find(log_p[some], np.zeros(CELLS, dtype=bool))
+        found = tissues.find(Votes.of(log_p[some], np.zeros(CELLS, dtype=bool)))
         published = sorted(set(profiles.tissues.astype(str)))
         rows.append({"set": profiles.name, "tissues": published, **msgspec.to_builtins(found)})
     return rows

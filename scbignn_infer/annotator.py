@@ -294,15 +294,14 @@ class Annotator:
         clock = Clock(n, progress) if progress else Clock(n)
         with clock.stage("inspect"):
             choice = (choice or self.choose(query, reading)).for_graph(self.pair.graph)
-            batches = batches_of(query, reading.batch_key)
+            samples = batches_of(query, reading.batch_key)
             clusters = read_clusters(query, reading.cluster_key)
-        if self.pair.graph == "reference":
-            batches = []  # no cell is another's neighbour anyway
-        else:
+        batches = [] if self.pair.graph == "reference" else samples  # else no cell is a neighbour
+        if self.pair.graph != "reference":
             self._prepare_search(max(map(len, batches), default=n))
         work = Labelling(self.pair, query, choice, batches, clock, self.write_graph)
         done, panel, adapted = work.run(rules, self.adaptation)
-        mixtures = work.mixtures(done, panel) if rules.mixtures else None
+        mixtures = work.mixtures(done, panel, samples) if rules.mixtures else None
         genes, cell_scores, grouping = done.genes, done.scores, done.rules.grouping
         annotation = Annotation(
             cell_types=grouping.labels,
@@ -339,6 +338,7 @@ class Annotator:
             matrix=Matrix.of(choice),
             genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
             tissue=done.rules.tissue,
+            votes=done.rules.votes,
             few_counts=round(choice.few_counts or 0.0, 1),
             apart=done.scores.apart_as_a_whole(~genes.empty),
             median_distance=done.scores.typical_distance(~genes.empty),

@@ -160,8 +160,11 @@ class Labelling:
         after = self.round(new, before.rules)
         return Step(how.judged(adapted, shift, codes, before, after), codes, new, after)
 
-    def mixtures(self, done: Round, panel: Panel) -> Mixtures:
-        """Tell which cells are mixtures of two of the labels that a round may give."""
+    def mixtures(self, done: Round, panel: Panel, samples: list[Array]) -> Mixtures:
+        """Tell which cells are mixtures of two of the labels that a round may give.
+
+        What is usual is worked out among the cells of each sample, or of all if none is given.
+        """
         grouping, empty = done.rules.grouping, done.genes.empty
         with self.clock.stage("mixtures") as report:
             called = done.genes.logits[~empty].argmax(axis=1)
@@ -171,7 +174,7 @@ class Labelling:
                 partial(self.query.blocks, self.choice.matrix),
                 Explainer(panel, grouping, called, temperature),
                 grouping.group,
-                with_counts(self.batches, empty),
+                with_counts(samples, empty),
                 n_cells=self.query.n_cells,
                 workers=self.pair.runtime.workers,
                 report=report,

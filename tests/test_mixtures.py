@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scbignn_infer.settings import GraphKind
+
 MODEL = "human-pancreas"
 MOST_NAMED = 0.03
 """Of cells that are none, in studies that the bar was not chosen on."""
@@ -192,7 +194,10 @@ def test_threads_and_order_change_nothing(
     assert turned.mixture_names[sure].tolist() == names[sure].tolist()
 
 
-def test_a_sample_s_depth_is_its_own(annotator: Annotator, islets: ad.AnnData) -> None:
+@pytest.mark.parametrize("graph", ["query", "reference"])
+def test_a_sample_s_depth_is_its_own(
+    annotator: Annotator, islets: ad.AnnData, graph: GraphKind
+) -> None:
     """Twice as many counts in all cells of a sample make no doublets of them."""
     deep = islets.copy()
     deep.X = deep.X * 2
@@ -200,7 +205,9 @@ def test_a_sample_s_depth_is_its_own(annotator: Annotator, islets: ad.AnnData) -
     both.obs["sample"] = both.obs["sample"].astype(str)
     together, apart = both.copy(), both.copy()
     for cells, key in ((together, None), (apart, "sample")):
-        scbignn_infer.annotate(cells, annotator.bundle, mixtures=True, batch_key=key, threads=1)
+        scbignn_infer.annotate(
+            cells, annotator.bundle, mixtures=True, batch_key=key, graph=graph, threads=1
+        )
     n = len(islets)
     score = {
         k: c.obs["scbignn_mixture_score"].to_numpy() for k, c in (("t", together), ("a", apart))

@@ -405,6 +405,22 @@ class TestParts:
         again = records(*start[:-2], "-O", tmp_path / "parts", "--split", split)
         assert again["q"]["status"] == "skipped"
 
+    def test_a_tissue_that_is_doubted_is_doubted_of_all_parts_together(
+        self, run: Any, tmp_path: Path
+    ) -> None:
+        """Few cells of a part tell, and the first part may have none of those."""
+        cells = ad.read_h5ad(Path(__file__).parent / "data" / "pancreas400.h5ad")
+        order = np.argsort(cells.obs["cell_type"].to_numpy() != "macrophage", kind="stable")
+        order = np.resize(order, 1500)
+        many = ad.AnnData(cells.X[order], var=cells.var)
+        many.write_h5ad(tmp_path / "q.h5ad")
+        start = [tmp_path / "q.h5ad", "-m", "human-body", "--tissue", "prostate"]
+        start += ["--graph", "reference", "-O"]
+        for more in ([], ["--split", 1024]):
+            done = run(*start, tmp_path / f"o{len(more)}", *more)
+            assert "the cells look like pancreas" in done.stderr, done.stderr
+        assert written(tmp_path / "o0") == written(tmp_path / "o2")
+
     def test_a_part_without_counts_changes_nothing(
         self, run: Any, large: Path, tmp_path: Path
     ) -> None:

@@ -15,7 +15,7 @@ import pytest
 import scbignn_infer
 from scbignn_infer import Annotator, BundleError, InputError, Rules, load_model
 from scbignn_infer.annotation.grouping import Grouping
-from scbignn_infer.annotation.tissues import FoundTissue, Tissues
+from scbignn_infer.annotation.tissues import FoundTissue, Tissues, Votes
 from scbignn_infer.model.bundle import CellType, Tissue
 from scbignn_infer.nearest_model import choose_model
 from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
@@ -283,7 +283,7 @@ class TestFound:
         """Return the tissue of some cells of each of these probabilities."""
         p = np.concatenate([np.tile(row, (n, 1)) for n, row in shares]) + 1e-9
         log_p = np.log(p / p.sum(axis=1, keepdims=True)).astype(np.float32)
-        return self.tissues(body).find(log_p, np.zeros(len(log_p), bool))
+        return self.tissues(body).find(Votes.of(log_p, np.zeros(len(log_p), bool)))
 
     def test_types_that_are_everywhere_abstain(self, body: ModelBundle) -> None:
         found = self.find(
@@ -343,7 +343,7 @@ class TestFound:
     def found(self, body: ModelBundle, *cells: int) -> FoundTissue:
         """Return the tissue of so many cells of each type of ``AGES``."""
         log_p = np.log(np.repeat(np.eye(7) + 1e-9, cells, axis=0)).astype(np.float32)
-        return self.of_ages(body).find(log_p, np.zeros(len(log_p), bool))
+        return self.of_ages(body).find(Votes.of(log_p, np.zeros(len(log_p), bool)))
 
     @pytest.mark.parametrize(
         ("cells", "chosen"),
@@ -404,10 +404,14 @@ class TestFound:
     def test_empty_cells_have_no_say(self, body: ModelBundle) -> None:
         log_p = np.log(np.full((40, 6), 1e-9) + np.eye(6)[[0] * 10 + [1] * 30]).astype(np.float32)
         empty = np.arange(40) >= 10
-        found = self.tissues(body).find(log_p, empty)
+        found = self.tissues(body).find(Votes.of(log_p, empty))
         assert (found.chosen, found.telling) == (["lung"], 1.0)
-        assert self.tissues(body).find(log_p, ~empty).chosen == ["brain"]
-        assert self.tissues(body).find(log_p, np.ones(40, bool)).how == "unclear"
+        assert self.tissues(body).find(Votes.of(log_p, ~empty)).chosen == ["brain"]
+        assert self.tissues(body).find(Votes.of(log_p, np.ones(40, bool))).how == "unclear"
+        parts = [Votes.of(log_p, empty), Votes.of(log_p, ~empty)]
+        added, whole = Votes.added(parts), Votes.of(log_p, np.zeros(40, bool))
+        np.testing.assert_allclose(added.classes, whole.classes)
+        assert added.n_cells == whole.n_cells == 40
 
     def test_labels_are_those_of_the_tissue_given(self, label: Callable[..., Annotation]) -> None:
         found = label()

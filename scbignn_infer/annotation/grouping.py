@@ -10,6 +10,7 @@ import numpy as np
 from scbignn_infer.annotation.chances import logsumexp
 from scbignn_infer.annotation.kinship import inherit
 from scbignn_infer.errors import InputError
+from scbignn_infer.network.levels import READ_CELLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +23,6 @@ GONE = -1e30
 by a probability of 0."""
 WENT = GONE / 1e6
 """What the cell level makes of it is below: such classes have nothing to leave to their kin."""
-BLOCK = 4096
-"""Cells at once."""
 NO_GROUPS = "", "unknown"
 """What no group may be called: cells without a label are."""
 
@@ -125,14 +124,15 @@ class Grouping:
     def narrow(self, log_p: Array) -> Array:
         """Return log-probabilities (n, n_classes) given that cells are of no class without a group.
 
-        The array is changed in place, a block at a time. Unless their kin takes over what is said
-        for those classes, it is what a model without them would say: what all classes of a cell
-        share cancels out of log-probabilities.
+        The array is changed in place, a block of reading at a time, since parts of a divided sample
+        end where these do: a product of other rows differs in the last digit. Unless their kin
+        takes over what is said for those classes, it is what a model without them would say: what
+        all classes of a cell share cancels out of log-probabilities.
         """
         kept = self.kept
         if not kept.all():
-            for i in range(0, len(log_p), BLOCK):
-                rows = log_p[i : i + BLOCK]
+            for i in range(0, len(log_p), READ_CELLS):
+                rows = log_p[i : i + READ_CELLS]
                 if self.close is not None and rows[:, ~kept].max() > WENT:
                     rows[:, kept] = inherit(rows, kept, self.close)
                 rows[:, ~kept] = GONE

@@ -11,7 +11,7 @@ from msgspec.structs import fields, replace
 
 from scbignn_infer import __version__
 from scbignn_infer.annotation.scores import APART
-from scbignn_infer.annotation.tissues import FoundTissue
+from scbignn_infer.annotation.tissues import NO_VOTES, FoundTissue, Votes
 from scbignn_infer.network.sessions import installed_packages
 from scbignn_infer.query.enough import LeftOut
 from scbignn_infer.query.gene_match import LOW_COVERAGE
@@ -247,6 +247,8 @@ class Provenance(msgspec.Struct, frozen=True):
         What was used, and how; versions are those of packages.
     tissue
         Of a body model, the tissues whose types cells were called.
+    votes
+        What the cells say of their tissue, if they were asked.
     apart
         How many times as far from the reference's cells as these are from each other the typical
         cell is; 0 where that is not known.
@@ -278,6 +280,7 @@ class Provenance(msgspec.Struct, frozen=True):
     genes: Genes = Genes()
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
+    votes: Votes = NO_VOTES
     apart: float = 0.0
     few_counts: float = 0.0
     median_distance: float | None = None
@@ -310,6 +313,8 @@ class Provenance(msgspec.Struct, frozen=True):
         return replace(
             kept,
             genes=genes,
+            votes=Votes.added([p.votes for p in parts]),
+            apart=_median([p.apart for p in parts if p.apart]) or 0.0,
             training_cells=sum(p.training_cells for p in parts),
             median_distance=_median([p.median_distance for p in parts]),
             seconds={s: sum(p.seconds.get(s, 0.0) for p in parts) for s in stages},
@@ -340,7 +345,7 @@ class Provenance(msgspec.Struct, frozen=True):
         """Return what stands in ``uns``, without timings: the same input gives the same file."""
         written: dict[str, Any] = msgspec.to_builtins(self)
         del written["seconds"], written["reference_distance"], written["why"]
-        del written["median_distance"]
+        del written["median_distance"], written["votes"]
         if not self.notes:
             del written["notes"]
         return _without_nothing(written)

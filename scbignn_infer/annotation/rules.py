@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.annotation.grouping import Grouping
-from scbignn_infer.annotation.tissues import UNKNOWN_TISSUE, Tissues
+from scbignn_infer.annotation.tissues import NO_VOTES, UNKNOWN_TISSUE, Tissues, Votes
 from scbignn_infer.settings import RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Rules:
         Those of a body model that are to be found from the cells, or None.
     tissue
         What is known of the tissue already.
+    votes
+        What the cells say of it, if they were asked.
     adapt
         Whether the model's means are first estimated once more with the query's cells.
     mixtures
@@ -59,6 +61,7 @@ class Rules:
     sets: float = 0.0
     tissues: Tissues | None = None
     tissue: FoundTissue = UNKNOWN_TISSUE
+    votes: Votes = NO_VOTES
     adapt: bool = False
     mixtures: bool = False
 
@@ -124,6 +127,7 @@ class Rules:
         """
         if self.tissues is None or self.tissue.how not in ("", "given"):
             return self
+        votes = Votes.of(log_p, empty)
         if self.tissue.how == "given":
-            return replace(self, tissue=self.tissues.compared(self.tissue, log_p, empty))
-        return self.on(self.tissues.find(log_p, empty))
+            return replace(self, tissue=self.tissues.compared(self.tissue, votes), votes=votes)
+        return replace(self.on(self.tissues.find(votes)), votes=votes)

@@ -101,6 +101,48 @@ UNKNOWN_TISSUE = FoundTissue()
 """Nothing is said of it."""
 
 
+class Votes(msgspec.Struct, frozen=True):
+    """What cells say of their tissue together; those of parts of a sample can be added.
+
+    Attributes
+    ----------
+    classes
+        The probability of each class at the gene level, summed over the cells; empty without any.
+    n_cells
+        How many have a say.
+    """
+
+    classes: list[float] = []
+    n_cells: int = 0
+
+    @classmethod
+    def of(cls, log_p: Array, empty: Array) -> Votes:
+        """Return those of some cells.
+
+        Parameters
+        ----------
+        log_p
+            (n, n_classes) log-probabilities of the gene level.
+        empty
+            (n,) cells that have no say.
+        """
+        sums = np.zeros(log_p.shape[1])
+        for i in range(0, len(log_p), VOTE_CELLS):
+            rows = slice(i, i + VOTE_CELLS)
+            p = np.exp(log_p[rows][~empty[rows]], dtype=np.float64)
+            sums += p.sum(axis=0)
+        return cls(sums.tolist(), int((~empty).sum()))
+
+    @classmethod
+    def added(cls, parts: Sequence[Votes]) -> Votes:
+        """Return those of all cells of some parts."""
+        sums = [sum(each) for each in zip(*(p.classes for p in parts), strict=True)]
+        return cls(sums, sum(p.n_cells for p in parts))
+
+
+NO_VOTES = Votes()
+
+
 @dataclass(frozen=True)
 class Tissues:
     """The tissues of a model's types.
@@ -204,12 +246,9 @@ class Tissues:
         kept: Array = stays
         return kept
 
-    def compared(self, given: FoundTissue, log_p: Array, empty: Array) -> FoundTissue:
-        """Return tissues that were given, and what the cells seem to be of if it is another.
-
-        Parameters as in :meth:`find`.
-        """
-        found = self.find(log_p, empty)
+    def compared(self, given: FoundTissue, cast: Votes) -> FoundTissue:
+        """Return tissues that were given, and what the cells seem to be of if it is another."""
+        found = self.find(cast)
         organ = dict(zip(self.names, self.organs.tolist(), strict=True))
         same = {organ[name] for name in given.chosen} & {organ[name] for name in found.chosen}
         if found.how != "found" or same:
@@ -217,26 +256,14 @@ class Tissues:
         seems = {name: share for name, share in found.shares.items() if name in found.chosen}
         return msgspec.structs.replace(given, seems=seems)
 
-    def find(self, log_p: Array, empty: Array) -> FoundTissue:
-        """Find the tissue of some cells.
+    def find(self, cast: Votes) -> FoundTissue:
+        """Find the tissue of some cells by their votes.
 
         Each cell votes with the probabilities of the classes that one tissue alone has; those that
         occur everywhere abstain. Tissues of one organ at several ages stand together. If nearly all
         cells abstain, the tissue may be one that has no other types.
-
-        Parameters
-        ----------
-        log_p
-            (n, n_classes) log-probabilities of the gene level.
-        empty
-            (n,) cells that have no say.
         """
-        cells = np.zeros(len(self.place))
-        for i in range(0, len(log_p), VOTE_CELLS):
-            rows = slice(i, i + VOTE_CELLS)
-            p = np.exp(log_p[rows][~empty[rows]], dtype=np.float64)
-            cells += p.sum(axis=0)
-        n, own = max(int((~empty).sum()), 1), ~self.everywhere
+        cells, n, own = np.array(cast.classes), max(cast.n_cells, 1), ~self.everywhere
         votes: Array = np.bincount(self.place[own], cells[own], minlength=len(self.names))
         told = float(votes.sum())
         votes, telling = votes / max(told, 1e-12), round(told / n, 4)

@@ -168,7 +168,10 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
                 to[part.start : part.stop] = values
     for name in ON_DISK:
         whole[name] = PartedRows(partial(_array, parts, name), ends)
-    rules = annotator.rules
+    rules, joined = annotator.rules, Provenance.joined(based)
+    if rules.tissues is not None and rules.tissue.how == "given":
+        tissue = rules.tissues.compared(rules.tissue, joined.votes)
+        joined = msgspec.structs.replace(joined, tissue=tissue)
     return Annotation(
         cell_types=rules.grouping.labels,
         ontology_ids=rules.grouping.ontology_ids,
@@ -176,7 +179,7 @@ def _read(annotator: Annotator, parts: list[Part]) -> Annotation:
         joins_by_support=annotator.bundle.spec.follows_file,
         **whole,
         **rules.limits,
-        provenance=Provenance.joined(based),
+        provenance=joined,
     )
 
 

@@ -98,6 +98,24 @@ class TestReading:
         (found,) = read_profiles(write(tmp_path / "p.h5ad", flat, about[:3]))
         np.testing.assert_allclose(found.means, linear / 5000, rtol=0.02)
 
+    @pytest.mark.parametrize("side", ["types", "genes"])
+    def test_columns_that_say_something_of_the_cells_are_no_genes(self, tmp_path, means, side):
+        from scbignn_infer.query.gene_names import all_names
+
+        genes = sorted(name for name in all_names() if name.isupper())[: means.shape[1]]
+        table = pd.DataFrame(means, index=["a", "b", "c", "d"], columns=genes)
+        more = table.assign(n_donors=3, total_umi=90_000, pct_counts_mt=4.5, nCount_RNA=7.0)
+        found = []
+        for name, each in (("bare", table), ("more", more)):
+            written = each if side == "types" else each.T
+            written.to_csv(tmp_path / f"{name}.csv")
+            found += read_profiles(tmp_path / f"{name}.csv")
+        assert found[0].symbols == found[1].symbols == genes
+        np.testing.assert_array_equal(found[0].means, found[1].means)
+        table.assign(depth=1e6).to_csv(tmp_path / "heavy.csv")
+        with pytest.raises(InputError, match=r"the column 'depth' of .* is 9"):
+            read_profiles(tmp_path / "heavy.csv")
+
     def test_columns_are_chosen_and_rows_by_pattern(self, tmp_path, means, about):
         other = about.rename(columns={"cell_type": "wer", "dataset": "woher"})
         path = write(tmp_path / "p.h5ad", means, other)
@@ -190,6 +208,17 @@ class TestTypes:
         with pytest.raises(InputError, match=says) as caught:
             read_types(path, "p")
         assert "\n" not in str(caught.value)
+
+    def test_an_id_that_the_ontology_has_not_is_one_line(self, table):
+        table.write_text(table.read_text().replace("CL:0000235", "CL:9"))
+        with pytest.raises(InputError, match="the ontology id 'CL:9' of 'macrophage'"):
+            read_types(table, "p")
+
+    def test_a_table_without_data_sets_is_one_of_its_own_name(self, tmp_path, means, about, table):
+        table.write_text(table.read_text().replace("p\tone", "p\tp"))
+        path = write(tmp_path / "p.h5ad", means[:2], about[:2].drop(columns="dataset"))
+        (found,) = read_profiles(path, types=read_types(table, "p"))
+        assert (found.name, found.labels.tolist()) == ("p", ["fetal liver: B cell"] * 2)
 
     def test_a_library_that_it_has_not_is_one_line(self, table):
         with pytest.raises(InputError, match="no usable row of r"):

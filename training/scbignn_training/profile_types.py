@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scbignn_infer.errors import InputError
-from scbignn_training.ontology import is_below
+from scbignn_training.ontology import check_terms, is_below
 
 ADULT = "adult"
 COLUMNS = (
@@ -130,7 +130,8 @@ def read_types(path: str | Path, library: str) -> dict[tuple[str, str], ProfileT
     Raises
     ------
     InputError
-        There is no such file, or it is no such table, or it has no row of that library.
+        There is no such file, or it is no such table, or it has no row of that library, or an id is
+        no term of the ontology.
     """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
@@ -156,4 +157,5 @@ def read_types(path: str | Path, library: str) -> dict[tuple[str, str], ProfileT
             expected="a table like training/tables/profile_types.tsv",
             do="mend types in the recipe",
         )
+    check_terms({t.name: t.ontology_id for t in found.values()})
     return found

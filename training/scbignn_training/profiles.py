@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,6 +44,13 @@ MOST_LOG = 7.0
 """Hardly a mean of log1p(CP10k) is larger: a tenth of the counts."""
 ENOUGH_NAMES = 0.2
 """Share of the names of a table's side above which they are genes."""
+NO_GENE = re.compile(
+    r"(n|nb|num|number|total|sum|mean|median|pct|percent|share|fraction|log1p)[_. ]"
+    r"|n(Count|Feature)_"
+    r"|.*[_. ](counts?|cells?|donors?|umis?|genes?|score|fraction|percent)$",
+    re.IGNORECASE,
+)
+"""Names of columns of numbers that say something of the cells, such as n_donors or total_umi."""
 
 
 class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -137,7 +145,8 @@ def read_profiles(
     ------
     InputError
         It is no table of profiles: no gene names, negative or infinite values, a row of zeros,
-        fewer than two types, one type twice, or an unknown ontology id.
+        fewer than two types, one type twice, an unknown ontology id, or a column that is no known
+        gene and outweighs all genes.
     """
     path = Path(path)
     values, genes, about = _read(path)
@@ -148,13 +157,13 @@ def read_profiles(
     for column, patterns in (exclude or {}).items():
         keep &= ~_matches(name.column(column), patterns)
     if types is not None:
-        named = zip(name.get("dataset"), name.get("type"), strict=True)
+        named = zip(name.datasets, name.get("type"), strict=True)
         keep &= np.array([(str(d), str(x)) in types for d, x in named], dtype=bool)
         if may_be_empty and not keep.any():
             return []
     values, about = values[keep], about[keep]
     name = _Named(path, about, columns or Columns())
-    labels, datasets = name.get("type"), name.get("dataset")
+    labels, datasets = name.get("type"), name.datasets
     tissues, terms = name.get("tissue"), name.get("ontology")
     cells, citations = _whole(path, name.get("cells")), name.get("citation")
     _check(path, values, labels, datasets, tissues)
@@ -162,11 +171,11 @@ def read_profiles(
     found = []
     for dataset in dict.fromkeys(datasets.tolist()):
         rows = np.flatnonzero(datasets == dataset)
-        called = f"{path.stem}/{dataset}" if dataset else path.stem
+        called = path.stem if dataset == path.stem else f"{path.stem}/{dataset}"
         means, symbols = _means(called, values[rows], genes)
         about_rows = labels[rows], tissues[rows], terms[rows], cells[rows]
         citation = next((str(c) for c in citations[rows] if c), "")
-        profiles = ProfileSet(path, dataset or path.stem, means, symbols, *about_rows, citation)
+        profiles = ProfileSet(path, dataset, means, symbols, *about_rows, citation)
         found.append(profiles if types is None else _renamed(profiles, types))
     return found
 
@@ -212,6 +221,12 @@ class _Named:
         if what == "type":
             return self.about.index.astype(str).to_numpy(object)
         return np.full(len(self.about), "", object)
+
+    @property
+    def datasets(self) -> Array:
+        """The data set of each profile: the name of the table where it does not say."""
+        given = self.get("dataset")
+        return np.where(given == "", self.path.stem, given).astype(object)
 
 
 def _matches(values: Array, patterns: Sequence[str]) -> Array:
@@ -262,7 +277,8 @@ def _frame(path: Path, frame: pd.DataFrame) -> tuple[Array, list[str], pd.DataFr
     listed = set(sum(NAMES.values(), ()))
     about = np.array(
         [
-            c not in known and (kind.kind not in "fiu" or c.lower() in listed)
+            c not in known
+            and (kind.kind not in "fiu" or c.lower() in listed or bool(NO_GENE.match(c)))
             for c, kind in zip(frame.columns, frame.dtypes, strict=True)  # names may repeat
         ],
         dtype=bool,
@@ -282,7 +298,25 @@ def _named(
             expected=FORMATS,
             do="name the genes in var_names, or in the first row or column of a table",
         )
+    _refuse_heavy(path, values, names)
     return values, names, about
+
+
+def _refuse_heavy(path: Path, values: Array, names: list[str]) -> None:
+    """Refuse a column that outweighs all genes and is no known one, where most others are."""
+    known = all_names()
+    is_known = np.array([name in known for name in names])
+    if is_known.mean() <= 0.5 or not np.isfinite(values).any():
+        return
+    finite = np.where(np.isfinite(values), values, 0.0)
+    share = np.median(finite / np.maximum(finite.sum(axis=1, keepdims=True), 1e-300), axis=0)
+    heavy = int(np.argmax(np.where(is_known, 0.0, share)))
+    if not is_known[heavy] and share[heavy] > 0.5:
+        raise InputError(
+            f"the column '{names[heavy]}' of {path} is {share[heavy]:.0%} of the typical profile",
+            expected="means of genes, and no column of numbers that is none",
+            do="leave the column out",
+        )
 
 
 def _whole(path: Path, cells: Array) -> Array:
