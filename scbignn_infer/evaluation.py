@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.model.cell_ontology import plain, term_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -117,6 +118,28 @@ class Scores:
         if self.depths is not None:
             told["depths"] |= {"true_share": self.depths.true_share}
         return told
+
+
+def same_meaning(
+    labels: Collection[str], cell_types: Sequence[str], joins: Collection[str] = ()
+) -> dict[str, str]:
+    """Map labels that say in other words what a model does to the model's own.
+
+    Names are the same but for case, signs, plurals and the word "cell", or mean the same term of
+    the Cell Ontology. Where several of the model's labels would do, one that joins types goes
+    first, and a label that could be either of two types is left out.
+    """
+    own = dict.fromkeys([*joins, *cell_types])
+    found: dict[str, str] = {}
+    for says in (plain, term_of):
+        said: dict[str, list[str]] = {}
+        for name in own:
+            said.setdefault(says(name), []).append(name)
+        for label in labels:
+            same = said.get(says(label), []) if label and says(label) else []
+            if label not in own and (len(same) == 1 or (same and same[0] in joins)):
+                found.setdefault(label, same[0])
+    return found
 
 
 def score(

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 from scbignn_infer.errors import InputError
+from scbignn_infer.plain import encodable
 
 T = TypeVar("T", bound=Callable[..., Any])
 GraphKind = Literal["query", "reference"]
@@ -112,7 +113,9 @@ class Settings:
         metavar="NAME|PATH",
     )
     reading: Reading = AS_FOUND
-    key_added: str = _setting(DEFAULT_KEY, "Prefix of everything that annotate writes.")
+    key_added: str = _setting(
+        DEFAULT_KEY, "Prefix of everything that annotate writes.", is_prefix=True
+    )
     device: str = _setting("auto", "auto, cpu, cuda or cuda:N.")
     threads: int | None = _setting(None, "CPU threads; by default all.", within=(1, None))
     seed: int = _setting(
@@ -270,6 +273,8 @@ class Setting:
     metavar: str | None = None
     within: tuple[int | None, int | None] = (None, None)
     flags: tuple[str, ...] = ()
+    is_prefix: bool = False
+    """Whether names of what is written begin with it."""
 
     @property
     def kind(self) -> Any:
@@ -278,12 +283,12 @@ class Setting:
         return kinds[0] if NoneType in get_args(self.hint) else self.hint
 
     def check(self, value: Any) -> None:
-        """Refuse a value beyond the bounds, or that is none of the words there are.
+        """Refuse a value beyond the bounds, that is none of the words there are, or begins no name.
 
         Raises
         ------
         InputError
-            The value is no number, is out of bounds, or is another word.
+            The value is no number, is out of bounds, is another word, or holds a slash.
         """
         if value is None:
             return
@@ -292,6 +297,13 @@ class Setting:
             if value not in words:
                 raise InputError(
                     f"{self.name} '{value}'", expected=" or ".join(words), do="choose one of these"
+                )
+        elif self.is_prefix:
+            if not isinstance(value, str) or not value or "/" in value or encodable(value) != value:
+                raise InputError(
+                    f"{self.name} is {value!r}",
+                    expected="text in UTF-8 that is not empty and holds no slash",
+                    do=f"choose another {self.name}",
                 )
         elif self.kind in (int, float):
             least, most = self.within

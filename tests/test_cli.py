@@ -739,7 +739,7 @@ def labelled(adata, tmp_path):
     adata.obs["scbignn_best_cell_type"] = pd.Categorical(best)
     adata.obs["scbignn_cell_type"] = pd.Categorical(final)
     adata.obs["scbignn_confidence"] = np.linspace(0.4, 1, 20, dtype=np.float32)
-    adata.obs["other"] = pd.Categorical(["B", "b", "T", "T"] * 5)
+    adata.obs["other"] = pd.Categorical(["B", "x", "T", "T"] * 5)
     adata.uns["scbignn"] = {"cell_types": ["B", "T", "NK"]}
     adata.write_h5ad(tmp_path / "labelled.h5ad")
     return tmp_path / "labelled.h5ad"
@@ -764,6 +764,21 @@ def test_evaluate_renames_the_truth(run_json, labelled, tmp_path):
     scores = run_json("evaluate", labelled, "--truth", "truth", "--map", tmp_path / "map.json")
     assert (scores["n_cells"], scores["left_out"]) == (15, {"": 5})
     assert scores["accuracy"] == pytest.approx(10 / 15)
+
+
+def test_evaluate_knows_names_by_what_they_mean(run, run_json, labelled, tmp_path):
+    cells = ad.read_h5ad(labelled)
+    names = {"B": "B cells", "T": "t-cell", "odd": "odd"}
+    cells.obs["says"] = cells.obs["truth"].map(names)
+    cells.write_h5ad(labelled)
+    scores = run_json("evaluate", labelled, "--truth", "says")
+    assert scores["n_cells"] == 10
+    said = "labels of --truth were read by what they mean: 'B cells' as B, 't-cell' as T"
+    assert said in scores["warnings"][0]
+    assert said in run("evaluate", labelled, "--truth", "says").stderr
+    (tmp_path / "map.json").write_text(json.dumps({"B cells": "none of these", "t-cell": "B"}))
+    mapped = run_json("evaluate", labelled, "--truth", "says", "--map", tmp_path / "map.json")
+    assert (mapped["n_cells"], mapped["left_out"]["none of these"]) == (5, 5)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": 1}', "\ufeff{", None])
@@ -846,7 +861,7 @@ def test_cells_that_trained_a_shipped_model_are_known_again(run, run_json, real_
 
 
 def test_evaluate_against_another_labelling(run, run_json, labelled, tmp_path):
-    (tmp_path / "map.json").write_text('{"b": "B"}')
+    (tmp_path / "map.json").write_text('{"x": "B"}')
     found = run_json(
         "evaluate",
         labelled,
@@ -862,7 +877,7 @@ def test_evaluate_against_another_labelling(run, run_json, labelled, tmp_path):
     plain = run_json("evaluate", labelled, "--truth", "truth", "--against", "other")["against"]
     assert plain["agreement"]["n_cells"] == 20
     assert plain["agreement"]["share"] == 0.75
-    assert plain["agreement"]["pairs"] == [["B", "b", 5]]
+    assert plain["agreement"]["pairs"] == [["B", "x", 5]]
     assert plain["scores"]["accuracy"] == 0.5
     text = run("evaluate", labelled, "--truth", "truth", "--against", "other").stdout
     assert "75.0% of 20 cells have the same label" in text

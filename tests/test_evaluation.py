@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from scbignn_infer.errors import InputError
-from scbignn_infer.evaluation import agreement, calibration_error, reliability, score
+from scbignn_infer.evaluation import agreement, calibration_error, reliability, same_meaning, score
 
 TYPES = ["B", "CD4 T", "CD8 T", "NK", "never"]
 labels = st.sampled_from(TYPES[:4])
@@ -87,6 +87,23 @@ def test_no_known_label_is_refused():
         score(truth, truth, np.ones(2, bool), TYPES)
     with pytest.raises(InputError, match="no cells"):
         score(truth[:0], truth[:0], np.ones(0, bool), TYPES)
+
+
+def test_names_that_mean_the_same_are_found_by_the_ontology():
+    types = ["CD14 Mono", "DC", "pDC", "Ngn3 low EP", "A549"]
+    joins = ["dendritic cell"]
+    found = same_meaning(
+        ["CD14+ Monocytes", "a549", "Dendritic cells", "DC", "B", "1", "", "unknown", "dc"],
+        types,
+        joins,
+    )
+    assert found == {
+        "CD14+ Monocytes": "CD14 Mono",
+        "a549": "A549",
+        "Dendritic cells": "dendritic cell",
+        "dc": "DC",
+    }
+    assert same_meaning(["b cell"], ["B", "B cells"]) == {}  # either
 
 
 def test_scores_go_through_json():

@@ -335,6 +335,27 @@ def test_a_matrix_has_two_dimensions(bad):
         MatrixQuery(bad, ["a"])
 
 
+@pytest.mark.parametrize("kind", [object, "U3", np.complex64])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda dense, var: MatrixQuery(dense, list(var.index)),
+        lambda dense, var: AnnDataQuery(ad.AnnData(dense, var=var)),
+    ],
+    ids=["matrix", "adata"],
+)
+def test_what_is_no_real_number_is_one_line(adata, kind, read):
+    dense = adata.X.toarray().astype(kind)
+    with pytest.raises(InputError, match="expected real numbers"):
+        all_rows(read(dense, adata.var))
+
+
+def test_numbers_of_half_precision_are_numbers(adata):
+    dense = adata.X.toarray().astype(np.float16)
+    for query in (MatrixQuery(dense, list(adata.var_names)), AnnDataQuery(ad.AnnData(dense))):
+        np.testing.assert_array_equal(all_rows(query), dense)
+
+
 def test_matrices_in_memory_agree(adata):
     genes = list(adata.var_names)
     dense = adata.X.toarray()

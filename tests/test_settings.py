@@ -114,6 +114,8 @@ def test_a_misspelled_keyword_is_an_error(
         ({"memory_limit": "4GB"}, "memory_limit is '4GB'; expected a number"),
         ({"batch_cells": -5}, "batch_cells is -5; expected a number from 1"),
         ({"min_counts": 0}, "min_counts is 0; expected a number from 1"),
+        ({"key_added": "a/b"}, "key_added is 'a/b'; expected text in UTF-8 that is not empty"),
+        ({"key_added": ""}, "key_added is ''; expected text in UTF-8 that is not empty"),
     ],
 )
 def test_a_value_that_is_none_of_a_setting_is_one_line(given: dict[str, Any], says: str) -> None:

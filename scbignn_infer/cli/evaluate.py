@@ -71,14 +71,21 @@ def evaluate(
         atomic.check_output(output, suffixes=(".html",), overwrite=overwrite, inputs=read)
     names = read_map(map_file) if map_file is not None else {}
     with open_file(labelled) as cells:
-        given = _labels(cells, truth, "choose with --truth")
-        true = np.array([names.get(label, label) for label in given], dtype=object)
         labels = _written_labels(cells, settings.key_added)
-        other = None
+        given, options = [_labels(cells, truth, "choose with --truth")], ["--truth"]
         if against is not None:
-            named = _labels(cells, against, "choose with --against")
-            other = np.array([names.get(label, label) for label in named], dtype=object)
+            given.append(_labels(cells, against, "choose with --against"))
+            options.append("--against")
         cells.identity.check()
+    columns = []
+    for option, column in zip(options, given, strict=True):
+        renamed = [names.get(label, label) for label in column]
+        same = evaluation.same_meaning(
+            {*renamed} - {*names.values()}, labels.cell_types, labels.joins
+        )
+        columns.append(np.array([same.get(label, label) for label in renamed], dtype=object))
+        labels.warnings.extend(_renamed(option, same))
+    true, other = columns[0], columns[1] if against is not None else None
     scores = evaluation.score(
         true,
         labels.best,
@@ -177,6 +184,14 @@ def _print_scores(scores: Scores, compared: Summary | None) -> None:
     )
     differ = [(a, b, f"{n:,}") for a, b, n in agreed["pairs"]]
     console.print(make_table(["label", compared["key"], "cells"], differ))
+
+
+def _renamed(option: str, same: dict[str, str]) -> list[str]:
+    """Say which labels of a column were taken for labels of the model."""
+    if not same:
+        return []
+    said = ", ".join(f"'{label}' as {own}" for label, own in sorted(same.items()))
+    return [f"labels of {option} were read by what they mean: {said}; --map says it otherwise"]
 
 
 def _labels(cells: Query, key: str, do: str) -> list[str]:

@@ -176,7 +176,7 @@ class MatrixQuery:
             )
         self.name = "matrix"
         self.n_cells = int(matrix.shape[0])
-        self._matrix = matrix if is_lazy(matrix) else sp.csr_matrix(matrix)
+        self._matrix = matrix if is_lazy(matrix) else held_rows(matrix)
         self._genes = [str(g) for g in gene_names]
 
     def cell_names(self) -> list[str]:
@@ -312,8 +312,21 @@ def is_lazy(matrix: Any) -> bool:
 
 
 def held_rows(rows: Any) -> sp.csr_matrix:
-    """Return rows of any kind of matrix as a sparse one in memory."""
-    return sp.csr_matrix(rows.compute() if is_lazy(rows) else rows)
+    """Return rows of any kind of matrix as a sparse one in memory.
+
+    Raises
+    ------
+    InputError
+        They are no real numbers.
+    """
+    rows = rows.compute() if is_lazy(rows) else rows
+    if rows.dtype.kind not in "biuf":
+        raise InputError(
+            f"a matrix of {rows.dtype}",
+            expected="real numbers: counts, or logarithms of counts",
+            do="convert it first, such as with .astype('float32')",
+        )
+    return sp.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows)
 
 
 def row_blocks(matrix: Any, size: int) -> Iterator[sp.csr_matrix]:
