@@ -108,7 +108,7 @@ def test_cells_of_the_bank_are_known_again_in_spite_of_its_rounding() -> None:
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     kept = bank.astype(np.float16).astype(np.float32)
     kept /= np.linalg.norm(kept, axis=1, keepdims=True)
-    near = bank + 0.005 * rng.standard_normal(bank.shape).astype(np.float32)
+    near = bank + 0.01 * rng.standard_normal(bank.shape).astype(np.float32)
     near /= np.linalg.norm(near, axis=1, keepdims=True)
     rows = rng.permutation(300)[:90]
     cells = np.concatenate([bank[rows], near[rows]] * 30)

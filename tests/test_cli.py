@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -858,6 +859,24 @@ def test_cells_that_trained_a_shipped_model_are_known_again(run, run_json, real_
     other = real_data("liver_aizarani_2019.h5ad")
     found = run_json("annotate", other, "-m", "human-pbmc", "-o", tmp_path / "p.h5ad")
     assert not [w for w in found["warnings"] if "trained on at least" in w]
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "least"),
+    [
+        ("human-body", "pbmc_kang_ifnb.h5ad", 10),
+        ("mouse-body", "mouse_tabula_muris_facs_organs.h5ad", 100),
+        ("human-body", "liver_aizarani_2019.h5ad", 0),
+    ],
+)
+def test_a_body_knows_its_cells_although_its_data_sets_have_other_genes(
+    run_json, real_data, tmp_path, model, file, least
+):
+    path = real_data(file)
+    found = run_json("annotate", path, "-m", model, "-o", tmp_path / "p.h5ad")
+    said = [w for w in found["warnings"] if "trained on at least" in w]
+    assert len(said) == bool(least)
+    assert not said or int(re.search(r"at least (\d+)", said[0])[1]) >= least
 
 
 def test_evaluate_against_another_labelling(run, run_json, labelled, tmp_path):
