@@ -339,6 +339,7 @@ class Annotator:
             genes=Genes.of(choice.genes, int(genes.foreign.sum()), silent),
             tissue=done.rules.tissue,
             votes=done.rules.votes,
+            stricter=done.rules.stricter(self.bundle.spec.thresholds.confidence),
             few_counts=round(choice.few_counts or 0.0, 1),
             apart=done.scores.apart_as_a_whole(~genes.empty),
             median_distance=done.scores.typical_distance(~genes.empty),

@@ -206,7 +206,7 @@ def explain(
     -------
     list of CellExplanation
         Genes present and missing, neighbours and the opinions of both levels, in the order of
-        ``cells``.
+        ``cells``; a name that several cells bear stands for all of them.
 
     Raises
     ------

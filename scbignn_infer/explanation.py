@@ -95,13 +95,15 @@ class CellExplanation:
 def explain_cells(
     annotator: Annotator, query: Query, cells: Sequence[str], reading: Reading = AS_FOUND
 ) -> list[CellExplanation]:
-    """Label a query and explain some of its cells, by their names.
+    """Label a query and explain some of its cells, by their names; all that bear one of them.
 
     An InputError says that a cell does not exist or has no counts, or comes from annotating.
     """
     names = query.cell_names()
-    place = {name: i for i, name in reversed(list(enumerate(names)))}
-    unknown = [cell for cell in cells if cell not in place]
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        places.setdefault(name, []).append(i)
+    unknown = [cell for cell in cells if cell not in places]
     if unknown:
         raise InputError(
             f"{query.name} has no cell '{unknown[0]}'",
@@ -117,8 +119,8 @@ def explain_cells(
     labels, final = annotation.best_labels, annotation.labels
     support, reasons = annotation.support, annotation.unknown_reasons
     explained = []
-    for cell in cells:
-        i = place[cell]
+    for i in (i for name in cells for i in places[name]):
+        cell = names[i]
         if annotation.empty[i]:
             few = reasons[i] == "too few counts"
             raise InputError(

@@ -349,7 +349,8 @@ def label_weights(
     """Return the genes that carry each label, with their weights; those of absence are below 0.
 
     ``tissues`` are those of which a type's class is preferred. Weights of a label that joins types
-    are the means of its types' weights, of the genes that carry at least half of them.
+    are the means of its types' weights, of the genes that carry at least half of them. A type's are
+    its own, also if its term is above that of another type, as dendritic cells are above pDC.
     """
     spec = bundle.spec
     carriers = signed_interpretation(spec, bundle.statistics["class_mean"])
@@ -359,10 +360,10 @@ def label_weights(
         if grouping.group[code] >= 0 and cell_type.label in carriers:
             classes[grouping.group[code]].setdefault(cell_type.called, cell_type.label)
     types = [_mean([_weights(carriers[c]) for c in own.values()]) for own in classes]
-    return {
-        label: _mean([types[i] for i in np.flatnonzero(ontology.holds[code])])
-        for code, label in enumerate(ontology.labels)
-    }
+    joins = [
+        _mean([types[i] for i in np.flatnonzero(held)]) for held in ontology.holds[len(types) :]
+    ]
+    return dict(zip(ontology.labels, [*types, *joins], strict=True))
 
 
 def _weights(carriers: Interpretation) -> dict[str, float]:

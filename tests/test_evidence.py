@@ -79,6 +79,15 @@ def test_cells_show_the_markers_of_their_label(
         assert markers <= {g.gene for g in found[label].shown}, label
 
 
+def test_markers_of_a_type_are_its_own(blood_annotator: Annotator, blood: ad.AnnData) -> None:
+    """The term of dendritic cells is above that of pDC, whose genes are no markers of DC."""
+    own = blood_annotator.bundle.spec.interpretation["pDC"].genes
+    dc = by_group(find_evidence(blood_annotator, AnnDataQuery(blood)))["DC"]
+    assert {"LILRA4", "SCT"} <= {gene.symbol for gene in own[:5]}
+    assert not {"LILRA4", "SCT", "SMPD3"} & {*dc.absent, *dc.unseen}
+    assert [gene.gene for gene in dc.looked_at][:2] == ["CLEC10A", "FCER1A"]
+
+
 def test_numbers_are_those_of_counting(blood_annotator: Annotator, blood: ad.AnnData) -> None:
     """By means, shares and deviations of a dense matrix, as its values are log1p(CP10k)."""
     annotation = blood_annotator.annotate_query(AnnDataQuery(blood))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,23 @@ def test_cells_that_are_not_there_or_empty_are_refused(
     blank.X = counts
     with pytest.raises(InputError, match="no count on any gene"):
         explain_cells(annotator, AnnDataQuery(blank), [blank.obs_names[3]])
+
+
+def test_all_cells_of_a_name_are_explained(annotator: Annotator, islets: ad.AnnData) -> None:
+    twins = islets[:60].copy()
+    names = [f"c{i}" for i in range(60)]
+    alone = explain_cells(annotator, AnnDataQuery(named(twins, names)), ["c7", "c3", "c40"])
+    names[40] = "c3"
+    both = explain_cells(annotator, AnnDataQuery(named(twins, names)), ["c7", "c3"])
+    assert [e.cell for e in both] == ["c7", "c3", "c3"]
+    assert [replace(e, cell="") for e in both] == [replace(e, cell="") for e in alone]
+
+
+def named(cells: ad.AnnData, names: list[str]) -> ad.AnnData:
+    """Return cells with other names, which may repeat."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return ad.AnnData(cells.X, obs=pd.DataFrame(index=names), var=cells.var)
 
 
 MODEL = ("models", "explain", "human-pancreas")

@@ -203,7 +203,12 @@ def test_nothing_is_said_of_usual_cells() -> None:
         ({"notes": ["a note"]}, {}, "a note"),
         ({"training_cells": 3}, {}, "toy was trained on at least 3 of these cells"),
         ({}, {"novelty": 0.995}, "unlike any that toy was trained on"),
-        ({}, {"unknown": 0.6}, "60% of the cells are called unknown"),
+        ({}, {"unknown": 0.6}, "60% of the cells are called unknown: they are of other types"),
+        (
+            {"stricter": ["--max-novelty 0.2"]},
+            {"unknown": 0.6},
+            "60% of the cells are called unknown: --max-novelty 0.2 asks for more than the model",
+        ),
     ],
 )
 def test_each_fault_is_named(change: Any, numbers: Any, said: str) -> None:

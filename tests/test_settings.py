@@ -123,6 +123,23 @@ def test_a_value_that_is_none_of_a_setting_is_one_line(given: dict[str, Any], sa
         scbignn_infer.annotate(ad.AnnData(np.ones((3, 2), np.float32)), "human-pbmc", **given)
 
 
+@pytest.mark.parametrize(
+    ("given", "stricter"),
+    [
+        ({}, []),
+        ({"unknown_threshold": 0.1}, []),
+        ({"unknown_threshold": 0.99, "max_novelty": 0.5}, [0.99, 0.5]),
+        ({"unknown": False}, []),
+    ],
+)
+def test_bounds_above_the_model_s_are_told(
+    pbmc_bundle: ModelBundle, given: dict[str, Any], stricter: list[float]
+) -> None:
+    names = ["--unknown-threshold", "--max-novelty"]
+    said = Rules.of(pbmc_bundle, **given).stricter(pbmc_bundle.spec.thresholds.confidence)
+    assert said == [f"{name} {bound}" for name, bound in zip(names, stricter, strict=False)]
+
+
 @pytest.mark.parametrize("number", [np.float32(0.5), np.int64(1), 1, 0.5])
 def test_numbers_of_numpy_are_numbers(number: Any) -> None:
     assert Settings.of({"max_novelty": number}).max_novelty == number

@@ -247,6 +247,8 @@ class Provenance(msgspec.Struct, frozen=True):
         What was used, and how; versions are those of packages.
     tissue
         Of a body model, the tissues whose types cells were called.
+    stricter
+        Bounds of the user that call more cells unknown than the model's own, in words.
     votes
         What the cells say of their tissue, if they were asked.
     apart
@@ -281,6 +283,7 @@ class Provenance(msgspec.Struct, frozen=True):
     params: Params = Params()
     tissue: FoundTissue = FoundTissue()
     votes: Votes = NO_VOTES
+    stricter: list[str] = []
     apart: float = 0.0
     few_counts: float = 0.0
     median_distance: float | None = None
@@ -429,10 +432,12 @@ class Provenance(msgspec.Struct, frozen=True):
                 f"above {MAX_NOVELTY}); is it the right model?"
             )
         if unknown > MANY_UNKNOWN:
+            asked = f"{' and '.join(self.stricter)} asks for more than the model does, or "
             said.append(
-                f"{unknown:.0%} of the cells are called unknown: they are of other types, or of a "
-                "tissue, state or technology that the model has not seen; best_cell_type holds "
-                "what they resemble most, a report (--report) shows where they lie"
+                f"{unknown:.0%} of the cells are called unknown: {asked if self.stricter else ''}"
+                "they are of other types, or of a tissue, state or technology that the model has "
+                "not seen; best_cell_type holds what they resemble most, a report (--report) shows "
+                "where they lie"
             )
         return said
 
@@ -469,7 +474,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-MAY_LACK = ("tissue", "apart", "few_counts", "why", "adapted", "left_out")
+MAY_LACK = ("tissue", "apart", "few_counts", "why", "adapted", "left_out", "stricter")
 """What a record holds only where there is something to say."""
 
 

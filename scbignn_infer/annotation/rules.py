@@ -75,6 +75,16 @@ class Rules:
             "sets": self.sets,
         }
 
+    def stricter(self, usual: float) -> list[str]:
+        """Return the bounds that call more cells unknown than a model's own do, in words.
+
+        ``usual`` is the model's threshold.
+        """
+        return [
+            *([f"--unknown-threshold {self.threshold:g}"] if self.threshold > usual else []),
+            *([f"--max-novelty {self.max_novelty:g}"] if self.max_novelty < 1 else []),
+        ]
+
     @classmethod
     @shown(RuleKeywords)
     def of(cls, bundle: ModelBundle, **settings: Unpack[RuleKeywords]) -> Rules:
