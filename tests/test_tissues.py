@@ -18,7 +18,7 @@ from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.tissues import FoundTissue, Tissues, Votes
 from scbignn_infer.model.bundle import CellType, Tissue
 from scbignn_infer.nearest_model import choose_model
-from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery
+from scbignn_infer.query.readers import AnnDataQuery, MatrixQuery, open_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -549,6 +549,15 @@ class TestWithoutModel:
         assert "lung" in caught.value.expected  # of the tissues that there are
         with pytest.raises(BundleError, match=r"none can read it: .* the model is of mouse"):
             choose_model(AnnDataQuery(cells), device="cpu", tissue=["mammary gland"])
+
+    def test_embryos_go_to_the_model_that_knows_them(
+        self, real_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SCBIGNN_MODEL_PATH")
+        with open_query(real_data("mouse_pancreas_bastidas_1000.h5ad")) as query:
+            found = choose_model(query, device="cpu")
+        assert found.bundle.name == "mouse-pancreas"
+        assert found.why.startswith("it knows fetal pancreas, the tissue found by mouse-body")
 
     def test_strange_cells_have_no_model(
         self, pbmc_bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,6 @@ SHIPPED = frozenset(
         # mouse-body
         "f4d159886a5559857c61298ce31cdbabe70bcc3941856bc2080540d11fc90544",
         # mouse-pancreas
-        "230ef4f75842ace0acdd7b2d9ea57f1f747c46c3d4ecb12f625fdf6ea97062b4",
+        "534ca988b2249e6cb3b3bc7595b86a98d98b8ff1b530f7cf0f7d3706e8b8710f",
     }
 )
