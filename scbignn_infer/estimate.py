@@ -25,8 +25,10 @@ THREAD_BYTES = 50_000_000
 """What a worker of the gene level or of a search holds at once."""
 SECONDS_A_CELL = 6e-5
 """Of one thread, for reading, gene level, cell level and scores."""
-REPORT_START_BYTES, REPORT_BYTES = 400_000_000, 100
+REPORT_START_BYTES, REPORT_BYTES = 400_000_000, 1000
 """What the report's map holds at once, where the search for neighbours does not, and for a cell."""
+REPORT_START_SECONDS, REPORT_SECONDS = 14.0, 5e-4
+"""What the map takes, most of it for umap to be compiled, and for a cell."""
 ROUNDS = 3
 """How often an adaptation to the cells labels them."""
 VALUE_BYTES = 24
@@ -80,6 +82,7 @@ def estimate(
     memory += search.START_BYTES + search.CELL_BYTES * n_cells + CLASS_BYTES * n_classes
     if report:
         memory += max(0, REPORT_START_BYTES - search.START_BYTES) + REPORT_BYTES * n_cells
+        seconds += REPORT_START_SECONDS + REPORT_SECONDS * n_cells
     return Estimate(START_SECONDS + seconds + output_bytes / BYTES_A_SECOND, memory)
 
 

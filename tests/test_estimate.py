@@ -52,7 +52,9 @@ def test_estimates_are_within_a_factor_of_two_of_the_benchmark() -> None:
 
 PEAKS = {50_000: 372, 100_000: 447, 1_000_000: 1536}
 """Cells, and the measured peak in MB on two threads: see docs/production.md."""
-WITH_REPORT = {10_000: 653, 50_000: 770}
+WITH_REPORT = {10_000: 653, 50_000: 770, 81_240: 918}
+FOR_REPORT = {700: 14, 16_248: 22, 81_240: 51}
+"""Cells, and the seconds that a report takes more."""
 OF_A_BODY = {10_000: 1089, 50_000: 1461}
 """By a model of 416 types."""
 
@@ -62,6 +64,12 @@ def test_memory_is_estimated_within_15_percent() -> None:
         for n, peak in peaks.items():
             expected = estimate(n, **MODEL, threads=2, report=report)
             assert 0.85 < expected.memory / (peak * 1e6) < 1.15, (n, report)
+
+
+def test_the_time_of_a_report_is_estimated() -> None:
+    for n, seconds in FOR_REPORT.items():
+        plain, drawn = (estimate(n, **MODEL, threads=2, report=r) for r in (False, True))
+        assert 0.8 < (drawn.seconds - plain.seconds) / seconds < 1.25, n
 
 
 def test_a_model_of_many_types_takes_more_memory() -> None:

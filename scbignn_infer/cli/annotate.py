@@ -173,7 +173,7 @@ def estimate_file(query: Path, settings: Settings, options: FileOptions, common:
     from scbignn_infer import label_file
 
     suffix = ".h5ad" if options.output is None else options.output.suffix
-    report = options.report is not None
+    report = options.report is not None or common.figures is not None
     expected = label_file.estimate_file(query, settings, suffix=suffix, report=report)
     if common.as_json:
         print_json(expected)
