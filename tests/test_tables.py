@@ -56,6 +56,18 @@ def test_names_that_look_like_numbers_stay_as_they_are(tmp_path, turned):
     pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), table, check_dtype=False)
 
 
+def test_a_table_without_names_of_cells_keeps_its_first_gene(tmp_path):
+    many = pd.DataFrame(np.tile(TABLE, (3, 1)), columns=GENES)
+    many.to_csv(tmp_path / "a.csv", index=False)
+    expected = many.set_axis([str(i) for i in range(9)], axis=0)
+    pd.testing.assert_frame_equal(read(tmp_path / "a.csv"), expected, check_dtype=False)
+    with open_query(tmp_path / "a.csv", known_genes=KNOWN) as query:
+        assert query.notes == ["the first column is the gene CD3D: cells are named by their rows"]
+    named = many.set_axis([str(i) for i in range(9)], axis=0).rename_axis("CD3D")
+    named.to_csv(tmp_path / "b.csv")  # numbers that are names: none is there twice
+    pd.testing.assert_frame_equal(read(tmp_path / "b.csv"), expected, check_dtype=False)
+
+
 def test_names_that_tell_nothing_are_asked_for(tmp_path):
     TABLE.to_csv(tmp_path / "a.csv")
     with pytest.raises(InputError, match=r"0 known genes .*cell a.*--orientation"):

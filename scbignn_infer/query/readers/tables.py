@@ -85,6 +85,7 @@ class TableFile(HeldFile):
 
         refuse_text(self.path, self._most)
         table, self.notes = _cells_and_genes(_read(self.path))
+        table = self._with_first_gene(table)
         self._refuse_text(table)
         table.index = table.index.astype(str).rename(None)
         if self._orientation(table) == "genes-by-cells":
@@ -96,6 +97,23 @@ class TableFile(HeldFile):
         values = sp.csr_matrix(table.to_numpy(dtype=np.float32))
         obs, var = pd.DataFrame(index=table.index), pd.DataFrame(index=table.columns)
         return ad.AnnData(values, obs=obs, var=var)
+
+    def _with_first_gene(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table whose first column was taken for names and is a gene, with that gene.
+
+        So it is if the column is called as a gene and holds numbers, some of them more than once.
+        """
+        gene = str(table.index.name or "")
+        if not known_names([gene], self._source.known_genes) or table.index.is_unique:
+            return table
+        try:
+            values = table.index.to_numpy().astype(np.float64)
+        except ValueError:
+            return table
+        self.notes.append(f"the first column is the gene {gene}: cells are named by their rows")
+        table = table.set_axis([str(i) for i in range(len(table))], axis=0).rename_axis(None)
+        table.insert(0, gene, values)
+        return table
 
     def _refuse_text(self, table: pd.DataFrame) -> None:
         text = [str(name) for name, kind in table.dtypes.items() if kind.kind not in "biuf"]
