@@ -257,6 +257,16 @@ def test_refusals_say_found_expected_and_do():
         f"{', '.join(SYMBOLS[:3])}; check species and gene names; choose the column with "
         "--gene-column, or lower --min-gene-coverage"
     )
+    with pytest.raises(GeneError) as panel:
+        match({"index": [*ENSEMBL[:1], "a"]}, min_genes=2)
+    assert "check species and gene names" in str(panel.value)  # half of the names are known
+    with pytest.raises(GeneError) as panel:
+        match({"index": ENSEMBL[:1]}, min_genes=2)
+    assert str(panel.value) == (
+        "the data have 1 genes, and 1 of the 4 that the model reads, a coverage of 25%; expected "
+        "at least 2 genes and a coverage of 5%; give a file with more genes; --min-gene-coverage "
+        "0 labels it all the same, and labels are less reliable then"
+    )
     human = {"symbols": ["CD3D", "MS4A1"], "ids": ["", ""], "species": "human", "net_genes": 2}
     for case, said in ((str, ""), (str.upper, ", in upper case")):
         names = [case(n) for n in [*MOUSE, "Cd3d", "Ms4a1"]]

@@ -230,6 +230,14 @@ def refuse_unfit(
     if fits:
         return
     shown = "; ".join(f"{k}: {', '.join(map(str, v[:3]))}" for k, v in candidates.items())
+    if 2 * match.n_shared > len(match.reference_index):
+        raise GeneError(
+            f"the data have {len(match.reference_index):,} genes, and {n} of the {read} that the "
+            f"model reads, a coverage of {match.coverage:.0%}",
+            expected=f"at least {enough} genes and a coverage of {least:.0%}",
+            do="give a file with more genes; --min-gene-coverage 0 labels it all the same, and "
+            "labels are less reliable then",
+        )
     raise GeneError(
         f"the data share {n} of the {read} genes that the model reads, a coverage of "
         f"{match.coverage:.0%} (the data have {shown})",
