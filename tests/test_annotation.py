@@ -95,6 +95,14 @@ def test_it_is_said_why_a_cell_is_unknown(annotation: Annotation) -> None:
     assert strict.unknown_reasons.tolist() == ["", "novel", "novel", "novel", "empty"]
 
 
+def test_its_short_form_says_what_is_there(
+    annotation: Annotation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repr(annotation) == "<Annotation of 5 cells by toy 1: unknown 4, B 1>"
+    monkeypatch.setattr(Annotation, "counts", lambda self: {f"type {i}": 9 for i in range(7)})
+    assert repr(annotation).endswith("type 3 9, type 4 9, and 2 more>")
+
+
 def test_penalties_that_were_measured_take_the_place_of_the_old_rule(
     annotation: Annotation,
 ) -> None:

@@ -283,6 +283,7 @@ def test_much_that_is_unknown_is_said(run_json, query):
         (["--gene-column", "absent"], "no gene column 'absent'"),
         (["--device", "tpu"], "device 'tpu'"),
         (["-o", "out.txt"], "output 'out.txt'"),
+        (["-o", "."], "output '.'"),
         (["-o", "nowhere/out.csv"], "no folder nowhere"),
     ],
 )

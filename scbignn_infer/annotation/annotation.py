@@ -46,6 +46,8 @@ OF_CELLS = (
     "excess",
 )
 """What is 0 of a cell that was left out."""
+SHOWN_LABELS = 5
+"""That stand in the short form of an annotation."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,14 @@ class Annotation:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def __repr__(self) -> str:
+        """Return what a person wants to see of it: how many cells, by which model, and labels."""
+        model, counts = self.provenance.model, self.counts()
+        most = [f"{name} {n:,}" for name, n in counts.items()][:SHOWN_LABELS]
+        more = f", and {len(counts) - len(most)} more" if len(counts) > len(most) else ""
+        by = f" by {model.name} {model.version}" if model.name else ""
+        return f"<Annotation of {len(self):,} cells{by}: {', '.join(most)}{more}>"
 
     @property
     def n_empty(self) -> int:

@@ -59,7 +59,7 @@ def check_output(
     """
     if path.suffix not in suffixes:
         raise OutputError(
-            f"output '{path.name}'",
+            f"output '{path}'",
             expected=f"a name that ends in {', '.join(suffixes)}",
             do="rename the output",
         )

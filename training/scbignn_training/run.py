@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from scbignn_infer.model.bundle import EMIteration
     from scbignn_training.checkpoint import State
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 @dataclass(frozen=True)
 class Run:

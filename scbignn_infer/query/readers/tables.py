@@ -110,7 +110,8 @@ class TableFile(HeldFile):
             values = table.index.to_numpy().astype(np.float64)
         except ValueError:
             return table
-        self.notes.append(f"the first column is the gene {gene}: cells are named by their rows")
+        note = f"the first column is the gene {gene}: cells are named by their rows"
+        self.notes = [*self.notes, note]
         table = table.set_axis([str(i) for i in range(len(table))], axis=0).rename_axis(None)
         table.insert(0, gene, values)
         return table
