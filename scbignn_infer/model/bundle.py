@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -299,10 +298,12 @@ class Training(Record, frozen=True, kw_only=True):
     @property
     def mostly_from_profiles(self) -> bool:
         """Whether most labelled cells were simulated from mean expression."""
-        cells: Counter[str] = Counter()
-        for dataset in self.datasets:
-            cells[dataset.role] += dataset.n_cells
-        return cells["profiles"] > cells["reference"]
+        return self.n_simulated > sum(d.n_cells for d in self.datasets if d.role == "reference")
+
+    @property
+    def n_simulated(self) -> int:
+        """How many of its cells were simulated from mean expression."""
+        return sum(d.n_cells for d in self.datasets if d.role == "profiles")
 
     @property
     def cells_are(self) -> str:

@@ -173,6 +173,8 @@ def _labels_of(spec: BundleSpec) -> str:
 def _print_card(spec: BundleSpec, path: Path) -> None:
     console, training = make_console(), spec.training
     console.print(f"{spec.name} {spec.version}", style="bold")
+    some = 0 < training.n_simulated < training.n_cells
+    simulated = f", {training.n_simulated:,} of them simulated" if some else ""
     print_pairs(
         console,
         {
@@ -189,7 +191,7 @@ def _print_card(spec: BundleSpec, path: Path) -> None:
             "unknown": f"below a support of {spec.thresholds.confidence:.3g} "
             f"(confidence less penalties; temperature {_temperature(spec)})",
             "labels": _labels_of(spec),
-            training.cells_are: f"{training.n_cells:,}, seed {training.seed}",
+            training.cells_are: f"{training.n_cells:,}{simulated}, seed {training.seed}",
         },
     )
     types = [
