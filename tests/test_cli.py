@@ -627,6 +627,10 @@ def test_models_list(run, run_json, toy_models):
 
 
 def test_models_show_is_the_card(run, run_json, toy_models):
+    assert (
+        "training cells  10,916, 1,296 of them simulated, seed 0"
+        in run("models", "show", "human-pbmc").stdout
+    )
     text = run("models", "show", "toy").stdout
     for part in ("T [naive]", "CL:0000084", "Toy 2020", "0.900", "out of fold macro-F1", "0.5"):
         assert part in text
