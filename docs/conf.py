@@ -63,7 +63,10 @@ nitpick_ignore_regex = [
         r"py:class",
         r"(Array|Choice|Device|Estimate|FileQuery|GraphKind|MakeSession|Orientation|Progress|Query)",
     ),
-    (r"py:class", r"(FoundTissue|Grouping|Mixtures|Ontology|Provenance|ReferenceBank|Tissues|Votes)"),
+    (
+        r"py:class",
+        r"(FoundTissue|Grouping|Mixtures|Ontology|Provenance|ReferenceBank|Tissues|Votes)",
+    ),
     (
         r"py:.*",
         r"(choose_model|REASONS|scbignn_infer\.annotation\.(grouping|ontology|annotation)\.\w+)",

@@ -267,8 +267,8 @@ class Annotator:
         Raises
         ------
         InputError
-            No matrix is usable, too few genes are the model's or they are of another species, or
-            the memory limit is too low.
+            No matrix is usable, too few genes are the model's or they are of another species, the
+            memory limit is too low, or the rules are of another model.
         """
         return self.labelled(query, reading, choice=choice, rules=rules, progress=progress)[0]
 
@@ -287,6 +287,7 @@ class Annotator:
             found, panel = self.labelled(kept, reading, rules=rules, progress=progress)
             return found.of_all(kept), panel
         rules = rules or self.rules
+        rules.check(self.bundle)
         n = query.n_cells
         if rules.adapt:
             refuse_fixed(self.pair.graph)

@@ -225,7 +225,7 @@ def explain(
     """
     query = AnnDataQuery(adata)
     annotator = Annotator.load(model, **settings)
-    return explain_cells(annotator, query, cells, reading)
+    return explain_cells(annotator, query, [cells] if isinstance(cells, str) else cells, reading)
 
 
 @shown(LabelKeywords)

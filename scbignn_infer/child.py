@@ -199,6 +199,11 @@ class Child:
         """Return the number of the process."""
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
     def send(self, message: Any) -> None:
         """Send a message; a child that is gone is noticed where its answer is received."""
         self._made.clear()  # an earlier message's work is done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from scbignn_infer._types import Array
 
+MISSING = ("NAType", "NaTType")
+"""Types of what pandas has for a missing value, which cannot be compared."""
 NO_NAMES: Mapping[str, str] = {}
 
 
@@ -98,7 +101,8 @@ def consensus(
     known = {label: _must_be_term(name) for label, name in names.items()}
     ids: list[list[str]] = []
     unmapped: dict[str, dict[str, int]] = {}
-    for key, labels in columns.items():
+    for key, column in columns.items():
+        labels = list(map(_text, column))
         n = Counter(labels)
         meant = {label: known.get(label) or term_of(label) for label in n}
         ids.append([meant[label] for label in labels])
@@ -136,6 +140,14 @@ def _check(columns: Mapping[str, Sequence[str]], at_least: int | None) -> None:
             expected=f"1 to {len(columns)}",
             do="change --at-least (at_least)",
         )
+
+
+def _text(label: object) -> str:
+    """Return a label as text; what pandas and numpy have for a missing one is empty."""
+    if isinstance(label, str):
+        return label
+    missing = label is None or type(label).__name__ in MISSING
+    return "" if missing or (isinstance(label, float) and isnan(label)) else str(label)
 
 
 def _must_be_term(name: str) -> str:

@@ -163,12 +163,17 @@ def estimate_file(
 
 def stem(query: Path) -> str:
     """Return the name of a file without suffixes such as .csv.gz, and that of a folder."""
-    return readers.without_suffixes(query.resolve().name)
+    return readers.without_suffixes(_named(query).name)
 
 
 def beside(query: Path, name: str) -> Path:
     """Return the path of a file beside another one or a folder, which may be the working one."""
-    return (query if query.name.strip(".") else query.resolve()).parent / name
+    return _named(query).parent / name
+
+
+def _named(query: Path) -> Path:
+    """Return a path that ends in a name; a link keeps its own, and ``.`` has that of the folder."""
+    return query if query.name.strip(".") else query.resolve()
 
 
 class Job:

@@ -200,6 +200,7 @@ class Settings:
             raise TypeError(f"unexpected keyword argument '{wrong[0]}'")
         for name, value in given.items():
             SETTINGS[name].check(value)
+        _refuse_contradiction(given)
         reading = {name: value for name, value in given.items() if name in READING}
         return cls(
             **{name: value for name, value in given.items() if name not in READING},
@@ -214,6 +215,18 @@ class Settings:
         """Return the settings as JSON holds them."""
         reading = asdict(self.reading) | {"cluster_key": names_in(self.reading.cluster_key)}
         return asdict(self) | {"reading": reading, "tissue": names_in(self.tissue)}
+
+
+def _refuse_contradiction(given: Mapping[str, Any]) -> None:
+    """Refuse bounds below which cells are unknown where none is to be."""
+    bounds = {"unknown_threshold": None, "max_novelty": SETTINGS["max_novelty"].default}
+    wrong = [name for name, usual in bounds.items() if given.get(name, usual) != usual]
+    if given.get("unknown", True) is False and wrong:
+        raise InputError(
+            f"{' and '.join(wrong)} where no cell is to be unknown",
+            expected="bounds for unknown cells, or none of them (--no-unknown, unknown=False)",
+            do="leave out one of the two",
+        )
 
 
 def names_in(given: str | Sequence[str]) -> list[str]:
@@ -292,6 +305,18 @@ class Setting:
         """
         if value is None:
             return
+        if any("\0" in text for text in _texts(value)):
+            raise InputError(
+                f"{self.name} holds a zero byte",
+                expected="a name that a file can hold",
+                do=f"choose another {self.name}",
+            )
+        if get_origin(self.kind) is Mapping and not isinstance(value, Mapping):
+            raise InputError(
+                f"{self.name} is of type {type(value).__name__}",
+                expected="a dictionary",
+                do=f"choose another {self.name}",
+            )
         if get_origin(self.kind) is Literal:
             words = get_args(self.kind)
             if value not in words:
@@ -323,6 +348,12 @@ class Setting:
         """How it is spelled on the command line."""
         negative = "no-" if self.default is True else ""
         return self.flags or (f"--{negative}{self.name.replace('_', '-')}",)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a value, which may be one or several."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [text for text in several if isinstance(text, str)]
 
 
 def _settings_of(cls: type[Reading | Settings]) -> dict[str, Setting]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -18,6 +19,7 @@ from scbignn_infer.annotation.rules import Rules
 from scbignn_infer.annotator import Annotator
 from scbignn_infer.errors import BundleError, GeneError, InputError, OutputError
 from scbignn_infer.model.bundle import CellType
+from scbignn_infer.model.registry import load_model
 from scbignn_infer.nearest_model import choose_model, whole_models
 from scbignn_infer.query.gene_names import GeneNames
 from scbignn_infer.query.readers import AnnDataQuery, open_query
@@ -220,6 +222,7 @@ def test_foreign_genes_name_both_sides(annotator: Annotator) -> None:
         (np.ones((2, 0)), [], "no usable matrix"),
         (np.ones((2, 3)), ["A"], "3 columns and 1 gene names"),
         (np.ones(3), ["A"], "two-dimensional"),
+        (pd.DataFrame(np.ones((2, 1))), ["A"], "a matrix of type DataFrame"),
         (np.zeros((4, 2)), ["A", "B"], "all zero"),
         (np.array([[1, np.nan]]), ["A", "B"], "NaN or infinite"),
     ],
@@ -230,6 +233,20 @@ def test_bad_matrices_are_one_line(
     with pytest.raises(InputError, match=message) as caught:
         annotator.annotate_matrix(matrix, names)
     assert "\n" not in str(caught.value)
+
+
+def test_rules_of_another_model_are_refused(annotator: Annotator) -> None:
+    """Its types have other places, so that labels would be those of others."""
+    genes = annotator.bundle.gene_symbols[:500]
+    counts = np.random.default_rng(0).poisson(1.0, (3, 500))
+    other = Rules.of(load_model("human-pancreas"))
+    for label in (
+        lambda rules: annotator.annotate_matrix(counts, genes, rules=rules),
+        lambda rules: annotator.bind(genes).annotate(counts, rules=rules),
+    ):
+        with pytest.raises(InputError, match="rules that are not those of human-pbmc"):
+            label(other)
+        assert len(label(Rules.of(annotator.bundle, level=1))) == 3
 
 
 def test_progress_is_told_in_order(annotator: Annotator, example: Path) -> None:

@@ -195,6 +195,15 @@ class TestTimeLimit:
         for key in set(plain) - {"seconds", "stages", "started", "finished", "output"}:
             assert summary[key] == plain[key], key
 
+    @pytest.mark.parametrize("seconds", ["nan", "inf", "1e308", "0", "-1"])
+    def test_what_is_no_time_is_refused(
+        self, run: Any, example: Path, tmp_path: Path, seconds: str
+    ) -> None:
+        start = ["annotate", example, "-m", "human-pbmc", "-o", tmp_path / "o.csv"]
+        assert "Invalid value" in run(*start, "--time-limit", seconds, code=2).stderr
+        assert "Invalid value" in run("serve", "--timeout", seconds, code=2).stderr
+        assert not list(tmp_path.iterdir())
+
     def test_a_hang_ends_in_one_line_and_leaves_nothing(
         self,
         run: Any,

@@ -284,6 +284,7 @@ def test_much_that_is_unknown_is_said(run_json, query):
         (["--device", "tpu"], "device 'tpu'"),
         (["-o", "out.txt"], "output 'out.txt'"),
         (["-o", "."], "output '.'"),
+        (["-o", f"{'x' * 206}.h5ad"], "an output whose name has 211 bytes"),
         (["-o", "nowhere/out.csv"], "no folder nowhere"),
     ],
 )

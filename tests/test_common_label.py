@@ -79,6 +79,15 @@ def test_columns_may_come_in_any_order_and_cells_too():
     np.testing.assert_array_equal(moved.agreement, found.agreement[order])
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT, ""])
+def test_a_missing_label_has_no_say(missing):
+    labels = ["B cell", missing, "NK"]
+    for column in (labels, pd.Series(labels), pd.Categorical(labels)):
+        found = consensus({"a": column, "b": ["B cell", "B cell", "NK cell"]})
+        assert found.n_labels.tolist() == [2, 1, 2]
+        assert found.unmapped == {"a": {}, "b": {}}
+
+
 def test_one_above_the_other_agrees_and_gives_the_wider():
     found = consensus({"a": ["CD4 T"], "b": ["T cell"]})
     assert found.labels.tolist() == ["T cell"]

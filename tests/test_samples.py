@@ -191,11 +191,27 @@ class TestOneProcess:
             ("query,name\n", "no samples"),
             ("query,name\ns0.h5ad,../x\n", "slash"),
             ("query,name\ns0.h5ad,x\ns1.h5ad,x\n", "both called 'x'"),
+            ("query,query\ns0.h5ad,s1.h5ad\n", "two columns 'query'"),
+            ("query,name\ns0.h5ad,x\0\n", "control characters"),
+            ('query,name\ns0.h5ad,"x\ny"\n', "control characters"),
+            ("query\ns0\0.h5ad\n", "zero byte"),
+            (f"query,name\ns0.h5ad,{'x' * 191}\n", "at most 190 bytes"),
         ):
             sheet.write_text(text)
             failed = run("--samples", sheet, *MODEL, "-O", tmp_path / "p", code=1)
             assert message in failed.stderr
         assert not (tmp_path / "p").exists()
+
+    def test_links_keep_their_own_names(self, records: Any, cells: Path, tmp_path: Path) -> None:
+        """As in a store whose files are called by their contents."""
+        for name in ("s0", "s1"):
+            (tmp_path / "store" / name).mkdir(parents=True)
+            stored = shutil.copy(cells / f"{name}.h5ad", tmp_path / "store" / name / "cells.h5ad")
+            (tmp_path / f"{name}.h5ad").symlink_to(stored)
+        queries = tmp_path / "s0.h5ad", tmp_path / "s1.h5ad"
+        found = records(*queries, *MODEL, "-O", tmp_path / "o", "--format", "csv")
+        assert list(found) == ["s0", "s1"]
+        assert sorted(written(tmp_path / "o")) == ["s0.csv", "s1.csv"]
 
     def test_an_output_without_a_record_is_kept(
         self, records: Any, cells: Path, tmp_path: Path

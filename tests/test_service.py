@@ -495,6 +495,8 @@ def test_models_that_are_not_served_are_refused(client, cells, pbmc_bundle, tmp_
             "the tissue 'lung' is chosen, and human-pbmc has no tissues",
         ),
         ({"treshold": 0.5}, "'treshold': Extra inputs"),
+        ({"no_unknown": True, "threshold": 0.9}, "where no cell is to be unknown"),
+        ({"batch_key": "\0"}, "batch_key holds a zero byte"),
         ({"orientation": "cells-by-genes"}, "'orientation': Extra inputs"),
         ({"table": "cells"}, "'table': Extra inputs"),
         ({"min_gene_coverage": 2}, "'min_gene_coverage': Input should be less"),
@@ -505,6 +507,14 @@ def test_wrong_parameters_are_refused(client, cells, query, message):
     answer = post(client, as_sparse(cells), JSON, **query)
     assert answer.status_code == 422
     assert message in error_of(answer)
+
+
+def test_a_parameter_of_one_value_is_given_once(client, cells):
+    answer = post(client, as_sparse(cells), JSON, threshold=[0.1, 0.9])
+    assert answer.status_code == 422
+    assert "the parameter 'threshold' is there 2 times" in error_of(answer)
+    answer = post(client, as_sparse(cells), JSON, cluster_key=["a", "b"])
+    assert "no obs['a']" in error_of(answer)  # which may be given again
 
 
 @pytest.mark.parametrize(
@@ -795,12 +805,23 @@ def test_a_child_that_dies_is_said_and_replaced(
     assert "is started again" in caplog.text
 
 
+def test_a_child_that_dies_while_nobody_asks_is_replaced_before_the_next_request(
+    until, cells, faulty, caplog
+):
+    idle = faulty("")
+    with running(idle.child) as client:
+        os.kill(idle.child._child.pid, signal.SIGKILL)
+        until(lambda: not idle.child._child.alive)
+        assert post(client, as_sparse(cells[:10]), JSON).status_code == 200
+        assert client.get("/health").json()["restarts"] == 1
+    assert "was lost between requests" in caplog.text
+
+
 def test_a_child_that_does_not_start_again_is_said(until, cells, faulty):
     broken = faulty("start")
     with running(broken.child) as client:
         os.kill(broken.child._child.pid, signal.SIGKILL)
-        assert post(client, as_sparse(cells[:10]), JSON).status_code == 500
-        until(lambda: client.get("/health").json()["worker"] == "restarting")
+        until(lambda: not broken.child._child.alive)
         answer = post(client, as_sparse(cells[:10]), JSON)
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) > 0

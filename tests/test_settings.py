@@ -114,6 +114,9 @@ def test_a_misspelled_keyword_is_an_error(
         ({"memory_limit": "4GB"}, "memory_limit is '4GB'; expected a number"),
         ({"batch_cells": -5}, "batch_cells is -5; expected a number from 1"),
         ({"min_counts": 0}, "min_counts is 0; expected a number from 1"),
+        ({"unknown": False, "max_novelty": 0.5}, "max_novelty where no cell is to be unknown"),
+        ({"groups": ["B"]}, "groups is of type list; expected a dictionary"),
+        ({"cluster_key": ["a", "b\0"]}, "cluster_key holds a zero byte"),
         ({"key_added": "a/b"}, "key_added is 'a/b'; expected text in UTF-8 that is not empty"),
         ({"key_added": ""}, "key_added is ''; expected text in UTF-8 that is not empty"),
     ],
@@ -160,8 +163,8 @@ def test_a_setting_is_a_parameter_of_the_service() -> None:
         number = next((part for part in field.get("anyOf", ()) if "minimum" in part), field)
         assert (number.get("minimum"), number.get("maximum")) == setting.within
     assert Wishes().settings == Settings()
-    strict = Wishes(no_unknown=True, threshold=0.5, matrix="X").settings
-    assert strict == Settings(unknown=False, unknown_threshold=0.5, reading=Reading(matrix="X"))
+    strict = Wishes(no_unknown=True, sets=0.5, matrix="X").settings
+    assert strict == Settings(unknown=False, sets=0.5, reading=Reading(matrix="X"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +192,7 @@ class TestRules:
     ) -> None:
         assert annotator.rules.threshold == pbmc_bundle.spec.thresholds.confidence
         assert annotator.rules.grouping.labels == pbmc_bundle.cell_types
-        other = Annotator(pbmc_bundle, device="cpu", level=1, unknown=False, max_novelty=0.5)
+        other = Annotator(pbmc_bundle, device="cpu", level=1, unknown=False)
         assert other.rules.grouping.labels == Rules.of(pbmc_bundle, level=1).grouping.labels
         assert (other.rules.threshold, other.rules.max_novelty) == (NEVER_UNKNOWN, 1.0)
 

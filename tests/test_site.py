@@ -427,6 +427,8 @@ def test_the_access_log_has_a_line_for_each_request(
             put(client, body)
             agent = {"user-agent": b"odd \x9b2J" + b"x" * 500}
             client.get("/nothing?secret=1", headers=agent)
+            for odd in (f"/results/{NAME}/", f"/results/{NAME}/report/x"):
+                assert client.get(odd, follow_redirects=False).status_code == 404
             client.get("/health", headers={"host": "evil.example.org"})
     finally:
         observing.access.setLevel("NOTSET")
@@ -437,6 +439,8 @@ def test_the_access_log_has_a_line_for_each_request(
     assert seen == [
         ("PUT", "/results/{name}", 201),  # not the name, which opens the results
         ("GET", "/nothing", 404),
+        ("GET", "/results/{name}/", 404),
+        ("GET", "/results/{name}/report/x", 404),
         ("GET", "/health", 421),
     ]
     assert noted[0]["received"] == len(body)

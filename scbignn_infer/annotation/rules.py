@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.annotation.grouping import Grouping
 from scbignn_infer.annotation.tissues import NO_VOTES, UNKNOWN_TISSUE, Tissues, Votes
+from scbignn_infer.errors import InputError
 from scbignn_infer.settings import RuleKeywords, Settings, shown
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Rules:
         Whether the model's means are first estimated once more with the query's cells.
     mixtures
         Whether cells between two types are named, too.
+    model
+        SHA-256 of the model's record that they are for; empty for any.
 
     Examples
     --------
@@ -64,6 +67,7 @@ class Rules:
     votes: Votes = NO_VOTES
     adapt: bool = False
     mixtures: bool = False
+    model: str = ""
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -116,7 +120,22 @@ class Rules:
         known = tissues if tissues.names else None
         depth = least, chosen.sets or 0.0
         rules = cls(grouping, *limits, *depth, known, adapt=chosen.adapt, mixtures=chosen.mixtures)
-        return rules.on(tissue)
+        return replace(rules.on(tissue), model=bundle.sha256)
+
+    def check(self, bundle: ModelBundle) -> None:
+        """Refuse to be the rules of another model, whose types have other places.
+
+        Raises
+        ------
+        InputError
+            They were made for another model.
+        """
+        if self.model not in ("", bundle.sha256):
+            raise InputError(
+                f"rules that are not those of {bundle.name}",
+                expected="rules of the annotator's own model",
+                do="make them with Rules.of(annotator.bundle, ...)",
+            )
 
     def on(self, tissue: FoundTissue) -> Rules:
         """Return the rules for cells of a tissue: the types that it has not are gone."""

@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import os
+import re
 import shutil
 import threading
 from contextlib import contextmanager, suppress
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 FORMATS = ("h5ad", "csv", "tsv", "parquet", "xlsx")
 HASH_BYTES = 1 << 22
+ODD_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.")
+"""Of what is no name of a sample: slashes, control characters, a leading dot."""
+MOST_LETTERS = 190
+"""Bytes of a sample's name; those of its output, its table and its temporary files are longer."""
 
 
 @dataclass(frozen=True)
@@ -146,24 +151,35 @@ def _read_sheet(sheet: Path) -> list[tuple[str, Path]]:
     expected = "a CSV file with a column 'query' of paths and, if wanted, a column 'name'"
     try:
         with open(sheet, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows, header = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"cannot read the sheet {sheet} ({error})", expected=expected, do="mend the file"
         ) from None
+    twice = next((name for name in ("query", "name") if header.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"the sheet {sheet} has two columns '{twice}'", expected=expected, do="mend the file"
+        )
     if not rows or any(not row.get("query") for row in rows):
         raise InputError(
             f"the sheet {sheet} has no samples or one without a path",
             expected=expected,
             do="mend the file",
         )
+    if any("\0" in row["query"] for row in rows):
+        raise InputError(
+            f"the sheet {sheet} has a path with a zero byte", expected=expected, do="mend the file"
+        )
     paths = [sheet.parent / row["query"] for row in rows]
     names = [(row.get("name") or "").strip() or stem(p) for row, p in zip(rows, paths, strict=True)]
     for name in names:
-        if "/" in name or "\\" in name or name.startswith("."):
+        if ODD_NAME.search(name) or len(os.fsencode(name)) > MOST_LETTERS:
             raise InputError(
-                f"the sheet {sheet} names a sample '{name}'",
-                expected="names that a file may have, without a slash or a leading dot",
+                f"the sheet {sheet} names a sample '{name if len(name) < 60 else name[:57]}'",
+                expected=f"names of at most {MOST_LETTERS} bytes that a file may have, without a "
+                "slash, a leading dot or control characters",
                 do="rename it",
             )
     return list(zip(names, paths, strict=True))

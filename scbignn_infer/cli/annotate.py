@@ -13,6 +13,7 @@ import click
 from scbignn_infer.cli.about import command, provenance
 from scbignn_infer.cli.options import (
     FILE,
+    Seconds,
     basis_option,
     figures_option,
     gathered,
@@ -128,7 +129,7 @@ class FileOptions:
     sample_key_option,
     click.option(
         "--time-limit",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(),
         metavar="SECONDS",
         help="Stop after this time; with -O, the time of each sample.",
     ),

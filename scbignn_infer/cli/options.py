@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -25,6 +26,24 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what exists already.")
+
+MOST_SECONDS = 1e8
+"""That a user may grant: three years."""
+
+
+class Seconds(click.FloatRange):
+    """A time that a user grants."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=MOST_SECONDS)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Refuse what is no number, too, which no bound does."""
+        seconds = super().convert(value, param, ctx)
+        if isnan(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
 
 basis_option = click.option(
     "--basis",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from scbignn_infer.cli.options import as_bytes, settings_options
+from scbignn_infer.cli.options import Seconds, as_bytes, settings_options
 from scbignn_infer.cli.printing import say
 from scbignn_infer.cli.running import ENDING
 from scbignn_infer.errors import MissingExtraError, OutputError, ScBiGNNError
@@ -52,7 +52,7 @@ MODULES = ("fastapi", "uvicorn")
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     default=600.0,
     show_default=True,
     help="Seconds for receiving a body, and again for waiting and work.",

@@ -30,6 +30,8 @@ NO_HARD_LINKS = (
     errno.EXDEV,
 )
 """Errors that say that a file system makes no hard link, and not that the name is taken."""
+MOST_NAME = 210
+"""Bytes of an output's name: a system allows 255, and a temporary file has a longer one."""
 IN_USE = (5, 32)
 """Errors of Windows for a file that another program holds, such as one that looks for viruses."""
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -62,6 +64,12 @@ def check_output(
             f"output '{path}'",
             expected=f"a name that ends in {', '.join(suffixes)}",
             do="rename the output",
+        )
+    if (n := len(os.fsencode(path.name))) > MOST_NAME:
+        raise OutputError(
+            f"an output whose name has {n} bytes, {path.name[:20]}...",
+            expected=f"at most {MOST_NAME}, since its temporary file has a longer name",
+            do="choose a shorter name for the output",
         )
     with one_line(path):
         _check_place(path, inputs, others)

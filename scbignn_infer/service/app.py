@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from scbignn_infer.service.bodies import CSV, JSON, KEPT, SUFFIXES, answer_type,
 from scbignn_infer.service.desk import Desk, Job, Limits, take_folder
 from scbignn_infer.service.hosts import KnownHosts
 from scbignn_infer.service.metrics import TEXT, Metrics
-from scbignn_infer.service.models import KeptWishes, Wishes, named
+from scbignn_infer.service.models import SEVERAL, KeptWishes, Wishes, named
 from scbignn_infer.service.observing import Observed
 from scbignn_infer.service.openapi import SCHEMAS, file_body, refusals, request_body, responses
 from scbignn_infer.service.refusals import (
@@ -54,6 +55,7 @@ def make_app(worker: Worker, limits: Limits, hosts: Sequence[str] = ()) -> fasta
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,  # pages of documentation would load scripts from the network
+        redirect_slashes=False,
     )
     app.state.desk = desk
     app.add_middleware(KnownHosts, hosts=hosts)
@@ -75,6 +77,7 @@ async def _answer(
     tell: Progress | None = None,
 ) -> fastapi.Response:
     """Receive the body of a request, and wait for its answer; ``tell`` hears of the progress."""
+    _refuse_repeated(request)
     desk, sent = job.desk, body_type(request)
     model = named(desk.worker.names, wishes.model)
     body = job.folder / f"cells.{SUFFIXES[sent]}"
@@ -85,6 +88,19 @@ async def _answer(
     if tell is not None:
         tell("", 0, 0)
     return await job.run(Question(model, wishes, body, sent, wanted), request, tell)
+
+
+def _refuse_repeated(request: fastapi.Request) -> None:
+    """Refuse a parameter that is there twice and has one value: no client can mean both."""
+    n = Counter(name for name, _ in request.query_params.multi_items())
+    twice = next((name for name, times in n.items() if times > 1 and name not in SEVERAL), None)
+    if twice is not None:
+        raise RefusedError(
+            422,
+            f"the parameter '{twice[:60]}' is there {n[twice]} times",
+            expected="each parameter once, but for those that may be given again",
+            do="leave out all but one",
+        )
 
 
 def _add_labels(app: fastapi.FastAPI, desk: Desk) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -34,6 +34,8 @@ WISHES = {
     if name in {*get_type_hints(RuleKeywords), *READING} - NOT_HERE
 }
 """What a request may choose: which labels are given, and how its body is read."""
+SEVERAL = {name for name, setting in WISHES.items() if get_origin(setting.kind) is Sequence}
+"""Parameters that may be given again."""
 
 
 class _Wishes(BaseModel):

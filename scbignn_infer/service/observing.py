@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -15,6 +16,8 @@ access = logging.getLogger("scbignn_infer.access")
 """Has a line of JSON for each request, if it has a handler."""
 MOST_TEXT = 200
 """Characters that the log keeps of what a client has written."""
+SECRET = re.compile(r"[A-Za-z0-9_-]{22,}")
+"""What may be the name of results in a path that the service does not have."""
 
 
 class Observed:
@@ -66,7 +69,7 @@ def _line(scope: Scope, route: str, status: int, seconds: float, sizes: dict[str
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "client": client[0],
         "method": scope["method"][:MOST_TEXT],
-        "path": route if route != "other" else scope["path"][:MOST_TEXT],
+        "path": route if route != "other" else SECRET.sub("{name}", scope["path"])[:MOST_TEXT],
         "status": status,
         **sizes,
         "seconds": round(seconds, 4),

@@ -108,8 +108,12 @@ class Worker:
         """Return the child, started anew if there is none."""
         if self._closed.is_set():
             raise AbandonedError
-        if self._child is not None:
+        if self._child is not None and self._child.alive:
             return self._child
+        if self._child is not None:  # it has ended by itself, while nobody asked for anything
+            self._child.kill()
+            self.state, self.restarts = "restarting", self.restarts + 1
+            logger.warning("the process that labels is started again: it was lost between requests")
         child = self._child = Child(self._target, *self._arguments, bounds=self._bounds)
         try:
             while (message := child.receive(LOOK_SECONDS)) is None:

@@ -110,13 +110,22 @@ def install(
         origin = Origin(pinned, found, bundle.sha256, signed_with)
         _check_clash(bundle.name, target)
         if target.is_file() and _sha256(target) == found:
+            known = _origin(target)
+            if known is None or (signed_with and known.signed_with != signed_with):
+                with drafting(_note(target)) as note:
+                    note.path.write_bytes(_as_note(origin))
+                    put([note])
             return Installed(bundle, target, origin, new=False)
         if os.path.lexists(target) and not overwrite:
             raise exists(target)
         with drafting(_note(target)) as note:
-            note.path.write_bytes(msgspec.json.format(msgspec.json.encode(origin), indent=2))
+            note.path.write_bytes(_as_note(origin))
             put([note, Draft(draft, target, target, new=not overwrite)])
     return Installed(bundle, target, origin, new=True)
+
+
+def _as_note(origin: Origin) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(origin), indent=2)
 
 
 def _check_signature(source: str, draft: Path, files: dict[str, bytes], key: Path) -> str:
@@ -263,14 +272,21 @@ def _note(target: Path) -> Path:
     return target.with_name(target.name.removesuffix(PACKED) + ".json")
 
 
+def _origin(target: Path) -> Origin | None:
+    """Return where an installed model came from; None if that is not known."""
+    try:
+        return ORIGIN.decode(_note(target).read_bytes())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 def changed_since(path: Path) -> str:
     """Say what is wrong with an installed model's file, compared with what was installed."""
     note = _note(path)
     if not path.name.endswith(PACKED) or not note.is_file():
         return ""
-    try:
-        origin = ORIGIN.decode(note.read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    origin = _origin(path)
+    if origin is None:
         return f"{note} cannot be read; it tells what was installed"
     if _sha256(path) == origin.sha256:
         return ""

@@ -44,6 +44,23 @@ def test_a_signed_model_is_verified_and_installed(run, home, keys, signed, sent)
     assert json.loads((home / "toy.json").read_bytes())["signed_with"]
 
 
+def test_a_later_check_with_a_key_is_noted(run, home, keys, sent):
+    _, public = keys()
+    run("models", "install", sent)
+    assert json.loads((home / "toy.json").read_bytes())["signed_with"] == ""
+    for lost in (False, True):
+        if lost:
+            (home / "toy.json").unlink()
+        assert "already there" in run("models", "install", sent, "--key", public).stdout
+        assert json.loads((home / "toy.json").read_bytes())["signed_with"]
+
+
+def test_a_model_of_the_package_is_not_signed(run, keys):
+    private, _ = keys()
+    done = run("models", "sign", "human-pbmc", "--key", private, code=1)
+    assert "human-pbmc comes with the package" in done.stderr
+
+
 def test_the_signature_is_one_of_model_signing(signed, keys):
     """Other tools verify it, too."""
     _private, public = keys()

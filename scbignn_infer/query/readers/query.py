@@ -162,7 +162,7 @@ class MatrixQuery:
     """A matrix (n_cells, n_genes), sparse, dense or a dask array of either, with its gene names."""
 
     def __init__(self, matrix: Any, gene_names: Sequence[str]) -> None:
-        if getattr(matrix, "ndim", 0) != 2:
+        if getattr(matrix, "ndim", 0) != 2 or not hasattr(matrix, "dtype"):
             raise InputError(
                 f"a matrix of type {type(matrix).__name__}",
                 expected="a two-dimensional sparse or dense matrix, cells x genes",
