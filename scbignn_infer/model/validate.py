@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from scbignn_infer.errors import Flaw, need
+from scbignn_infer.errors import BundleError, Flaw, need
 from scbignn_infer.model.archives import UNREADABLE, check_member, one_line, open_archive
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ ANY_TISSUE = "any"
 """What a user writes to keep the types of all tissues."""
 TISSUE = re.compile(r"[a-z][a-z0-9 ,.()'-]{0,99}")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices."""
 CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -105,6 +107,18 @@ MAX_VALUES = 1 << 26
 """Values of all tables of a file together."""
 MAX_HEADER = 1000
 """Bytes of the header of a table."""
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a model that could not be the name of a file on every system."""
+    if PLAIN_NAME.fullmatch(name) and not OF_DEVICES.fullmatch(name) and not name.endswith("."):
+        return
+    raise BundleError(
+        f"the model is called {name[:100]!a}",
+        expected="up to 100 letters, digits, dots, dashes and underscores, so that any system "
+        "can have a file of that name",
+        do="train it with another --name",
+    )
 
 
 def check_record(spec: BundleSpec) -> None:

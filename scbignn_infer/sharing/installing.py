@@ -22,10 +22,11 @@ from scbignn_infer.errors import BundleError, OutputError, reason
 from scbignn_infer.model import registry
 from scbignn_infer.model.bundle import read_bundle
 from scbignn_infer.model.registry import PACKED
+from scbignn_infer.model.validate import check_name
 from scbignn_infer.output.atomic import Draft, drafting, exists, put
 from scbignn_infer.sharing.download import download, plain_address, too_large
 from scbignn_infer.sharing.hub import SCHEME, find_on_hub
-from scbignn_infer.sharing.packing import MAX_PACKED_BYTES, check_contents, check_name, members
+from scbignn_infer.sharing.packing import MAX_PACKED_BYTES, check_contents, members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import stat
 import zipfile
 from pathlib import PurePosixPath
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from scbignn_infer.errors import BundleError, Flaw, need
 from scbignn_infer.model.archives import check_member, open_archive, unpack
 from scbignn_infer.model.bundle import RECORD, of_bundle, read_regular
-from scbignn_infer.model.validate import MAX_FILE_BYTES, PLAIN_NAME
+from scbignn_infer.model.validate import MAX_FILE_BYTES, PLAIN_NAME, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,22 +26,8 @@ MAX_PACKED_BYTES = 1 << 29
 """Of a packed model, and of all that is in it; that of the largest shipped model has 14 MB."""
 MAX_REST_BYTES = 1 << 25
 """Of the record and what lies beside it."""
-OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices."""
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 FROM_UNIX = 3
-
-
-def check_name(name: str) -> None:
-    """Refuse the name of a model that could not be the name of a file on every system."""
-    if PLAIN_NAME.fullmatch(name) and not OF_DEVICES.fullmatch(name) and not name.endswith("."):
-        return
-    raise BundleError(
-        f"the model is called {name[:100]!a}",
-        expected="up to 100 letters, digits, dots, dashes and underscores, so that any system "
-        "can have a file of that name",
-        do="train it with another --name",
-    )
 
 
 def write_packed(bundle: ModelBundle, path: Path) -> None:

@@ -121,7 +121,13 @@ def test_a_model_has_scores_of_donors_left_out_and_what_the_file_says(recipe, pu
     assert model.reference.ontology["pancreatic A cell"] == "CL:0000171"
 
 
-def test_donors_of_two_files_stay_apart(recipe, published, tmp_path):
+@pytest.fixture
+def copies_pass(monkeypatch):
+    """Let the same cells stand in two files."""
+    monkeypatch.setattr("scbignn_training.train.refuse_copies", lambda cells: None)
+
+
+def test_donors_of_two_files_stay_apart(recipe, published, tmp_path, copies_pass):
     other = tmp_path / "again.h5ad"
     other.write_bytes(published.read_bytes())
     two = msgspec.structs.replace(
@@ -195,7 +201,7 @@ class TestRoom:
         assert (roomy.counts != whole.counts).nnz == 0
         assert roomy.left_out == whole.left_out
 
-    def test_files_share_it(self, recipe, published, tmp_path):
+    def test_files_share_it(self, recipe, published, tmp_path, copies_pass):
         other = tmp_path / "again.h5ad"
         other.write_bytes(published.read_bytes())
         two = msgspec.structs.replace(

@@ -10,12 +10,16 @@ import pytest
 
 from scbignn_training.data import join, read_study
 from scbignn_training.labels import PLACEHOLDER, found_in, placeholders
+from scbignn_training.recipe import Recipe, Relabel, Source
 
 
-def findings(files, *, merge=None, min_cells=5, keep=()):
+def findings(files, *, merge=None, min_cells=5, keep=(), **more):
     drop = placeholders(files, keep)
     reference = join(files, merge=merge, drop=drop, min_cells=min_cells)
-    return found_in(files, reference, merge or {}, min_cells)
+    recipe = Recipe(
+        name="x", reference=[Source(file="f")], merge=merge or {}, min_cells=min_cells, **more
+    )
+    return found_in(files, reference, recipe)
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +131,24 @@ def test_check_trains_nothing(run, parts, tmp_path):
     assert "unknown" in said
     assert "names no type, left out" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.h5ad"]
+
+
+def test_what_a_recipe_says_of_no_label_is_found(study):
+    relabel = [Relabel(label="nobody", to="beta 3", genes=["INS"], studies=["f", "elsewhere"])]
+    rows = findings(
+        [study], merge={"Beta": "beta"}, drop=["acinarr", "alpha"], relabel=relabel, min_cells=2
+    )
+    said = {r.labels: r.what for r in rows}
+    assert "of 'merge', and no cell" in said["Beta"]
+    assert "of 'drop', and no cell" in said["acinarr"]
+    assert "of 'relabel', and no cell" in said["nobody"]
+    assert "of 'relabel', and no reference" in said["elsewhere"]
+    assert "f" not in said
+    assert "alpha" not in said  # which is there
+
+
+def test_advice_is_what_helps(study):
+    odd = renamed(study, lambda i, x: ["unknown", "", x, x, x][i % 5])
+    rows = {r.labels: r for r in findings([odd], min_cells=2)}
+    assert rows["unknown"].do == "rename it, if it is a type"  # as a type it would be refused
+    assert (rows["(empty)"].what, rows["(empty)"].do) == ("no label, left out", "")

@@ -22,11 +22,28 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         {"folds": 1},
         {"max_steps": 0},
         {"graph_cells": 0},
+        *({name: -1} for name in ("gene_epochs", "cell_epochs", "seed", "em_iterations")),
+        *({name: 0} for name in ("batch_cells", "n_neighbors", "net_genes", "logistic_c")),
+        {"dropout": 1.0},
+        {"blend": (0.9, 0.9)},
+        {"blend": (-0.1, 0.9)},
+        {"shield": (0.9, 0.5)},
+        {"ridge": float("nan")},
+        {"gene_learning_rate": 1e9},
+        {"pseudo_temperature": 0.0},
     ],
 )
 def test_contradictions_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [{"n_programs": 0}, {"em_iterations": 0}, {"ridge": 0.0}, {"dropout": 0.0}, {"seed": 0}],
+)
+def test_what_may_be_nothing_may(right):
+    assert Settings(**right)
 
 
 def test_unknown_names_are_refused():

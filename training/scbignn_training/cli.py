@@ -11,9 +11,9 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from scbignn_infer.errors import InputError
+from scbignn_infer.model.validate import check_name
 from scbignn_infer.network.sessions import available_threads
-from scbignn_infer.plain import encodable, visible
+from scbignn_infer.plain import visible
 from scbignn_training.profiles import Columns
 from scbignn_training.recipe import ProfileSource, Recipe, Source, read_recipe
 from scbignn_training.settings import MIN_CELLS, Settings
@@ -290,9 +290,7 @@ def run(
     from scbignn_training.train import train as fit
 
     name = recipe.name
-    plain = Path(name).name == name == encodable(name)
-    if not name or not plain or name.startswith("."):
-        raise InputError(f"the name '{name}'", expected="a plain name", do="choose another --name")
+    check_name(name)
     check_free(output / name, overwrite=overwrite)
     device = choose_device(device, has_cuda=torch.cuda.is_available())
     torch.set_num_threads(threads or available_threads())

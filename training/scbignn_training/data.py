@@ -125,13 +125,17 @@ class Study:
                 self,
                 counts=self.counts[rows],
                 labels=self.labels[rows],
-                origin=replace(self.origin, name=str(name)),
+                origin=replace(self.origin, name=str(name) or NO_STUDY),
                 studies=None,
                 left_out=self.left_out if i == 0 else {},
             )
             for i, name in enumerate(names[np.argsort(first)])
             for rows in [np.flatnonzero(self.studies == name)]
         ]
+
+
+NO_STUDY = "(no study)"
+"""What cells without a value in the columns of studies are called together."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from scbignn_infer.annotation.annotation import UNKNOWN
 from scbignn_infer.model.cell_ontology import plain
 from scbignn_training.blocks import dense
+from scbignn_training.overlap import shared_cells
 from scbignn_training.sampling import place_in_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from scbignn_training.data import Reference, Study
+    from scbignn_training.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
 PLACEHOLDER = re.compile(
@@ -48,26 +51,74 @@ def placeholders(files: Sequence[Study], keep: Iterable[str] = ()) -> list[str]:
     return sorted(x for x in labels - set(keep) if PLACEHOLDER.match(x.strip()))
 
 
-def found_in(
-    files: Sequence[Study], reference: Reference, merge: Mapping[str, str], min_cells: int
-) -> list[Finding]:
-    """Return what is odd in the labels of some files, which were joined to a reference."""
+def found_in(files: Sequence[Study], reference: Reference, recipe: Recipe) -> list[Finding]:
+    """Return what is odd in the labels of some files, which a recipe joined to a reference."""
     findings = [
         Finding("not read", why, n, "") for file in files for why, n in file.left_out.items()
     ]
     total = sum(len(f.labels) for f in files)
     for label, n in reference.dropped.items():
-        named = PLACEHOLDER.match(label.strip()) is not None
-        what = "names no type, left out" if named else f"fewer than {min_cells} cells, left out"
-        do = "keep it with --keep-label" if named else "lower --min-cells, or merge it"
-        findings.append(Finding(what, label or "(empty)", n, do))
+        findings.append(Finding(*_left_out(label, n, recipe)))
     lost = sum(reference.dropped.values())
     if lost:
         share = f"{len(reference.dropped)} of {len(reference.dropped) + len(reference.cell_types)}"
         findings.append(
             Finding(f"left out in all ({lost / max(total, 1):.1%} of the cells)", share, lost, "")
         )
-    return [*findings, *_spellings(files, merge), *_one_study(reference), *_mixed(reference)]
+    return [
+        *findings,
+        *_without_effect(files, recipe),
+        *_in_two_studies(files),
+        *_spellings(files, recipe.merge),
+        *_one_study(reference),
+        *_mixed(reference),
+    ]
+
+
+def _left_out(label: str, n: int, recipe: Recipe) -> tuple[str, str, int, str]:
+    """Return why cells of a label were left out, the label, how many, and what to do."""
+    if not label:
+        return "no label, left out", "(empty)", n, ""
+    if label in recipe.drop:
+        return "dropped by the recipe", label, n, ""
+    if PLACEHOLDER.match(label.strip()) is not None:
+        do = "rename it, if it is a type" if label == UNKNOWN else "keep it with --keep-label"
+        return "names no type, left out", label, n, do
+    few = f"fewer than {recipe.min_cells} cells, left out"
+    return few, label, n, "lower --min-cells, or merge it"
+
+
+def _without_effect(files: Sequence[Study], recipe: Recipe) -> list[Finding]:
+    """Return what a recipe says of labels and studies that are not there."""
+    labels = {str(x) for file in files for x in np.unique(file.labels.astype(str))}
+    wished = [
+        *(("merge", x) for x in recipe.merge),
+        *(("drop", x) for x in recipe.drop),
+        *(("keep", x) for x in recipe.keep),
+    ]
+    if not any(source.types for source in recipe.reference):  # which gives labels other names
+        new = [change for change in recipe.relabel if change.to not in labels]
+        wished += (("relabel", change.label) for change in new)
+    known = {source.called for source in recipe.reference}
+    return [
+        *(
+            Finding(f"of '{what}', and no cell has this label", label or "(empty)", 0, "mend it")
+            for what, label in wished
+            if label not in labels
+        ),
+        *(
+            Finding("of 'relabel', and no reference is called so", study, 0, "mend it")
+            for change in recipe.relabel
+            for study in change.studies
+            if study not in known
+        ),
+    ]
+
+
+def _in_two_studies(files: Sequence[Study]) -> list[Finding]:
+    """Return studies that have cells in common, though neither is a copy."""
+    what, do = "the same cells in two studies", "leave them out of one, or scores are too good"
+    return [Finding(what, " | ".join(s.studies), s.cells, do) for s in shared_cells(files)]
 
 
 def _spellings(files: Sequence[Study], merge: Mapping[str, str]) -> list[Finding]:

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal
 
 import msgspec
 
 MIN_CELLS = 5
 """Smaller types are left out: in three folds each part still has cells of such a type."""
+
+
+SHARES = frozenset(
+    {
+        *("label_smoothing", "gene_dropout", "lost_panel_chance", "lost_panel_share", "blend"),
+        *("shield", "cell_share", "pseudo_weight_gene", "pseudo_weight_cell"),
+    }
+)
+"""Settings from 0 to 1."""
+RATES = frozenset({"gene_learning_rate", "cell_learning_rate", "em_learning_rate"})
+"""Settings above 0, and 1 at most."""
+ABOVE_0 = frozenset({"strength_precision", "logistic_c", "pseudo_temperature"})
+MAY_BE_0 = frozenset({"seed", "n_programs", "em_iterations", "graph_factors"})
+"""Whole numbers that may be 0; all others are 1 or more."""
+
+
+def _check(name: str, value: object) -> None:
+    """Raise a ValueError if a number is none that a setting may be."""
+    if not isinstance(value, int | float):
+        return
+    if not isfinite(value):
+        raise ValueError(f"{name} must be a number")
+    least = 0 if isinstance(value, float) or name in MAY_BE_0 else 1
+    if name in SHARES | RATES and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be from 0 to 1")
+    if name == "dropout" and not 0 <= value < 1:
+        raise ValueError("dropout must be from 0 to below 1")
+    if name in RATES | ABOVE_0 and value <= 0:
+        raise ValueError(f"{name} must be above 0")
+    if name == "folds" and value < 2:
+        raise ValueError("folds must be 2 or more")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -115,11 +149,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError("embedding_size must be a multiple of n_heads")
         if self.token_size % self.n_heads:
             raise ValueError("token_size must be a multiple of n_heads")
-        if self.folds < 2:
-            raise ValueError("folds must be 2 or more")
-        for name in ("max_steps", "covariance_cells", "logistic_cells", "graph_cells"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more")
+        for name, value in msgspec.structs.asdict(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                _check(name, number)
+        if sum(self.blend) > 1:
+            raise ValueError("blend must sum to 1 at most; the rest is the network's weight")
+        if self.shield[0] >= self.shield[1]:
+            raise ValueError("the first number of shield must be below the second")
 
     def as_record(self) -> dict[str, float | int | str]:
         """Return the settings as flat JSON values."""

@@ -61,6 +61,7 @@ from scbignn_training.evaluate import confusions, f1_per_type, macro_f1
 from scbignn_training.gaps import Gaps
 from scbignn_training.gene_level import fit_gene_level, run_cells, steps_of
 from scbignn_training.labels import found_in, placeholders
+from scbignn_training.overlap import refuse_copies
 from scbignn_training.profiles import ontology_of, read_profiles
 from scbignn_training.progress import Progress
 from scbignn_training.run import BARE
@@ -246,7 +247,7 @@ def train(recipe: Recipe, run: Run = BARE) -> Model:
     reference = _join(recipe, cells, profiles)
     if reference.left_out:
         run.say(f"WARNING: {reference.left_out}; fewer than {recipe.min_cells} cells, or dropped")
-    for row in found_in(cells, reference, recipe.merge, recipe.min_cells):
+    for row in found_in(cells, reference, recipe):
         run.say(f"labels: {row.labels}: {row.what}, {row.cells:,} cells")
     tissues = dict.fromkeys(c.tissue for c in cells if c.tissue)
     assays = dict.fromkeys(a for c in cells for a in c.assays)
@@ -288,13 +289,15 @@ def check(recipe: Recipe) -> list[Finding]:
     """Return what is odd in the labels of a recipe, without training; errors as in train."""
     cells, profiles = read_cells(recipe)
     tell_species(recipe.species, cells)
-    return found_in(cells, _join(recipe, cells, profiles), recipe.merge, recipe.min_cells)
+    return found_in(cells, _join(recipe, cells, profiles), recipe)
 
 
 def read_cells(recipe: Recipe, run: Run = BARE) -> tuple[list[Study], list[ProfileSet]]:
     """Return the labelled cells of a recipe, read and simulated, and its profiles."""
     profiles = read_tables(recipe)
-    return [*_read_labelled(recipe, run), *_simulated(recipe, profiles)], profiles
+    cells = _read_labelled(recipe, run)
+    refuse_copies(cells)
+    return [*cells, *_simulated(recipe, profiles)], profiles
 
 
 def _rooms(recipe: Recipe, sources: Sequence[Source]) -> tuple[int, int]:
