@@ -509,6 +509,12 @@ def test_wrong_parameters_are_refused(client, cells, query, message):
     assert message in error_of(answer)
 
 
+def test_a_format_without_weight_is_not_accepted(client, cells):
+    answer = post(client, as_sparse(cells), JSON, accept="text/csv;q=0, application/json;q=0.5")
+    assert answer.headers["content-type"].startswith(JSON)
+    assert post(client, as_sparse(cells), JSON, accept="text/csv; q=0.0").status_code == 406
+
+
 def test_a_parameter_of_one_value_is_given_once(client, cells):
     answer = post(client, as_sparse(cells), JSON, threshold=[0.1, 0.9])
     assert answer.status_code == 422

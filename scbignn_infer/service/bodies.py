@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,6 +30,8 @@ JSON, CSV = "application/json", "text/csv"
 ARROW = "application/vnd.apache.arrow.stream"
 KEPT = "kept"
 """In the place of a type: the answer is a summary, beside files of all types."""
+NO_WEIGHT = re.compile(r"q\s*=\s*0(\.0{0,3})?")
+"""Behind a format that a client does not accept."""
 JSON_BYTES = 100_000_000
 """Longest body of JSON: while it is read, its numbers take up to twenty times their length."""
 
@@ -159,15 +162,18 @@ def body_type(request: fastapi.Request) -> str:
 
 
 def answer_type(request: fastapi.Request, body: str) -> str:
-    """Return the format of the answer: the first of those accepted that there is."""
+    """Return the format of the answer: the first of those accepted that there is.
+
+    A format whose weight is 0 is not accepted.
+    """
     offered = {"*/*": JSON, "application/*": JSON, "text/*": CSV}
     offered |= {kind: kind for kind in (JSON, CSV, ARROW)}
     if SUFFIXES[body] == "h5ad":
         offered |= {kind: HDF5 for kind, suffix in FILES.items() if suffix == "h5ad"}
     accepted = request.headers.get("accept") or "*/*"
     for part in accepted.split(","):
-        wanted = part.split(";")[0].strip().lower()
-        if wanted in offered:
+        wanted, *more = (word.strip().lower() for word in part.split(";"))
+        if wanted in offered and not any(NO_WEIGHT.fullmatch(word) for word in more):
             return offered[wanted]
     raise RefusedError(
         406,

@@ -165,7 +165,6 @@ def _before(panel: Panel, match: GeneMatch) -> list[tuple[int, bytes]]:
         onnx.constant("known", known),
         onnx.constant("nothing", np.zeros(1, np.float32)),
         onnx.constant("least", np.ones(1, np.float32)),
-        onnx.constant("axis", np.ones(1, np.int64)),
         onnx.node("MatMul", ["counts", "known"], "estimated"),
         onnx.node("Greater", ["totals", "nothing"], "given"),
         onnx.node("Where", ["given", "totals", "estimated"], "any_totals"),
