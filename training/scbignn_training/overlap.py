@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from scbignn_infer.errors import InputError
+from scbignn_training.blocks import slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,14 +43,19 @@ def shared_cells(files: Sequence[Study]) -> list[Shared]:
     common = set(real[0].symbols).intersection(*(f.symbols for f in real[1:]))
     weight = dict(zip(sorted(common), _weights(len(common)), strict=True))
     prints = [_prints(file, weight) for file in real]
-    found = []
-    for (one, a), (other, b) in combinations(zip(real, prints, strict=True), 2):
-        both = np.intersect1d(a, b)
-        if len(both):
-            least = max(min(len(a), len(b)), 1)
-            names = one.origin.name, other.origin.name
-            found.append(Shared(names, len(both), len(both) / least))
-    return found
+    n = list(map(len, prints))
+    every, study = np.concatenate(prints), np.repeat(np.arange(len(real)), n)
+    order = np.argsort(every, kind="stable")
+    ends = np.flatnonzero(np.diff(every[order])) + 1
+    both: Counter[tuple[int, int]] = Counter()
+    starts, stops = np.append(0, ends), np.append(ends, len(every))
+    several = np.flatnonzero(stops - starts > 1)
+    for start, stop in zip(starts[several], stops[several], strict=True):
+        both.update(combinations(study[order[start:stop]].tolist(), 2))
+    return [
+        Shared((real[i].origin.name, real[j].origin.name), cells, cells / min(n[i], n[j]))
+        for (i, j), cells in sorted(both.items())
+    ]
 
 
 def refuse_copies(files: Sequence[Study]) -> None:
@@ -83,9 +90,12 @@ def _prints(file: Study, weight: dict[str, Any]) -> Array:
     """
     columns = np.array([i for i, symbol in enumerate(file.symbols) if symbol in weight], np.int64)
     own = np.array([weight[file.symbols[i]] for i in columns], np.uint64)
-    counts = file.counts[:, columns]
-    bits = counts.data.astype(np.float32).view(np.uint32).astype(np.uint64)
-    ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(bits * own[counts.indices])])
-    found = ends[counts.indptr[1:]] - ends[counts.indptr[:-1]]
-    enough: Array = np.unique(found[np.diff(counts.indptr) >= FEWEST_GENES])
+    parts = [np.zeros(0, np.uint64)]
+    for rows in slices(file.counts.shape[0]):
+        counts = file.counts[rows][:, columns]
+        bits = counts.data.astype(np.float32).view(np.uint32).astype(np.uint64)
+        ends = np.concatenate([np.zeros(1, np.uint64), np.cumsum(bits * own[counts.indices])])
+        found = ends[counts.indptr[1:]] - ends[counts.indptr[:-1]]
+        parts.append(found[np.diff(counts.indptr) >= FEWEST_GENES])
+    enough: Array = np.unique(np.concatenate(parts))
     return enough
