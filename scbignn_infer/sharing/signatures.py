@@ -53,9 +53,9 @@ def sign(bundle: ModelBundle, key: Path, password: Callable[[], str], *, overwri
             try:
                 config.use_elliptic_key_signer(private_key=own, password=password().encode())
             except Exception as error:  # noqa: BLE001 - of several libraries
-                raise _no_key(key, "private", one_line(error)) from None
+                raise _no_key(key, "private", _why(error)) from None
         except Exception as error:  # noqa: BLE001 - of several libraries
-            raise _no_key(key, "private", one_line(error)) from None
+            raise _no_key(key, "private", _why(error)) from None
         with replacing(target, new=not overwrite) as draft:
             config.sign(folder, draft)
     return target
@@ -87,7 +87,7 @@ def verify(what: object, name: str, files: Mapping[str, bytes], key: Path) -> No
         try:
             config.use_elliptic_key_verifier(public_key=own)
         except Exception as error:  # noqa: BLE001 - of several libraries
-            raise _no_key(key, "public", one_line(error)) from None
+            raise _no_key(key, "public", _why(error)) from None
         signature = folder.parent / SIGNATURE
         signature.write_bytes(files[SIGNATURE])
         try:
@@ -140,6 +140,12 @@ def _key(path: Path, kind: str) -> Iterator[Path]:
     if f"{kind.upper()} KEY-----".encode() not in text:
         raise _no_key(path, kind, f"it holds no {kind} key")
     yield path
+
+
+def _why(error: Exception) -> str:
+    """Say why a key was not taken; of one of another kind the library says what it lacks inside."""
+    other = isinstance(error, AttributeError)
+    return "it is no key on an elliptic curve" if other else one_line(error)
 
 
 def _no_key(path: Path, kind: str, why: str) -> InputError:

@@ -55,6 +55,22 @@ def test_a_later_check_with_a_key_is_noted(run, home, keys, sent):
         assert json.loads((home / "toy.json").read_bytes())["signed_with"]
 
 
+def test_a_key_of_another_kind_is_named(run, toy, sent, tmp_path):
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, 2048)
+    form = s.PrivateFormat.PKCS8, s.NoEncryption()
+    (tmp_path / "rsa.key").write_bytes(key.private_bytes(s.Encoding.PEM, *form))
+    public = key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "rsa.pub").write_bytes(public)
+    for command in (
+        ["models", "sign", toy, "--key", tmp_path / "rsa.key"],
+        ["models", "verify", sent, "--key", tmp_path / "rsa.pub"],
+    ):
+        assert "it is no key on an elliptic curve" in run(*command, code=1).stderr
+
+
 def test_a_model_of_the_package_is_not_signed(run, keys):
     private, _ = keys()
     done = run("models", "sign", "human-pbmc", "--key", private, code=1)
