@@ -105,5 +105,5 @@ def test_unknown_can_be_asked_for_and_done_without(pbmc_bundle: ModelBundle, exa
         half.labels == "unknown", (usual.labels == "unknown") | (usual.novelty > median)
     )
     assert half.provenance.params.max_novelty == median
-    every = Annotator(pbmc_bundle, device="cpu", unknown=False, max_novelty=0.1)
-    assert not (every.annotate_query(query).labels == "unknown").any()
+    with pytest.raises(InputError, match="max_novelty where no cell is to be unknown"):
+        Annotator(pbmc_bundle, device="cpu", unknown=False, max_novelty=0.1)
