@@ -117,15 +117,7 @@ class Votes(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, log_p: Array, empty: Array) -> Votes:
-        """Return those of some cells.
-
-        Parameters
-        ----------
-        log_p
-            (n, n_classes) log-probabilities of the gene level.
-        empty
-            (n,) cells that have no say.
-        """
+        """Return those of some cells; parameters as of :meth:`Rules.found`."""
         sums = np.zeros(log_p.shape[1])
         for i in range(0, len(log_p), VOTE_CELLS):
             rows = slice(i, i + VOTE_CELLS)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from scbignn_infer.errors import BundleError, InputError, MissingExtraError, reason
 from scbignn_infer.model.archives import one_line
-from scbignn_infer.model.registry import shipped_folders
 from scbignn_infer.output.atomic import replacing
 from scbignn_infer.sharing.packing import SIGNATURE, contents
 
@@ -37,12 +36,6 @@ def sign(bundle: ModelBundle, key: Path, password: Callable[[], str], *, overwri
             f"{bundle.path} is packed",
             expected="the folder of a model, as 'train' writes it",
             do="sign the folder, then pack it",
-        )
-    if bundle.path.parent in shipped_folders():
-        raise InputError(
-            f"{bundle.name} comes with the package",
-            expected="a model of your own",
-            do="sign a copy of its folder, if you want to give it to others",
         )
     target = bundle.path / SIGNATURE
     with _written(bundle.name, contents(bundle)) as folder, _key(key, "private") as own:

@@ -77,6 +77,16 @@ def test_a_model_of_the_package_is_not_signed(run, keys):
     assert "human-pbmc comes with the package" in done.stderr
 
 
+def test_a_publisher_signs_by_path(run, keys, tmp_path, monkeypatch):
+    """As packaging/sign_models.sh does, in the folder of the models."""
+    private, _ = keys()
+    shutil.copytree(registry.load_model("human-pbmc").path, tmp_path / "models" / "human-pbmc")
+    monkeypatch.setattr(registry, "shipped_folders", lambda: [tmp_path / "models"])
+    monkeypatch.chdir(tmp_path)
+    run("models", "sign", "./models/human-pbmc", "--key", private)
+    assert (tmp_path / "models" / "human-pbmc" / "model.sig").is_file()
+
+
 def test_the_signature_is_one_of_model_signing(signed, keys):
     """Other tools verify it, too."""
     _private, public = keys()

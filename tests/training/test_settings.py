@@ -40,7 +40,10 @@ def test_contradictions_are_refused(wrong):
 
 @pytest.mark.parametrize(
     "right",
-    [{"n_programs": 0}, {"em_iterations": 0}, {"ridge": 0.0}, {"dropout": 0.0}, {"seed": 0}],
+    [
+        *({"n_programs": 0}, {"em_iterations": 0}, {"seed": 0}),
+        *({"ridge": 0.0}, {"ridge": 0}, {"dropout": 0}),
+    ],
 )
 def test_what_may_be_nothing_may(right):
     assert Settings(**right)

@@ -31,7 +31,8 @@ def _check(name: str, value: object) -> None:
         return
     if not isfinite(value):
         raise ValueError(f"{name} must be a number")
-    least = 0 if isinstance(value, float) or name in MAY_BE_0 else 1
+    whole = Settings.__annotations__[name] == "int"
+    least = 1 if whole and name not in MAY_BE_0 else 0
     if name in SHARES | RATES and not 0 <= value <= 1:
         raise ValueError(f"{name} must be from 0 to 1")
     if name == "dropout" and not 0 <= value < 1:

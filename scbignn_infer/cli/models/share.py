@@ -10,6 +10,7 @@ import click
 
 from scbignn_infer.cli.options import FILE, json_option, overwrite_option
 from scbignn_infer.cli.printing import as_megabytes, print_json, say
+from scbignn_infer.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +82,12 @@ def sign(name: str, key: Path, overwrite: bool) -> None:
     from scbignn_infer.sharing import signatures
 
     bundle = registry.load_model(name)
+    if "/" not in name and bundle.path.parent in registry.shipped_folders():
+        raise InputError(
+            f"{name} comes with the package",
+            expected="a model of your own, or the path of one, such as ./exported_models/mine",
+            do="sign a copy of its folder, if you want to give it to others",
+        )
 
     def ask() -> str:
         return str(click.prompt(f"Password of {key}", hide_input=True, err=True))
